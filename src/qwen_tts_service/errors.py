@@ -1,0 +1,92 @@
+"""Everything that can go wrong, as one tree of exceptions with stable codes.
+
+    TTSError
+    ├── InvalidRequest          the request breaks a rule; `param` names the field
+    ├── CannotSpeak             the request is well formed, yet no voice can say it
+    ├── Unauthorized            the API key is missing or wrong
+    ├── BodyTooLarge            more bytes than MAX_BODY_BYTES
+    ├── UnsupportedMediaType    the body is not application/json
+    ├── Busy                    all slots and the queue are full
+    ├── NotReady                the model is still loading, or the service is stopping
+    ├── TimedOut                the speech took longer than the service allows
+    └── SynthesisFailed         our fault
+    StartupError                the process cannot serve at all (not a TTSError: nobody asked yet)
+
+Which HTTP status each one becomes is said in api/errors.py and only there. A message never
+contains what the user wrote as text; it names the field, what is wrong and what is allowed.
+"""
+
+
+class TTSError(Exception):
+    """A request failed. `code` is stable and for programs; `message` is for people."""
+
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+
+class InvalidRequest(TTSError):
+    """A field breaks a rule the caller can read in the documentation."""
+
+    code = "invalid_request"
+
+
+class CannotSpeak(TTSError):
+    """Well formed, but this voice cannot say it: no reading, no tokenizer, runaway."""
+
+    code = "cannot_speak"
+
+
+class Unauthorized(TTSError):
+    """The API key is missing or wrong."""
+
+    code = "unauthorized"
+
+
+class BodyTooLarge(TTSError):
+    """The body has more bytes than MAX_BODY_BYTES."""
+
+    code = "body_too_large"
+
+
+class UnsupportedMediaType(TTSError):
+    """The body is not JSON, or does not say that it is."""
+
+    code = "unsupported_media_type"
+
+
+class Busy(TTSError):
+    """Every slot and every place in the queue is taken."""
+
+    code = "busy"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NotReady(TTSError):
+    """The model is still loading, or the service is stopping."""
+
+    code = "not_ready"
+
+
+class TimedOut(TTSError):
+    """The speech took longer than the service allows."""
+
+    code = "timeout"
+
+
+class SynthesisFailed(TTSError):
+    """The voice failed while speaking."""
+
+    code = "internal_error"
+
+
+class StartupError(Exception):
+    """The service cannot start; the message says where it looked and what to do."""

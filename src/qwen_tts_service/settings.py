@@ -1,0 +1,99 @@
+"""Settings, read from the environment once and validated in one place.
+
+The only file that reads the environment. It does not know what a model or a device is: it
+checks that values are well formed, and others check that they can be had.
+"""
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from .errors import StartupError
+
+EMBEDDED_VOICE = "espeak-ng"
+"""The value of MODEL_NAME that asks for the embedded voice."""
+
+DEFAULT_MODEL = "Qwen3-TTS-12Hz-1.7B-CustomVoice"
+
+_PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """Every setting under its environment name in lower case."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    model_name: str = Field(DEFAULT_MODEL, min_length=1)
+    """A Qwen3-TTS CustomVoice checkpoint, or `espeak-ng` for the embedded voice."""
+    model_path: str = "/app/models"
+    """Where checkpoints lie: MODEL_PATH/MODEL_NAME, or the checkpoint itself."""
+    device: str | None = Field(None, pattern=r"^(cpu|cuda(:\d+)?)$")
+    """`cuda`, `cuda:N` or `cpu`; unset takes cuda if it is usable, and says so."""
+    sampling_rate: int = Field(24000, ge=8000, le=48000)
+    """Hz of the audio sent out; other than the model's own is resampled."""
+    max_concurrent_requests: int = Field(10, ge=1, le=1024)
+    """Requests that speak at the same time, per worker."""
+    use_flash_attention: bool = True
+    """Use flash-attn where it can be imported on this device; otherwise SDPA."""
+
+    max_queue: Annotated[int, Field(ge=0)] | None = None
+    """Requests that may wait; unset is twice MAX_CONCURRENT_REQUESTS."""
+    max_text_chars: _PositiveInt = 4096
+    """Longest text of one request, in characters."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    """Largest request body, in bytes."""
+    request_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 1800.0
+    """Longest wait for a whole file, or for a stream's first audio."""
+    api_key: SecretStr = SecretStr("")
+    """When set, every route that speaks asks for `Authorization: Bearer <key>`."""
+    cors_origins: tuple[str, ...] = ()
+    """Web origins that may call, separated by commas; `*` for any."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much is logged."""
+    hf_hub_offline: bool = False
+    """Never look on the network for weights."""
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @property
+    def queue_limit(self) -> int:
+        """How many requests may wait for a slot."""
+        return 2 * self.max_concurrent_requests if self.max_queue is None else self.max_queue
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the embedded voice speaks, and not a Qwen checkpoint."""
+        return self.model_name == EMBEDDED_VOICE
+
+
+def load_settings(environ: dict[str, str] | None = None) -> Settings:
+    """Read the settings; an empty variable counts as unset.
+
+    Raises StartupError that names every variable that is wrong and what is allowed.
+    """
+    source = dict(os.environ) if environ is None else environ
+    given = {
+        name: source[name.upper()] for name in Settings.model_fields if source.get(name.upper())
+    }
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'][:1]).upper()}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False)
+        )
+        raise StartupError(
+            f"settings are wrong: {wrong}. Change these environment variables and start again; "
+            "README.md lists every setting."
+        ) from None

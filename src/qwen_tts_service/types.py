@@ -1,0 +1,140 @@
+"""The values that layers hand to one another: what was asked, which voice answers, what comes out.
+
+A leaf: it imports nothing of ours. It knows nothing about HTTP, models or encoders.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Gender = Literal["male", "female", "neutral"]
+AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"]
+FinishReason = Literal["stop", "length", "runaway", "cancelled", "error"]
+Samples = NDArray[np.float32]
+"""Mono audio, float32 [N] in [-1, 1]."""
+
+FRAME_S = 0.08
+"""Seconds of audio in one codec frame; the unit of `SpeechRequest.max_frames` for every voice."""
+
+Language = Literal[
+    "chinese",
+    "english",
+    "japanese",
+    "korean",
+    "german",
+    "french",
+    "russian",
+    "portuguese",
+    "spanish",
+    "italian",
+]
+"""The ten languages, named as Qwen3-TTS checkpoints name them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceAttributes:
+    """How the caller would like the voice to be; every field is optional."""
+
+    gender: Gender | None = None
+    age: int | None = None
+    emotion: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions:
+    """How codes are drawn; the same values serve the talker and the code predictor."""
+
+    temperature: float = 0.7
+    top_k: int = 50
+    top_p: float = 1.0
+    repetition_penalty: float = 1.05
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechRequest:
+    """One validated request. Exactly one of `text` and `tokens` is set."""
+
+    request_id: str
+    seed: int
+    text: str | None = None
+    tokens: tuple[int, ...] | None = None
+    attributes: VoiceAttributes = field(default_factory=VoiceAttributes)
+    speaker: str | None = None
+    language: Language | None = None
+    instruct: str | None = None
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    max_frames: int = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceChoice:
+    """Which voice answers a request and what became of each wish.
+
+    applied: wishes that were honoured, for example ``("gender", "emotion")``
+    not_applied: wish -> plain reason, for example ``{"age": "speaker was given"}``
+    language: a language name, or ``"auto"`` when the model was left to decide
+    """
+
+    speaker: str
+    language: str
+    instruct: str | None = None
+    applied: tuple[str, ...] = ()
+    not_applied: dict[str, str] = field(default_factory=dict)
+
+
+class PcmStream(Protocol):
+    """Audio while it is being made, read by one consumer on the event loop.
+
+    Iterating yields non-empty float32 [N] arrays. Iteration ends normally once the
+    speech has ended (`finish_reason` then says how) and raises `TTSError` if it failed.
+    """
+
+    @property
+    def finish_reason(self) -> FinishReason | None: ...
+
+    def __aiter__(self) -> AsyncIterator[Samples]: ...
+
+    async def aclose(self) -> None:
+        """Stop making audio and free what it holds; harmless when called again or late."""
+
+
+class Utterance(Protocol):
+    """A request made ready to speak: all that can be refused has been refused."""
+
+    @property
+    def choice(self) -> VoiceChoice: ...
+
+    @property
+    def warning(self) -> str | None:
+        """What the caller should know before the first byte, in ASCII."""
+
+
+UtteranceT = TypeVar("UtteranceT", bound=Utterance)
+
+
+class Voice(Protocol[UtteranceT]):
+    """Something that speaks: the Qwen model or the embedded espeak-ng."""
+
+    model_name: str
+    sample_rate_hz: int
+    device: str
+    speakers: tuple[str, ...]
+
+    def prepare(self, request: SpeechRequest) -> UtteranceT:
+        """Choose the voice and read the text; quick, pure, raises `TTSError` on refusal."""
+
+    def speak(self, utterance: UtteranceT) -> PcmStream:
+        """Start speaking; returns at once."""
+
+    def warm_up(self) -> None:
+        """Make one real utterance on the calling thread; raises if that fails."""
+
+    def close(self) -> None:
+        """Stop for good and free the model."""
