@@ -1,0 +1,137 @@
+"""Real servers for tests: `bentoml serve` in a process of its own, on a free loopback port.
+
+It knows how to start, await and stop a server; what is asked of it is the tests' business.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+READY_S = 120.0
+STOP_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server: `base_url` has no slash at its end, `log` holds stdout and stderr."""
+
+    base_url: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def port(self) -> int:
+        return int(self.base_url.rpartition(":")[2])
+
+
+class StartServer(Protocol):
+    """Start a server with these settings; it is ready inside the `with` and stopped after it."""
+
+    def __call__(self, **settings: str) -> "contextmanager[Server]": ...
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def clean_environment(home: Path, **settings: str) -> dict[str, str]:
+    """This process's environment without settings of ours or of BentoML, and then `settings`."""
+    from qwen_tts_service.settings import Settings
+
+    ours = {name.upper() for name in Settings.model_fields} | {"HOST", "PORT"}
+    foreign = ("BENTOML_", "PROMETHEUS_")
+    kept = {k: v for k, v in os.environ.items() if k not in ours and not k.startswith(foreign)}
+    quiet = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    return {**kept, **quiet, **settings}
+
+
+def wait_until_ready(server: Server, timeout_s: float = READY_S) -> None:
+    """Return once /readyz answers 200; fail with the log if the server ends or takes too long."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        if server.process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"{server.base_url}/readyz", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    state = server.process.poll()
+    what = f"ended with code {state}" if state is not None else f"not ready in {timeout_s:.0f} s"
+    pytest.fail(f"server {what}; its log ends:\n{server.log.read_text()[-4000:]}")
+
+
+def stop(process: subprocess.Popen[bytes], timeout_s: float = STOP_S) -> int:
+    """End a server politely, its whole process group by force if need be; returns its code."""
+    process.terminate()
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        return process.wait()
+
+
+@contextmanager
+def running_server(
+    command: list[str], port: int, environment: dict[str, str], log: Path
+) -> Iterator[Server]:
+    """Run `command`, which serves on `port`, from the repository's root until the block ends."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(f"http://127.0.0.1:{port}", log, process)
+    try:
+        wait_until_ready(server)
+        yield server
+    finally:
+        stop(process)
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> StartServer:
+    """A function that starts a server of one's own: `with start_server(API_KEY="k") as server`."""
+
+    @contextmanager
+    def start(**settings: str) -> Iterator[Server]:
+        home = tmp_path_factory.mktemp("server")
+        port = free_port()
+        environment = clean_environment(home, **{"MODEL_NAME": "espeak-ng", **settings})
+        command = [sys.executable, "-m", "bentoml", "serve", "service:QwenTTS"]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        with running_server(command, port, environment, home / "server.log") as server:
+            yield server
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def server(start_server: StartServer) -> Iterator[Server]:
+    """One server with the embedded voice and default settings, shared by the whole run."""
+    with start_server() as running:
+        yield running
