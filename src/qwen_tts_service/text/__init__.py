@@ -1,0 +1,1 @@
+"""What is said: its language, its spelling and its division into parts."""
