@@ -1,0 +1,173 @@
+"""Attention over a cache of slots, and the choice between its implementations.
+
+Each slot of the cache holds the keys and values of one utterance. A decode step brings one new
+position for each of B rows, a prefill brings many for the same start. All functions first write
+the new keys and values into the cache in place and then attend. "Attention Is All You Need",
+scale 1/√D; grouped heads as in "GQA". It does not know layers' weights or sampling.
+
+On the CPU each row attends alone over exactly its own positions: no row is padded, so a row's
+bits cannot depend on its neighbours. (One scaled_dot_product_attention over padded rows would
+also cost a copy of the cache for every step.)
+
+Letters: S slots, L positions, B rows, T new positions, H heads, K key/value heads, D head size.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRows:
+    """Where the rows of one decode step lie.
+
+    slots:        int64 [B]
+    positions:    int64 [B], the cache position that each row's new key takes
+    max_position: static bound: every position is below it
+    """
+
+    slots: Tensor
+    positions: Tensor
+    max_position: int
+
+
+class Attention(Protocol):
+    """An implementation; `name` and `reason` are for people."""
+
+    name: str
+    reason: str
+
+    def decode(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows
+    ) -> Tensor:
+        """Add one position to each row: q [B, 1, H, D], k and v [B, 1, K, D] -> [B, 1, H, D].
+
+        cache: keys and values [S, L, K, D], written at (slot, position) of each row
+        """
+
+
+def prefill(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cache: tuple[Tensor, Tensor],
+    slots: Tensor,
+    *,
+    start: int,
+) -> Tensor:
+    """Add T positions from `start` to the slots [B]; each sees itself and what lies before.
+
+    q [B, T, H, D], k and v [B, T, K, D] -> [B, T, H, D]; cache: keys, values [S, L, K, D]
+    """
+    T = q.shape[1]
+    for stored, new in zip(cache, (k, v), strict=True):
+        stored[slots, start : start + T] = new
+    if start:
+        k, v = (stored[slots, : start + T] for stored in cache)
+    steps = torch.arange(start + T, device=q.device)
+    mask = None if start == 0 else steps <= steps[start:, None]
+    group = q.shape[2] // k.shape[2]
+    k, v = (x.repeat_interleave(group, dim=2).transpose(1, 2) for x in (k, v))
+    out = scaled_dot_product_attention(
+        q.transpose(1, 2), k, v, attn_mask=mask, is_causal=mask is None
+    )
+    return out.transpose(1, 2)
+
+
+def _write(k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows) -> None:
+    for stored, new in zip(cache, (k, v), strict=True):
+        stored.index_put_((rows.slots, rows.positions), new.squeeze(1))
+
+
+class RowwiseAttention:
+    """For the CPU: row by row, reading the cache where it lies."""
+
+    name = "sdpa"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def decode(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows
+    ) -> Tensor:
+        _write(k, v, cache, rows)
+        B, _, H, D = q.shape
+        K = k.shape[2]
+        # The query heads of a group are the "positions" that look at their one key head.
+        queries = q.view(B, K, H // K, D)
+        out = torch.empty_like(queries)
+        places = zip(rows.slots.tolist(), rows.positions.tolist(), strict=True)
+        for row, (slot, position) in enumerate(places):
+            keys, values = (x[slot, : position + 1].transpose(0, 1)[None] for x in cache)
+            out[row] = scaled_dot_product_attention(queries[row : row + 1], keys, values)[0]
+        return out.view(B, 1, H, D)
+
+
+class MaskedAttention:
+    """For CUDA without flash-attn: all rows at once over the first `max_position` positions."""
+
+    name = "sdpa"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def decode(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows
+    ) -> Tensor:
+        _write(k, v, cache, rows)
+        B, _, H, D = q.shape
+        K = k.shape[2]
+        keys, values = (
+            x[:, : rows.max_position].index_select(0, rows.slots).transpose(1, 2) for x in cache
+        )
+        steps = torch.arange(rows.max_position, device=q.device)
+        mask = steps <= rows.positions[:, None]
+        out = scaled_dot_product_attention(
+            q.view(B, K, H // K, D), keys, values, attn_mask=mask[:, None, None]
+        )
+        return out.view(B, 1, H, D)
+
+
+class FlashAttention:
+    """For CUDA with flash-attn: reads only each row's own positions, in the cache itself."""
+
+    name = "flash-attn"
+
+    def __init__(self, reason: str, library: Any) -> None:
+        self.reason = reason
+        self._library = library
+
+    def decode(
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows
+    ) -> Tensor:
+        _write(k, v, cache, rows)
+        out: Tensor = self._library.flash_attn_with_kvcache(
+            q,
+            *cache,
+            cache_seqlens=(rows.positions + 1).to(torch.int32),
+            cache_batch_idx=rows.slots.to(torch.int32),
+            causal=True,
+            num_splits=1,  # a split count chosen from the batch would change a row's bits
+        )
+        return out
+
+
+def choose_attention(device: torch.device, dtype: torch.dtype, *, use_flash: bool) -> Attention:
+    """Choose the implementation and say why."""
+    if device.type != "cuda":
+        return RowwiseAttention("flash-attn needs a CUDA device" if use_flash else "on the CPU")
+    if not use_flash:
+        return MaskedAttention("USE_FLASH_ATTENTION is 0")
+    if dtype not in {torch.bfloat16, torch.float16}:
+        return MaskedAttention(f"flash-attn needs bfloat16 or float16, not {dtype}")
+    try:
+        library = import_module("flash_attn")
+    except ImportError as error:
+        return MaskedAttention(f"flash-attn cannot be imported: {error}")
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return MaskedAttention("flash-attn needs compute capability 8.0 or higher")
+    return FlashAttention("flash-attn is installed", library)

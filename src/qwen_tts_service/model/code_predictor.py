@@ -1,0 +1,113 @@
+"""The code predictor: codebooks 1 to Q-1 of a frame, one after another.
+
+A small Qwen3 decoder with a fresh cache for every frame: position 0 is the talker's hidden state,
+position 1 the code of codebook 0, position g the code of codebook g-1; the hidden state of
+position g gives codebook g (Qwen3-TTS reference implementation, qwen-tts 0.1.1). Q-1 passes, all
+shapes fixed. It does not know prompts, slots or the talker's cache.
+
+Letters: B rows, Q codebooks, C the talker's width, E the predictor's width, V codes per codebook,
+H heads, K key/value heads, D head size.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .layers import DecoderStack, Linear
+from .weights import Weights, stack_rows
+
+Choose = Callable[[Tensor, int], Tensor]
+"""(logits float32 [B, V], codebook) -> int64 [B]"""
+
+_NAME = "talker.code_predictor"
+
+
+class CodePredictor(nn.Module):
+    """The network; `codes` runs it for one frame."""
+
+    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+        super().__init__()
+        sizes, width = config.code_predictor, config.width
+        self.books = config.codebooks - 1
+        self.choices = config.codes
+        # The 15 tables below one another: [(Q-1) * V, C], in the talker's width.
+        tables = [
+            (f"{_NAME}.model.codec_embedding.{book}.weight", self.choices)
+            for book in range(self.books)
+        ]
+        self.embedding = nn.Parameter(stack_rows(weights, tables, width), requires_grad=False)
+        self.projection = (
+            None
+            if sizes.width == width
+            else Linear.load(
+                weights, f"{_NAME}.small_to_mtp_projection", sizes.width, width, bias=True
+            )
+        )
+        self.stack = DecoderStack(sizes, weights, f"{_NAME}.model")
+        self.heads = nn.ModuleList(
+            Linear.load(weights, f"{_NAME}.lm_head.{book}", self.choices, sizes.width, bias=False)
+            for book in range(self.books)
+        )
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Codes int64 [B, Q-1] of codebooks 1.. -> [B, Q-1, C]."""
+        first = torch.arange(self.books, device=codes.device) * self.choices
+        return self.embedding[codes + first]
+
+    def forward(self, hidden: Tensor, first: Tensor, choose: Choose) -> Tensor:
+        """Return the codes of codebooks 1 to Q-1, int64 [B, Q-1].
+
+        hidden: [B, C], the talker's normed hidden state that gave codebook 0
+        first:  [B, C], the talker's embedding of the code of codebook 0
+        choose: picks a code from each row's logits
+        """
+        attend = _FrameCache(self.stack.config.layers)
+        x = torch.stack((hidden, first), dim=1)
+        codes: list[Tensor] = []
+        for book, head in enumerate(self.heads):
+            if book:
+                x = self.embedding[codes[-1] + (book - 1) * self.choices].unsqueeze(1)
+            if self.projection is not None:
+                x = self.projection(x)
+            x = attend.run(self.stack, x)
+            codes.append(choose(head(x[:, -1]).float(), book + 1))
+        return torch.stack(codes, dim=1)
+
+
+class _FrameCache:
+    """Keys and values of the at most Q positions of one frame; gone when the frame is done.
+
+    Positions are few and the same for all rows, so attention is two plain batched matmuls.
+    """
+
+    def __init__(self, layers: int) -> None:
+        self._layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self._filled = 0
+
+    def run(self, stack: DecoderStack, x: Tensor) -> Tensor:
+        """Run the next positions x [B, T, E]; T is 2 at first, then 1."""
+        T = x.shape[1]
+        positions = torch.arange(self._filled, self._filled + T, device=x.device)
+        out: Tensor = stack(x, positions[None], self._attend)
+        self._filled += T
+        return out
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        B, T, H, D = q.shape
+        K = k.shape[2]
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        before = self._layers[layer]
+        if before is not None:
+            k = torch.cat((before[0], k), dim=2)
+            v = torch.cat((before[1], v), dim=2)
+        self._layers[layer] = (k, v)
+        queries = q.transpose(1, 2).reshape(B, K, H // K * T, D)
+        scores = torch.matmul(queries, k.transpose(2, 3)) * D**-0.5
+        if T > 1:  # the first pass: position 0 must not see position 1
+            future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+            scores = scores.view(B, K, -1, T, T).masked_fill(future, float("-inf"))
+            scores = scores.view(B, K, -1, T)
+        out = torch.matmul(scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype), v)
+        return out.view(B, H, T, D).transpose(1, 2)

@@ -1,0 +1,96 @@
+"""Codes to sound, any number of frames at a time, with exactly the samples of a whole decode.
+
+Quantiser, a convolution over three frames, windowed transformer, vocoder ("12Hz tokenizer" of the
+Qwen3-TTS reference implementation, qwen-tts 0.1.1). Every layer is causal and carries its past in
+the state, so there are no windows, no cross-fades and no look-ahead. It does not know who asks for
+which frames, or when.
+
+Letters: S slots, B rows, Q codebooks, T frames, N samples.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from qwen_tts_service.model.config import CodecConfig
+from qwen_tts_service.model.weights import Weights
+
+from .quantizer import Dequantizer
+from .state import Chunk, CodecState
+from .transformer import WindowedTransformer
+from .vocoder import CausalConv, Vocoder
+
+
+class CodecDecoder(nn.Module):
+    """The decoder half of the codec, in one dtype.
+
+    float32: a stream's samples are those of a whole decode within 1e-5, whatever the chunks; the
+    same chunks give the same bits.
+    """
+
+    IGNORED = (
+        "encoder.",
+        "decoder.quantizer.rvq_first.input_",
+        "decoder.quantizer.rvq_rest.input_",
+    )
+    """Tensors of the file that decoding has no use for."""
+
+    def __init__(self, config: CodecConfig, weights: Weights, dtype: torch.dtype) -> None:
+        """Build from float32 weights; tables are folded in float32 and rounded to dtype once."""
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.quantizer = Dequantizer(config, weights, dtype)
+        shape = (config.latent_width, config.codebook_width, 3)
+        self.enter = CausalConv.load(weights, "decoder.pre_conv.conv", shape, dtype)
+        self.transformer = WindowedTransformer(config, weights, dtype)
+        self.vocoder = Vocoder(config, weights, dtype)
+
+    def new_state(self, *, slots: int) -> CodecState:
+        """Allocate the state of S streams that have not begun."""
+        device = self.quantizer.table.device
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=self.dtype, device=device)
+
+        # modules() goes in the order of construction, which is the order of running.
+        convs = [layer for layer in self.modules() if isinstance(layer, CausalConv)]
+        layers = range(self.config.transformer.layers)
+        window = self.transformer.state_shape(slots)
+        return CodecState(
+            tails=tuple(zeros(slots, conv.in_channels, conv.reach) for conv in convs if conv.reach),
+            keys=tuple(zeros(*window) for _ in layers),
+            values=tuple(zeros(*window) for _ in layers),
+            frames=torch.zeros(slots, dtype=torch.int64, device=device),
+        )
+
+    @torch.inference_mode()
+    def reset(self, state: CodecState, slots: Tensor) -> None:
+        """Make the slots int64 [B] as if new."""
+        for tensor in state.tensors():
+            tensor.index_fill_(0, slots, 0)
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        codes: Tensor,
+        state: CodecState,
+        slots: Tensor | None = None,
+        active: Tensor | None = None,
+    ) -> Tensor:
+        """Continue each row's waveform by T frames.
+
+        codes:   int64 [B, Q, T], oldest frame first
+        slots:   int64 [B], whose state each row continues, no slot twice; None is slots 0..B-1
+        active:  bool [B], rows that are False keep their state and come out as zeros; None is all
+        returns: float32 [B, T * samples per frame] in [-1, 1]
+        """
+        B, books, T = codes.shape
+        assert books == self.config.codebooks
+        chunk = Chunk(state, B, slots, active)
+        x = self.enter(self.quantizer(codes), chunk)
+        samples: Tensor = self.vocoder(self.transformer(x, chunk), chunk)
+        chunk.finish(T)
+        samples = samples.float().clamp(-1.0, 1.0)
+        if active is not None:
+            samples = samples * active[:, None]
+        return samples

@@ -1,0 +1,49 @@
+"""Codes to latent vectors: residual vector quantisation, read backwards.
+
+Codebook rows are embedding_sum / cluster_usage ("SoundStream", "Moshi": Mimi's split quantiser).
+Codebook 0 has an output projection of its own, the others share one; division and projection are
+folded into one table per codebook at load. It does not know frames' neighbours.
+
+Letters: B rows, Q codebooks, T frames, C latent channels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from qwen_tts_service.model.config import CodecConfig
+from qwen_tts_service.model.weights import Weights
+
+_MIN_USAGE = 1e-5
+
+
+class Dequantizer(nn.Module):
+    """One table [Q * codes, C] of ready vectors."""
+
+    def __init__(self, config: CodecConfig, weights: Weights, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.codes = config.codes
+        self.books = config.codebooks
+        tables = [
+            *_tables(config, weights, "first", 1),
+            *_tables(config, weights, "rest", config.codebooks - 1),
+        ]
+        self.table = nn.Parameter(torch.cat(tables).to(dtype), requires_grad=False)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """int64 [B, Q, T] -> [B, C, T]."""
+        first = torch.arange(self.books, device=codes.device) * self.codes
+        rows = self.table[codes.transpose(1, 2) + first]
+        return rows.sum(dim=2).transpose(1, 2)
+
+
+def _tables(config: CodecConfig, weights: Weights, group: str, books: int) -> list[Tensor]:
+    name = f"decoder.quantizer.rvq_{group}"
+    inner, outer = config.codebook_width // 2, config.codebook_width
+    projection = weights.take(f"{name}.output_proj.weight", outer, inner, 1).squeeze(-1)
+    tables = []
+    for book in range(books):
+        codebook = f"{name}.vq.layers.{book}._codebook"
+        sums = weights.take(f"{codebook}.embedding_sum", config.codes, inner)
+        usage = weights.take(f"{codebook}.cluster_usage", config.codes)
+        tables.append((sums / usage.clamp(min=_MIN_USAGE)[:, None]) @ projection.T)
+    return tables

@@ -1,0 +1,92 @@
+"""What the codec decoder remembers of each stream, in fixed shapes.
+
+A causal convolution needs its last inputs, the windowed transformer the keys and values of its
+last frames, and both start as zeros, like the zero padding in front of a whole decode. Tensors
+are filled in place, never rebound. It does not know the layers' weights.
+
+Letters: S slots, B rows, C channels, T frames, H heads, D head size, W window of frames.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class CodecState:
+    """One entry per slot in every tensor.
+
+    tails:  per causal convolution, in running order, its last inputs [S, C, reach]
+    keys:   per transformer layer [S, H, W - 1, D], oldest first, already rotated
+    values: the same
+    frames: int64 [S], frames decoded so far
+    """
+
+    tails: tuple[Tensor, ...]
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    frames: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors, [S, ...] each."""
+        return (*self.tails, *self.keys, *self.values, self.frames)
+
+
+class Chunk:
+    """The state of the rows of one call: layers read the past from it and leave the future in it.
+
+    slots:  int64 [B] or None for the first B slots
+    active: bool [B] or None for all; the others' state will not change
+    """
+
+    def __init__(
+        self, state: CodecState, rows: int, slots: Tensor | None, active: Tensor | None
+    ) -> None:
+        self._state = state
+        self._slots = slots
+        self._active = active
+        self._rows = rows
+        self._new: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._tail = 0
+        self.frames = self._pick(state.frames)
+
+    def extend(self, x: Tensor) -> Tensor:
+        """Put the next convolution's last inputs before x [B, C, N]: longer by its reach."""
+        stored = self._state.tails[self._tail]
+        self._tail += 1
+        return self._extend(stored, x)
+
+    def extend_layer(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put a layer's remembered keys and values before new ones [B, H, T, D]."""
+        return (
+            self._extend(self._state.keys[layer], k),
+            self._extend(self._state.values[layer], v),
+        )
+
+    def finish(self, T: int) -> None:
+        """Store what the layers left, and T frames more, for the active rows."""
+        self._new.append((self._state.frames, self.frames, self.frames + T))
+        for stored, old, new in self._new:
+            kept = new
+            if self._active is not None:
+                active = self._active.view(-1, *(1,) * (new.dim() - 1))
+                kept = torch.where(active, new, old)
+            if self._slots is None:
+                stored[: self._rows] = kept
+            else:
+                stored.index_copy_(0, self._slots, kept)
+
+    def _pick(self, stored: Tensor) -> Tensor:
+        if self._slots is None:
+            return stored[: self._rows]
+        return stored.index_select(0, self._slots)
+
+    def _extend(self, stored: Tensor, x: Tensor) -> Tensor:
+        # Time is the last axis of tails and the last but one of keys: [.., C, N], [.., H, N, D].
+        axis = 2
+        old = self._pick(stored)
+        joined = torch.cat((old, x), dim=axis)
+        reach = old.shape[axis]
+        self._new.append((stored, old, joined.narrow(axis, joined.shape[axis] - reach, reach)))
+        return joined

@@ -1,0 +1,146 @@
+"""The Qwen3 decoder block that the talker and the code predictor share.
+
+Formulas: "Qwen3 Technical Report" (pre-norm blocks, RMS norm on each query and key head), "Root
+Mean Square Layer Normalization", "GLU Variants Improve Transformer" (SwiGLU) and "RoFormer"
+(rotary positions, in the rotate-half form), as in the Qwen3-TTS reference implementation, qwen-tts
+0.1.1. Its three M-RoPE planes always hold the same position, which makes it plain RoPE.
+
+Letters: B rows, T positions, C width, H heads, K key/value heads, D head size. Attention itself
+comes in as a function, so that a block knows neither caches nor positions.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .config import TransformerConfig
+from .weights import Weights, stack_rows
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q [B, T, H, D], k [B, T, K, D], v [B, T, K, D]) -> [B, T, H, D]; keeps k and v."""
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ + b. Every matmul of the talker and the code predictor goes through this class."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @classmethod
+    def load(cls, weights: Weights, name: str, rows: int, columns: int, *, bias: bool) -> "Linear":
+        """Read `name`.weight [rows, columns] and, if it has one, `name`.bias [rows]."""
+        weight = weights.take(f"{name}.weight", rows, columns)
+        return cls(weight, weights.take(f"{name}.bias", rows) if bias else None)
+
+    @classmethod
+    def fuse(cls, weights: Weights, parts: Sequence[tuple[str, int]], columns: int) -> "Linear":
+        """Read several matrices (name, rows) as one, outputs side by side."""
+        named = [(f"{name}.weight", rows) for name, rows in parts]
+        return cls(stack_rows(weights, named, columns))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., columns] -> [..., rows]."""
+        return functional.linear(x, self.weight, self.bias)
+
+
+class RMSNorm(nn.Module):
+    """x · rsqrt(mean(x²) + eps) in float32, rounded to the model's dtype, then times the weight."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., C]."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+def rotary_tables(
+    positions: Tensor, head_size: int, theta: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return cos and sin [..., D] for integer positions [...], rounded from float32."""
+    exponents = torch.arange(0, head_size, 2, dtype=torch.float32, device=positions.device)
+    angles = positions.float().unsqueeze(-1) * (1.0 / theta ** (exponents / head_size))
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn x [B, T, heads, D] by cos and sin [B or 1, T, 1, D]."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class DecoderBlock(nn.Module):
+    """x ← x + Wo·Attn(RMS(x)); x ← x + Wdown(silu(Wgate·RMS(x)) ⊙ Wup·RMS(x))."""
+
+    def __init__(self, config: TransformerConfig, weights: Weights, name: str) -> None:
+        super().__init__()
+        width, size, eps = config.width, config.head_size, config.norm_eps
+        queries, keys = config.heads * size, config.kv_heads * size
+        self.heads = (config.heads, config.kv_heads, config.kv_heads)
+        self.head_size = size
+        self.feed_forward = config.feed_forward
+        self.attention_norm = RMSNorm(weights.take(f"{name}.input_layernorm.weight", width), eps)
+        self.mlp_norm = RMSNorm(weights.take(f"{name}.post_attention_layernorm.weight", width), eps)
+        attention, mlp = f"{name}.self_attn", f"{name}.mlp"
+        self.qkv = Linear.fuse(
+            weights,
+            [
+                (f"{attention}.q_proj", queries),
+                (f"{attention}.k_proj", keys),
+                (f"{attention}.v_proj", keys),
+            ],
+            width,
+        )
+        self.query_norm = RMSNorm(weights.take(f"{attention}.q_norm.weight", size), eps)
+        self.key_norm = RMSNorm(weights.take(f"{attention}.k_norm.weight", size), eps)
+        self.out = Linear.load(weights, f"{attention}.o_proj", width, queries, bias=False)
+        ffn = config.feed_forward
+        self.gate_up = Linear.fuse(
+            weights, [(f"{mlp}.gate_proj", ffn), (f"{mlp}.up_proj", ffn)], width
+        )
+        self.down = Linear.load(weights, f"{mlp}.down_proj", width, ffn, bias=False)
+
+    def forward(
+        self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor], attend: Attend
+    ) -> Tensor:
+        """[B, T, C] -> [B, T, C]; `rotary`: tables [B or 1, T, 1, D], `layer` is for `attend`."""
+        B, T, _ = x.shape
+        qkv = self.qkv(self.attention_norm(x)).view(B, T, sum(self.heads), self.head_size)
+        q, k, v = qkv.split(self.heads, dim=2)
+        q = rotate(self.query_norm(q), *rotary)
+        k = rotate(self.key_norm(k), *rotary)
+        x = x + self.out(attend(layer, q, k, v).reshape(B, T, -1))
+        gate, up = self.gate_up(self.mlp_norm(x)).split(self.feed_forward, dim=-1)
+        mixed: Tensor = x + self.down(functional.silu(gate) * up)
+        return mixed
+
+
+class DecoderStack(nn.Module):
+    """All blocks and the final norm."""
+
+    def __init__(self, config: TransformerConfig, weights: Weights, name: str) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(
+            DecoderBlock(config, weights, f"{name}.layers.{layer}")
+            for layer in range(config.layers)
+        )
+        self.norm = RMSNorm(weights.take(f"{name}.norm.weight", config.width), config.norm_eps)
+
+    def forward(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Run x [B, T, C] at integer positions [B or 1, T]; returns normed hidden states."""
+        cos, sin = rotary_tables(positions, self.config.head_size, self.config.rope_theta, x.dtype)
+        rotary = (cos.unsqueeze(2), sin.unsqueeze(2))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, layer, rotary, attend)
+        normed: Tensor = self.norm(x)
+        return normed

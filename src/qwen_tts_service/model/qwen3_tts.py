@@ -1,0 +1,263 @@
+"""A loaded Qwen3-TTS CustomVoice checkpoint and what can be done with it.
+
+`load` reads the official directory as it is published. `join` puts an utterance into a slot,
+`frame_step` makes the next 16 codes of any set of slots, `codec.decode` turns codes into sound.
+State is passed in (`SlotState`, `CodecState`). It does not know requests, threads or schedules.
+
+Letters: S slots, B rows, P prompt rows, Q codebooks, C width, V = codes + 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qwen_tts_service.types import SamplingOptions
+
+from .attention import Attention, CacheRows, choose_attention
+from .code_predictor import CodePredictor
+from .codec.decoder import CodecDecoder
+from .config import ModelConfig, load_config
+from .prompt_embeddings import PromptEmbedder, PromptEmbeddings
+from .sampling import CounterDraw, Draw, penalise, sample
+from .state import SlotState, allocate_slots
+from .talker import Talker
+from .tokenizer import Split, Tokenizer
+from .weights import CheckpointFile
+
+Progress = Callable[[str, float], None]
+"""(what is being done, fraction of the whole load done so far)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Qwen3TTS:
+    """The networks, the tokenizer and the configuration of one checkpoint, on one device."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    prompts: PromptEmbedder
+    talker: Talker
+    code_predictor: CodePredictor
+    codec: CodecDecoder
+    device: torch.device
+    dtype: torch.dtype
+    codec_dtype: torch.dtype
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        codec_dtype: torch.dtype | None = None,
+        use_flash_attention: bool = True,
+        split: Split = "qwen2",
+        on_progress: Progress = lambda _step, _fraction: None,
+    ) -> "Qwen3TTS":
+        """Read a checkpoint; raises StartupError that names every file, field or tensor amiss.
+
+        dtype: of talker and code predictor; None is bfloat16 on CUDA and float32 on the CPU
+        codec_dtype: of the codec; None is float32, which is how it is published
+        """
+        device = torch.device(device)
+        dtype = dtype or default_dtype(device)
+        codec_dtype = codec_dtype or torch.float32
+        attention = choose_attention(device, dtype, use_flash=use_flash_attention)
+        on_progress("reading the configuration", 0.0)
+        config = load_config(path)
+        tokenizer = Tokenizer(path, config, split)
+        on_progress("loading the talker", 0.05)
+        with CheckpointFile(path / "model.safetensors", device=device, dtype=dtype) as weights:
+            talker = Talker(config, weights, attention)
+            on_progress("loading the code predictor", 0.6)
+            code_predictor = CodePredictor(config, weights)
+            prompts = PromptEmbedder(config, weights, talker.embedding)
+        on_progress("loading the codec", 0.7)
+        with CheckpointFile(
+            path / "speech_tokenizer" / "model.safetensors",
+            device=device,
+            dtype=torch.float32,  # tables are folded in float32 and rounded once
+            ignored=CodecDecoder.IGNORED,
+        ) as weights:
+            codec = CodecDecoder(config.codec, weights, codec_dtype)
+        on_progress("loaded", 1.0)
+        return cls(
+            config,
+            tokenizer,
+            prompts,
+            talker,
+            code_predictor,
+            codec,
+            device,
+            dtype,
+            codec_dtype,
+        )
+
+    @property
+    def attention(self) -> Attention:
+        """The attention in use: `name` and `reason` are for people."""
+        return self.talker.attention
+
+    def new_state(self, *, slots: int, max_positions: int, max_text_rows: int = 1024) -> SlotState:
+        """Allocate state for S slots of at most `max_positions` prompt rows and frames each."""
+        return allocate_slots(
+            self.config,
+            slots=slots,
+            max_positions=max_positions,
+            max_text_rows=max_text_rows,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    @torch.inference_mode()
+    def join(
+        self,
+        state: SlotState,
+        slot: int,
+        prompt: PromptEmbeddings,
+        *,
+        seed: int,
+        sampling: SamplingOptions,
+        predictor_sampling: SamplingOptions | None = None,
+    ) -> None:
+        """Start an utterance in a slot: `begin`, then `prefill` of all rows but the last."""
+        self.begin(
+            state,
+            slot,
+            prompt,
+            seed=seed,
+            sampling=sampling,
+            predictor_sampling=predictor_sampling,
+        )
+        if len(prompt.rows) > 1:
+            slots = torch.tensor([slot], device=self.device)
+            self.prefill(state, slots, prompt.rows[None, :-1])
+
+    @torch.inference_mode()
+    def begin(
+        self,
+        state: SlotState,
+        slot: int,
+        prompt: PromptEmbeddings,
+        *,
+        seed: int,
+        sampling: SamplingOptions,
+        predictor_sampling: SamplingOptions | None = None,
+    ) -> None:
+        """Reset a slot for a prompt whose rows, but for the last, `prefill` will read.
+
+        seed: any integer of 64 bits; predictor_sampling: None is the talker's own
+        """
+        state.length[slot] = len(prompt.rows) - 1
+        state.frame[slot] = 0
+        state.next_input[slot] = prompt.rows[-1]
+        state.seen[slot] = False
+        state.seed[slot] = seed
+        state.repetition_penalty[slot] = sampling.repetition_penalty
+        state.talker_sampling.put(slot, sampling)
+        state.predictor_sampling.put(slot, predictor_sampling or sampling)
+        state.text_length[slot] = 0
+        self.append_text(state, slot, prompt.text_rows)
+
+    @torch.inference_mode()
+    def append_text(self, state: SlotState, slot: int, rows: Tensor) -> None:
+        """Add text rows [n, C] behind those that a slot has."""
+        start = int(state.text_length[slot])
+        state.text_rows[slot, start : start + len(rows)] = rows
+        state.text_length[slot] = start + len(rows)
+
+    @torch.inference_mode()
+    def prefill(self, state: SlotState, slots: Tensor, rows: Tensor, *, start: int = 0) -> None:
+        """Read prompt rows [B, P, C] into positions start.. of the slots int64 [B]."""
+        self.talker.prefill(rows, state, slots, start)
+
+    @torch.inference_mode()
+    def frame_step(
+        self,
+        state: SlotState,
+        slots: Tensor,
+        *,
+        draw: Draw = CounterDraw(),  # noqa: B008 - it has no state
+        full_sort: bool = True,
+        max_position: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Make the next frame of each of the slots int64 [B], without a wait for the device.
+
+        draw: how codes are drawn; full_sort: see `filter_logits`; max_position: a bound above
+        `state.length` of all rows, None for the whole cache
+        returns: codes int64 [B, Q], and is_end bool [B]: the row drew end of speech, and its
+        codes (in range, but meaningless) are no frame
+        """
+        seed, frame = state.seed[slots], state.frame[slots]
+        hidden, logits = self._talk(state, slots, max_position)
+        seen = state.seen[slots]
+        first = sample(
+            penalise(logits, seen, state.repetition_penalty[slots], frame),
+            state.talker_sampling.rows(slots),
+            draw=draw,
+            seed=seed,
+            frame=frame,
+            codebook=0,
+            full_sort=full_sort,
+        )
+        is_end = first == self.config.codes
+        first = first.masked_fill(is_end, 0)
+        embedded = self.talker.embedding[first]
+        sampling = state.predictor_sampling.rows(slots)
+        rest = self.code_predictor(
+            hidden,
+            embedded,
+            lambda choices, book: sample(
+                choices,
+                sampling,
+                draw=draw,
+                seed=seed,
+                frame=frame,
+                codebook=book,
+                full_sort=full_sort,
+            ),
+        )
+        state.seen[slots] = seen.scatter(1, first[:, None], True)
+        state.next_input[slots] = self._next_input(state, slots, embedded, rest, frame)
+        state.frame[slots] = frame + 1
+        return torch.cat((first[:, None], rest), dim=1), is_end
+
+    def _talk(
+        self, state: SlotState, slots: Tensor, max_position: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Feed the talker what each slot has waiting; hidden [B, C], logits float32 [B, V]."""
+        # A row that runs on after its end stays inside its own slot.
+        positions = state.length[slots].clamp(max=state.max_positions - 1)
+        rows = CacheRows(slots, positions, max_position or state.max_positions)
+        hidden, logits = self.talker.step(state.next_input[slots], state, rows)
+        state.hidden[slots] = hidden
+        state.logits[slots] = logits
+        state.length[slots] = positions + 1
+        return hidden, logits
+
+    def _next_input(
+        self, state: SlotState, slots: Tensor, embedded: Tensor, rest: Tensor, frame: Tensor
+    ) -> Tensor:
+        """Sum the frame's Q embeddings and its text row: [B, C]."""
+        codes = torch.cat((embedded[:, None], self.code_predictor.embed(rest)), dim=1)
+        last = state.text_rows.shape[1] - 1
+        text = state.text_rows[slots, frame.clamp(max=last)]
+        has_text = (frame < state.text_length[slots])[:, None]
+        return sum_embeddings(codes) + torch.where(has_text, text, self.prompts.pad_row)
+
+
+def sum_embeddings(embeddings: Tensor) -> Tensor:
+    """Sum [B, Q, C] over Q in one reduction: float32 inside, rounded once.
+
+    Adding bfloat16 embeddings one by one rounds Q times and departs from the reference
+    implementation's codes within a few frames.
+    """
+    return embeddings.sum(dim=1)
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype of talker and code predictor: bfloat16 on CUDA, float32 on the CPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32

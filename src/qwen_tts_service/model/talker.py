@@ -1,0 +1,61 @@
+"""The talker: the large Qwen3 decoder that hears the prompt and gives codebook 0 of each frame.
+
+Embeddings, decoder stack and head of the Qwen3-TTS reference implementation, qwen-tts 0.1.1. Of
+the head only the rows that can be drawn are kept: the audio codes and, last, end of speech. It
+does not know prompts, sampling or the code predictor.
+
+Letters: B rows, P prompt rows, C width, V = codes + 1.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .attention import Attention, CacheRows, prefill
+from .config import ModelConfig
+from .layers import DecoderStack, Linear
+from .state import SlotState
+from .weights import Weights
+
+
+class Talker(nn.Module):
+    """The network; keys and values live in the `SlotState` that comes with every call."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, attention: Attention) -> None:
+        super().__init__()
+        vocabulary, width, codes = config.vocabulary, config.width, config.codes
+        self.attention = attention
+        self.embedding = nn.Parameter(
+            weights.take("talker.model.codec_embedding.weight", vocabulary, width),
+            requires_grad=False,
+        )
+        self.stack = DecoderStack(config.talker, weights, "talker.model")
+        head = weights.take_raw("talker.codec_head.weight", vocabulary, width)
+        rows = torch.cat((head[:codes], head[config.eos_id : config.eos_id + 1]))
+        self.head = Linear(rows.to(weights.device, weights.dtype))
+
+    def prefill(self, rows: Tensor, state: SlotState, slots: Tensor, start: int) -> Tensor:
+        """Read prompt rows [B, P, C] at positions start.. of the slots [B]; normed hidden states.
+
+        Rows may be padded at their end: what padding writes lies behind the row's length.
+        """
+        P = rows.shape[1]
+        positions = torch.arange(start, start + P, device=rows.device)[None]
+        hidden: Tensor = self.stack(
+            rows,
+            positions,
+            lambda layer, q, k, v: prefill(
+                q, k, v, (state.keys[layer], state.values[layer]), slots, start=start
+            ),
+        )
+        return hidden
+
+    def step(self, x: Tensor, state: SlotState, rows: CacheRows) -> tuple[Tensor, Tensor]:
+        """Feed one input [B, C] per row; normed hidden state [B, C] and logits float32 [B, V]."""
+        hidden = self.stack(
+            x[:, None],
+            rows.positions[:, None],
+            lambda layer, q, k, v: self.attention.decode(
+                q, k, v, (state.keys[layer], state.values[layer]), rows
+            ),
+        )[:, 0]
+        return hidden, self.head(hidden).float()

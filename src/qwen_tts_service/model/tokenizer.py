@@ -1,0 +1,106 @@
+"""Text to the model's token ids.
+
+The Qwen2 byte-level BPE of the transformers library, built from vocab.json and merges.txt. Text
+written by users is always plain text: `<|im_end|>` in it becomes the ids of its characters, never
+the control token. It does not know embeddings or the layout of the prompt's rows.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import Regex, pre_tokenizers
+from transformers import Qwen2Tokenizer
+
+from qwen_tts_service.errors import StartupError
+
+from .config import ModelConfig
+
+Split = Literal["qwen2", "mistral"]
+"""How text is cut before BPE. The checkpoint was trained with "qwen2". The official package, when
+it loads from a local directory under transformers 4.57.3, replaces it by "mistral"."""
+
+SPLIT_REGEX: dict[Split, str] = {
+    "qwen2": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    "mistral": (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+        r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
+"""Qwen2's and Mistral's published pre-tokeniser patterns."""
+
+PREFIX_TOKENS = 3
+"""Ids before the text in an utterance: `<|im_start|>`, "assistant", newline."""
+SUFFIX_TOKENS = 5
+"""Ids after it: `<|im_end|>`, newline, and the three of the prefix again."""
+
+
+class Tokenizer:
+    """Turns an utterance or an instruction into ids; raises StartupError if its files are bad."""
+
+    def __init__(self, directory: Path, config: ModelConfig, split: Split = "qwen2") -> None:
+        vocabulary, merges = _read_vocabulary(directory)
+        # The annotations of transformers allow texts only, its BPE wants the pairs.
+        qwen2 = Qwen2Tokenizer(vocab=vocabulary, merges=merges)  # type: ignore[arg-type]
+        self._backend: Any = qwen2.backend_tokenizer
+        self._backend.encode_special_tokens = True  # special strings are text like any other
+        self._backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(SPLIT_REGEX[split]), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        self._im_start = config.im_start_text_id
+        self._im_end = config.im_end_text_id
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of an utterance as the model was trained on it.
+
+        It is `<|im_start|>assistant`, newline, the text, `<|im_end|>`, newline,
+        `<|im_start|>assistant`, newline.
+        """
+        # Role and text are one piece to BPE, as in the official package: a text that starts
+        # with a newline merges with the role's.
+        return self._close(self._plain(f"assistant\n{text}"))
+
+    def wrap(self, tokens: Sequence[int]) -> list[int]:
+        """Return the ids of an utterance whose text is already tokens."""
+        return self._close([*self._plain("assistant\n"), *tokens])
+
+    def _close(self, body: list[int]) -> list[int]:
+        newline, role = self._plain("\n"), self._plain("assistant\n")
+        return [self._im_start, *body, self._im_end, *newline, self._im_start, *role]
+
+    def encode_instruct(self, instruct: str) -> list[int]:
+        """Return the ids of an instruction; none for an empty one.
+
+        It is `<|im_start|>user`, newline, the instruction, `<|im_end|>`, newline.
+        """
+        if not instruct:
+            return []
+        body = self._plain(f"user\n{instruct}")
+        return [self._im_start, *body, self._im_end, *self._plain("\n")]
+
+    def pieces(self, text: str) -> list[str]:
+        """Return the text cut as BPE sees it, each piece in byte-level symbols."""
+        normal = self._backend.normalizer.normalize_str(text)
+        return [piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(normal)]
+
+    def _plain(self, text: str) -> list[int]:
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+def _read_vocabulary(directory: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    try:
+        vocabulary = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
+        lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise StartupError(f"the tokenizer in {directory} cannot be read: {error}") from error
+    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    return vocabulary, [(pair[0], pair[1]) for pair in pairs]

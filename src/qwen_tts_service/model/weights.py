@@ -1,0 +1,109 @@
+"""Tensors of a safetensors file, handed out by name and accounted for in both directions.
+
+Layers ask for tensors by their official names and shapes while they are built; `close` then
+complains about every tensor that was missing, had another shape, or was never asked for. The
+file is mapped: a tensor already in the wanted dtype on the CPU is used where it lies, any other
+is copied once, straight to its place. It does not know what the tensors mean.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from qwen_tts_service.errors import StartupError
+
+
+class CheckpointError(StartupError):
+    """The checkpoint does not fit; the message names every tensor that is wrong."""
+
+
+class Weights(Protocol):
+    """Where layers get their tensors from while they are built."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Return the tensor in this source's dtype on its device."""
+
+    def take_raw(self, name: str, *shape: int) -> Tensor:
+        """Return the tensor as it is stored, on the host: for tables that stay there."""
+
+
+def stack_rows(weights: Weights, parts: Sequence[tuple[str, int]], columns: int) -> Tensor:
+    """Concatenate matrices [rows, columns] one below another, each copied once."""
+    total = sum(rows for _, rows in parts)
+    fused = torch.empty(total, columns, dtype=weights.dtype, device=weights.device)
+    start = 0
+    for name, rows in parts:
+        fused[start : start + rows].copy_(weights.take_raw(name, rows, columns))
+        start += rows
+    return fused
+
+
+class CheckpointFile:
+    """One safetensors file as `Weights`; use it as a context manager.
+
+    ignored: prefixes of tensors that are there on purpose and not loaded
+    Leaving the context normally raises CheckpointError unless the file and what was asked for
+    agree exactly. Tensors stay valid afterwards.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        ignored: Iterable[str] = (),
+    ) -> None:
+        self.device = device
+        self.dtype = dtype
+        self._path = path
+        self._ignored = tuple(ignored)
+        self._problems: list[str] = []
+        try:
+            self._file: Any = safe_open(path, framework="pt", device="cpu")
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+        self._left = set(self._file.keys())  # type: ignore[no-untyped-call]
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        return self.take_raw(name, *shape).to(self.device, self.dtype)
+
+    def take_raw(self, name: str, *shape: int) -> Tensor:
+        if name not in self._left:
+            self._problems.append(f"missing: {name} {list(shape)}")
+            return torch.zeros(1, dtype=self.dtype).expand(shape)
+        self._left.remove(name)
+        tensor: Tensor = self._file.get_tensor(name)
+        if tuple(tensor.shape) != shape:
+            self._problems.append(
+                f"wrong shape: {name} is {list(tensor.shape)}, must be {list(shape)}"
+            )
+            return torch.zeros(1, dtype=self.dtype).expand(shape)
+        return tensor
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+
+    def close(self) -> None:
+        """Raise CheckpointError unless every tensor was asked for and every wish was met."""
+        extra = sorted(name for name in self._left if not name.startswith(self._ignored))
+        problems = self._problems + [f"not expected: {name}" for name in extra]
+        if problems:
+            raise CheckpointError(f"{self._path} does not fit: " + "; ".join(problems))
