@@ -19,8 +19,8 @@ FILES = {
         "The exact versions that scripts/setup installs and the tests pass with.",
     ),
     "requirements-image.txt": (
-        ("qwen", "aac"),
-        "What goes into the image: everything but the GPL extra. See docs/adr/0003.",
+        ("qwen",),
+        "What goes into the image: the model, and no GPL package. See docs/adr/0003.",
     ),
 }
 

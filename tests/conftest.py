@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,7 +43,7 @@ class Server:
 class StartServer(Protocol):
     """Start a server with these settings; it is ready inside the `with` and stopped after it."""
 
-    def __call__(self, **settings: str) -> "contextmanager[Server]": ...
+    def __call__(self, service: str = ..., **settings: str) -> AbstractContextManager[Server]: ...
 
 
 def free_port() -> int:
@@ -118,11 +118,11 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> StartServer:
     """A function that starts a server of one's own: `with start_server(API_KEY="k") as server`."""
 
     @contextmanager
-    def start(**settings: str) -> Iterator[Server]:
+    def start(service: str = "service:QwenTTS", **settings: str) -> Iterator[Server]:
         home = tmp_path_factory.mktemp("server")
         port = free_port()
         environment = clean_environment(home, **{"MODEL_NAME": "espeak-ng", **settings})
-        command = [sys.executable, "-m", "bentoml", "serve", "service:QwenTTS"]
+        command = [sys.executable, "-m", "bentoml", "serve", service]
         command += ["--host", "127.0.0.1", "--port", str(port)]
         with running_server(command, port, environment, home / "server.log") as server:
             yield server
