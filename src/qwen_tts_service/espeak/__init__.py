@@ -1,0 +1,1 @@
+"""The embedded voice: espeak-ng speaking ten languages on any CPU, without weights."""

@@ -1,0 +1,119 @@
+"""What espeak-ng is given to read: cleaned, checked for a reading, cut into pieces.
+
+Pure functions. They do not know the library, the kana reader, or any voice.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+
+from qwen_tts_service.errors import CannotSpeak
+from qwen_tts_service.types import Language
+
+MAX_PIECE_CHARS = 300
+"""Bounds one synthesis: 20 s or so of speech, made in about 20 ms."""
+
+_MAX_WORD_CHARS = 40
+"""espeak-ng drops what a word has beyond 160 bytes; three bytes per kana or Hangul."""
+
+# espeak-ng switches language for Latin words, Greek and Hangul wherever it meets them. Every
+# other foreign script it names ("Chinese letter, Chinese letter") instead of reading it.
+_READ_EVERYWHERE = frozenset({"LATIN", "GREEK", "HANGUL"})
+_READ_BY: Mapping[Language, frozenset[str]] = {
+    "chinese": frozenset({"CJK", "BOPOMOFO", "IDEOGRAPHIC"}),
+    "japanese": frozenset({"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"}),
+    "russian": frozenset({"CYRILLIC"}),
+}
+_READ_THOUGH_NAMELESS = frozenset("ªºµ")
+# Beyond it lie letters, Vietnamese ones for example, that espeak-ng spells by their code.
+_LAST_LATIN = "\u024f"
+
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?…])[»”’\"')\]]*\s+(?=[^a-zа-яё\s])|(?<=[。！？])(?![。！？」』”])|\n+"
+)
+_CLAUSE_END = re.compile(r"(?<=[,;:—–])\s+|(?<=[，；：、])")
+_HAN = "\u3400-\u9fff"  # each a word of its own for espeak-ng
+_LONG_WORD = re.compile(rf"([^\W{_HAN}]{{{_MAX_WORD_CHARS}}})(?=[^\W{_HAN}])")
+_CHARS_PER_S: Mapping[Language, float] = {"chinese": 4.0, "japanese": 6.0, "korean": 6.0}
+
+
+def clean(text: str) -> str:
+    """Compose, widen and drop until only characters are left that espeak-ng may meet."""
+    composed = unicodedata.normalize("NFC", "".join(_plain(char) for char in text))
+    return composed.strip()
+
+
+def _plain(char: str) -> str:
+    category = unicodedata.category(char)
+    if category == "Cf":  # joiners, soft hyphens, directions: they have no sound
+        return ""
+    if category in ("Cc", "Co", "Cn"):
+        return "\n" if char == "\n" else " "
+    if unicodedata.east_asian_width(char) in "FH" and char.isalnum():
+        return unicodedata.normalize("NFKC", char)
+    return char
+
+
+def check_reading(text: str, language: Language) -> None:
+    """Refuse text without a reading in this language.
+
+    Raises CannotSpeak, code `no_reading`: no letter or digit at all, or letters of a script
+    that espeak-ng would name instead of reading.
+    """
+    if not any(char.isalnum() for char in text):
+        raise _no_reading("text has no letter or digit to speak")
+    readable = _READ_EVERYWHERE | _READ_BY.get(language, frozenset())
+    foreign = sorted({script for script in map(_script, text) if script} - readable)
+    if foreign:
+        raise _no_reading(
+            f"text has letters of {', '.join(foreign)} that the embedded voice cannot read in "
+            f"{language}; there it reads {', '.join(sorted(readable))}. "
+            "Is `language` the language of the text?"
+        )
+
+
+def _no_reading(message: str) -> CannotSpeak:
+    return CannotSpeak(message, param="text", code="no_reading")
+
+
+def _script(char: str) -> str:
+    """Name the script of a letter; "" for what is no letter or is read everywhere."""
+    if unicodedata.category(char) == "Cs":
+        return "SURROGATE"
+    if not char.isalpha() or char in _READ_THOUGH_NAMELESS:
+        return ""
+    name = unicodedata.name(char, "UNNAMED").split()[0]
+    return "EXTENDED LATIN" if name == "LATIN" and char > _LAST_LATIN else name
+
+
+def has_latin_words(text: str) -> bool:
+    """Whether there are Latin words longer than a usual abbreviation."""
+    return re.search(r"[A-Za-z]{4}", text) is not None
+
+
+def split(text: str) -> tuple[str, ...]:
+    """Cut at sentence ends, and where a sentence is too long at clauses or words.
+
+    Each piece is speakable by itself: it has a letter or digit, and no word is so long that
+    espeak-ng would drop its end.
+    """
+    whole_words = _LONG_WORD.sub(r"\1 ", text)
+    pieces = (piece for sentence in _SENTENCE_END.split(whole_words) for piece in _short(sentence))
+    return tuple(piece for piece in pieces if any(char.isalnum() for char in piece))
+
+
+def _short(sentence: str) -> Iterator[str]:
+    """Cut at the last clause end, else the last space, else the last character that fits."""
+    rest = sentence.strip()
+    while len(rest) > MAX_PIECE_CHARS:
+        head = rest[:MAX_PIECE_CHARS]
+        ends = [match.end() for match in _CLAUSE_END.finditer(head)]
+        cut = ends[-1] if ends else head.rfind(" ") + 1 or MAX_PIECE_CHARS
+        yield rest[:cut].strip()
+        rest = rest[cut:].strip()
+    yield rest
+
+
+def shortest_likely_s(text: str, language: Language) -> float:
+    """Estimate from below how long the text takes to speak, in seconds."""
+    return len(text) / (2 * _CHARS_PER_S.get(language, 15.0))

@@ -1,0 +1,212 @@
+"""What the embedded voice sounds like, measured: pitch, rate, words, and never a letter name."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from qwen_tts_service.espeak.library import SAMPLE_RATE_HZ
+from qwen_tts_service.espeak.mapping import LANGUAGE_CODES
+from qwen_tts_service.espeak.voice import EspeakVoice
+from qwen_tts_service.types import SpeechRequest, VoiceAttributes
+
+SENTENCES = {
+    "chinese": "你好，今天天气很好，我们去公园吧。",
+    "english": "Hello, it is a beautiful day today.",
+    "japanese": "こんにちは、日本語を勉強しています。",
+    "korean": "안녕하세요, 오늘은 날씨가 정말 좋습니다.",
+    "german": "Guten Tag, heute ist ein schöner Tag.",
+    "french": "Bonjour, il fait très beau aujourd’hui.",
+    "russian": "Привет, мир! Сегодня хороший день.",
+    "portuguese": "Olá, hoje o dia está muito bonito.",
+    "spanish": "Hola, hoy hace muy buen tiempo.",
+    "italian": "Ciao, oggi è una bella giornata.",
+}
+every_language = pytest.mark.parametrize("language", SENTENCES)
+
+
+@pytest.fixture(scope="module")
+def voice():
+    voice = EspeakVoice()
+    yield voice
+    voice.close()
+
+
+def speak(voice, text, language, *, speaker=None, **attributes):
+    """Synthesise at once on this thread; float32 [N]."""
+    request = SpeechRequest(
+        request_id="test",
+        seed=1,
+        text=text,
+        language=language,
+        speaker=speaker,
+        attributes=VoiceAttributes(**attributes),
+    )
+    utterance = voice.prepare(request)
+    chunks = []
+    for piece in utterance.pieces:
+        voice._synthesise(utterance, piece, lambda chunk: chunks.append(chunk) or True)
+    return np.concatenate(chunks)
+
+
+def median_pitch_hz(samples):
+    """Median over loud windows of the shortest strong period, by autocorrelation."""
+    window, shortest, longest = 2048, SAMPLE_RATE_HZ // 500, SAMPLE_RATE_HZ // 55
+    loudness = np.mean(samples**2)
+    pitches = []
+    for start in range(0, len(samples) - window, window // 2):
+        part = samples[start : start + window] - samples[start : start + window].mean()
+        if np.mean(part**2) < loudness / 2:
+            continue
+        spectrum = np.abs(np.fft.rfft(part, 2 * window)) ** 2
+        likeness = np.fft.irfft(spectrum)[: longest + 2]
+        likeness *= window / (window - np.arange(longest + 2)) / likeness[0]
+        lags = np.arange(shortest, longest)
+        is_peak = (likeness[lags] >= likeness[lags - 1]) & (likeness[lags] >= likeness[lags + 1])
+        best = likeness[lags].max()
+        if best > 0.5:
+            strong = lags[is_peak & (likeness[lags] > 0.93 * best)]
+            pitches += [SAMPLE_RATE_HZ / lag for lag in strong[:1]]
+    return float(np.median(pitches))
+
+
+def test_pitch_of_a_known_tone_is_measured_right():
+    seconds = np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+    tone = sum(np.sin(2 * np.pi * 200 * k * seconds) / k for k in range(1, 8))
+    assert median_pitch_hz(tone) == pytest.approx(200, rel=0.02)
+
+
+@every_language
+def test_language_is_audible(voice, language):
+    samples = speak(voice, SENTENCES[language], language)
+    assert samples.dtype == np.float32
+    assert len(samples) > SAMPLE_RATE_HZ
+    assert np.sqrt(np.mean(samples**2)) > 0.03
+    assert np.abs(samples).max() <= 1.0
+
+
+@every_language
+def test_male_is_lower_than_neutral_and_neutral_lower_than_female(voice, language):
+    text = SENTENCES[language]
+    for age in (None, 8, 16, 75):
+        male, neutral, female = (
+            median_pitch_hz(speak(voice, text, language, gender=gender, age=age))
+            for gender in ("male", "neutral", "female")
+        )
+        assert male < 0.97 * neutral
+        assert neutral < 0.97 * female
+
+
+@every_language
+@pytest.mark.parametrize("gender", ["male", "female"])
+def test_a_child_is_higher_than_an_adult(voice, language, gender):
+    child, adult = (
+        median_pitch_hz(speak(voice, SENTENCES[language], language, gender=gender, age=age))
+        for age in (8, 40)
+    )
+    assert child > 1.2 * adult
+
+
+@every_language
+def test_the_old_speak_slower(voice, language):
+    adult, old = (len(speak(voice, SENTENCES[language], language, age=age)) for age in (40, 80))
+    assert old > 1.1 * adult
+
+
+@every_language
+@pytest.mark.parametrize("gender", ["male", "female"])
+def test_sad_is_slower_and_lower_than_happy(voice, language, gender):
+    sad, happy = (
+        speak(voice, SENTENCES[language], language, gender=gender, emotion=emotion)
+        for emotion in ("sad", "happy")
+    )
+    assert len(sad) > 1.3 * len(happy)
+    assert median_pitch_hz(sad) < 0.9 * median_pitch_hz(happy)
+
+
+def test_every_emotion_changes_the_sound(voice):
+    from qwen_tts_service.espeak.mapping import EMOTIONS
+
+    heard = {speak(voice, "Привет.", "russian", emotion=name).tobytes() for name in EMOTIONS}
+    assert len(heard) == len(EMOTIONS)
+
+
+def test_every_speaker_is_audible(voice):
+    for speaker in voice.speakers:
+        samples = speak(voice, "Good day.", "english", speaker=speaker)
+        assert np.abs(samples).max() > 0.01, speaker
+
+
+@every_language
+def test_an_ordinary_sentence_is_read_in_its_own_language(voice, language):
+    readable = voice._read(SENTENCES[language], language)
+    (phonemes,) = voice._library.phonemes([readable], LANGUAGE_CODES[language])
+    assert phonemes.strip("_| ")
+    assert "(" not in phonemes
+
+
+def test_a_foreign_word_would_be_seen_in_the_phonemes(voice):
+    assert "(en)" in voice._library.phonemes(["docker"], "ru")[0]
+
+
+def test_espeak_reads_numbers(voice):
+    figures, words = voice._library.phonemes(["17", "семнадцать"], "ru")
+    assert figures.strip("_").casefold() == words.casefold()
+
+
+def test_chinese_bear_is_one_syllable_of_chinese(voice):
+    bear, use, big = (speak(voice, text, "chinese") for text in ("大熊", "大用", "大"))
+    # espeak-ng itself spells xiong as an English word of several syllables.
+    assert len(big) < len(bear) < 1.3 * len(use)
+
+
+VOCABULARY = {
+    "the train leaves at seven",
+    "please open the window",
+    "she sells fresh bread",
+    "my brother lives in london",
+    "tomorrow will be cold",
+}
+
+
+@pytest.fixture(scope="module")
+def recognise():
+    """Recognise float32 samples at 22,050 Hz as one of the sentences; None for no speech."""
+    import soxr
+    from pocketsphinx import Decoder
+
+    decoder = Decoder(samprate=16000, lm=None, loglevel="FATAL")
+    sentences = " | ".join(sorted(VOCABULARY))
+    decoder.add_jsgf_string("five", f"#JSGF V1.0; grammar five; public <s> = {sentences};")
+    decoder.activate_search("five")
+
+    def recognise(samples):
+        resampled = soxr.resample(samples, SAMPLE_RATE_HZ, 16000)
+        decoder.start_utt()
+        decoder.process_raw((resampled * 32767).astype(np.int16).tobytes(), full_utt=True)
+        decoder.end_utt()
+        hypothesis = decoder.hyp()
+        return hypothesis.hypstr if hypothesis else None
+
+    return recognise
+
+
+@pytest.mark.parametrize("sentence", sorted(VOCABULARY))
+def test_english_is_understood_by_a_recogniser(voice, recognise, sentence):
+    samples = speak(voice, sentence, "english", speaker="klatt4")
+    assert recognise(samples) == sentence
+
+
+def test_silence_is_not_understood(recognise):
+    assert recognise(np.zeros(2 * SAMPLE_RATE_HZ, np.float32)) is None
+
+
+def test_the_voices_of_the_table_are_understood(voice, recognise):
+    """Not each sentence by each voice: formant voices differ, but words must come through."""
+    wishes = itertools.product(("male", "female", "neutral"), (None, 8, 75))
+    cases = [(*wish, sentence) for wish in wishes for sentence in sorted(VOCABULARY)]
+    right = sum(
+        recognise(speak(voice, sentence, "english", gender=gender, age=age)) == sentence
+        for gender, age, sentence in cases
+    )
+    assert right >= 0.9 * len(cases)
