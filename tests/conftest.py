@@ -43,7 +43,9 @@ class Server:
 class StartServer(Protocol):
     """Start a server with these settings; it is ready inside the `with` and stopped after it."""
 
-    def __call__(self, service: str = ..., **settings: str) -> AbstractContextManager[Server]: ...
+    def __call__(
+        self, service: str = ..., *, command: list[str] | None = None, **settings: str
+    ) -> AbstractContextManager[Server]: ...
 
 
 def free_port() -> int:
@@ -118,13 +120,16 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> StartServer:
     """A function that starts a server of one's own: `with start_server(API_KEY="k") as server`."""
 
     @contextmanager
-    def start(service: str = "service:QwenTTS", **settings: str) -> Iterator[Server]:
+    def start(
+        service: str = "service:QwenTTS", *, command: list[str] | None = None, **settings: str
+    ) -> Iterator[Server]:
         home = tmp_path_factory.mktemp("server")
         port = free_port()
-        environment = clean_environment(home, **{"MODEL_NAME": "espeak-ng", **settings})
-        command = [sys.executable, "-m", "bentoml", "serve", service]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        with running_server(command, port, environment, home / "server.log") as server:
+        given = {"MODEL_NAME": "espeak-ng", "PORT": str(port), **settings}
+        environment = clean_environment(home, **given)
+        serve = [sys.executable, "-m", "bentoml", "serve", service]
+        serve += ["--host", "127.0.0.1", "--port", str(port)]
+        with running_server(command or serve, port, environment, home / "server.log") as server:
             yield server
 
     return start
