@@ -1,0 +1,178 @@
+"""Make written text speakable: strip what nobody says, and read out Russian numbers on request.
+
+Levels: "none" returns the text untouched; "light" composes Unicode (NFC) and drops control
+characters, markdown marks and emoji; "full" is light plus, for Russian only, numbers, dates
+and abbreviations in words. No level applies one language's rules to another. A `[pause:1s]`
+must be taken out before (`split.split_pauses`), and a result may be empty: there was nothing
+to say. It does not know voices, models or how a caller asked.
+"""
+
+import re
+import threading
+import unicodedata
+from functools import cache
+from typing import Literal, Protocol, cast
+
+from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.types import Language
+
+Level = Literal["none", "light", "full"]
+LANGUAGES_WITH_FULL: frozenset[Language] = frozenset({"russian"})
+"""Where "full" does more than "light"; elsewhere a caller may want to be told that it does not."""
+
+
+def normalise(text: str, level: Level, language: Language) -> str:
+    """Rewrite a text for speaking; a pure function of its arguments.
+
+    Letters, digits and spoken punctuation survive "light", with two exceptions that nobody
+    says: the target of a markdown link and the language name of a code fence.
+    Raises `InvalidRequest` when "full" is asked for Russian and the extra `ru` is missing.
+    """
+    if level == "none":
+        return text
+    text = _tidy_spaces(_drop_controls(text))
+    text = _tidy_spaces(_drop_emoji(_drop_markdown(text)))
+    if level == "full" and language == "russian":
+        return _read_out_russian(text)
+    return text
+
+
+# Light ----------------------------------------------------------------------------------
+
+# Invisible characters that join emoji; they go with the emoji, not before.
+_EMOJI_JOINERS = "\u200d\ufe0f"
+_LINE_ENDS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+
+
+def _drop_controls(text: str) -> str:
+    """Compose and drop what has no glyph: controls, bidi marks, surrogates, private use."""
+    text = _LINE_ENDS.sub("\n", text)
+    kept = (
+        char
+        for char in text
+        if char in "\n\t"
+        or char in _EMOJI_JOINERS
+        or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co")
+    )
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
+_MARKDOWN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, re.MULTILINE), replacement)
+    for pattern, replacement in (
+        # Whole lines: code fences, rules, the line under a table's head.
+        (r"^ ?(?:```|~~~)[^\n`]*$\n?", ""),
+        (r"^ ?(?:[-*_] ?){3,}$\n?", ""),
+        (r"^ ?\|?(?: ?:?-+:? ?\|)+(?: ?:?-+:?)? ?$\n?", ""),
+        # What a line begins with; "- 5" and "# 5" stay, they may be a number's sign.
+        (r"^ ?(?:> ?)+(?=[^\d\s>])", ""),
+        (r"^ ?#{1,6} (?=\D)", ""),
+        (r"^ ?[-*+•] (?:\[[ xX]\] )?(?=[^\d\s])", ""),
+        # Images and links, whose target must look like one: "f[i](x)" stays.
+        (r"!?\[([^\[\]\n]*)\]\((?:[a-z]+:|/|#|\.\.?/)[^()\s]*(?:\s\"[^\"\n]*\")?\)", r"\1"),
+        (r"<((?:https?://|mailto:)[^<>\s]+)>", r"\1"),
+        # Emphasis: "2 * 3 * 4", "2 *3* 4", "2**3**4" and "x**2 + y**n" stay.
+        (r"(?<![\dA-Za-z*])(\*{2,3})(?=\S)(?=[^*\n]*?\w)([^*\n]++)(?<=\S)\1(?![\dA-Za-z*])", r"\2"),
+        (r"(?<![\w*])\*(?=\S)(?=[^*\n]*?[^\W\d_])([^*\n]++)(?<=\S)\*(?![\w*])", r"\1"),
+        (r"(?<![\w_])(_{1,3})(?=[^\s_])([^_\n]+)(?<=\S)\1(?![\w_])", r"\2"),
+        (r"~~(?=\S)([^~\n]+)(?<=\S)~~", r"\1"),
+        (r"`([^`\n]+)`", r"\1"),
+    )
+)
+
+
+def _drop_markdown(text: str) -> str:
+    text = "\n".join(_read_table_row(line) for line in text.split("\n"))
+    for pattern, replacement in _MARKDOWN:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _read_table_row(line: str) -> str:
+    """Turn "| a | b |" into "a, b"; one cell, or |x|, is not a row."""
+    row = line.strip()
+    if not (row.startswith("|") and row.endswith("|") and row.count("|") > 2):
+        return line
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    is_rule = all(cell and set(cell) <= set("-:") for cell in cells)
+    return line if is_rule else ", ".join(filter(None, cells))
+
+
+# Pictures, not writing: circled digits, degree and number signs, currency and © are not in it.
+_PICTURE = (
+    "\U0001f000-\U0001f0ff\U0001f170-\U0001faff"
+    "\u231a-\u23ff\u25a0-\u266c\u2670-\u2775\u2794-\u27bf\u2b00-\u2bff\u3030\u303d"
+)
+_EMOJI = rf"[{_PICTURE}][{_PICTURE}{_EMOJI_JOINERS}]*+"
+_EMOJI_BEFORE_POINT = re.compile(rf" ?{_EMOJI}(?=\s?[.,!?;:…。！？、，])")
+_EMOJI_ANYWHERE = re.compile(_EMOJI)
+# Left behind by keycaps (a digit and two marks) and by ©, whose sign is spoken.
+_LEFTOVERS = re.compile("[\u200d\u20e3\ufe0e\ufe0f]")
+
+
+def _drop_emoji(text: str) -> str:
+    text = _EMOJI_ANYWHERE.sub(" ", _EMOJI_BEFORE_POINT.sub("", text))
+    return _LEFTOVERS.sub("", text)
+
+
+_GAPS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"[^\S\n]+"), " "),
+    (re.compile(r" ?\n ?"), "\n"),
+    (re.compile(r"\n{3,}"), "\n\n"),
+)
+
+
+def _tidy_spaces(text: str) -> str:
+    for gap, replacement in _GAPS:
+        text = gap.sub(replacement, text)
+    return text.strip()
+
+
+# Full, Russian --------------------------------------------------------------------------
+
+
+class _Russian(Protocol):
+    def normalize(self, text: str) -> str: ...
+
+
+_STRESS = "\u0301"
+_WRITTEN_STRESS = re.compile(r"\+([аеёиоуыэюя])", re.IGNORECASE)
+_LOADING = threading.Lock()
+
+
+def preload_russian() -> None:
+    """Load the Russian dictionaries now (0.3 s, once); raises like `normalise`."""
+    _russian()
+
+
+def _russian() -> _Russian:
+    with _LOADING:
+        return _load_russian()
+
+
+@cache
+def _load_russian() -> _Russian:
+    try:
+        from ru_normalizr import NormalizeOptions, Normalizer  # noqa: PLC0415  (optional, 0.3 s)
+    except ImportError as missing:
+        message = (
+            'normalize "full" for Russian needs the extra ru: pip install qwen-tts-service[ru]'
+        )
+        raise InvalidRequest(message, param="normalize", code="extra_missing") from missing
+    return cast("_Russian", Normalizer(NormalizeOptions(mode="safe")))
+
+
+def _read_out_russian(text: str) -> str:
+    """Put numbers, dates, units and abbreviations into Russian words, by ru-normalizr.
+
+    Chosen over rutextnorm because it declines ("две минуты", "двадцать одно яблоко") and
+    leaves Latin words, addresses and mail alone. What it is known to get wrong: a price
+    without a verb ("Цена одной тысячи рублей"), a day in the nominative ("Сегодня двадцать
+    третьего ноября"), clock times without hours ("в пятнадцать, тридцать"), a date without
+    a year read as a decimal ("31.12"), leading zeros ("007" -> "семь"), "Нет пять книг".
+    It also writes a stress mark as "+" before the vowel, which is undone here.
+    """
+    read = "\n".join(_russian().normalize(line) for line in text.split("\n"))
+    if _STRESS not in text:
+        return read
+    return _WRITTEN_STRESS.sub(rf"\1{_STRESS}", read)
