@@ -1,0 +1,689 @@
+"""Getting weights, against a stand-in for the hub that speaks real HTTP on the loopback."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from qwen_tts_service.errors import StartupError
+from qwen_tts_service.model import hub as weights
+from qwen_tts_service.model.hub import Hub, Progress, find, find_or_download, require_available
+from qwen_tts_service.model.published import RELEASES, PublishedFile, Release
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT = ROOT / "scripts" / "download_model.py"
+NAME = "Qwen3-TTS-12Hz-1.7B-CustomVoice"
+SMALL = "Qwen3-TTS-12Hz-0.6B-CustomVoice"
+BIG_FILE = "model.safetensors"
+DEADLINE_S = 20.0
+
+
+def config(size: str = "1b7", kind: str = "custom_voice") -> bytes:
+    values = {"model_type": "qwen3_tts", "tts_model_size": size, "tts_model_type": kind}
+    return json.dumps(values).encode()
+
+
+def contents(size: str = "1b7") -> dict[str, bytes]:
+    """A tiny checkpoint's files: only config.json means anything."""
+    return {
+        "config.json": config(size),
+        "generation_config.json": b"{}",
+        "vocab.json": b'{"a": 0}' * 50,
+        "merges.txt": b"a b\n" * 50,
+        "speech_tokenizer/config.json": b'{"rate": 24000}',
+        "speech_tokenizer/model.safetensors": os.urandom(5_000),
+        BIG_FILE: os.urandom(400_000),
+    }
+
+
+def release_of(name: str, size: str, files: dict[str, bytes]) -> Release:
+    listed = [PublishedFile(k, len(v), hashlib.sha256(v).hexdigest()) for k, v in files.items()]
+    return Release(
+        repository=f"Qwen/{name}",
+        revision=("a" if size == "1b7" else "b") * 40,
+        size=size,
+        kind="custom_voice",
+        files=tuple(listed),
+    )
+
+
+def write_checkpoint(directory: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return directory
+
+
+def write_cache(cache_dir: Path, release: Release, files: dict[str, bytes], *, ref: bool) -> Path:
+    """The hub's own cache layout, as `from_pretrained` leaves it."""
+    repository = cache_dir / f"models--{release.repository.replace('/', '--')}"
+    commit = "c" * 40 if ref else release.revision
+    if ref:
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text(commit)
+    return write_checkpoint(repository / "snapshots" / commit, files)
+
+
+# The stand-in -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    path: str
+    start: int
+    authorization: str | None
+
+    @property
+    def name(self) -> str:
+        return self.path.split("/resolve/")[1].split("/", 1)[1]
+
+
+class StandInHub(ThreadingHTTPServer):
+    """Serves files by /{repository}/resolve/{revision}/{name}, and misbehaves when told to."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.asked: list[Asked] = []
+        self.statuses: list[int] = []
+        """Answered first, one per request."""
+        self.cuts: list[int] = []
+        """Bytes of BIG_FILE sent before the line is cut, one per request for it."""
+        self.resets = False
+        self.honours_range = True
+        self.redirect_to: str | None = None
+        self.go_on = threading.Event()
+        """Clear it and an answer stays open where it would be cut."""
+        self.go_on.set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def publish(self, release: Release, files: dict[str, bytes]) -> None:
+        for name, data in files.items():
+            self.files[f"/{release.repository}/resolve/{release.revision}/{name}"] = data
+
+    def starts(self, name: str = BIG_FILE) -> list[int]:
+        """From which byte each request for this file asked."""
+        return [asked.start for asked in self.asked if asked.name == name]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: StandInHub
+
+    def do_GET(self) -> None:
+        asked_range = self.headers.get("Range")
+        start = int(asked_range.removeprefix("bytes=").removesuffix("-")) if asked_range else 0
+        asked = Asked(self.path, start, self.headers.get("Authorization"))
+        self.server.asked.append(asked)
+        if (
+            self.server.redirect_to
+            and f"127.0.0.1:{self.server.server_port}" == self.headers["Host"]
+        ):
+            self._head(302, 0, Location=self.server.redirect_to + self.path)
+        elif self.server.statuses:
+            self._head(self.server.statuses.pop(0), 0)
+        elif (data := self.server.files.get(self.path)) is None:
+            self._head(404, 0)
+        else:
+            self._send(asked, data)
+
+    def _send(self, asked: Asked, data: bytes) -> None:
+        start = asked.start if self.server.honours_range else 0
+        rest = data[start:]
+        if start:
+            self._head(206, len(rest), Content_Range=f"bytes {start}-{len(data) - 1}/{len(data)}")
+        else:
+            self._head(200, len(rest))
+        if asked.name == BIG_FILE and self.server.cuts:
+            self.wfile.write(rest[: self.server.cuts.pop(0)])
+            self.server.go_on.wait(DEADLINE_S)
+            self._cut()
+        else:
+            self.wfile.write(rest)
+
+    def _head(self, status: int, length: int, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+    def _cut(self) -> None:
+        if self.server.resets:
+            linger = struct.pack("ii", 1, 0)  # close with RST instead of FIN
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.close_connection = True
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@dataclass
+class World:
+    """A stand-in that offers both checkpoints, and an empty disk."""
+
+    server: StandInHub
+    files: dict[str, bytes]
+    hub: Hub
+    models: Path
+
+    @property
+    def release(self) -> Release:
+        return self.hub.releases[NAME]
+
+    @property
+    def target(self) -> Path:
+        return self.models / NAME
+
+    def get(self, name: str = NAME, **changes: object) -> Path:
+        return find_or_download(name, self.models, hub=replace(self.hub, **changes))
+
+    def refusal(self, name: str = NAME, **changes: object) -> str:
+        with pytest.raises(StartupError) as caught:
+            self.get(name, **changes)
+        return str(caught.value)
+
+    def on_disk(self) -> set[str]:
+        """Every file below the models' directory but the lock, whole or not."""
+        paths = self.models.rglob("*")
+        names = {str(path.relative_to(self.target)) for path in paths if path.is_file()}
+        return names - {".download.lock"}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    files, small = contents(), contents("0b6")
+    releases = {NAME: release_of(NAME, "1b7", files), SMALL: release_of(SMALL, "0b6", small)}
+    server = StandInHub()
+    server.publish(releases[NAME], files)
+    server.publish(releases[SMALL], small)
+    hub = Hub(
+        endpoint=server.url,
+        cache_dir=tmp_path / "cache",
+        releases=releases,
+        retry_waits_s=(0.0, 0.0),
+    )
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield World(server, files, hub, tmp_path / "models")
+    finally:
+        server.go_on.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+# Finding ----------------------------------------------------------------------------
+
+
+def test_places_are_looked_at_in_order_and_without_a_request(world: World, tmp_path: Path) -> None:
+    cached = write_cache(tmp_path / "cache", world.release, world.files, ref=False)
+    assert world.get() == cached
+    assert write_checkpoint(world.models, world.files) == world.get()
+    assert write_checkpoint(world.models / "another-name", world.files) == world.get()
+    assert write_checkpoint(world.target, world.files) == world.get()
+    assert world.server.asked == []
+
+
+def test_cache_filled_from_main_counts(world: World, tmp_path: Path) -> None:
+    cached = write_cache(tmp_path / "cache", world.release, world.files, ref=True)
+    assert world.get() == cached
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({BIG_FILE: None}, id="lacks the weights"),
+        pytest.param({"merges.txt": b"a b"}, id="a file of another size"),
+    ],
+)
+def test_cache_that_is_not_whole_does_not_count(
+    world: World, tmp_path: Path, change: dict[str, bytes | None]
+) -> None:
+    files = {name: data for name, data in (world.files | change).items() if data is not None}
+    write_cache(tmp_path / "cache", world.release, files, ref=False)
+    assert find(NAME, world.models, hub=world.hub).directory is None
+
+
+@pytest.mark.parametrize("place", ["", "elsewhere", NAME])
+def test_another_model_is_never_taken(world: World, place: str) -> None:
+    write_checkpoint(world.models / place, contents("0b6"))
+    search = find(NAME, world.models, hub=world.hub)
+    assert search.directory is None
+
+
+def test_two_directories_with_the_model_are_not_guessed_between(world: World) -> None:
+    write_checkpoint(world.models / "one", world.files)
+    write_checkpoint(world.models / "two", world.files)
+    with pytest.raises(StartupError, match=f"one, two. Rename the one you mean to {NAME}"):
+        find(NAME, world.models, hub=world.hub)
+
+
+def test_own_name_may_name_a_directory(world: World) -> None:
+    own = write_checkpoint(world.models / "our-voice", contents("0b6"))
+    assert world.get("our-voice") == own
+
+
+@pytest.mark.parametrize("name", ["../outside", "..", ".", "", "a/b"])
+def test_own_name_never_leaves_the_models_directory(world: World, name: str) -> None:
+    write_checkpoint(world.models / name, world.files)
+    assert find(name, world.models, hub=world.hub).directory is None
+
+
+def test_unknown_name_is_told_the_known_ones(world: World) -> None:
+    message = world.refusal("Qwen3-TTS-12Hz-9B-CustomVoice")
+    assert f"known: {NAME}, {SMALL}" in message
+    assert "no such directory" in message
+    assert world.server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param({BIG_FILE: None}, f"lacks {BIG_FILE}", id="incomplete"),
+        pytest.param(
+            {BIG_FILE: b"version https://git-lfs.github.com/spec/v1\noid sha256:0"},
+            "holds Git LFS pointers instead of model.safetensors",
+            id="pointer",
+        ),
+        pytest.param({"config.json": config(kind="base")}, "tts_model_type base", id="base"),
+        pytest.param({"config.json": config("0b6")}, "tts_model_size 0b6", id="other size"),
+        pytest.param({"config.json": b"{"}, "is not that of a Qwen3-TTS model", id="not JSON"),
+        pytest.param({"config.json": b"[]"}, "is not that of a Qwen3-TTS model", id="a list"),
+        pytest.param({"config.json": None}, "has no config.json", id="no config"),
+    ],
+)
+def test_refusal_says_why_a_directory_does_not_count(
+    world: World, change: dict[str, bytes | None], reason: str
+) -> None:
+    files = {name: data for name, data in (world.files | change).items() if data is not None}
+    write_checkpoint(world.target, files)
+    assert reason in world.refusal(is_offline=True)
+
+
+def test_refusal_says_where_it_looked_and_what_to_do(world: World, tmp_path: Path) -> None:
+    message = world.refusal(is_offline=True)
+    assert f"{world.target}: no such directory" in message
+    assert f"other directories under {world.models}: none" in message
+    assert f"{world.models}: no such directory" in message
+    assert f"Hugging Face cache {tmp_path / 'cache'}" in message
+    assert "HF_HUB_OFFLINE" in message
+    assert f"python scripts/download_model.py {NAME} --path {world.models}" in message
+    assert f"hf download Qwen/{NAME} config.json" in message
+    assert f"--revision {world.release.revision} --local-dir {world.target}" in message
+    assert "MODEL_NAME=espeak-ng" in message
+    assert world.server.asked == []
+    assert not world.models.exists()
+
+
+# Downloading ------------------------------------------------------------------------
+
+
+def assert_whole(world: World) -> None:
+    assert world.on_disk() == set(world.files)
+    assert all((world.target / name).read_bytes() == data for name, data in world.files.items())
+
+
+def test_download_is_whole_and_asks_for_each_file_once(world: World) -> None:
+    assert world.get() == world.target
+    assert_whole(world)
+    prefix = f"/Qwen/{NAME}/resolve/{world.release.revision}/"
+    assert [asked.path for asked in world.server.asked] == [prefix + n for n in world.files]
+
+
+def test_second_start_asks_for_nothing(world: World) -> None:
+    world.get()
+    world.server.asked.clear()
+    assert world.get() == world.target
+    assert world.server.asked == []
+
+
+def test_progress_only_grows_and_ends_at_everything(world: World) -> None:
+    seen: list[Progress] = []
+    world.server.cuts = [100_000]
+    find_or_download(NAME, world.models, hub=world.hub, on_progress=seen.append)
+    done = [progress.done_bytes for progress in seen]
+    assert done == sorted(done)
+    assert len(set(done)) > len(world.files)
+    assert seen[0] == Progress("looking for weights")
+    assert seen[-1].done_bytes == seen[-1].total_bytes == sum(map(len, world.files.values()))
+    assert seen[-1].fraction == 1.0
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["closed", "reset"])
+def test_cut_download_goes_on(world: World, resets: bool) -> None:
+    world.server.cuts, world.server.resets = [150_000, 100_000, 50_000, 1], resets
+    world.get()
+    assert_whole(world)
+    starts = world.server.starts()
+    assert len(starts) == 5
+    assert starts == sorted(starts)
+    if not resets:  # a reset may take with it what the client had not read yet
+        assert starts == [0, 150_000, 250_000, 300_000, 300_001]
+
+
+def test_download_given_up_goes_on_at_the_next_start(world: World) -> None:
+    world.server.cuts = [150_000, 0, 0]
+    message = world.refusal()
+    assert "broke off after 150,000 of 400,000 bytes" in message
+    assert BIG_FILE not in world.on_disk()
+    world.get()
+    assert_whole(world)
+    assert world.server.starts()[-1] == 150_000
+
+
+def test_server_that_ignores_range_sends_the_file_anew(world: World) -> None:
+    world.server.cuts, world.server.honours_range = [150_000], False
+    world.get()
+    assert_whole(world)
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_busy_hub_is_asked_again(world: World, status: int) -> None:
+    world.server.statuses = [status, status]
+    world.get()
+    assert_whole(world)
+
+
+def test_hub_that_stays_busy_is_given_up(world: World) -> None:
+    world.server.statuses = [503] * 3
+    assert "config.json broke off after 0" in world.refusal()
+    assert len(world.server.asked) == 3
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_hub_that_refuses_is_not_asked_again(world: World, status: int) -> None:
+    world.server.statuses = [status]
+    assert f"answered {status}" in world.refusal()
+    assert len(world.server.asked) == 1
+
+
+def test_hub_that_is_not_there_is_said(world: World) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        assert endpoint in world.refusal(endpoint=endpoint)
+
+
+def test_other_bytes_of_the_same_size_are_deleted_and_refused(world: World) -> None:
+    wrong = {BIG_FILE: bytes(len(world.files[BIG_FILE]))}
+    world.server.publish(world.release, wrong)
+    message = world.refusal()
+    assert "SHA-256" in message
+    assert "deleted" in message
+    assert not {BIG_FILE, f"{BIG_FILE}.part"} & world.on_disk()
+    world.server.publish(world.release, world.files)
+    world.get()
+    assert_whole(world)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_other_size_is_refused_before_it_is_written(world: World, change: int) -> None:
+    data = world.files[BIG_FILE]
+    world.server.publish(world.release, {BIG_FILE: data[:-1] if change < 0 else data + b"x"})
+    assert f"with {len(data) + change:,} bytes, published are {len(data):,}" in world.refusal()
+    assert not {BIG_FILE, f"{BIG_FILE}.part"} & world.on_disk()
+
+
+def test_foreign_file_in_the_way_is_never_overwritten(world: World) -> None:
+    mine = world.target / "merges.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    message = world.refusal()
+    assert f"{world.target} is in the way: merges.txt has 4 bytes" in message
+    assert mine.read_text() == "mine"
+
+
+def test_whole_files_of_an_earlier_start_are_kept(world: World) -> None:
+    kept = {name: data for name, data in world.files.items() if name != "vocab.json"}
+    write_checkpoint(world.target, kept)
+    world.get()
+    assert_whole(world)
+    assert [asked.name for asked in world.server.asked] == ["vocab.json"]
+
+
+def test_full_disk_is_said_before_the_first_request(world: World) -> None:
+    huge = replace(world.release, files=(PublishedFile(BIG_FILE, 10**18, "0" * 64),))
+    message = world.refusal(releases={NAME: huge})
+    assert "1000000000.00 GB must still be downloaded" in message
+    assert world.server.asked == []
+
+
+def test_place_that_cannot_be_written_is_said(world: World) -> None:
+    world.models.write_text("a file, not a directory")
+    assert "cannot be written" in world.refusal()
+
+
+def test_interrupted_download_leaves_nothing_that_looks_whole(world: World) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.done_bytes > 100_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_or_download(NAME, world.models, hub=world.hub, on_progress=interrupt)
+    assert BIG_FILE not in world.on_disk()
+    assert f"{BIG_FILE}.part" in world.on_disk()
+    assert find(NAME, world.models, hub=world.hub).directory is None
+    world.get()
+    assert_whole(world)
+    assert world.server.starts()[-1] > 0
+
+
+GET_FROM = """
+import json, sys
+from pathlib import Path
+from qwen_tts_service.model.hub import Hub, find_or_download
+from qwen_tts_service.model.published import PublishedFile, Release
+name, models, cache, endpoint, release = sys.argv[1:]
+given = json.loads(release)
+files = tuple(PublishedFile(*file) for file in given.pop("files"))
+releases = {name: Release(files=files, **given)}
+hub = Hub(endpoint=endpoint, cache_dir=Path(cache), releases=releases)
+find_or_download(name, Path(models), hub=hub)
+"""
+
+
+def test_killed_process_is_continued_by_the_next(world: World, tmp_path: Path) -> None:
+    world.server.cuts = [150_000]
+    world.server.go_on.clear()
+    release = {
+        key: getattr(world.release, key) for key in ("repository", "revision", "size", "kind")
+    }
+    release["files"] = [(f.name, f.size_bytes, f.sha256) for f in world.release.files]
+    arguments = [NAME, world.models, tmp_path / "cache", world.server.url, json.dumps(release)]
+    process = subprocess.Popen([sys.executable, "-c", GET_FROM, *arguments], env=environment())
+    part = world.target / f"{BIG_FILE}.part"
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline_s:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    held = part.stat().st_size
+    assert find(NAME, world.models, hub=world.hub).directory is None
+    world.get()
+    assert_whole(world)
+    assert world.server.starts() == [0, held]
+    assert held > 0
+
+
+def test_two_starts_at_once_download_once(world: World) -> None:
+    world.server.cuts = [150_000]
+    world.server.go_on.clear()
+    threads = [threading.Thread(target=world.get) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    world.server.go_on.set()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert_whole(world)
+    assert len(world.server.asked) == len(world.files) + 1
+
+
+# Before the start -------------------------------------------------------------------
+
+
+def test_check_before_the_start_downloads_nothing(world: World) -> None:
+    require_available(NAME, world.models, hub=world.hub)
+    assert [asked.name for asked in world.server.asked] == ["generation_config.json"]
+    assert not world.models.exists()
+
+
+def test_check_before_the_start_asks_nothing_when_the_model_is_there(world: World) -> None:
+    write_checkpoint(world.target, world.files)
+    require_available(NAME, world.models, hub=world.hub)
+    assert world.server.asked == []
+
+
+@pytest.mark.parametrize("status", [404, 503])
+def test_check_before_the_start_refuses_what_the_download_would(world: World, status: int) -> None:
+    world.server.statuses = [status]
+    with pytest.raises(StartupError, match=f"answered {status}"):
+        require_available(NAME, world.models, hub=world.hub)
+
+
+# The command ------------------------------------------------------------------------
+
+
+def environment(**variables: str) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HF_", "MODEL_", "TRANSFORMERS_", "HUGGING"))
+    }
+    return {**kept, "PYTHONPATH": str(ROOT / "src"), **variables}
+
+
+def command(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)],
+        env=environment(**variables),
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    for name in ("MODEL_NAME", "MODEL_PATH", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    spec = importlib.util.spec_from_file_location("download_model", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_command_announces_downloads_and_says_what_comes_next(
+    world: World, script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main([NAME, "--path", str(world.models)], world.hub) == 0
+    assert_whole(world)
+    out, err = capsys.readouterr()
+    assert "400,000 bytes  model.safetensors" in out
+    assert "every size and SHA-256 as published" in out
+    assert f"Next: MODEL_NAME={NAME} MODEL_PATH={world.models} ./scripts/serve" in out
+    assert "100%" in err
+
+
+def test_command_verifies_what_is_there(
+    world: World, script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_checkpoint(world.target, world.files)
+    arguments = [NAME, "--path", str(world.models)]
+    assert script.main(arguments, world.hub) == 0
+    damaged = bytearray(world.files[BIG_FILE])
+    damaged[1000] ^= 1
+    (world.target / BIG_FILE).write_bytes(damaged)
+    assert script.main(arguments, world.hub) == 1
+    assert f"{BIG_FILE} has SHA-256" in capsys.readouterr().err
+    assert world.server.asked == []
+
+
+def test_command_takes_the_published_table_the_endpoint_and_the_token_of_the_environment(
+    world: World, tmp_path: Path
+) -> None:
+    release = RELEASES[NAME]
+    world.server.publish(release, world.files)
+    world.server.redirect_to = f"http://localhost:{world.server.server_port}"
+    result = command(
+        NAME,
+        "--path",
+        world.models,
+        HF_ENDPOINT=world.server.url,
+        HF_TOKEN="hf_secret",
+        HF_HOME=str(tmp_path / "home"),
+    )
+    assert result.returncode == 1
+    assert "3,833,402,552 bytes  model.safetensors" in result.stdout
+    assert "published are 4,908" in result.stderr
+    first, redirected = world.server.asked
+    assert first.path == f"/Qwen/{NAME}/resolve/{release.revision}/config.json"
+    assert first.authorization == "Bearer hf_secret"
+    assert redirected.authorization is None, "the token went to another host"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        pytest.param(["--offline"], {}, "HF_HUB_OFFLINE", id="flag"),
+        pytest.param([], {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE", id="variable"),
+        pytest.param(["Qwen3-TTS"], {}, f"Known: {NAME}, {SMALL}; espeak-ng", id="unknown"),
+    ],
+)
+def test_command_refuses_with_words_and_no_traceback(
+    world: World, tmp_path: Path, arguments: list[str], variables: dict[str, str], said: str
+) -> None:
+    result = command(
+        *arguments,
+        "--path",
+        world.models,
+        HF_ENDPOINT=world.server.url,
+        HF_HOME=str(tmp_path / "home"),
+        **variables,
+    )
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert world.server.asked == []
+
+
+# The table --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "gigabytes"), [(NAME, "4.52 GB"), (SMALL, "2.50 GB")])
+def test_table_names_each_needed_file_once(name: str, gigabytes: str) -> None:
+    release = RELEASES[name]
+    names = [file.name for file in release.files]
+    assert release.repository == f"Qwen/{name}"
+    assert set(weights.NEEDED_FILES) | {"generation_config.json"} == set(names)
+    assert len(names) == len(set(names))
+    assert all(len(bytes.fromhex(file.sha256)) == 32 for file in release.files)
+    assert weights.in_gb(release.total_bytes) == gigabytes
+
+
+def test_table_agrees_with_the_generation_config_in_the_repository() -> None:
+    file = next(f for f in RELEASES[NAME].files if f.name == "generation_config.json")
+    assert file.difference(ROOT / "tests" / "data" / "tiny_1b7" / file.name) is None
