@@ -1,0 +1,239 @@
+"""16-bit samples to the bytes of a format, for whole files and for streams alike.
+
+Two verbs: `encode` while samples come, `finish` once they have ended. A streaming encoder gives
+bytes as early as its format allows and never changes what it gave. A whole-file encoder gives
+everything at `finish`, with sizes and tags filled in. The samples that a decoder gets are the
+same. It does not know which formats are offered, nor which rates each of them takes.
+"""
+
+import io
+import logging
+from typing import Any, BinaryIO, Protocol, cast
+
+import numpy as np
+import soundfile
+
+from .pcm import BYTES_PER_SAMPLE, Pcm16, to_bytes
+from .wav import wav_header
+
+logger = logging.getLogger(__name__)
+
+# libsndfile ends an Opus page once a second; so heard speech would start a second late. With
+# 80 ms the first page leaves with the second codec frame, for 6 % more bytes.
+OPUS_PAGE_MS = 80.0
+_SET_OGG_PAGE_LATENCY_MS = 0x1302  # SFC_SET_OGG_PAGE_LATENCY_MS in sndfile.h
+
+AAC_BITS_PER_S = 64_000
+
+
+class Encoder(Protocol):
+    """One file being written. Not safe to use from two threads at the same time."""
+
+    def encode(self, samples: Pcm16) -> bytes:
+        """Take int16 [N] and give the bytes that are ready, often none."""
+
+    def finish(self) -> bytes:
+        """Give the remaining bytes; the encoder is closed then.
+
+        An mp3, flac or aac that was fed no sample has no bytes at all.
+        """
+
+    def close(self) -> None:
+        """Free what it holds; harmless when repeated or after `finish`."""
+
+
+class PcmEncoder:
+    """Raw little-endian 16-bit samples; a stream and a whole file are the same bytes."""
+
+    def encode(self, samples: Pcm16) -> bytes:
+        return to_bytes(samples)
+
+    def finish(self) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class WavStreamEncoder:
+    """A WAV file of unknown length: the header, then samples as they come."""
+
+    def __init__(self, sample_rate_hz: int) -> None:
+        self._header = wav_header(sample_rate_hz, None)
+
+    def encode(self, samples: Pcm16) -> bytes:
+        return self._take_header() + to_bytes(samples)
+
+    def finish(self) -> bytes:
+        return self._take_header()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _take_header(self) -> bytes:
+        header, self._header = self._header, b""
+        return header
+
+
+class WavFileEncoder:
+    """A whole WAV file with its exact sizes."""
+
+    def __init__(self, sample_rate_hz: int) -> None:
+        self._sample_rate_hz = sample_rate_hz
+        self._chunks: list[bytes] = []
+
+    def encode(self, samples: Pcm16) -> bytes:
+        self._chunks.append(to_bytes(samples))
+        return b""
+
+    def finish(self) -> bytes:
+        pcm = b"".join(self._chunks)
+        self.close()
+        assert len(pcm) % BYTES_PER_SAMPLE == 0
+        return wav_header(self._sample_rate_hz, len(pcm)) + pcm
+
+    def close(self) -> None:
+        self._chunks = []
+
+
+class _FileSink(io.BytesIO):
+    """Where libsndfile writes a whole file: it may go back and fill in what it learnt late."""
+
+    def take(self) -> bytes:
+        """Nothing is ready before the end."""
+        return b""
+
+    def take_all(self) -> bytes:
+        """Give the file."""
+        return self.getvalue()
+
+
+class _StreamSink:
+    """Where libsndfile writes a stream: it seeks as in a file, but what is written has gone.
+
+    A write anywhere but at the end is a header corrected too late; it is dropped. A sink that
+    refuses to seek instead makes libsndfile append a second header, and print to stderr.
+    """
+
+    def __init__(self) -> None:
+        self._ready = bytearray()
+        self._position = 0
+        self._end = 0
+
+    def write(self, data: bytes) -> int:
+        if self._position == self._end:
+            if not self._is_placeholder(data):
+                self._ready += data
+            self._end += len(data)
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._end}[whence]
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def take(self) -> bytes:
+        """Give what was written since the last call."""
+        data = bytes(self._ready)
+        self._ready.clear()
+        return data
+
+    def take_all(self) -> bytes:
+        """Give the rest."""
+        return self.take()
+
+    def _is_placeholder(self, data: bytes) -> bool:
+        """LAME's first mp3 frame is empty, kept for a tag; unfilled it is 24 ms of silence."""
+        return self._end == 0 and data[:1] == b"\xff" and not any(data[4:])
+
+
+class SndfileEncoder:
+    """mp3, flac, or Opus in Ogg, by libsndfile."""
+
+    def __init__(self, sample_rate_hz: int, *, is_stream: bool, **options: Any) -> None:
+        self._sink = _StreamSink() if is_stream else _FileSink()
+        self._file = soundfile.SoundFile(
+            cast("BinaryIO", self._sink), "w", sample_rate_hz, channels=1, **options
+        )
+        if is_stream and options["subtype"] == "OPUS":
+            _shorten_ogg_pages(self._file)
+
+    def encode(self, samples: Pcm16) -> bytes:
+        self._file.write(samples)
+        return self._sink.take()
+
+    def finish(self) -> bytes:
+        self._file.close()
+        return self._sink.take_all()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _shorten_ogg_pages(file: soundfile.SoundFile) -> None:
+    """Let Opus pages leave early; soundfile has no public way to say so."""
+    try:
+        latency_ms = soundfile._ffi.new("double *", OPUS_PAGE_MS)  # noqa: SLF001 - see above
+        soundfile._snd.sf_command(  # noqa: SLF001 - see above
+            file._file,  # noqa: SLF001 - see above
+            _SET_OGG_PAGE_LATENCY_MS,
+            latency_ms,
+            8,  # bytes of a double
+        )
+    except (AttributeError, TypeError):
+        logger.warning("this soundfile cannot shorten Ogg pages; streams start a second late")
+
+
+class _AppendSink:
+    """Where PyAV writes; without `seek`, so that it never tries to go back."""
+
+    def __init__(self) -> None:
+        self._ready = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._ready += data
+        return len(data)
+
+    def take(self) -> bytes:
+        """Give what was written since the last call."""
+        data = bytes(self._ready)
+        self._ready.clear()
+        return data
+
+
+class AacEncoder:
+    """AAC in ADTS frames, by FFmpeg; a stream and a whole file are the same bytes."""
+
+    def __init__(self, sample_rate_hz: int) -> None:
+        # An extra, and 100 MB: imported by whoever asks for aac.
+        import av  # noqa: PLC0415 - see above
+
+        self._new_frame = av.AudioFrame.from_ndarray
+        self._sample_rate_hz = sample_rate_hz
+        self._sink = _AppendSink()
+        self._container = av.open(self._sink, "w", format="adts", options={"flush_packets": "1"})
+        self._track: Any = self._container.add_stream("aac", rate=sample_rate_hz, layout="mono")
+        self._track.bit_rate = AAC_BITS_PER_S
+        self._fed_samples = 0
+
+    def encode(self, samples: Pcm16) -> bytes:
+        if len(samples) == 0:
+            return b""
+        frame = self._new_frame(np.ascontiguousarray(samples)[None], format="s16", layout="mono")
+        frame.sample_rate = self._sample_rate_hz
+        frame.pts = self._fed_samples
+        self._fed_samples += len(samples)
+        self._container.mux(self._track.encode(frame))
+        return self._sink.take()
+
+    def finish(self) -> bytes:
+        self._container.mux(self._track.encode(None))
+        self.close()
+        return self._sink.take()
+
+    def close(self) -> None:
+        self._container.close()

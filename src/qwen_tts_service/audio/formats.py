@@ -1,0 +1,146 @@
+"""The formats on offer: how each is called, what it can carry and what writes it.
+
+Adding a format is adding a row. It does not know which rate the service speaks at, nor HTTP
+beyond the name of a content type.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+
+from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.types import AudioFormat
+
+from .encoders import (
+    AacEncoder,
+    Encoder,
+    PcmEncoder,
+    SndfileEncoder,
+    WavFileEncoder,
+    WavStreamEncoder,
+)
+from .pcm import Pcm16
+
+MPEG_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+OPUS_RATES_HZ = (8000, 12000, 16000, 24000, 48000)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One row. `rates_hz` is None where every rate will do.
+
+    encoder: (sample_rate_hz, is_stream) -> Encoder
+    """
+
+    content_type: str
+    file_extension: str
+    rates_hz: tuple[int, ...] | None
+    encoder: Callable[[int, bool], Encoder]
+
+    def carries(self, sample_rate_hz: int) -> bool:
+        """Whether audio of this rate can be written."""
+        return self.rates_hz is None or sample_rate_hz in self.rates_hz
+
+
+def _pcm(sample_rate_hz: int, is_stream: bool) -> Encoder:  # noqa: ARG001 - one shape for all
+    return PcmEncoder()
+
+
+def _wav(sample_rate_hz: int, is_stream: bool) -> Encoder:
+    return WavStreamEncoder(sample_rate_hz) if is_stream else WavFileEncoder(sample_rate_hz)
+
+
+def _sndfile(sample_rate_hz: int, is_stream: bool, **options: object) -> Encoder:
+    return SndfileEncoder(sample_rate_hz, is_stream=is_stream, **options)
+
+
+def _aac(sample_rate_hz: int, is_stream: bool) -> Encoder:  # noqa: ARG001 - one shape for all
+    return AacEncoder(sample_rate_hz)
+
+
+# Constant, because libsndfile's default mp3 holds back up to 184 ms and this 32 ms; 80 kbit/s
+# at 24 kHz.
+_mp3 = partial(
+    _sndfile,
+    format="MP3",
+    subtype="MPEG_LAYER_III",
+    bitrate_mode="CONSTANT",
+    compression_level=0.5,
+)
+# Level 0: blocks of 48 ms and not of 170, for 3 % more bytes.
+_flac = partial(_sndfile, format="FLAC", subtype="PCM_16", compression_level=0.0)
+_opus = partial(_sndfile, format="OGG", subtype="OPUS")
+
+FORMATS: dict[AudioFormat, Format] = {
+    "wav": Format("audio/wav", "wav", None, _wav),
+    "pcm": Format("audio/pcm", "pcm", None, _pcm),
+    "mp3": Format("audio/mpeg", "mp3", MPEG_RATES_HZ, _mp3),
+    "ogg": Format("audio/ogg; codecs=opus", "ogg", OPUS_RATES_HZ, _opus),
+    "opus": Format("audio/ogg; codecs=opus", "opus", OPUS_RATES_HZ, _opus),
+    "flac": Format("audio/flac", "flac", None, _flac),
+    "aac": Format("audio/aac", "aac", MPEG_RATES_HZ, _aac),
+}
+"""`ogg` and `opus` are one thing under two names: Opus in Ogg."""
+
+
+def content_type(format: AudioFormat) -> str:
+    """Give the value of the Content-Type header."""
+    return FORMATS[format].content_type
+
+
+def file_extension(format: AudioFormat) -> str:
+    """Give the ending of a file's name, without the dot."""
+    return FORMATS[format].file_extension
+
+
+def available_formats(sample_rate_hz: int) -> tuple[AudioFormat, ...]:
+    """List the formats this installation can write at this rate."""
+    return tuple(
+        name
+        for name, row in FORMATS.items()
+        if row.carries(sample_rate_hz) and (name != "aac" or _has_pyav())
+    )
+
+
+def check_format(format: AudioFormat, sample_rate_hz: int) -> None:
+    """Refuse a format that cannot be written at this rate or with what is installed.
+
+    Raises InvalidRequest with param `format` and code `unsupported_format`.
+    """
+    row = FORMATS.get(format)
+    if row is None:
+        raise _refusal("is not one of the formats", sample_rate_hz)
+    if not row.carries(sample_rate_hz):
+        rates = ", ".join(map(str, row.rates_hz or ()))
+        raise _refusal(
+            f"{format} cannot carry {sample_rate_hz} Hz, only {rates} Hz", sample_rate_hz
+        )
+    if format == "aac" and not _has_pyav():
+        raise _refusal(
+            "aac needs the extra `aac`: pip install 'qwen-tts-service[aac]'", sample_rate_hz
+        )
+
+
+def make_encoder(format: AudioFormat, sample_rate_hz: int, *, is_stream: bool) -> Encoder:
+    """Start a file of a format that `check_format` has let pass."""
+    return FORMATS[format].encoder(sample_rate_hz, is_stream)
+
+
+def encode_whole(samples: Pcm16, format: AudioFormat, sample_rate_hz: int) -> bytes:
+    """Write int16 [N] as one whole file."""
+    encoder = make_encoder(format, sample_rate_hz, is_stream=False)
+    return encoder.encode(samples) + encoder.finish()
+
+
+def _refusal(problem: str, sample_rate_hz: int) -> InvalidRequest:
+    allowed = ", ".join(available_formats(sample_rate_hz))
+    return InvalidRequest(
+        f"format: {problem}; allowed at {sample_rate_hz} Hz here: {allowed}",
+        param="format",
+        code="unsupported_format",
+    )
+
+
+def _has_pyav() -> bool:
+    return find_spec("av") is not None

@@ -1,0 +1,70 @@
+"""One answer's way from a voice's float samples to the bytes that are sent.
+
+    float32 at the voice's rate -> resample -> int16 -> encode -> bytes
+
+Both doors use it, for whole files and streams. It does not know who reads the bytes.
+"""
+
+import threading
+
+from qwen_tts_service.types import AudioFormat, Samples
+
+from .formats import make_encoder
+from .pcm import to_int16
+from .resample import Resampler
+
+
+class AudioPipe:
+    """Encode one answer. Close it, whatever happens.
+
+    Encoding is not free (Opus takes about 30 ms of CPU for a second of audio), so call `feed`
+    off the event loop or with small chunks. Each call holds a lock: closing from another thread
+    waits for the chunk being encoded, and what is fed after closing gives no bytes.
+    """
+
+    def __init__(
+        self,
+        format: AudioFormat,
+        *,
+        source_rate_hz: int,
+        sample_rate_hz: int,
+        is_stream: bool,
+    ) -> None:
+        """Start an answer of a format that `check_format` has let pass."""
+        self.format = format
+        self.sample_rate_hz = sample_rate_hz
+        self._resampler = Resampler(source_rate_hz, sample_rate_hz)
+        self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream)
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._encoded_samples = 0
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio that went into the encoder so far, at the rate that is sent."""
+        return self._encoded_samples / self.sample_rate_hz
+
+    def feed(self, samples: Samples) -> bytes:
+        """Take float32 [N] at the voice's rate and give the bytes that are ready, often none."""
+        with self._lock:
+            return b"" if self._is_closed else self._encode(self._resampler.feed(samples))
+
+    def finish(self) -> bytes:
+        """Give the remaining bytes and close."""
+        with self._lock:
+            if self._is_closed:
+                return b""
+            self._is_closed = True
+            return self._encode(self._resampler.finish()) + self._encoder.finish()
+
+    def close(self) -> None:
+        """Free the encoder; harmless when repeated."""
+        with self._lock:
+            self._is_closed = True
+            self._encoder.close()
+
+    def _encode(self, samples: Samples) -> bytes:
+        if len(samples) == 0:
+            return b""
+        self._encoded_samples += len(samples)
+        return self._encoder.encode(to_int16(samples))

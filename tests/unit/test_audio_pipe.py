@@ -1,0 +1,98 @@
+"""One answer's way from float samples to bytes."""
+
+import io
+import threading
+
+import av
+import numpy as np
+import pytest
+
+from qwen_tts_service.audio.formats import FORMATS, encode_whole
+from qwen_tts_service.audio.pcm import to_int16
+from qwen_tts_service.audio.pipe import AudioPipe
+
+SAMPLES = (0.5 * np.sin(np.arange(22_050) / 20)).astype(np.float32)
+
+
+def _pipe(name, *, is_stream=True, source_rate_hz=22050, sample_rate_hz=24000):
+    return AudioPipe(
+        name, source_rate_hz=source_rate_hz, sample_rate_hz=sample_rate_hz, is_stream=is_stream
+    )
+
+
+def _run(pipe, size):
+    parts = [pipe.feed(SAMPLES[start : start + size]) for start in range(0, len(SAMPLES), size)]
+    return b"".join([*parts, pipe.finish()])
+
+
+@pytest.mark.parametrize("size", [333, 1920, 22_050])
+def test_resampled_stream_is_the_whole_answer_in_any_chunking(size):
+    whole = _run(_pipe("wav", is_stream=False), 22_050)
+    assert _run(_pipe("wav"), size)[44:] == whole[44:]
+    assert len(whole) == 44 + 2 * 24_000
+
+
+def test_equal_rates_encode_the_very_samples():
+    pipe = _pipe("flac", is_stream=False, sample_rate_hz=22050)
+    assert _run(pipe, 1920) == encode_whole(to_int16(SAMPLES), "flac", 22050)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_seconds_are_counted_at_the_rate_that_is_sent(name):
+    pipe = _pipe(name)
+    assert pipe.audio_s == 0.0
+    pipe.feed(SAMPLES[:11_025])
+    assert 0.4 < pipe.audio_s <= 0.5
+    pipe.feed(SAMPLES[11_025:])
+    pipe.finish()
+    assert pipe.audio_s == 1.0
+
+
+def test_last_tenth_of_a_second_is_sent():
+    """The resampler holds back about 40 ms, which must come out at the end."""
+    data = _run(_pipe("ogg"), 1920)
+    with av.open(io.BytesIO(data)) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) == 48_000
+
+
+def test_empty_chunks_change_nothing():
+    pipe = _pipe("pcm")
+    empty = np.zeros(0, np.float32)
+    data = pipe.feed(empty) + pipe.feed(SAMPLES) + pipe.feed(empty) + pipe.finish()
+    assert data == _run(_pipe("pcm"), 22_050)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_late_calls_on_a_closed_pipe_give_no_bytes(name):
+    pipe = _pipe(name)
+    pipe.feed(SAMPLES)
+    pipe.close()
+    pipe.close()
+    assert pipe.feed(SAMPLES) == b""
+    assert pipe.finish() == b""
+
+
+@pytest.mark.parametrize("name", ["mp3", "ogg", "flac", "aac"])
+def test_closing_waits_for_the_chunk_being_encoded(name):
+    """Closing an encoder under a running call would free memory in use."""
+    pipe = _pipe(name)
+    entered, release, closed = threading.Event(), threading.Event(), threading.Event()
+    encode = pipe._encoder.encode
+
+    def slow_encode(samples):
+        entered.set()
+        assert release.wait(10)
+        return encode(samples)
+
+    pipe._encoder.encode = slow_encode
+    feeder = threading.Thread(target=pipe.feed, args=(SAMPLES,))
+    closer = threading.Thread(target=lambda: (pipe.close(), closed.set()))
+    feeder.start()
+    assert entered.wait(10)
+    closer.start()
+    was_closed_early = closed.wait(0.05)
+    release.set()
+    feeder.join(10)
+    closer.join(10)
+    assert not was_closed_early
+    assert closed.is_set()
