@@ -107,6 +107,7 @@ class StandInHub(ThreadingHTTPServer):
         """Bytes of BIG_FILE sent before the line is cut, one per request for it."""
         self.resets = False
         self.honours_range = True
+        self.tells_length = True
         self.redirect_to: str | None = None
         self.go_on = threading.Event()
         """Clear it and an answer stays open where it would be cut."""
@@ -163,7 +164,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _head(self, status: int, length: int, **headers: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(length))
+        if self.server.tells_length or not length:
+            self.send_header("Content-Length", str(length))
+        else:
+            self.close_connection = True
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
@@ -381,6 +385,14 @@ def test_cut_download_goes_on(world: World, resets: bool) -> None:
     assert starts == sorted(starts)
     if not resets:  # a reset may take with it what the client had not read yet
         assert starts == [0, 150_000, 250_000, 300_000, 300_001]
+
+
+def test_answer_of_unknown_length_that_ends_early_goes_on(world: World) -> None:
+    world.server.cuts, world.server.tells_length = [150_000, 0, 0], False
+    assert "broke off after 150,000 of 400,000 bytes: the answer ended early" in world.refusal()
+    world.get()
+    assert_whole(world)
+    assert world.server.starts() == [0, 150_000, 150_000, 150_000]
 
 
 def test_download_given_up_goes_on_at_the_next_start(world: World) -> None:
