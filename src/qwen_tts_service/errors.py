@@ -9,7 +9,8 @@
     ├── Busy                    all slots and the queue are full
     ├── NotReady                the model is still loading, or the service is stopping
     ├── TimedOut                the speech took longer than the service allows
-    └── SynthesisFailed         our fault
+    ├── SynthesisFailed         our fault
+    └── ClientLeft              the client closed the connection; nobody reads this one
     StartupError                the process cannot serve at all (not a TTSError: nobody asked yet)
 
 Which HTTP status each one becomes is said in api/errors.py and only there. A message never
@@ -86,6 +87,12 @@ class SynthesisFailed(TTSError):
     """The voice failed while speaking."""
 
     code = "internal_error"
+
+
+class ClientLeft(TTSError):
+    """The client closed the connection before its answer was complete."""
+
+    code = "cancelled"
 
 
 class StartupError(Exception):

@@ -5,7 +5,7 @@ checks that values are well formed, and others check that they can be had.
 """
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
@@ -15,6 +15,9 @@ EMBEDDED_VOICE = "espeak-ng"
 """The value of MODEL_NAME that asks for the embedded voice."""
 
 DEFAULT_MODEL = "Qwen3-TTS-12Hz-1.7B-CustomVoice"
+
+MAX_REQUEST_TIMEOUT_S = 3600
+"""The most that REQUEST_TIMEOUT_S may be."""
 
 _PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -43,7 +46,7 @@ class Settings(BaseModel):
     """Longest text of one request, in characters."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
     """Largest request body, in bytes."""
-    request_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 1800.0
+    request_timeout_s: Annotated[float, Field(gt=0, le=MAX_REQUEST_TIMEOUT_S)] = 1800.0
     """Longest wait for a whole file, or for a stream's first audio."""
     api_key: SecretStr = SecretStr("")
     """When set, every route that speaks asks for `Authorization: Bearer <key>`."""
@@ -83,7 +86,7 @@ def load_settings(environ: dict[str, str] | None = None) -> Settings:
     Raises StartupError that names every variable that is wrong and what is allowed.
     """
     source = dict(os.environ) if environ is None else environ
-    given = {
+    given: dict[str, Any] = {
         name: source[name.upper()] for name in Settings.model_fields if source.get(name.upper())
     }
     try:

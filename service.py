@@ -1,0 +1,88 @@
+"""The BentoML service: two doors, and the routes that stand beside them. No logic lives here."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any, cast
+
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+sys.path.insert(0, str(Path(__file__).parent / "src"))
+
+import bentoml
+
+from qwen_tts_service.api.app import make_app
+from qwen_tts_service.api.doors import PendingFile, StreamStart, Ticket, speak_stream
+from qwen_tts_service.api.front import Front
+from qwen_tts_service.api.runtime import Runtime
+from qwen_tts_service.api.wire import AudioFile, AudioStream, StreamTTSInput, TTSInput
+from qwen_tts_service.build import build, check
+from qwen_tts_service.errors import StartupError
+from qwen_tts_service.settings import MAX_REQUEST_TIMEOUT_S, load_settings
+
+runtime = Runtime()
+
+
+def _end_supervisor() -> None:
+    """A voice that cannot be loaded now cannot be loaded by the next worker either."""
+    os.kill(os.getppid(), signal.SIGTERM)
+    os._exit(1)
+
+
+@bentoml.service(
+    name="qwen_tts",
+    resources={"gpu": 1},
+    workers=1,
+    # Ours must come first: its answer has our error body.
+    traffic={"timeout": MAX_REQUEST_TIMEOUT_S + 300},
+    http={"port": 8188},
+    # Our own page and lines instead: theirs would carry every path that a client makes up.
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+)
+@bentoml.asgi_app(make_app(runtime))
+class QwenTTS:
+    """Text and a voice in, speech out: as a whole file or while it is being made."""
+
+    def __init__(self) -> None:
+        runtime.open(load_settings(), build, _end_supervisor)
+
+    @bentoml.on_deployment
+    @staticmethod
+    def find_out_early() -> None:
+        """End the process with one message if these settings cannot be served."""
+        try:
+            check(load_settings())
+        except StartupError as error:
+            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.flush()
+            os._exit(1)
+
+    @bentoml.on_shutdown
+    def close(self) -> None:
+        runtime.close()
+
+    @bentoml.api(
+        route="/tts",
+        batchable=True,
+        max_batch_size=64,
+        max_latency_ms=24 * 3600 * 1000,
+        input_spec=TTSInput,
+        output_spec=AudioFile,
+    )
+    async def tts(self, requests: list[Ticket]) -> list[Any]:
+        """Say a text and answer with one audio file."""
+        return [PendingFile(ticket) for ticket in requests]
+
+    @bentoml.api(route="/stream-tts", input_spec=StreamTTSInput, output_spec=AudioStream)
+    async def stream_tts(self, request: Ticket) -> AsyncGenerator[StreamStart | bytes, None]:
+        """Say a text and answer with audio while it is being made."""
+        async for part in speak_stream(request):
+            yield part
+
+    async def __is_ready__(self) -> bool:
+        return runtime.stage.status == "ready"
+
+
+cast("Any", QwenTTS).add_asgi_middleware(Front, runtime=runtime)

@@ -1,0 +1,102 @@
+"""Who may speak now, who waits, and who is sent away.
+
+A fixed number of places to speak and a bounded queue before them, first come first served.
+Lives on one event loop. It does not know what a request is or what speaking means.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+
+from .errors import Busy
+
+
+class Place:
+    """A place in the queue that becomes a slot; give it back with `release`."""
+
+    def __init__(self, admission: "Admission") -> None:
+        self._admission = admission
+        self._granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._granted_at_s = 0.0
+        self._is_released = False
+
+    async def granted(self) -> None:
+        """Wait until this place is a slot."""
+        await asyncio.shield(self._granted)
+
+    def grant(self) -> None:
+        """Make it a slot; only `Admission` calls this."""
+        self._granted_at_s = monotonic()
+        self._granted.set_result(None)
+
+    @property
+    def is_granted(self) -> bool:
+        return self._granted.done()
+
+    @property
+    def held_s(self) -> float:
+        """How long it has been a slot, in seconds."""
+        return monotonic() - self._granted_at_s
+
+    def release(self) -> None:
+        """Leave the slot, or the queue; harmless when repeated."""
+        if not self._is_released:
+            self._is_released = True
+            self._admission.leave(self)
+
+
+class Admission:
+    """`slots` requests speak at once, `queue_limit` more may wait, the rest get `Busy`."""
+
+    def __init__(
+        self, *, slots: int, queue_limit: int, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self.slots = slots
+        self.queue_limit = queue_limit
+        self._on_change = on_change
+        self.active = 0
+        self._queue: deque[Place] = deque()
+        # A guess until the first request has ended; afterwards a running mean.
+        self._mean_held_s = 2.0
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self._queue)
+
+    def enter(self) -> Place:
+        """Take a slot or a place in the queue; raises Busy when both are full."""
+        if self.active >= self.slots and self.queued >= self.queue_limit:
+            raise Busy(
+                f"all {self.slots} slots are speaking and {self.queued} requests wait; "
+                f"try again in {self.retry_after_s} s",
+                retry_after_s=self.retry_after_s,
+            )
+        place = Place(self)
+        self._queue.append(place)
+        self._grant_free_slots()
+        self._on_change()
+        return place
+
+    @property
+    def retry_after_s(self) -> int:
+        """When a place is likely to be free, in whole seconds, 1 to 60."""
+        turns = (self.queued + 1) / self.slots
+        return min(60, max(1, math.ceil(self._mean_held_s * turns)))
+
+    def leave(self, place: Place) -> None:
+        """Free what `place` holds; called by `Place.release` once."""
+        if place.is_granted:
+            self.active -= 1
+            self._mean_held_s += 0.1 * (place.held_s - self._mean_held_s)
+            self._grant_free_slots()
+        else:
+            self._queue.remove(place)
+        self._on_change()
+
+    def _grant_free_slots(self) -> None:
+        while self._queue and self.active < self.slots:
+            self.active += 1
+            self._queue.popleft().grant()

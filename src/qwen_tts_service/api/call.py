@@ -1,0 +1,77 @@
+"""What one HTTP request gathers on its way: id, time, outcome, and what must be freed.
+
+`Front` makes a `Call` for every request and ends it whatever happens, so a log line, the
+metrics and the clean-up have one place each. It does not know routes or bodies.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from time import monotonic
+from typing import Any
+
+from qwen_tts_service.telemetry import metrics
+
+logger = logging.getLogger(__name__)
+
+SCOPE_KEY = "qwen_tts.call"
+
+
+class Call:
+    """One HTTP request from accepted to answered."""
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.accepted_s = monotonic()
+        self.route: str | None = None
+        self.status: int | None = None
+        self.outcome: str | None = None
+        self.facts: dict[str, object] = {}
+        self._first_audio_s: float | None = None
+        self._at_end = ExitStack()
+
+    @staticmethod
+    def of(scope: Any) -> "Call":
+        """The call that `Front` made for this ASGI scope."""
+        call = scope[SCOPE_KEY]
+        assert isinstance(call, Call)
+        return call
+
+    def at_end(self, free: Callable[[], object]) -> None:
+        """Run `free` when the request has ended, however it ended."""
+        self._at_end.callback(free)
+
+    def note(self, **facts: object) -> None:
+        """Add facts to the log line; never what the user wrote."""
+        self.facts.update(facts)
+
+    def first_audio(self, format: str) -> None:
+        """The first audio bytes go to the socket now; later calls change nothing."""
+        if self._first_audio_s is None and self.route is not None:
+            self._first_audio_s = monotonic() - self.accepted_s
+            metrics.FIRST_AUDIO_S.labels(self.route, format).observe(self._first_audio_s)
+            self.note(first_audio_ms=round(self._first_audio_s * 1000))
+
+    def spoke(self, audio_s: float) -> None:
+        """This much audio was sent, in seconds."""
+        if self.route is None or audio_s <= 0:
+            return
+        factor = (monotonic() - self.accepted_s) / audio_s
+        metrics.AUDIO_S.labels(self.route).inc(audio_s)
+        metrics.REAL_TIME_FACTOR.labels(self.route).observe(factor)
+        self.note(audio_s=round(audio_s, 3), real_time_factor=round(factor, 3))
+
+    def end(self) -> None:
+        """Free everything, count the request and write its line."""
+        self._at_end.close()
+        if self.route is None:
+            return
+        outcome = self.outcome or "ok"
+        total_s = monotonic() - self.accepted_s
+        metrics.REQUESTS.labels(self.route, outcome).inc()
+        metrics.REQUEST_S.labels(self.route).observe(total_s)
+        if outcome == "cancelled":
+            metrics.CANCELLATIONS.labels("client_left").inc()
+        self.note(total_ms=round(total_s * 1000), status=self.status, outcome=outcome)
+        facts = " ".join(f"{name}={value}" for name, value in self.facts.items())
+        logger.info("%s id=%s %s", self.route, self.request_id, facts)

@@ -1,0 +1,104 @@
+"""Errors on the wire: the one table from error class to HTTP status, and the one body shape.
+
+    {"error": {"code": "...", "message": "...", "type": "...", "param": "..." or null}}
+
+It does not know where errors come from.
+"""
+
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from starlette.responses import JSONResponse
+
+from qwen_tts_service import errors as e
+
+STATUS: dict[type[e.TTSError], int] = {
+    e.InvalidRequest: 400,
+    e.Unauthorized: 401,
+    e.BodyTooLarge: 413,
+    e.UnsupportedMediaType: 415,
+    e.CannotSpeak: 422,
+    e.Busy: 429,
+    e.ClientLeft: 499,
+    e.SynthesisFailed: 500,
+    e.NotReady: 503,
+    e.TimedOut: 504,
+    e.TTSError: 500,
+}
+
+PLAIN: dict[int, tuple[str, str]] = {
+    400: ("invalid_request", "the request is not valid HTTP for this route"),
+    404: ("not_found", "there is no such route; GET / lists the routes"),
+    405: ("method_not_allowed", "this route does not take this method; see the Allow header"),
+    413: ("body_too_large", "the body is too large"),
+    415: ("unsupported_media_type", "send application/json"),
+    500: ("internal_error", "the service failed; the log has the details under the request id"),
+    503: ("not_ready", "the service is not ready; GET /health says why"),
+    504: ("timeout", "the answer took too long"),
+}
+"""What is said for a status that the server gave on its own, without one of our errors."""
+
+
+def status_of(error: e.TTSError) -> int:
+    """The HTTP status of an error: that of its nearest class in the table."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def body_of(error: e.TTSError) -> dict[str, Any]:
+    """The JSON body that says what went wrong."""
+    return _body(status_of(error), error.code, error.message, error.param)
+
+
+def plain_body(status: int) -> dict[str, Any]:
+    """The JSON body for a bare status."""
+    code, message = PLAIN.get(status, PLAIN[500 if status >= 500 else 400])
+    return _body(status, code, message, None)
+
+
+def _body(status: int, code: str, message: str, param: str | None) -> dict[str, Any]:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"code": code, "message": message, "type": kind, "param": param}}
+
+
+def response_of(error: e.TTSError) -> JSONResponse:
+    """The HTTP answer for an error."""
+    headers = {"X-Error-Code": error.code}
+    if isinstance(error, e.Busy):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, e.NotReady):
+        headers["Retry-After"] = "5"
+    if isinstance(error, e.Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body_of(error), status_code=status_of(error), headers=headers)
+
+
+def from_validation(error: ValidationError, schema: type[BaseModel]) -> e.InvalidRequest:
+    """The first broken rule, in our words; never the value that broke it."""
+    item = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    *parents, last = [part for part in item["loc"] if isinstance(part, str)] or ["body"]
+    if item["type"] == "extra_forbidden":
+        return _unknown_field(last, parents, schema)
+    param = ".".join([*parents, last])
+    return e.InvalidRequest(f"{param}: {item['msg']}", param=param)
+
+
+def _unknown_field(name: str, parents: list[str], schema: type[BaseModel]) -> e.InvalidRequest:
+    """Name the nearest field we know, not the one we were sent: that is the caller's text."""
+    for parent in parents:
+        schema = _nested(schema, parent)
+    known = sorted(schema.model_fields)
+    near = get_close_matches(name, known, n=1)
+    where = f" in {'.'.join(parents)}" if parents else ""
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return e.InvalidRequest(
+        f"unknown field{where}; known: {', '.join(known)}.{hint}",
+        param=".".join([*parents, *near]) or None,
+        code="unknown_field",
+    )
+
+
+def _nested(schema: type[BaseModel], field: str) -> type[BaseModel]:
+    annotation = schema.model_fields[field].annotation
+    models = [annotation, *getattr(annotation, "__args__", ())]
+    return next(m for m in models if isinstance(m, type) and issubclass(m, BaseModel))

@@ -1,0 +1,136 @@
+"""The outermost layer of ours around every route: ids, the API key, one error shape, one end.
+
+It answers failures itself and never raises before an answer has started: the server would
+otherwise keep the client waiting until its own time limit. It does not know what routes do.
+"""
+
+import hmac
+import json
+import logging
+import re
+import uuid
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qwen_tts_service.errors import SynthesisFailed, Unauthorized
+
+from .call import SCOPE_KEY, Call
+from .doors import RUNTIME_KEY
+from .errors import plain_body, response_of
+from .runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/", "/docs.json", "/schema.json", "/favicon.ico"})
+OPEN_PATHS |= {"/health", "/healthz", "/livez", "/readyz", "/metrics"}
+OPEN_PREFIXES = ("/static_content/", "/playground")
+_PAGE_POLICY = "default-src 'self' 'unsafe-inline' data: blob:"
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Front:
+    """ASGI middleware; `runtime` holds the settings by the time requests arrive."""
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        self._app = app
+        self._runtime = runtime
+        self._with_cors: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        if self._with_cors is None:
+            self._with_cors = self._add_cors()
+        await self._with_cors(scope, receive, send)
+
+    def _add_cors(self) -> ASGIApp:
+        origins = self._runtime.settings.cors_origins
+        if not origins:
+            return self._handle
+        return CORSMiddleware(
+            self._handle,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            expose_headers=["*"],
+        )
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        call = Call(_request_id(headers.get("x-request-id", "")))
+        scope[SCOPE_KEY] = call
+        scope[RUNTIME_KEY] = self._runtime
+        answer = _Answer(scope, call, send)
+        try:
+            if self._is_allowed(scope["path"], headers):
+                await self._app(scope, receive, answer.send)
+            else:
+                call.outcome = Unauthorized.code
+                error = Unauthorized("give the API key as `Authorization: Bearer <key>`")
+                await response_of(error)(scope, receive, answer.send)
+        except Exception:
+            logger.exception("id=%s failed outside its route", call.request_id)
+            if answer.has_started:
+                raise
+            call.outcome = SynthesisFailed.code
+            failure = SynthesisFailed("the service failed; its log has the details")
+            await response_of(failure)(scope, receive, answer.send)
+        finally:
+            call.end()
+
+    def _is_allowed(self, path: str, headers: Headers) -> bool:
+        key = self._runtime.settings.api_key.get_secret_value()
+        if not key or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES):
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode(), key.encode()
+        )
+
+
+def _request_id(given: str) -> str:
+    return given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class _Answer:
+    """Sends one answer: adds our headers, and gives bare errors our body."""
+
+    def __init__(self, scope: Scope, call: Call, send: Send) -> None:
+        self._call = call
+        self._send = send
+        self._is_page = scope["path"] == "/"
+        self._body: bytes | None = None
+        self.has_started = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.has_started = True
+            await self._send(self._start(message))
+        elif message["type"] == "http.response.body" and self._body is not None:
+            await self._send_own_body(message)
+        else:
+            await self._send(message)
+
+    def _start(self, message: Message) -> Message:
+        self._call.status = message["status"]
+        headers = MutableHeaders(raw=list(message["headers"]))
+        headers["X-Request-Id"] = self._call.request_id
+        headers["X-Content-Type-Options"] = "nosniff"
+        if self._is_page:
+            headers["Content-Security-Policy"] = _PAGE_POLICY
+        if message["status"] >= 400 and "x-error-code" not in headers:
+            self._body = json.dumps(plain_body(message["status"])).encode()
+            headers["Content-Type"] = "application/json"
+            headers["Content-Length"] = str(len(self._body))
+        return {**message, "headers": headers.raw}
+
+    async def _send_own_body(self, message: Message) -> None:
+        if message.get("more_body", False):
+            return
+        own: dict[str, Any] = {"type": "http.response.body", "body": self._body}
+        self._body = None
+        await self._send(own)

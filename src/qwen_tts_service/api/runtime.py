@@ -1,0 +1,121 @@
+"""What the routes share: the settings, the synthesizer once it is there, and how far it is.
+
+Made empty when service.py is imported and filled when the service class is made, so that
+importing needs neither a model nor a device. It does not know HTTP.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from qwen_tts_service import __version__
+from qwen_tts_service.admission import Admission
+from qwen_tts_service.errors import NotReady
+from qwen_tts_service.settings import EMBEDDED_VOICE, Settings
+from qwen_tts_service.synthesizer import Synthesizer
+from qwen_tts_service.telemetry import logs, metrics, resources
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[str, float], None]
+"""Called with the step and how much of it is done, 0 to 1."""
+Build = Callable[[Settings, Report], Synthesizer]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How far the service is on its way to speaking."""
+
+    status: Literal["starting", "ready", "failed", "stopping"]
+    step: str = ""
+    progress: float = 0.0
+
+
+class Runtime:
+    """The state of one worker."""
+
+    def __init__(self) -> None:
+        self._settings: Settings | None = None
+        self._synthesizer: Synthesizer | None = None
+        self._admission: Admission | None = None
+        self._stop = threading.Event()
+        self.stage = Stage("starting", "settings")
+
+    @property
+    def settings(self) -> Settings:
+        assert self._settings is not None, "open() comes first"
+        return self._settings
+
+    @property
+    def synthesizer(self) -> Synthesizer:
+        """The synthesizer; raises NotReady until a first utterance has been spoken."""
+        if self._synthesizer is None or self.stage.status != "ready":
+            raise NotReady(f"the service is {self.stage.status}: {self.stage.step}")
+        return self._synthesizer
+
+    @property
+    def admission(self) -> Admission:
+        assert self._admission is not None, "open() comes first"
+        return self._admission
+
+    def open(self, settings: Settings, build: Build, on_failure: Callable[[], None]) -> None:
+        """Start loading the voice on a thread; `on_failure` is called if that fails."""
+        logs.configure(settings.log_level)
+        self._settings = settings
+        self._admission = Admission(
+            slots=settings.max_concurrent_requests,
+            queue_limit=settings.queue_limit,
+            on_change=self._show_load,
+        )
+        metrics.SLOTS.set(settings.max_concurrent_requests)
+        resources.start_sampling(self._stop)
+        threading.Thread(target=self._load, args=(build, on_failure), daemon=True).start()
+
+    def _show_load(self) -> None:
+        metrics.ACTIVE.set(self.admission.active)
+        metrics.QUEUED.set(self.admission.queued)
+
+    def _load(self, build: Build, on_failure: Callable[[], None]) -> None:
+        try:
+            synthesizer = build(self.settings, self._report)
+            self._report("warm-up", 0.0)
+            synthesizer.warm_up()
+        except Exception:
+            logger.exception("the voice could not be loaded")
+            self.stage = Stage("failed", self.stage.step)
+            on_failure()
+            return
+        self._synthesizer = synthesizer
+        self.stage = Stage("ready", progress=1.0)
+        metrics.READY.set(1)
+        self._say_ready(synthesizer)
+
+    def _report(self, step: str, progress: float) -> None:
+        if step != self.stage.step:
+            logger.info("starting: %s", step)
+        self.stage = Stage("starting", step, progress)
+
+    def _say_ready(self, synthesizer: Synthesizer) -> None:
+        settings = self.settings
+        logger.info(
+            "ready: version=%s model=%s device=%s sampling_rate=%d slots=%d queue=%d key=%s",
+            __version__,
+            synthesizer.voice.model_name,
+            synthesizer.voice.device,
+            settings.sampling_rate,
+            settings.max_concurrent_requests,
+            settings.queue_limit,
+            "set" if settings.api_key.get_secret_value() else "none: open to everyone",
+        )
+        if settings.model_name == EMBEDDED_VOICE:
+            logger.info("the embedded voice speaks because MODEL_NAME asks for it")
+
+    def close(self) -> None:
+        """Stop for good; the server has let running requests finish by now."""
+        self._stop.set()
+        self.stage = Stage("stopping", "shutdown")
+        metrics.READY.set(0)
+        if self._synthesizer is not None:
+            self._synthesizer.close()

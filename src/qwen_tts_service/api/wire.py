@@ -1,0 +1,71 @@
+"""How the two doors look to BentoML: flat JSON in, raw audio out, a status per item.
+
+A batchable API would take `{"requests": [...]}` and answer with a JSON list. These input and
+output specs keep its batches inside the server: each HTTP request is a batch of one when it
+comes in, and its own answer when it goes out. It does not know how speech is made.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import Any, ClassVar
+
+# Private, and the only way to declare a body that is raw bytes; bentoml is pinned.
+from _bentoml_sdk.io_models import IORootModel
+from bentoml import IODescriptor
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .doors import PendingFile, StreamStart, read_ticket, stream_response
+from .schemas import StreamTTSBody, TTSBody
+
+
+class Batch(IODescriptor):
+    """What the batchable method takes."""
+
+    requests: list[Any]
+
+
+class One(IODescriptor):
+    """What the streaming method takes."""
+
+    request: Any
+
+
+class TTSInput(TTSBody, IODescriptor):
+    """POST /tts as clients see it."""
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: object) -> IODescriptor:  # noqa: ARG003
+        return Batch.model_construct(requests=[await read_ticket(request, TTSBody)])
+
+
+class StreamTTSInput(StreamTTSBody, IODescriptor):
+    """POST /stream-tts as clients see it."""
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: object) -> IODescriptor:  # noqa: ARG003
+        return One.model_construct(request=await read_ticket(request, StreamTTSBody))
+
+
+class AudioFile(IORootModel[bytes]):
+    """One whole audio file."""
+
+    media_type: ClassVar[str | None] = "audio/*"
+
+    @classmethod
+    async def to_http_response(cls, obj: list[PendingFile], serde: object) -> Response:  # noqa: ARG003
+        (pending,) = obj
+        return await pending.response()
+
+
+class AudioStream(IORootModel[bytes]):
+    """Audio while it is being made."""
+
+    media_type: ClassVar[str | None] = "audio/*"
+
+    @classmethod
+    async def to_http_response(
+        cls,
+        obj: AsyncGenerator[StreamStart | bytes, None],
+        serde: object,  # noqa: ARG003
+    ) -> Response:
+        return await stream_response(obj)

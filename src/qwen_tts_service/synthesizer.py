@@ -1,0 +1,136 @@
+"""The use case: a request becomes a voice's audio, and the audio a file or a stream of bytes.
+
+    SpeechRequest -> language -> voice.prepare -> voice.speak -> resample -> encode -> bytes
+
+It does not know HTTP, nor which voice speaks, nor who may speak now.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .audio.formats import check_format
+from .audio.pipe import AudioPipe
+from .errors import CannotSpeak, SynthesisFailed
+from .text.language import detect_language, preload_detector
+from .types import AudioFormat, FinishReason, PcmStream, SpeechRequest, Utterance, Voice
+
+ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
+"""Formats so cheap to write that a thread would cost more than it saves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the caller wants to receive."""
+
+    format: AudioFormat
+    is_stream: bool
+
+
+class Speech:
+    """One request being spoken and encoded; iterate it once for the bytes to send.
+
+    Iteration raises TTSError if the speech fails, whatever has been sent before.
+    """
+
+    def __init__(self, pcm: PcmStream, pipe: AudioPipe, utterance: Utterance, seed: int) -> None:
+        self._pcm = pcm
+        self._pipe = pipe
+        self.choice = utterance.choice
+        self.warning = utterance.warning
+        self.seed = seed
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """How the speech ended; None while it has not."""
+        return self._pcm.finish_reason
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio encoded so far."""
+        return self._pipe.audio_s
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for samples in self._pcm:
+            if data := await self._in_background(self._pipe.feed, samples):
+                yield data
+        if data := await self._in_background(self._pipe.finish):
+            yield data
+
+    async def _in_background(self, work: Any, *args: Any) -> bytes:
+        if self._pipe.format in ENCODED_IN_PLACE:
+            return bytes(work(*args))
+        return bytes(await asyncio.to_thread(work, *args))
+
+    async def aclose(self) -> None:
+        """Stop speaking and free everything; harmless when repeated."""
+        await self._pcm.aclose()
+        self._pipe.close()
+
+
+class Synthesizer:
+    """Speaks requests with one voice at one output rate."""
+
+    def __init__(self, voice: Voice[Any], *, sample_rate_hz: int) -> None:
+        self.voice = voice
+        self.sample_rate_hz = sample_rate_hz
+
+    def warm_up(self) -> None:
+        """Speak once for real and load what the first request would wait for."""
+        preload_detector()
+        self.voice.warm_up()
+
+    def close(self) -> None:
+        """Stop for good."""
+        self.voice.close()
+
+    def speak(self, request: SpeechRequest, output: Output) -> Speech:
+        """Start speaking. Must be called on the event loop that will read the speech.
+
+        Raises InvalidRequest or CannotSpeak before anything has started.
+        """
+        check_format(output.format, self.sample_rate_hz)
+        utterance = self.voice.prepare(_with_language(request))
+        pipe = AudioPipe(
+            output.format,
+            source_rate_hz=self.voice.sample_rate_hz,
+            sample_rate_hz=self.sample_rate_hz,
+            is_stream=output.is_stream,
+        )
+        return Speech(self.voice.speak(utterance), pipe, utterance, request.seed)
+
+    async def speak_whole(
+        self, request: SpeechRequest, format: AudioFormat, *, second_seed: int | None
+    ) -> tuple[bytes, Speech]:
+        """Speak to the end and return the file, and the speech with what to say about it.
+
+        A runaway is spoken once more with `second_seed`; with None, or when that runs away as
+        well, it raises CannotSpeak with code `runaway`.
+        """
+        data, speech = await self._collect(request, format)
+        if speech.finish_reason == "runaway" and second_seed is not None:
+            data, speech = await self._collect(replace(request, seed=second_seed), format)
+        if speech.finish_reason == "runaway":
+            raise CannotSpeak(
+                "the model did not find an end for this text; try another seed, "
+                "a higher temperature or a longer text",
+                code="runaway",
+            )
+        return data, speech
+
+    async def _collect(self, request: SpeechRequest, format: AudioFormat) -> tuple[bytes, Speech]:
+        speech = self.speak(request, Output(format, is_stream=False))
+        async with aclosing(speech):
+            data = b"".join([part async for part in speech])
+            if speech.finish_reason == "cancelled":
+                raise SynthesisFailed("the speech was stopped before its end")
+            return data, speech
+
+
+def _with_language(request: SpeechRequest) -> SpeechRequest:
+    """Token ids have no script to look at: for them the voice decides."""
+    if request.language is not None or request.text is None:
+        return request
+    return replace(request, language=detect_language(request.text))

@@ -1,0 +1,82 @@
+"""Every metric of ours, declared in one place, and the page that shows them.
+
+Label values come from closed sets: routes, formats, outcomes and reasons that the code names,
+never anything a client wrote. With several workers the numbers are summed over them through
+the directory that the server sets up. It does not know who counts what.
+"""
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+_SECONDS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.35, 0.6, 1, 2, 4, 8, 16, 32, 64)
+_RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1, 1.5, 2, 4, 8)
+
+REQUESTS = Counter(
+    "tts_requests", "Requests that ended, by route and how they ended.", ["route", "outcome"]
+)
+REQUEST_S = Histogram(
+    "tts_request_seconds", "From accepted to answered, seconds.", ["route"], buckets=_SECONDS
+)
+FIRST_AUDIO_S = Histogram(
+    "tts_first_audio_seconds",
+    "From accepted to the first audio bytes handed to the socket, seconds.",
+    ["route", "format"],
+    buckets=_SECONDS,
+)
+REAL_TIME_FACTOR = Histogram(
+    "tts_real_time_factor",
+    "Seconds of work for a second of audio; below 1 is faster than real time.",
+    ["route"],
+    buckets=_RATIOS,
+)
+AUDIO_S = Counter("tts_audio_seconds", "Seconds of audio sent.", ["route"])
+UNDERRUNS = Counter(
+    "tts_underruns", "Parts of a stream that came later than it was played.", ["route"]
+)
+CANCELLATIONS = Counter("tts_cancellations", "Speech stopped early, by reason.", ["reason"])
+ACTIVE = Gauge("tts_active_requests", "Requests that hold a slot now.", multiprocess_mode="livesum")
+QUEUED = Gauge(
+    "tts_queued_requests", "Requests that wait for a slot now.", multiprocess_mode="livesum"
+)
+SLOTS = Gauge("tts_slots", "Requests that can speak at once.", multiprocess_mode="livesum")
+READY = Gauge("tts_ready", "Workers that are ready to speak.", multiprocess_mode="livesum")
+MEMORY_BYTES = Gauge(
+    "tts_memory_bytes", "Resident memory of the workers, bytes.", multiprocess_mode="livesum"
+)
+CPU_RATIO = Gauge(
+    "tts_cpu_utilisation_ratio",
+    "CPU used by the workers; 1 is one core.",
+    multiprocess_mode="livesum",
+)
+GPU_MEMORY_BYTES = Gauge(
+    "tts_gpu_memory_bytes",
+    "Memory in use on each GPU, bytes.",
+    ["gpu"],
+    multiprocess_mode="livemax",
+)
+GPU_RATIO = Gauge(
+    "tts_gpu_utilisation_ratio",
+    "How busy each GPU is, 0 to 1.",
+    ["gpu"],
+    multiprocess_mode="livemax",
+)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+def render() -> bytes:
+    """The metrics of all workers as Prometheus text."""
+    registry = CollectorRegistry()
+    try:
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    except ValueError:  # no directory to share: this process is the only one
+        return generate_latest(REGISTRY)
+    return generate_latest(registry)

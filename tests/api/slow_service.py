@@ -1,0 +1,93 @@
+"""The real service with a voice that takes its time, for tests of waiting and leaving.
+
+Served as `tests.api.slow_service:QwenTTS`. A text is a list of words: a number makes that many
+frames of 80 ms, one every FRAME_EVERY_S; `fail` fails there, `runaway` ends there as a runaway.
+Every sample says how many were made before it, so that a lost one would show.
+"""
+
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "src")]
+
+from qwen_tts_service import build as building
+from qwen_tts_service.channel import PcmChannel
+from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
+from qwen_tts_service.settings import Settings
+from qwen_tts_service.synthesizer import Synthesizer
+from qwen_tts_service.types import SpeechRequest, VoiceChoice
+
+FRAME_SAMPLES = 1920
+FRAME_EVERY_S = float(os.environ.get("FRAME_EVERY_S", "0.05"))
+
+
+@dataclass(frozen=True)
+class SlowUtterance:
+    words: list[str]
+    seed: int
+    choice: VoiceChoice
+    warning: str | None = None
+
+
+class SlowVoice:
+    model_name = "slow"
+    sample_rate_hz = 24000
+    device = "cpu"
+    speakers = ("slow",)
+
+    def prepare(self, request: SpeechRequest) -> SlowUtterance:
+        if request.text is None:
+            raise CannotSpeak("no tokens here", code="tokens_not_supported", param="tokens")
+        choice = VoiceChoice(speaker="slow", language=request.language or "english")
+        return SlowUtterance(request.text.split(), request.seed, choice)
+
+    def speak(self, utterance: SlowUtterance) -> PcmChannel:
+        channel = PcmChannel(capacity_samples=10 * FRAME_SAMPLES)
+        threading.Thread(target=self._make, args=(utterance, channel), daemon=True).start()
+        return channel
+
+    def _make(self, utterance: SlowUtterance, channel: PcmChannel) -> None:
+        made = 0
+        stopped = threading.Event()
+        for word in utterance.words:
+            if word == "fail":
+                channel.fail(SynthesisFailed("the slow voice was told to fail"))
+                return
+            if word == "runaway":
+                channel.close("runaway")
+                return
+            for _ in range(int(word)):
+                if not channel.wait_for_room():
+                    return
+                stopped.wait(FRAME_EVERY_S)
+                frame = np.arange(made, made + FRAME_SAMPLES) % 20000 / 32767
+                channel.put(frame.astype(np.float32))
+                made += FRAME_SAMPLES
+        channel.close()
+
+    def warm_up(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def build_slow(settings: Settings, report: building.Report) -> Synthesizer:
+    report("pretending to load", 0.5)
+    threading.Event().wait(float(os.environ.get("LOAD_S", "0")))
+    if os.environ.get("LOAD_FAILS"):
+        raise RuntimeError("the slow voice was told not to load")
+    return Synthesizer(SlowVoice(), sample_rate_hz=settings.sampling_rate)
+
+
+building.build = build_slow
+building.check = lambda _settings: None
+
+from service import QwenTTS  # noqa: E402 - after the voice has been exchanged
+
+__all__ = ["QwenTTS"]

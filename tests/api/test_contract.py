@@ -1,0 +1,177 @@
+"""The contract: routes, defaults, headers, and the two clients that BentoML brings."""
+
+import asyncio
+import io
+import json
+import wave
+from typing import Any
+
+import bentoml
+import httpx
+import numpy as np
+import pytest
+import requests
+
+TEXT = "Привет, мир! Это проверка."
+
+
+def test_the_streaming_example_saves_a_wav_that_plays(server: Any) -> None:
+    response = requests.post(
+        f"{server.base_url}/stream-tts",
+        json={
+            "text": "Привет, мир!",
+            "voice_attributes": {"gender": "female", "age": 25, "emotion": "happy"},
+        },
+        stream=True,
+        timeout=60,
+    )
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "audio/wav"
+    saved = b"".join(response.iter_content(chunk_size=8192))
+    with wave.open(io.BytesIO(saved)) as audio:
+        assert (audio.getframerate(), audio.getnchannels(), audio.getsampwidth()) == (24000, 1, 2)
+        samples = np.frombuffer(audio.readframes(10**7), "<i2")
+    assert 0.5 < len(samples) / 24000 < 10
+    assert np.abs(samples).max() > 1000
+
+
+def test_the_file_example_is_a_wav_with_exact_sizes(server: Any) -> None:
+    response = httpx.post(
+        f"{server.base_url}/tts",
+        json={
+            "text": "Привет, мир!",
+            "format": "wav",
+            "voice_attributes": {"gender": "male", "age": 30, "emotion": "neutral"},
+        },
+    )
+    assert response.status_code == 200
+    with wave.open(io.BytesIO(response.content)) as audio:
+        assert len(response.content) == 44 + 2 * audio.getnframes()
+        seconds = audio.getnframes() / 24000
+    assert float(response.headers["x-audio-seconds"]) == pytest.approx(seconds, abs=1e-3)
+    assert response.headers["x-finish-reason"] == "stop"
+    assert response.headers["content-length"] == str(len(response.content))
+
+
+@pytest.mark.parametrize("door", ["/tts", "/stream-tts"])
+def test_an_answer_says_what_spoke_and_what_became_of_each_wish(server: Any, door: str) -> None:
+    response = httpx.post(
+        server.base_url + door,
+        json={"text": TEXT, "voice_attributes": {"gender": "female", "age": 70}, "instruct": "x"},
+        headers={"X-Request-Id": "headers-1", "Accept": "*/*"},
+    )
+    headers = response.headers
+    assert headers["x-request-id"] == "headers-1"
+    assert headers["x-model"] == "espeak-ng"
+    assert headers["x-language"] == "russian"
+    assert headers["x-voice"]
+    assert 0 <= int(headers["x-seed"]) < 2**32
+    assert {"gender", "age"} <= set(headers["x-voice-applied"].split(", "))
+    assert headers["x-voice-not-applied"].startswith("instruct: ")
+    line = next(x for x in server.log.read_text().splitlines() if f"{door} id=headers-1" in x)
+    assert "outcome=ok" in line
+    assert "Привет" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("door", ["/tts", "/stream-tts"])
+def test_a_given_seed_is_kept_and_a_missing_one_is_drawn(server: Any, door: str) -> None:
+    url = server.base_url + door
+    given = httpx.post(url, json={"text": TEXT, "seed": 7})
+    drawn = {httpx.post(url, json={"text": "да"}).headers["x-seed"] for _ in range(4)}
+    assert given.headers["x-seed"] == "7"
+    assert len(drawn) > 1
+
+
+@pytest.mark.parametrize("door", ["/tts", "/stream-tts"])
+def test_max_length_ends_the_speech_cleanly_after_so_many_frames(server: Any, door: str) -> None:
+    response = httpx.post(
+        server.base_url + door, json={"text": TEXT * 5, "max_length": 10, "format": "pcm"}
+    )
+    assert response.status_code == 200
+    assert len(response.content) / 2 / 24000 == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_defaults_are_the_documented_ones(server: Any) -> None:
+    schemas = httpx.get(f"{server.base_url}/docs.json").json()["components"]["schemas"]
+    fields = schemas["StreamTTSInput"]["properties"]
+    assert fields["temperature"]["default"] == 0.7
+    assert (fields["temperature"]["minimum"], fields["temperature"]["maximum"]) == (0, 2)
+    assert fields["max_length"]["default"] == 1000
+    assert (fields["max_length"]["minimum"], fields["max_length"]["maximum"]) == (1, 4096)
+    assert fields["format"]["default"] == "wav"
+
+
+def test_swagger_shows_both_doors_with_examples_that_work(server: Any) -> None:
+    spec = httpx.get(f"{server.base_url}/docs.json").json()
+    for route, model in (("/tts", "TTSInput"), ("/stream-tts", "StreamTTSInput")):
+        content = spec["paths"][route]["post"]["requestBody"]["content"]
+        assert content["application/json"]["schema"]["$ref"].endswith(model)
+        assert "audio/*" in spec["paths"][route]["post"]["responses"]["200"]["content"]
+        example = spec["components"]["schemas"][model]["example"]
+        assert httpx.post(server.base_url + route, json=example).status_code == 200
+
+
+def test_every_reference_in_the_documentation_leads_somewhere(server: Any) -> None:
+    spec = httpx.get(f"{server.base_url}/docs.json").json()
+
+    def check(node: Any) -> None:
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                target: Any = spec
+                for part in node["$ref"].removeprefix("#/").split("/"):
+                    target = target[part]
+            for child in node.values():
+                check(child)
+        elif isinstance(node, list):
+            for child in node:
+                check(child)
+
+    check(spec)
+    assert json.dumps(spec)
+
+
+def test_the_swagger_page_may_load_nothing_from_elsewhere(server: Any) -> None:
+    response = httpx.get(f"{server.base_url}/")
+    assert response.status_code == 200
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith("default-src 'self'")
+    assert "http" not in policy
+
+
+def test_bentomls_clients_call_both_doors(server: Any) -> None:
+    whole = httpx.post(f"{server.base_url}/tts", json={"text": TEXT, "seed": 1}).content
+    with bentoml.SyncHTTPClient(server.base_url) as client:
+        assert bytes(client.tts(text=TEXT, seed=1)) == whole
+        parts = list(client.stream_tts(text=TEXT, seed=1, format="pcm"))
+    assert b"".join(parts) == whole[44:]
+
+
+def test_bentomls_async_client_calls_both_doors(server: Any) -> None:
+    async def ask() -> tuple[bytes, bytes]:
+        async with bentoml.AsyncHTTPClient(server.base_url) as client:
+            whole = bytes(await client.tts(text=TEXT, format="pcm"))
+            stream = [part async for part in client.stream_tts(text=TEXT, format="pcm")]
+        return whole, b"".join(stream)
+
+    whole, stream = asyncio.run(ask())
+    assert whole == stream
+    assert len(whole) > 24000
+
+
+def test_health_names_version_model_device_and_slots(server: Any) -> None:
+    state = httpx.get(f"{server.base_url}/health").json()
+    assert state["ready"] is True
+    assert state["status"] == "ready"
+    assert (state["model"], state["device"]) == ("espeak-ng", "cpu")
+    assert state["slots"] == {"total": 10, "active": 0, "queued": 0, "queue_limit": 20}
+    assert state["version"]
+
+
+def test_metrics_count_requests_and_first_audio(server: Any) -> None:
+    httpx.post(f"{server.base_url}/stream-tts", json={"text": TEXT, "format": "mp3"})
+    text = httpx.get(f"{server.base_url}/metrics").text
+    assert 'tts_requests_total{outcome="ok",route="/stream-tts"}' in text
+    assert 'tts_first_audio_seconds_count{format="mp3",route="/stream-tts"}' in text
+    for name in ("tts_audio_seconds_total", "tts_real_time_factor_count", "tts_memory_bytes"):
+        assert f"\n{name}" in text
+    assert "tts_slots 10.0" in text

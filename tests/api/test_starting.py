@@ -1,0 +1,164 @@
+"""Starting and failing to: one message, code 1, at once; and no model needed to import or build."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.conftest import ROOT, clean_environment, free_port, wait_until_ready
+
+
+def serve(home: Path, *, service: str = "service:QwenTTS", **settings: str) -> Any:
+    command = [sys.executable, "-m", "bentoml", "serve", service, "--host", "127.0.0.1"]
+    return subprocess.run(
+        [*command, "--port", str(free_port())],
+        cwd=ROOT,
+        env=clean_environment(home, **settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        pytest.param(
+            {"MODEL_NAME": "espeak-ng", "MAX_QUEUE": "many"}, ["MAX_QUEUE"], id="wrong-setting"
+        ),
+        pytest.param(
+            {"MODEL_NAME": "espeak-ng", "DEVICE": "cuda"},
+            ["DEVICE=cuda", "DEVICE=cpu"],
+            id="embedded-voice-on-cuda",
+        ),
+        pytest.param(
+            {"HF_HUB_OFFLINE": "1", "MODEL_PATH": "/nowhere"},
+            ["/nowhere", "scripts/download_model.py", "MODEL_NAME=espeak-ng"],
+            id="no-weights",
+        ),
+        pytest.param(
+            {"MODEL_NAME": "no-such-model", "HF_HUB_OFFLINE": "1"},
+            ["no-such-model", "espeak-ng"],
+            id="unknown-model",
+        ),
+        pytest.param(
+            {"DEVICE": "cuda", "MODEL_PATH": str(ROOT / "tests/data/tiny_1b7")},
+            ["DEVICE=cuda", "DEVICE=cpu"],
+            id="no-cuda",
+        ),
+        pytest.param(
+            {"MODEL_NAME": "espeak-ng", "SAMPLING_RATE": "7999"}, ["SAMPLING_RATE"], id="low-rate"
+        ),
+    ],
+)
+def test_what_cannot_be_served_ends_at_once_with_one_message(
+    tmp_path: Path, settings: dict[str, str], words: list[str]
+) -> None:
+    ended = serve(tmp_path, **settings)
+    assert ended.returncode == 1
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert all(word in errors[0] for word in words), errors[0]
+    assert "Traceback" not in ended.stderr + ended.stdout
+
+
+def test_a_voice_that_fails_to_load_later_ends_the_process_too(tmp_path: Path) -> None:
+    ended = serve(tmp_path, service="tests.api.slow_service:QwenTTS", LOAD_FAILS="1")
+    assert ended.returncode != 0
+    assert "the slow voice was told not to load" in ended.stderr + ended.stdout
+
+
+def test_importing_the_service_needs_neither_model_nor_torch(tmp_path: Path) -> None:
+    check = (
+        "import sys, service\n"
+        "heavy = {'torch', 'transformers', 'espeakng_loader', 'py3langid', 'av'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    environment = clean_environment(tmp_path, MODEL_NAME="no-such-model", DEVICE="cuda")
+    command = [sys.executable, "-c", check]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_health_answers_503_with_the_step_while_the_voice_loads(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "bentoml", "serve", "tests.api.slow_service:QwenTTS"]
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=ROOT,
+            env=clean_environment(tmp_path, LOAD_S="3"),
+            stdout=out,
+            stderr=out,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:
+            health = client.get(f"{url}/health")
+            assert health.status_code == 503
+            assert health.json()["step"] == "pretending to load"
+            assert health.json()["progress"] == 0.5
+            assert client.get(f"{url}/readyz").json()["error"]["code"] == "not_ready"
+            early = client.post(f"{url}/tts", json={"text": "1"})
+            assert (early.status_code, early.json()["error"]["code"]) == (503, "not_ready")
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_an_api_key_guards_what_speaks_and_nothing_else(start_server: Any) -> None:
+    with start_server(API_KEY="sesame", CORS_ORIGINS="https://app.example") as server:
+        url = server.base_url
+        for path in ("/health", "/readyz", "/livez", "/metrics", "/", "/docs.json"):
+            assert httpx.get(url + path).status_code == 200, path
+        for door in ("/tts", "/stream-tts"):
+            without = httpx.post(url + door, json={"text": "да"})
+            assert without.status_code == 401
+            assert without.json()["error"]["code"] == "unauthorized"
+            assert without.headers["www-authenticate"] == "Bearer"
+            wrong = {"Authorization": "Bearer open"}
+            assert httpx.post(url + door, json={"text": "да"}, headers=wrong).status_code == 401
+            right = {"Authorization": "Bearer sesame", "Origin": "https://app.example"}
+            spoken = httpx.post(url + door, json={"text": "да"}, headers=right)
+            assert spoken.status_code == 200
+            assert spoken.headers["access-control-allow-origin"] == "https://app.example"
+        preflight = httpx.options(
+            url + "/tts",
+            headers={
+                "Origin": "https://app.example",
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "authorization,content-type",
+            },
+        )
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+        refused = httpx.post(url + "/tts", json={}, headers={"Origin": "https://app.example"})
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == "https://app.example"
+        assert "sesame" not in server.log.read_text()
+
+
+def test_another_rate_is_resampled_and_one_a_format_cannot_carry_is_refused(
+    start_server: Any,
+) -> None:
+    with start_server(SAMPLING_RATE="22050") as server:
+        url = server.base_url + "/tts"
+        wav = httpx.post(url, json={"text": "раз два три", "seed": 1})
+        assert int.from_bytes(wav.content[24:28], "little") == 22050
+        refused = httpx.post(url, json={"text": "раз два три", "format": "opus"})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "format"
+        assert "24000" in refused.json()["error"]["message"]
+
+
+def test_readiness_waits_for_a_real_utterance(start_server: Any) -> None:
+    with start_server() as server:
+        wait_until_ready(server)
+        assert "starting: warm-up" in server.log.read_text()
