@@ -1,0 +1,123 @@
+"""Matmuls for CPUs whose every output row depends on its own input row and on nothing else.
+
+`torch.nn.functional.linear` picks another summation order for another number of rows, so that a
+request's last bits, and one day its codes, depend on who else is speaking. The two classes here do
+not, for any number of rows, and read half or a quarter of the bytes: `HalfLinear` loses nothing,
+`Int8Linear` is faster and rounds. What was measured, and what lost, is in docs/log.md, 2026-11-23.
+It does not know which layers there are nor who chose the arithmetic.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .layers import Linear
+
+Arithmetic = Literal["half", "int8"]
+
+_RESIDUAL_SCALE = 2.0**11
+"""A float16 keeps 11 bits, so what it drops is this much smaller than what it keeps."""
+_NEGLIGIBLE = 2.0**-25
+"""Half a step of the smallest float16: a bfloat16 weight loses at most this, and only below 2^-14
+(0.00006); larger ones fit exactly."""
+
+
+class HalfLinear(nn.Module):
+    """y = x Wᵀ + b with float32 inputs and sums, and weights kept as float16.
+
+    A bfloat16 checkpoint's weights fit float16 exactly, so this is float32 arithmetic at half the
+    memory traffic. Weights that do not fit are kept as two float16 matrices, value and remainder:
+    as exact, at the traffic of float32.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Pack `weight`, float [out, in]; `bias`: [out]. Raises ValueError beyond ±65504."""
+        super().__init__()
+        wide = weight.detach().float()
+        if wide.abs().amax() > torch.finfo(torch.float16).max:
+            raise ValueError("a weight is too large for float16")
+        remainder = wide - wide.half().float()
+        self._value = torch.ops.quantized.linear_prepack_fp16(wide, None)
+        self._remainder = None
+        if remainder.abs().amax() > _NEGLIGIBLE:
+            self._remainder = torch.ops.quantized.linear_prepack_fp16(
+                remainder * _RESIDUAL_SCALE, None
+            )
+        self.bias = None if bias is None else bias.detach().float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out], the dtype of `x`."""
+        wide = x.float()
+        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(wide, self._value)
+        if self._remainder is not None:
+            rest = torch.ops.quantized.linear_dynamic_fp16(wide, self._remainder)
+            y.add_(rest, alpha=1 / _RESIDUAL_SCALE)
+        if self.bias is not None:
+            y.add_(self.bias)
+        return y.to(x.dtype)
+
+
+class Int8Linear(nn.Module):
+    """y = x Wᵀ + b with int8 weights, scaled per output, and int8 inputs, scaled per row.
+
+    Integer sums are exact in any order, hence independent of the kernel. The relative error of a
+    product is about 1 %: speech from it is close to, never equal to, that of float32.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Pack `weight`, float [out, in]; `bias`: [out]."""
+        super().__init__()
+        wide = weight.detach().float()
+        self.rows = len(weight)
+        scale = wide.abs().amax(dim=1).clamp_min(1e-12) / 127
+        packed = torch.round(wide / scale.unsqueeze(1)).to(torch.int8)
+        # Without VNNI two products are added in 16 bits, which overflow beyond 7-bit inputs.
+        self._levels = 127 if _has_vnni() else 63
+        self._packed = torch.ops.onednn.qlinear_prepack(packed, None)
+        self._scale = scale
+        self._zeros = torch.zeros(self.rows, dtype=torch.int64)
+        self._middle = torch.tensor(self._levels + 1.5)
+        self.bias = None if bias is None else bias.detach().float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out], the dtype of `x`."""
+        flat = x.float().reshape(-1, x.shape[-1])
+        step = torch.linalg.vector_norm(flat, torch.inf, dim=-1, keepdim=True)
+        step = step.clamp_min_(1e-12).mul_(1 / self._levels)
+        # Shifted by a zero point to be unsigned, as oneDNN has no fast signed path for this; the
+        # half in `_middle` makes the cast, which cuts off, round to nearest.
+        levels = torch.addcdiv(self._middle, flat, step).to(torch.uint8)
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
+            levels, 1.0, self._levels + 1, self._packed, self._scale, self._zeros,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        y.mul_(step)
+        if self.bias is not None:
+            y.add_(self.bias)
+        return y.to(x.dtype).view(*x.shape[:-1], self.rows)
+
+
+def _has_vnni() -> bool:
+    return bool(torch.cpu._is_vnni_supported())  # noqa: SLF001 - torch has no public question
+
+
+def can_pack() -> bool:
+    """Whether this build of torch has the kernels: x86 with FBGEMM, as its wheels for x86 are."""
+    return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def pack_linears(module: nn.Module, arithmetic: Arithmetic) -> int:
+    """Replace every `Linear` below `module`, one at a time; return how many.
+
+    The float weights go as they are replaced, so no moment holds both copies of all.
+    """
+    packed = HalfLinear if arithmetic == "half" else Int8Linear
+    count = 0
+    for name, child in module.named_children():
+        if isinstance(child, Linear):
+            setattr(module, name, packed(child.weight, child.bias))
+            count += 1
+        else:
+            count += pack_linears(child, arithmetic)
+    return count
