@@ -59,7 +59,7 @@ def _aac(sample_rate_hz: int, is_stream: bool) -> Encoder:  # noqa: ARG001 - one
     return AacEncoder(sample_rate_hz)
 
 
-# Constant, because libsndfile's default mp3 holds back up to 184 ms and this 32 ms; 80 kbit/s
+# Constant, because libsndfile's default mp3 holds back up to 184 ms and this 56 ms; 80 kbit/s
 # at 24 kHz.
 _mp3 = partial(
     _sndfile,

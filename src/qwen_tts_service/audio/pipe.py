@@ -17,7 +17,7 @@ from .resample import Resampler
 class AudioPipe:
     """Encode one answer. Close it, whatever happens.
 
-    Encoding is not free (Opus takes about 30 ms of CPU for a second of audio), so call `feed`
+    Encoding is not free (Opus takes 17 to 30 ms of CPU for a second of audio), so call `feed`
     off the event loop or with small chunks. Each call holds a lock: closing from another thread
     waits for the chunk being encoded, and what is fed after closing gives no bytes.
     """
