@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.types import VoiceAttributes
+from qwen_tts_service.voice import emotions
 from qwen_tts_service.voice.catalogue import AGE_BANDS, OPENAI_VOICES, SPEAKERS, age_band
 from qwen_tts_service.voice.emotions import emotion_phrase, known_emotion
 from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice, resolve_speaker
@@ -264,6 +265,13 @@ def test_blank_speaker_is_no_speaker():
 )
 def test_emotion_is_known_in_english_russian_and_chinese(words, emotion):
     assert {known_emotion(word) for word in words.split()} == {emotion}
+
+
+def test_no_emotion_word_means_two_emotions():
+    words = [
+        emotions._key(word) for line in emotions._SYNONYMS.values() for word in line.split(",")
+    ]
+    assert len(words) == len(set(words))
 
 
 def test_emotion_words_may_end_like_a_sentence():
