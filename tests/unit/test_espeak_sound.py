@@ -124,6 +124,24 @@ def test_sad_is_slower_and_lower_than_happy(voice, language, gender):
     assert median_pitch_hz(sad) < 0.9 * median_pitch_hz(happy)
 
 
+@pytest.mark.parametrize(
+    ("language", "word"),
+    [
+        ("korean", "나는학생"),
+        ("korean", "고양이 "),
+        ("japanese", "カタカナ"),
+        ("chinese", "中国人"),
+        ("russian", "слово"),
+        ("german", "Donaudampf"),
+        ("english", "word "),
+    ],
+)
+def test_nothing_is_lost_of_long_words_and_long_clauses(voice, language, word):
+    # Left alone, espeak-ng drops the end of long words and clauses without a sign.
+    short, long = (len(speak(voice, word * times, language)) for times in (10, 200))
+    assert long > 0.75 * 20 * short
+
+
 def test_every_emotion_changes_the_sound(voice):
     from qwen_tts_service.espeak.mapping import EMOTIONS
 

@@ -5,7 +5,7 @@ import pytest
 from qwen_tts_service.errors import CannotSpeak
 from qwen_tts_service.espeak.chinese import characters_to_check, is_reading, with_phonemes
 from qwen_tts_service.espeak.russian_dates import expand_dates
-from qwen_tts_service.espeak.text import MAX_PIECE_CHARS, check_reading, clean, split
+from qwen_tts_service.espeak.text import check_reading, clean, max_piece_chars, split
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,14 @@ def test_text_without_a_reading_is_refused_without_quoting_it(text, language):
     ],
 )
 def test_text_is_cut_at_sentence_ends(text, pieces):
-    assert split(text) == pieces
+    assert split(text, "russian") == pieces
 
 
+@pytest.mark.parametrize("language", ["russian", "korean", "chinese"])
 @pytest.mark.parametrize("text", ["слово, " * 300, "слово " * 300, "слово" * 300, "中国人" * 300])
-def test_long_sentences_are_cut_and_lose_nothing(text):
-    pieces = split(text)
-    assert max(map(len, pieces)) <= MAX_PIECE_CHARS
+def test_long_sentences_are_cut_and_lose_nothing(text, language):
+    pieces = split(text, language)
+    assert max(map(len, pieces)) <= max_piece_chars(language)
     assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
 
 

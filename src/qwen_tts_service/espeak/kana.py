@@ -3,13 +3,19 @@
 It does not know espeak-ng, nor which other characters a Japanese text may have.
 """
 
+import re
 import threading
 from typing import Any
 
 from qwen_tts_service.errors import CannotSpeak, StartupError
 
-# Written as one syllable and, as a particle standing alone, spoken as another.
-_PARTICLES = {"は": "わ", "へ": "え"}
+# Only these are shown to pykakasi, which drops, doubles or splits much of everything else.
+_JAPANESE = re.compile(
+    r"[\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
+
+# Words that are written as one syllable and spoken as another: two particles, and a figure.
+_SPOKEN = {"は": "わ", "へ": "え", "〇": "ぜろ"}
 
 
 class KanaReader:
@@ -35,13 +41,15 @@ class KanaReader:
         Raises CannotSpeak, code `no_reading`, for kanji without a known reading.
         """
         with self._lock:
-            words = self._kakasi.convert(text)
-        # pykakasi drops characters it does not know: a word without kana, or no word at all.
-        is_complete = "".join(word["orig"] for word in words) == text
-        if not is_complete or any(word["orig"] and not word["hira"] for word in words):
+            return _JAPANESE.sub(self._read_run, text)
+
+    def _read_run(self, match: re.Match[str]) -> str:
+        words = self._kakasi.convert(match[0])
+        # pykakasi drops kanji it does not know: a word gets no kana, or there is no word at all.
+        if "".join(word["orig"] for word in words if word["hira"]) != match[0]:
             raise CannotSpeak(
                 "text has kanji that the embedded voice knows no reading for; write them in kana",
                 param="text",
                 code="no_reading",
             )
-        return " ".join(_PARTICLES.get(word["hira"], word["hira"]) for word in words)
+        return " ".join(["", *(_SPOKEN.get(word["hira"], word["hira"]) for word in words), ""])

@@ -20,6 +20,8 @@ import numpy as np
 from qwen_tts_service.errors import StartupError, SynthesisFailed
 from qwen_tts_service.types import Samples
 
+from .leaks import ForgottenMemory
+
 SAMPLE_RATE_HZ = 22050
 CHUNK_MS = 100
 """Audio per callback; also how soon a cancelled synthesis stops."""
@@ -85,8 +87,10 @@ class EspeakLibrary:
         variants_path = Path(self._data_path) / "voices" / "!v"
         names = {path.name for path in variants_path.iterdir()} - _NOT_VOICES
         self.variants: tuple[str, ...] = tuple(sorted(names, key=str.casefold))
+        self._forgotten = ForgottenMemory(Path(self._library_path))
         with self._loaded() as lib:
-            self.language_codes: frozenset[str] = frozenset(_list_language_codes(lib))
+            self._files_by_code = dict(_list_languages(lib))
+        self.language_codes: frozenset[str] = frozenset(self._files_by_code)
 
     def synthesise(
         self,
@@ -114,10 +118,7 @@ class EspeakLibrary:
         callback = _Callback(receive)
         with self._speaking_as(delivery) as lib:
             lib.espeak_SetSynthCallback(callback)
-            status = lib.espeak_Synth(
-                ctypes.c_char_p(data), ctypes.c_size_t(len(data) + 1),
-                0, _POSITION_IN_CHARACTERS, 0, flags, None, None,
-            )  # fmt: skip
+            status = _synthesise(lib, data, flags)
         if status != 0:
             raise SynthesisFailed(f"espeak-ng failed with status {status}")
 
@@ -129,7 +130,9 @@ class EspeakLibrary:
         delivery = Delivery(language_code=language_code, variant=self.variants[0])
         with self._speaking_as(delivery) as lib:
             lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
-            return [_phonemes(lib, text) for text in texts]
+            phonemes = [_phonemes(lib, text) for text in texts]
+            _synthesise(lib, b" ", _UTF8)  # or the voice, which waits to be used, is never freed
+            return phonemes
 
     @contextmanager
     def _speaking_as(self, delivery: Delivery) -> Iterator[ctypes.CDLL]:
@@ -140,10 +143,12 @@ class EspeakLibrary:
         if delivery.variant not in self.variants:
             raise SynthesisFailed(f"espeak-ng has no variant {delivery.variant!r}")
         with self._loaded() as lib:
-            name = f"{delivery.language_code}+{delivery.variant}"
-            status = lib.espeak_SetVoiceByName(name.encode())
+            # By its file, because by its name espeak-ng first lists all voices, for 5 ms. (It
+            # still does for the two whose files have capitals, American and Brazilian.)
+            file = self._files_by_code[delivery.language_code]
+            status = lib.espeak_SetVoiceByName(f"{file}+{delivery.variant}".encode())
             if status != 0:
-                raise SynthesisFailed(f"espeak-ng refused voice {name!r} with status {status}")
+                raise SynthesisFailed(f"espeak-ng refused language file {file!r}, status {status}")
             for parameter, value in (
                 (_RATE, delivery.rate_wpm),
                 (_VOLUME, delivery.volume),
@@ -170,15 +175,18 @@ class EspeakLibrary:
                 yield lib
             finally:
                 lib.espeak_Terminate()
+                self._forgotten.free(lib)
                 dlclose(lib._handle)  # noqa: SLF001 -- ctypes has no public way to unload
 
 
-def _list_language_codes(lib: ctypes.CDLL) -> Iterator[str]:
+def _list_languages(lib: ctypes.CDLL) -> Iterator[tuple[str, str]]:
+    """List each language code with the file of its voice."""
     lib.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_VoiceRecord))
     for record in lib.espeak_ListVoices(None):
         if not record:
             return
-        yield from _codes_at(record.contents.languages)
+        for code in _codes_at(record.contents.languages):
+            yield code, record.contents.identifier.decode()
 
 
 def _codes_at(address: int) -> Iterator[str]:
@@ -186,6 +194,14 @@ def _codes_at(address: int) -> Iterator[str]:
     while pair := ctypes.string_at(address):
         yield pair[1:].decode()
         address += len(pair) + 1
+
+
+def _synthesise(lib: ctypes.CDLL, text: bytes, flags: int) -> int:
+    size = ctypes.c_size_t(len(text) + 1)
+    status: int = lib.espeak_Synth(
+        ctypes.c_char_p(text), size, 0, _POSITION_IN_CHARACTERS, 0, flags, None, None
+    )
+    return status
 
 
 def _phonemes(lib: ctypes.CDLL, text: str) -> str:

@@ -45,9 +45,10 @@ class EspeakStream:
         has_spoken = False
         try:
             while (piece := await self._take()) is not None:
-                if len(piece):
+                if piece.any() or self._finish_reason == "length":
                     has_spoken = True
                     yield piece
+                # else: espeak-ng had no sound for it, and a lone pause is no speech
         except TTSError:
             self._finish_reason = "error"
             raise

@@ -3,6 +3,7 @@
 Pure functions. They do not know the library, the kana reader, or any voice.
 """
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -10,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from qwen_tts_service.errors import CannotSpeak
 from qwen_tts_service.types import Language
 
-MAX_PIECE_CHARS = 300
-"""Bounds one synthesis: 20 s or so of speech, made in about 20 ms."""
+_MAX_PIECE_CHARS: Mapping[Language, int] = {"korean": 80, "chinese": 120}
+_MAX_OTHER_PIECE_CHARS = 300
+# The bound makes one synthesis 20 s or so of speech, made in about 20 ms. Korean and Chinese
+# have less: espeak-ng drops what a clause has beyond 800 bytes, 9 for a syllable of Hangul.
 
 _MAX_WORD_CHARS = 40
 """espeak-ng drops what a word has beyond 160 bytes; three bytes per kana or Hangul."""
@@ -91,24 +94,32 @@ def has_latin_words(text: str) -> bool:
     return re.search(r"[A-Za-z]{4}", text) is not None
 
 
-def split(text: str) -> tuple[str, ...]:
+def max_piece_chars(language: Language) -> int:
+    """How long a piece may be."""
+    return _MAX_PIECE_CHARS.get(language, _MAX_OTHER_PIECE_CHARS)
+
+
+def split(text: str, language: Language) -> tuple[str, ...]:
     """Cut at sentence ends, and where a sentence is too long at clauses or words.
 
     Each piece is speakable by itself: it has a letter or digit, and no word is so long that
     espeak-ng would drop its end.
     """
     whole_words = _LONG_WORD.sub(r"\1 ", text)
-    pieces = (piece for sentence in _SENTENCE_END.split(whole_words) for piece in _short(sentence))
+    limit = max_piece_chars(language)
+    pieces = itertools.chain.from_iterable(
+        _short(sentence, limit) for sentence in _SENTENCE_END.split(whole_words)
+    )
     return tuple(piece for piece in pieces if any(char.isalnum() for char in piece))
 
 
-def _short(sentence: str) -> Iterator[str]:
+def _short(sentence: str, limit: int) -> Iterator[str]:
     """Cut at the last clause end, else the last space, else the last character that fits."""
     rest = sentence.strip()
-    while len(rest) > MAX_PIECE_CHARS:
-        head = rest[:MAX_PIECE_CHARS]
+    while len(rest) > limit:
+        head = rest[:limit]
         ends = [match.end() for match in _CLAUSE_END.finditer(head)]
-        cut = ends[-1] if ends else head.rfind(" ") + 1 or MAX_PIECE_CHARS
+        cut = ends[-1] if ends else head.rfind(" ") + 1 or limit
         yield rest[:cut].strip()
         rest = rest[cut:].strip()
     yield rest

@@ -76,7 +76,7 @@ class EspeakVoice:
             known_emotion=self._known_emotion,
         )
         readable = self._read(request.text or "", language)
-        pieces = text.split(readable)
+        pieces = text.split(readable, language)
         return EspeakUtterance(
             choice=choice,
             warning=_warning(readable, language, request.max_frames),
