@@ -1,0 +1,147 @@
+"""Every attention gives the same values, and its choice says why."""
+
+import pytest
+import torch
+
+from qwen_tts_service.model.attention import (
+    CacheRows,
+    FlashAttention,
+    MaskedAttention,
+    RowwiseAttention,
+    choose_attention,
+    prefill,
+)
+
+S, L, H, K, D = 4, 24, 4, 2, 16
+
+
+def plain(q, keys, values):
+    """q [H, D] over keys and values [n, K, D], head by head."""
+    out = []
+    for head in range(H):
+        k, v = keys[:, head * K // H], values[:, head * K // H]
+        weights = (k @ q[head] / D**0.5).softmax(0)
+        out.append(weights @ v)
+    return torch.stack(out)
+
+
+@pytest.fixture
+def cache():
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(S, L, K, D, generator=generator) for _ in range(2))
+
+
+def new_rows(B, T=1):
+    generator = torch.Generator().manual_seed(1)
+    return (torch.randn(B, T, heads, D, generator=generator) for heads in (H, K, K))
+
+
+@pytest.mark.parametrize("kind", [RowwiseAttention, MaskedAttention])
+def test_each_row_sees_its_own_positions_and_no_more(kind, cache):
+    q, k, v = new_rows(3)
+    slots, positions = torch.tensor([2, 0, 3]), torch.tensor([5, 0, 19])
+    rows = CacheRows(slots, positions, 20)
+    before = [x.clone() for x in cache]
+    out = kind("test").decode(q, k, v, cache, rows)
+    for row, (slot, position) in enumerate(zip(slots, positions, strict=True)):
+        keys, values = (x[slot, :position] for x in before)
+        keys, values = torch.cat((keys, k[row])), torch.cat((values, v[row]))
+        torch.testing.assert_close(out[row, 0], plain(q[row, 0], keys, values))
+        for stored, old, new in zip(cache, before, (k, v), strict=True):
+            assert torch.equal(stored[slot, position], new[row, 0])
+            assert torch.equal(stored[slot, position + 1 :], old[slot, position + 1 :])
+    assert torch.equal(cache[0][1], before[0][1])
+
+
+def test_a_rows_bits_do_not_depend_on_its_neighbours(cache):
+    q, k, v = new_rows(4)
+    slots, positions = torch.arange(4), torch.tensor([3, 17, 9, 22])
+    together = RowwiseAttention("test").decode(
+        q, k, v, tuple(x.clone() for x in cache), CacheRows(slots, positions, L)
+    )
+    for row in range(4):
+        at = slice(row, row + 1)
+        one = CacheRows(slots[at], positions[at], L)
+        copies = tuple(x.clone() for x in cache)
+        alone = RowwiseAttention("test").decode(q[at], k[at], v[at], copies, one)
+        assert torch.equal(alone[0], together[row])
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_prefill_sees_what_lies_before_and_itself(cache, start):
+    q, k, v = new_rows(2, T=5)
+    slots = torch.tensor([3, 1])
+    before = [x.clone() for x in cache]
+    out = prefill(q, k, v, cache, slots, start=start)
+    for row, slot in enumerate(slots):
+        for step in range(5):
+            keys, values = (
+                torch.cat((old[slot, :start], new[row, : step + 1]))
+                for old, new in zip(before, (k, v), strict=True)
+            )
+            torch.testing.assert_close(out[row, step], plain(q[row, step], keys, values))
+    assert torch.equal(cache[0][slots, start : start + 5], k)
+    assert torch.equal(cache[1][slots, start : start + 5], v)
+
+
+class FakeLibrary:
+    """Stands for flash-attn: answers from the cache with plain arithmetic."""
+
+    def flash_attn_with_kvcache(
+        self, q, keys, values, *, cache_seqlens, cache_batch_idx, causal, num_splits
+    ):
+        assert cache_seqlens.dtype == cache_batch_idx.dtype == torch.int32
+        assert causal
+        assert num_splits == 1
+        rows = zip(q, cache_batch_idx, cache_seqlens, strict=True)
+        return torch.stack(
+            [plain(x[0], keys[slot, :n], values[slot, :n])[None] for x, slot, n in rows]
+        )
+
+
+def test_flash_attention_is_told_where_each_row_lies(cache):
+    q, k, v = new_rows(2)
+    rows = CacheRows(torch.tensor([2, 0]), torch.tensor([5, 11]), L)
+    copies = tuple(x.clone() for x in cache)
+    flash = FlashAttention("test", FakeLibrary()).decode(q, k, v, copies, rows)
+    torch.testing.assert_close(flash, RowwiseAttention("test").decode(q, k, v, cache, rows))
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "use_flash", "reason"),
+    [
+        ("cpu", torch.float32, True, "flash-attn needs a CUDA device"),
+        ("cpu", torch.float32, False, "on the CPU"),
+        ("cuda", torch.bfloat16, False, "USE_FLASH_ATTENTION is 0"),
+        ("cuda", torch.float32, True, "needs bfloat16 or float16"),
+        ("cuda", torch.bfloat16, True, "flash-attn cannot be imported"),
+    ],
+)
+def test_the_choice_says_why(monkeypatch, device, dtype, use_flash, reason):
+    monkeypatch.setitem(__import__("sys").modules, "flash_attn", None)
+    chosen = choose_attention(torch.device(device), dtype, use_flash=use_flash)
+    assert chosen.name == "sdpa"
+    assert reason in chosen.reason
+
+
+@pytest.mark.parametrize(("capability", "name"), [((7, 5), "sdpa"), ((8, 0), "flash-attn")])
+def test_flash_attention_is_used_where_the_device_can(monkeypatch, capability, name):
+    monkeypatch.setitem(__import__("sys").modules, "flash_attn", FakeLibrary())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    chosen = choose_attention(torch.device("cuda"), torch.bfloat16, use_flash=True)
+    assert chosen.name == name
+
+
+def test_the_model_speaks_the_same_with_either_sdpa(model, monkeypatch):
+    """The batched attention for CUDA, run here on the CPU, gives the same greedy codes."""
+    from qwen_tts_service.types import SamplingOptions
+
+    prompt = model.prompts.build(model.tokenizer.encode("hello"), speaker="ryan")
+    spoken = []
+    for attention in (RowwiseAttention("test"), MaskedAttention("test")):
+        monkeypatch.setattr(model.talker, "attention", attention)
+        state = model.new_state(slots=2, max_positions=64)
+        model.join(state, 1, prompt, seed=0, sampling=SamplingOptions(temperature=0.0))
+        steps = [model.frame_step(state, torch.tensor([1]), max_position=48) for _ in range(8)]
+        spoken.append(torch.stack([codes for codes, _ in steps]))
+    assert torch.equal(*spoken)
