@@ -47,5 +47,6 @@ def _check_embedded(settings: Settings) -> None:
 
 def _load_voice() -> Voice[Any]:
     from .espeak.voice import EspeakVoice  # noqa: PLC0415 - only the voice that was asked for
+    from .voice.emotions import known_emotion  # noqa: PLC0415
 
-    return EspeakVoice()
+    return EspeakVoice(known_emotion=known_emotion)
