@@ -8,6 +8,7 @@ import pytest
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.espeak.mapping import EMOTIONS, LANGUAGE_CODES, choose_delivery
 from qwen_tts_service.types import Gender, Language, VoiceAttributes
+from qwen_tts_service.voice.emotions import Emotion
 
 SPEAKERS = ("Annie", "f1", "f2", "f5", "m1", "m3", "m6", "whisper", "whisperf")
 
@@ -92,6 +93,10 @@ def test_emotion_words_come_from_the_table_that_is_given():
     )
     assert choice.applied == ("emotion",)
     assert delivery == choose(emotion="sad")[1]
+
+
+def test_emotions_have_the_names_of_the_table_of_words():
+    assert set(EMOTIONS) == set(get_args(Emotion))
 
 
 @pytest.mark.parametrize("blank", [None, "", "  "])
