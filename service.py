@@ -11,6 +11,7 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
 import bentoml
+import psutil
 
 from qwen_tts_service.api.app import make_app
 from qwen_tts_service.api.doors import PendingFile, StreamStart, Ticket, speak_stream
@@ -24,9 +25,17 @@ from qwen_tts_service.settings import MAX_REQUEST_TIMEOUT_S, load_settings
 runtime = Runtime()
 
 
-def _end_supervisor() -> None:
+def _end_with_failure(*_: object) -> None:
+    """End the supervisor and its workers; it would restart a failed worker for ever."""
+    for worker in psutil.Process().children():
+        worker.terminate()
+    os._exit(1)
+
+
+def _give_up() -> None:
     """A voice that cannot be loaded now cannot be loaded by the next worker either."""
-    os.kill(os.getppid(), signal.SIGTERM)
+    if bentoml.server_context.worker_index is not None:
+        os.kill(os.getppid(), signal.SIGUSR1)
     os._exit(1)
 
 
@@ -41,17 +50,17 @@ def _end_supervisor() -> None:
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
 )
-@bentoml.asgi_app(make_app(runtime))
 class QwenTTS:
     """Text and a voice in, speech out: as a whole file or while it is being made."""
 
     def __init__(self) -> None:
-        runtime.open(load_settings(), build, _end_supervisor)
+        runtime.open(load_settings(), build, _give_up)
 
     @bentoml.on_deployment
     @staticmethod
     def find_out_early() -> None:
         """End the process with one message if these settings cannot be served."""
+        signal.signal(signal.SIGUSR1, _end_with_failure)  # runs in the supervisor
         try:
             check(load_settings())
         except StartupError as error:
@@ -85,4 +94,12 @@ class QwenTTS:
         return runtime.stage.status == "ready"
 
 
-cast("Any", QwenTTS).add_asgi_middleware(Front, runtime=runtime)
+_service = cast("Any", QwenTTS)  # the decorator has made it a bentoml Service
+
+
+def _describe() -> dict[str, Any]:
+    return dict(_service.openapi_spec.asdict())
+
+
+_service.mount_asgi_app(make_app(runtime, _describe))
+_service.add_asgi_middleware(Front, runtime=runtime)

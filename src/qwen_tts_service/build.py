@@ -1,10 +1,14 @@
 """The only file that knows every concrete class: settings become a synthesizer.
 
-It does not know HTTP or BentoML.
+It does not know HTTP or BentoML. What is heavy is imported when it is needed, so that importing
+this file costs nothing and `check` can run in a process that never loads a model.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from .errors import StartupError
@@ -13,6 +17,9 @@ from .synthesizer import Synthesizer
 from .types import Voice
 
 Report = Callable[[str, float], None]
+"""Called with the step and how much of it is done, 0 to 1."""
+
+_CAN_USE_CUDA = "import sys, torch; torch.zeros(1, device=sys.argv[1])"
 
 
 def check(settings: Settings) -> None:
@@ -22,14 +29,14 @@ def check(settings: Settings) -> None:
     """
     if settings.is_embedded:
         _check_embedded(settings)
-        return
-    raise StartupError("not yet")
+    else:
+        _check_qwen(settings)
 
 
 def build(settings: Settings, report: Report) -> Synthesizer:
-    """Load the voice; `report` is told each step and how much of it is done."""
-    report("voice", 0.0)
-    return Synthesizer(_load_voice(), sample_rate_hz=settings.sampling_rate)
+    """Load the voice that the settings name; raises StartupError."""
+    voice = _load_espeak() if settings.is_embedded else _load_qwen(settings, report)
+    return Synthesizer(voice, sample_rate_hz=settings.sampling_rate)
 
 
 def _check_embedded(settings: Settings) -> None:
@@ -38,15 +45,74 @@ def _check_embedded(settings: Settings) -> None:
             f"DEVICE={settings.device} was asked for, but the embedded voice {EMBEDDED_VOICE} "
             "speaks on the CPU only. Unset DEVICE or set DEVICE=cpu."
         )
-    if find_spec("espeakng_loader") is None:
+    _require("espeakng_loader", "espeak", f"MODEL_NAME={EMBEDDED_VOICE}")
+
+
+def _check_qwen(settings: Settings) -> None:
+    from .model.hub import Hub, require_available  # noqa: PLC0415
+
+    require_available(
+        settings.model_name,
+        Path(settings.model_path),
+        hub=Hub(is_offline=settings.hf_hub_offline),
+    )
+    for package in ("torch", "transformers", "safetensors"):
+        _require(package, "qwen", f"MODEL_NAME={settings.model_name}")
+    if settings.device is not None and settings.device != "cpu" and not _can_use(settings.device):
         raise StartupError(
-            f"MODEL_NAME={EMBEDDED_VOICE} needs the extra `espeak`: "
-            "pip install 'qwen-tts-service[espeak]'"
+            f"DEVICE={settings.device} was asked for, but torch cannot use it here. Look at "
+            "nvidia-smi and at `python -c 'import torch; print(torch.version.cuda)'`, "
+            "or set DEVICE=cpu."
         )
 
 
-def _load_voice() -> Voice[Any]:
-    from .espeak.voice import EspeakVoice  # noqa: PLC0415 - only the voice that was asked for
+def _require(package: str, extra: str, reason: str) -> None:
+    if find_spec(package) is None:
+        raise StartupError(
+            f"{reason} needs the package {package}: pip install 'qwen-tts-service[{extra}]'"
+        )
+
+
+def _can_use(device: str) -> bool:
+    """Try in a process of its own: a process that has touched CUDA holds on to its memory."""
+    command = [sys.executable, "-c", _CAN_USE_CUDA, device]
+    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - our own words
+    return done.returncode == 0
+
+
+def _load_espeak() -> Voice[Any]:
+    from .espeak.voice import EspeakVoice  # noqa: PLC0415
     from .voice.emotions import known_emotion  # noqa: PLC0415
 
     return EspeakVoice(known_emotion=known_emotion)
+
+
+def _load_qwen(settings: Settings, report: Report) -> Voice[Any]:
+    import torch  # noqa: PLC0415
+
+    from .engine.engine import Engine, EngineOptions  # noqa: PLC0415
+    from .model.hub import Hub, find_or_download  # noqa: PLC0415
+    from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
+    from .qwen import QwenOptions, QwenVoice  # noqa: PLC0415
+
+    directory = find_or_download(
+        settings.model_name,
+        Path(settings.model_path),
+        hub=Hub(is_offline=settings.hf_hub_offline),
+        on_progress=lambda p: report(p.step, p.fraction),
+    )
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = Qwen3TTS.load(
+        directory,
+        device=device,
+        use_flash_attention=settings.use_flash_attention,
+        on_progress=report,
+    )
+    report("allocating slots", 0.0)
+    options = EngineOptions(
+        slots=settings.max_concurrent_requests, max_positions=settings.max_positions
+    )
+    limits = QwenOptions(
+        max_positions=settings.max_positions, runaway_factor=settings.runaway_factor
+    )
+    return QwenVoice(model, Engine(model, options), settings.model_name, limits)

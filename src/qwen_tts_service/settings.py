@@ -48,6 +48,10 @@ class Settings(BaseModel):
     """Largest request body, in bytes."""
     request_timeout_s: Annotated[float, Field(gt=0, le=MAX_REQUEST_TIMEOUT_S)] = 1800.0
     """Longest wait for a whole file, or for a stream's first audio."""
+    max_positions: Annotated[int, Field(ge=256)] = 8192
+    """Longest prompt and speech of one request together, in frames and tokens; sizes the slots."""
+    runaway_factor: Annotated[float, Field(ge=1, le=100)] = 4.0
+    """A speech this many times longer than its text should take is stopped as a runaway."""
     api_key: SecretStr = SecretStr("")
     """When set, every route that speaks asks for `Authorization: Bearer <key>`."""
     cors_origins: tuple[str, ...] = ()

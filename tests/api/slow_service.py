@@ -6,16 +6,13 @@ Every sample says how many were made before it, so that a lost one would show.
 """
 
 import os
-import sys
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import service
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "src")]
-
-from qwen_tts_service import build as building
+from qwen_tts_service.build import Report
 from qwen_tts_service.channel import PcmChannel
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
 from qwen_tts_service.settings import Settings
@@ -77,7 +74,7 @@ class SlowVoice:
         pass
 
 
-def build_slow(settings: Settings, report: building.Report) -> Synthesizer:
+def build_slow(settings: Settings, report: Report) -> Synthesizer:
     report("pretending to load", 0.5)
     threading.Event().wait(float(os.environ.get("LOAD_S", "0")))
     if os.environ.get("LOAD_FAILS"):
@@ -85,9 +82,6 @@ def build_slow(settings: Settings, report: building.Report) -> Synthesizer:
     return Synthesizer(SlowVoice(), sample_rate_hz=settings.sampling_rate)
 
 
-building.build = build_slow
-building.check = lambda _settings: None
-
-from service import QwenTTS  # noqa: E402 - after the voice has been exchanged
-
-__all__ = ["QwenTTS"]
+service.build = build_slow
+service.check = lambda _settings: None
+QwenTTS = service.QwenTTS

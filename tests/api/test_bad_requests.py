@@ -26,7 +26,7 @@ BROKEN = [
     pytest.param(body(tokens=[1, 2]), "text", id="text-and-tokens"),
     pytest.param(body(text=MARKER * 1000), "text", id="text-too-long"),
     pytest.param(body(text=[MARKER]), "text", id="text-is-a-list"),
-    pytest.param(b'{"text": "\\ud800 %s"}' % MARKER.encode(), "text", id="half-a-surrogate"),
+    pytest.param(b'{"text": "\\ud800 %s"}' % MARKER.encode(), None, id="half-a-surrogate"),
     pytest.param(body(text=None, tokens=[]), "tokens", id="no-tokens"),
     pytest.param(body(text=None, tokens=[1, -1]), "tokens", id="negative-token"),
     pytest.param(body(text=None, tokens=[MARKER]), "tokens", id="token-is-a-word"),
@@ -63,7 +63,9 @@ BROKEN = [
         body(voice_attributes={"emotion": 5}), "voice_attributes.emotion", id="emotion-is-a-number"
     ),
     pytest.param(body(voice_attributes=MARKER), "voice_attributes", id="attributes-is-a-word"),
-    pytest.param(body(voice_attributes={"sex": MARKER}), None, id="unknown-attribute-far-from-any"),
+    pytest.param(
+        body(voice_attributes={"sex": MARKER}), "voice_attributes", id="unknown-attribute"
+    ),
     pytest.param(
         body(voice_attributes={"emotions": MARKER}),
         "voice_attributes.emotion",

@@ -1,31 +1,51 @@
-"""The routes that are not BentoML APIs: /health and /metrics.
+"""The routes that are not BentoML APIs: the documentation, /health and /metrics.
 
 It does not know how speech is made.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from qwen_tts_service import __version__
+from qwen_tts_service.telemetry import metrics
 
+from . import docs
 from .runtime import Runtime
 
 
-def make_app(runtime: Runtime) -> Starlette:
-    """The ASGI app that is mounted beside the BentoML APIs."""
+def make_app(runtime: Runtime, openapi: Callable[[], dict[str, Any]]) -> Starlette:
+    """The ASGI app that is mounted beside the BentoML APIs; `openapi` describes those."""
 
-    async def health(_: Request) -> Response:
+    async def show_docs(_: Request) -> Response:
+        return HTMLResponse(docs.PAGE)
+
+    async def show_openapi(_: Request) -> Response:
+        return JSONResponse(docs.complete(openapi()))
+
+    async def show_health(_: Request) -> Response:
         state = describe(runtime)
-        return JSONResponse(state, status_code=200 if state["ready"] else 503)
+        return JSONResponse(state, status_code=200 if state["ready"] else 503, headers=_OWN)
 
     async def show_metrics(_: Request) -> Response:
-        from qwen_tts_service.telemetry import metrics  # noqa: PLC0415 - only after the server has set up its directory
-
         return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
 
-    return Starlette(routes=[Route("/health", health), Route("/metrics", show_metrics)])
+    return Starlette(
+        routes=[
+            Route("/", show_docs),
+            Route("/docs.json", show_openapi),
+            Route("/health", show_health),
+            Route("/metrics", show_metrics),
+        ]
+    )
+
+
+_OWN = {"X-Error-Code": "none"}
+"""Tells `Front` that a 503 from here has its own body."""
 
 
 def describe(runtime: Runtime) -> dict[str, object]:

@@ -76,10 +76,12 @@ def response_of(error: e.TTSError) -> JSONResponse:
 def from_validation(error: ValidationError, schema: type[BaseModel]) -> e.InvalidRequest:
     """The first broken rule, in our words; never the value that broke it."""
     item = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    *parents, last = [part for part in item["loc"] if isinstance(part, str)] or ["body"]
+    path = [part for part in item["loc"] if isinstance(part, str)]
+    if not path:
+        return e.InvalidRequest(f"the body must be a JSON object: {item['msg']}")
     if item["type"] == "extra_forbidden":
-        return _unknown_field(last, parents, schema)
-    param = ".".join([*parents, last])
+        return _unknown_field(path[-1], path[:-1], schema)
+    param = ".".join(path)
     return e.InvalidRequest(f"{param}: {item['msg']}", param=param)
 
 

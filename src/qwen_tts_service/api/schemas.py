@@ -126,8 +126,6 @@ class SpeechBody(BaseModel):
                 f"text has {len(self.text)} characters; at most {max_text_chars} are allowed",
                 param="text",
             )
-        if not self.text.isprintable() and any("\ud800" <= c <= "\udfff" for c in self.text):
-            raise InvalidRequest("text has half a surrogate pair; send valid Unicode", param="text")
         return self.text
 
     def _checked_tokens(self, max_tokens: int) -> tuple[int, ...] | None:
