@@ -1,0 +1,294 @@
+// What the page says, in English and Russian, and the choice between the two.
+// It does not know what the words are for.
+
+const WORDS = {
+  en: {
+    title: "Playground · Qwen TTS",
+    heading: "Playground",
+    text: "Text",
+    examples: "Examples",
+    key: "API key",
+    keyNote: "Kept until this tab is closed.",
+    speak: "Speak",
+    stop: "Stop",
+    result: "Listen",
+    waveform: "Waveform of the speech",
+    firstAudio: "First audio",
+    realTimeFactor: "Real-time factor",
+    duration: "Duration",
+    underruns: "Underruns",
+    replay: "Play again",
+    download: "Download {format}",
+    voice: "Voice",
+    speaker: "Speaker",
+    gender: "Gender",
+    age: "Age",
+    emotion: "Emotion",
+    language: "Language",
+    temperature: "Temperature",
+    output: "Output",
+    format: "File format",
+    stream: "Stream",
+    streamNote: "plays while it is being made",
+    more: "More",
+    instruct: "Instruction",
+    instructExample: "Speak slowly and softly.",
+    seed: "Seed",
+    seedNone: "a new one each time",
+    curl: "The same with curl",
+    copy: "Copy",
+    copied: "Copied",
+    copyFailed: "Press Ctrl+C",
+
+    "count.one": "{n} character",
+    "count.other": "{n} characters",
+    seconds: "{n} s",
+    milliseconds: "{n} ms",
+
+    "speaker.none": "By description",
+    "gender.none": "Any",
+    "gender.female": "Female",
+    "gender.male": "Male",
+    "gender.neutral": "Neutral",
+    "emotion.none": "As the text suggests",
+    "emotion.neutral": "Neutral",
+    "emotion.happy": "Happy",
+    "emotion.sad": "Sad",
+    "emotion.angry": "Angry",
+    "emotion.fearful": "Fearful",
+    "emotion.surprised": "Surprised",
+    "emotion.disgusted": "Disgusted",
+    "emotion.excited": "Excited",
+    "emotion.calm": "Calm",
+    "emotion.serious": "Serious",
+    "emotion.friendly": "Friendly",
+    "emotion.whisper": "Whisper",
+    "language.none": "Auto",
+    "language.auto": "Auto",
+    "language.chinese": "Chinese",
+    "language.english": "English",
+    "language.japanese": "Japanese",
+    "language.korean": "Korean",
+    "language.german": "German",
+    "language.french": "French",
+    "language.russian": "Russian",
+    "language.portuguese": "Portuguese",
+    "language.spanish": "Spanish",
+    "language.italian": "Italian",
+
+    "status.idle": "Ready",
+    "status.loading": "The model is loading: {n} %",
+    "status.waiting": "Waiting for the first audio…",
+    "status.speaking": "Speaking…",
+    "status.finished": "Finished",
+    "status.stopped": "Stopped",
+    "status.failed": "Failed",
+    "status.fetching": "Making the file…",
+    "status.saved": "Saved as {name}",
+
+    "fact.x-voice": "Voice",
+    "fact.x-language": "Language",
+    "fact.x-model": "Model",
+    "fact.x-seed": "Seed",
+    "fact.x-voice-applied": "Applied",
+    "fact.x-voice-not-applied": "Not applied",
+    "fact.x-warning": "Note",
+    "fact.x-finish-reason": "Ended by",
+    "fact.x-audio-seconds": "Seconds",
+    "fact.x-request-id": "Request",
+
+    "error.invalid_request": "The request is not right",
+    "error.cannot_speak": "This cannot be spoken",
+    "error.unauthorized": "The server asks for an API key",
+    "error.wrongKey": "The API key is not right",
+    "error.busy": "The server is busy",
+    "error.not_ready": "The server is not ready yet",
+    "error.timeout": "It took too long",
+    "error.body_too_large": "The text is too long",
+    "error.http": "The server answered {status}",
+    "error.broken": "The connection broke: the speech is incomplete",
+    "error.unreachable": "The server cannot be reached",
+    "error.unplayable": "This browser cannot play this format; the file can be downloaded",
+    "error.notAudio": "The answer is not audio",
+    "error.noSound": "This browser cannot play sound",
+    "error.page": "The page failed",
+    "error.param": "Field: {param}",
+    "error.retry": "Try again in {n} s",
+  },
+  ru: {
+    title: "Послушать · Qwen TTS",
+    heading: "Послушать",
+    text: "Текст",
+    examples: "Примеры",
+    key: "Ключ API",
+    keyNote: "Хранится, пока открыта эта вкладка.",
+    speak: "Произнести",
+    stop: "Стоп",
+    result: "Звук",
+    waveform: "Форма звуковой волны",
+    firstAudio: "До первого звука",
+    realTimeFactor: "Доля реального времени",
+    duration: "Длительность",
+    underruns: "Разрывы звука",
+    replay: "Ещё раз",
+    download: "Скачать {format}",
+    voice: "Голос",
+    speaker: "Диктор",
+    gender: "Пол",
+    age: "Возраст",
+    emotion: "Эмоция",
+    language: "Язык",
+    temperature: "Температура",
+    output: "Вывод",
+    format: "Формат файла",
+    stream: "Поток",
+    streamNote: "звучит, пока создаётся",
+    more: "Ещё",
+    instruct: "Указание голосу",
+    instructExample: "Speak slowly and softly.",
+    seed: "Зерно (seed)",
+    seedNone: "каждый раз новое",
+    curl: "То же через curl",
+    copy: "Копировать",
+    copied: "Скопировано",
+    copyFailed: "Нажмите Ctrl+C",
+
+    "count.one": "{n} знак",
+    "count.few": "{n} знака",
+    "count.many": "{n} знаков",
+    "count.other": "{n} знака",
+    seconds: "{n} с",
+    milliseconds: "{n} мс",
+
+    "speaker.none": "По описанию",
+    "gender.none": "Любой",
+    "gender.female": "Женский",
+    "gender.male": "Мужской",
+    "gender.neutral": "Нейтральный",
+    "emotion.none": "По смыслу текста",
+    "emotion.neutral": "Нейтрально",
+    "emotion.happy": "Радость",
+    "emotion.sad": "Грусть",
+    "emotion.angry": "Гнев",
+    "emotion.fearful": "Страх",
+    "emotion.surprised": "Удивление",
+    "emotion.disgusted": "Отвращение",
+    "emotion.excited": "Воодушевление",
+    "emotion.calm": "Спокойствие",
+    "emotion.serious": "Серьёзность",
+    "emotion.friendly": "Дружелюбие",
+    "emotion.whisper": "Шёпот",
+    "language.none": "Определить по тексту",
+    "language.auto": "По тексту",
+    "language.chinese": "Китайский",
+    "language.english": "Английский",
+    "language.japanese": "Японский",
+    "language.korean": "Корейский",
+    "language.german": "Немецкий",
+    "language.french": "Французский",
+    "language.russian": "Русский",
+    "language.portuguese": "Португальский",
+    "language.spanish": "Испанский",
+    "language.italian": "Итальянский",
+
+    "status.idle": "Готово к работе",
+    "status.loading": "Модель загружается: {n} %",
+    "status.waiting": "Ждём первый звук…",
+    "status.speaking": "Звучит…",
+    "status.finished": "Закончено",
+    "status.stopped": "Остановлено",
+    "status.failed": "Не удалось",
+    "status.fetching": "Готовим файл…",
+    "status.saved": "Сохранено: {name}",
+
+    "fact.x-voice": "Голос",
+    "fact.x-language": "Язык",
+    "fact.x-model": "Модель",
+    "fact.x-seed": "Зерно",
+    "fact.x-voice-applied": "Учтено",
+    "fact.x-voice-not-applied": "Не учтено",
+    "fact.x-warning": "Замечание",
+    "fact.x-finish-reason": "Чем кончилось",
+    "fact.x-audio-seconds": "Секунд",
+    "fact.x-request-id": "Запрос",
+
+    "error.invalid_request": "В запросе ошибка",
+    "error.cannot_speak": "Это нельзя произнести",
+    "error.unauthorized": "Сервер просит ключ API",
+    "error.wrongKey": "Ключ API не подошёл",
+    "error.busy": "Сервер занят",
+    "error.not_ready": "Сервер ещё не готов",
+    "error.timeout": "Ответ не успел прийти",
+    "error.body_too_large": "Слишком длинный текст",
+    "error.http": "Сервер ответил кодом {status}",
+    "error.broken": "Соединение оборвалось: речь неполная",
+    "error.unreachable": "Сервер недоступен",
+    "error.unplayable": "Браузер не умеет играть этот формат, но файл можно скачать",
+    "error.notAudio": "Пришёл не звук",
+    "error.noSound": "Браузер не умеет играть звук",
+    "error.page": "Ошибка на странице",
+    "error.param": "Поле: {param}",
+    "error.retry": "Повторите через {n} с",
+  },
+};
+
+const KEPT_UNDER = "qwen-tts-page-language";
+
+// Storage may be forbidden; the page then simply forgets.
+function recall() {
+  try {
+    return localStorage.getItem(KEPT_UNDER);
+  } catch {
+    return null;
+  }
+}
+
+function keep(language) {
+  try {
+    localStorage.setItem(KEPT_UNDER, language);
+  } catch {
+    // Nothing to do: the choice holds for this visit.
+  }
+}
+
+function preferred() {
+  const kept = recall();
+  if (kept in WORDS) return kept;
+  return /^(ru|be|uk|kk)\b/i.test(navigator.language) ? "ru" : "en";
+}
+
+let current = preferred();
+
+export const pageLanguage = () => current;
+
+export function choosePageLanguage(language) {
+  current = language;
+  keep(language);
+}
+
+/** Whether the page has words of its own for `key`. */
+export const isKnown = (key) => key in WORDS[current];
+
+/** The words for `key`, with each {name} replaced. */
+export function say(key, values = {}) {
+  const words = WORDS[current][key] ?? key;
+  return words.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+}
+
+export const sayNumber = (n, digits = 0) =>
+  n.toLocaleString(current, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+export function sayCount(n) {
+  return say(`count.${new Intl.PluralRules(current).select(n)}`, { n: sayNumber(n) });
+}
+
+/** Put words into every element that names its key. */
+export function translate(root) {
+  document.documentElement.lang = current;
+  document.title = say("title");
+  for (const node of root.querySelectorAll("[data-i18n]")) node.textContent = say(node.dataset.i18n);
+  for (const node of root.querySelectorAll("[data-i18n-label]"))
+    node.setAttribute("aria-label", say(node.dataset.i18nLabel));
+  for (const node of root.querySelectorAll("[data-i18n-placeholder]"))
+    node.placeholder = say(node.dataset.i18nPlaceholder);
+}

@@ -1,0 +1,524 @@
+"""The page to listen, in a real headless Chromium against a small server that plays a tone.
+
+Skipped where chromium or its driver is missing (Debian: `apt-get install chromium
+chromium-driver`). The server speaks the service's wire: the same routes, headers and errors.
+"""
+
+import asyncio
+import json
+import shutil
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from qwen_tts_service.api import playground
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+
+from selenium.webdriver.common.by import By  # noqa: E402 - after the skip
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+CHROMIUM = shutil.which("chromium")
+DRIVER = shutil.which("chromedriver")
+in_browser = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed"
+)
+
+RATE_HZ = 24000
+CHUNK_SAMPLES = 1920
+KEY = "a-key"
+PLAIN_HOST = "tts.example"  # not localhost, so that plain http counts as insecure
+VOICES = [
+    {"id": "serena", "name": "Serena", "gender": "female", "language": "chinese"},
+    {"id": "ryan", "name": "Ryan", "gender": "male", "language": "english"},
+]
+HEADERS = {
+    "X-Request-Id": "0123456789abcdef",
+    "X-Seed": "42",
+    "X-Model": "Qwen3-TTS-12Hz-1.7B-CustomVoice",
+    "X-Voice": "serena",
+    "X-Language": "russian",
+    "X-Voice-Applied": "gender, age, emotion",
+    "X-Something-New": "100%25",
+}
+
+
+def tone(seconds: float) -> bytes:
+    """Raw int16 audio: 440 Hz that swells and fades four times a second."""
+    t = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
+    samples = 0.6 * np.sin(2 * np.pi * 440 * t) * np.abs(np.sin(2 * np.pi * 2 * t)) ** 1.5
+    return (samples * 32767).astype("<i2").tobytes()
+
+
+def refusal(status: int, code: str, message: str, param: str | None = None) -> Response:
+    error = {"code": code, "message": message, "type": "invalid_request_error", "param": param}
+    return JSONResponse({"error": error}, status)
+
+
+class FakeService:
+    """The routes the page uses; a test sets how they answer and reads what was asked."""
+
+    url: str
+
+    def __init__(self) -> None:
+        self.bodies: list[tuple[str, dict[str, Any]]] = []
+        self.left = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.speech_s = 0.8
+        self.is_broken = False
+        self.is_endless = False
+        self.needs_key = False
+        self.refusal: Response | None = None
+        self.app = Starlette(
+            routes=[
+                Route("/health", self.health),
+                Route("/v1/audio/voices", self.voices),
+                Route("/tts", self.tts, methods=["POST"]),
+                Route("/stream-tts", self.stream, methods=["POST"]),
+                *playground.routes(),
+            ]
+        )
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ready", "sampling_rate": RATE_HZ, "speakers": ["ryan"]})
+
+    async def voices(self, _: Request) -> Response:
+        return JSONResponse({"voices": VOICES})
+
+    async def _refused(self, request: Request) -> Response | None:
+        self.bodies.append((request.url.path, await request.json()))
+        if self.needs_key and request.headers.get("authorization") != f"Bearer {KEY}":
+            return refusal(401, "unauthorized", "give the API key")
+        return self.refusal
+
+    async def tts(self, request: Request) -> Response:
+        refused = await self._refused(request)
+        if refused is not None:
+            return refused
+        import io
+
+        import soundfile
+
+        file = io.BytesIO()
+        samples = np.frombuffer(tone(self.speech_s), "<i2")
+        soundfile.write(file, samples, RATE_HZ, format=self.bodies[-1][1]["format"].upper())
+        return Response(file.getvalue(), media_type="audio/mpeg", headers=HEADERS)
+
+    async def stream(self, request: Request) -> Response:
+        refused = await self._refused(request)
+        if refused is not None:
+            return refused
+        return StreamingResponse(self._parts(), media_type="audio/pcm", headers=HEADERS)
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        audio = tone(self.speech_s)
+        try:
+            # An odd size: samples are torn between chunks, as networks tear them.
+            for at in range(0, len(audio), CHUNK_SAMPLES * 2 + 1):
+                yield audio[at : at + CHUNK_SAMPLES * 2 + 1]
+                await asyncio.to_thread(self.gate.wait, 20)
+            while self.is_endless:
+                yield tone(0.08)
+                await asyncio.sleep(0.05)
+            if self.is_broken:
+                raise ConnectionError("the voice failed on the way")
+        except (asyncio.CancelledError, GeneratorExit):
+            self.left.set()
+            raise
+
+
+class _Server(uvicorn.Server):
+    def install_signal_handlers(self) -> None:
+        """The tests' own handlers stay."""
+
+
+@pytest.fixture
+def service() -> Iterator[FakeService]:
+    fake = FakeService()
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(fake.app, log_level="critical", ws="none", lifespan="off")
+        server = _Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        fake.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield fake
+        fake.gate.set()
+        fake.is_endless = False
+        server.should_exit = server.force_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+        *("disable-dev-shm-usage", "autoplay-policy=no-user-gesture-required"),
+        *("window-size=1180,1000", "lang=en-US", f"host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1"),
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+class Page:
+    """The page as a person sees it."""
+
+    def __init__(self, browser: Any, service: FakeService) -> None:
+        self.browser = browser
+        self.service = service
+
+    def open(self) -> "Page":
+        self.browser.get(f"{self.service.url}/playground")
+        self.until(lambda: len(self.at("speaker").find_elements(By.TAG_NAME, "option")) > 1)
+        return self
+
+    def at(self, name: str) -> Any:
+        return self.browser.find_element(By.ID, name)
+
+    def text(self, name: str) -> str:
+        return self.at(name).text
+
+    def until(self, holds: Any) -> None:
+        WebDriverWait(self.browser, 20, poll_frequency=0.02).until(lambda _: holds())
+
+    def speak(self) -> None:
+        self.at("speak").click()
+
+    def until_status(self, status: str) -> None:
+        self.until(lambda: self.text("status") == status)
+
+    def fact(self, name: str) -> str:
+        return self.browser.find_element(By.CSS_SELECTOR, f'[data-fact="{name}"] dd').text
+
+
+@pytest.fixture
+def page(browser: Any, service: FakeService) -> Page:
+    browser.get_log("browser")
+    browser.get_log("performance")
+    return Page(browser, service).open()
+
+
+# What is served ---------------------------------------------------------------------------
+
+
+def test_page_is_served_with_a_policy_that_forbids_other_origins(service: FakeService) -> None:
+    answer = httpx.get(f"{service.url}/playground/")
+    assert answer.status_code == 200
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_address_without_slash_leads_to_the_page_whatever_the_host(service: FakeService) -> None:
+    answer = httpx.get(f"{service.url}/playground", headers={"Host": "somewhere.example"})
+    assert answer.status_code == 307
+    assert answer.headers["location"] == "playground/"
+
+
+def test_modules_are_served_as_javascript(service: FakeService) -> None:
+    answer = httpx.get(f"{service.url}/playground/app.js")
+    assert answer.headers["content-type"].partition(";")[0] in (
+        "text/javascript",
+        "application/javascript",
+    )
+
+
+def test_unknown_file_is_not_found(service: FakeService) -> None:
+    assert httpx.get(f"{service.url}/playground/nothing.js").status_code == 404
+
+
+def test_both_languages_have_the_same_words(service: FakeService) -> None:
+    source = (Path(playground.__file__).parent / "static" / "i18n.js").read_text("utf-8")
+    english, russian = source.split("\n  ru: {")
+    plural_forms = {'"count.few"', '"count.many"'}
+    assert _keys(english.split("\n  en: {")[1]) == _keys(russian.split("\n};")[0]) - plural_forms
+
+
+def _keys(block: str) -> set[str]:
+    lines = [line for line in block.splitlines() if line.startswith("    ")]
+    return {line.strip().partition(": ")[0] for line in lines}
+
+
+# In the browser ---------------------------------------------------------------------------
+
+
+@in_browser
+def test_page_loads_without_console_messages(page: Page) -> None:
+    assert page.browser.get_log("browser") == []
+    assert page.text("status") == "Ready"
+
+
+@in_browser
+def test_page_asks_no_other_origin(page: Page) -> None:
+    page.speak()
+    page.until_status("Finished")
+    asked = {url for url in _requested(page.browser) if not url.startswith(("data:", "blob:"))}
+    assert f"{page.service.url}/stream-tts" in asked
+    assert {url for url in asked if not url.startswith(page.service.url)} == set()
+
+
+def _requested(browser: Any) -> list[str]:
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    return [params["request"]["url"] for params in sent]
+
+
+@in_browser
+def test_first_audio_sounds_before_the_speech_is_complete(page: Page) -> None:
+    page.service.gate.clear()
+    page.speak()
+    page.until_status("Speaking…")
+    page.until(lambda: page.text("first-audio").endswith("ms"))
+    assert not page.at("waveform").get_property("hidden")
+    page.service.gate.set()
+    page.until_status("Finished")
+    assert page.text("duration") == "0.8 s"
+    assert page.text("real-time-factor") != "–"
+
+
+@in_browser
+def test_gap_in_the_stream_is_counted_as_an_underrun(page: Page) -> None:
+    page.service.gate.clear()
+    page.speak()
+    page.until_status("Speaking…")
+    # One chunk of 80 ms and the lead of 80 ms: silence is certain once 0.5 s has been played.
+    page.browser.set_script_timeout(10)
+    page.browser.execute_async_script("setTimeout(arguments[0], 500)")
+    page.service.gate.set()
+    page.until_status("Finished")
+    assert int(page.text("underruns")) >= 1
+
+
+@in_browser
+def test_waveform_is_drawn(page: Page) -> None:
+    page.speak()
+    page.until_status("Finished")
+    colours = page.browser.execute_script(
+        """const canvas = document.getElementById("waveform");
+        const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, 20);
+        return data.filter((_, i) => i % 4 === 3).some((alpha) => alpha > 0);"""
+    )
+    assert colours is True
+
+
+@in_browser
+def test_request_says_what_the_form_says(page: Page) -> None:
+    Select(page.at("gender")).select_by_value("female")
+    Select(page.at("emotion")).select_by_value("happy")
+    Select(page.at("language")).select_by_value("russian")
+    page.at("age").send_keys("25")
+    page.speak()
+    page.until_status("Finished")
+    path, body = page.service.bodies[-1]
+    assert path == "/stream-tts"
+    assert body.pop("text")
+    assert body == {
+        "format": "pcm",
+        "temperature": 0.7,
+        "language": "russian",
+        "voice_attributes": {"gender": "female", "age": 25, "emotion": "happy"},
+    }
+
+
+@in_browser
+def test_named_speaker_replaces_gender_and_age(page: Page) -> None:
+    page.at("age").send_keys("25")
+    Select(page.at("speaker")).select_by_visible_text("Ryan · male, english")
+    assert not page.at("age").is_enabled()
+    page.speak()
+    page.until_status("Finished")
+    body = page.service.bodies[-1][1]
+    assert body["speaker"] == "ryan"
+    assert "voice_attributes" not in body
+
+
+@in_browser
+def test_every_fact_about_the_voice_is_shown(page: Page) -> None:
+    page.speak()
+    page.until_status("Finished")
+    assert page.fact("x-voice") == "serena"
+    assert page.fact("x-language") == "Russian"
+    assert page.fact("x-voice-applied") == "gender, age, emotion"
+    assert page.fact("x-something-new") == "100%"
+
+
+@in_browser
+def test_page_works_on_plain_http(page: Page) -> None:
+    page.service.url = page.service.url.replace("127.0.0.1", PLAIN_HOST)
+    page.open()
+    assert page.browser.execute_script("return isSecureContext") is False
+    page.at("copy").click()
+    page.until(lambda: page.text("copy") == "Copied")
+    page.speak()
+    page.until_status("Finished")
+
+
+@in_browser
+def test_stop_ends_the_request_on_the_server(page: Page) -> None:
+    page.service.is_endless = True
+    page.speak()
+    page.until_status("Speaking…")
+    page.at("stop").click()
+    assert page.service.left.wait(10)
+    assert page.text("status") == "Stopped"
+    assert page.at("alert").get_property("hidden")
+
+
+@in_browser
+def test_keys_speak_and_stop(page: Page) -> None:
+    page.service.is_endless = True
+    page.at("text").send_keys(Keys.CONTROL, Keys.ENTER)
+    page.until_status("Speaking…")
+    page.at("text").send_keys(Keys.ESCAPE)
+    assert page.service.left.wait(10)
+    assert page.text("status") == "Stopped"
+
+
+@in_browser
+def test_refusal_is_shown_with_its_field(page: Page) -> None:
+    page.service.refusal = refusal(
+        422, "cannot_speak", "age has no meaning for this voice", "voice_attributes.age"
+    )
+    page.speak()
+    page.until_status("Failed")
+    assert page.text("alert").splitlines() == [
+        "This cannot be spoken",
+        "age has no meaning for this voice",
+        "Field: voice_attributes.age",
+    ]
+    assert page.at("alert").get_attribute("role") == "alert"
+    assert page.at("age").get_attribute("aria-invalid") == "true"
+    assert not page.at("stop").is_enabled()
+
+
+@in_browser
+def test_busy_server_says_when_to_come_back(page: Page) -> None:
+    page.service.refusal = refusal(429, "busy", "all slots are taken")
+    page.service.refusal.headers["Retry-After"] = "7"
+    page.speak()
+    page.until_status("Failed")
+    assert "Try again in 7 s" in page.text("alert")
+
+
+@in_browser
+def test_broken_stream_does_not_look_finished(page: Page) -> None:
+    page.service.is_broken = True
+    page.speak()
+    page.until(lambda: "incomplete" in page.text("alert"))
+    page.until(lambda: not page.at("stop").is_enabled())
+    assert page.text("status") == "Failed"
+
+
+@in_browser
+def test_key_is_asked_for_and_kept_for_the_tab(page: Page) -> None:
+    page.service.needs_key = True
+    page.speak()
+    page.until(lambda: page.at("key").is_displayed())
+    assert page.browser.switch_to.active_element == page.at("key")
+    page.at("key").send_keys(KEY, Keys.ENTER)
+    page.until_status("Finished")
+    assert KEY not in page.text("curl")
+    assert "$API_KEY" in page.text("curl")
+    page.open()
+    page.speak()
+    page.until_status("Finished")
+
+
+@in_browser
+def test_language_switch_is_remembered(page: Page) -> None:
+    page.browser.find_element(By.CSS_SELECTOR, '[data-page-language="ru"]').click()
+    assert page.text("speak") == "Произнести"
+    page.open()
+    assert page.text("speak") == "Произнести"
+    assert page.browser.find_element(By.TAG_NAME, "html").get_attribute("lang") == "ru"
+    assert page.text("count") == "78 знаков"
+    page.browser.execute_script("localStorage.clear()")
+
+
+@in_browser
+def test_whole_file_is_asked_for_and_played(page: Page) -> None:
+    page.at("stream").click()
+    Select(page.at("format")).select_by_value("mp3")
+    page.speak()
+    page.until_status("Finished")
+    assert page.service.bodies[-1][0] == "/tts"
+    assert page.service.bodies[-1][1]["format"] == "mp3"
+    assert page.text("duration").startswith("0.")
+
+
+@in_browser
+def test_wav_download_is_the_audio_that_was_heard(page: Page, tmp_path: Path) -> None:
+    page.speak()
+    page.until_status("Finished")
+    saved = _download(page, tmp_path, "speech.wav")
+    assert saved[44:] == tone(0.8)
+    assert len(page.service.bodies) == 1
+
+
+@in_browser
+def test_mp3_download_asks_for_the_seed_that_was_heard(page: Page, tmp_path: Path) -> None:
+    page.speak()
+    page.until_status("Finished")
+    Select(page.at("format")).select_by_value("mp3")
+    assert len(_download(page, tmp_path, "speech.mp3")) > 1000
+    path, body = page.service.bodies[-1]
+    assert (path, body["seed"], body["format"]) == ("/tts", 42, "mp3")
+
+
+def _download(page: Page, folder: Path, name: str) -> bytes:
+    page.browser.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)}
+    )
+    page.at("download").click()
+    page.until((folder / name).exists)
+    return (folder / name).read_bytes()
+
+
+@in_browser
+def test_speech_can_be_played_again_without_asking(page: Page) -> None:
+    page.speak()
+    page.until_status("Finished")
+    page.at("replay").click()
+    page.until_status("Speaking…")
+    page.until_status("Finished")
+    assert len(page.service.bodies) == 1
+
+
+@in_browser
+def test_curl_command_is_the_request(page: Page) -> None:
+    page.browser.execute_script("arguments[0].value = ''", page.at("text"))
+    page.at("text").send_keys("It's raining")
+    Select(page.at("format")).select_by_value("ogg")
+    command = page.text("curl")
+    assert command.startswith(f"curl -X POST {page.service.url}/stream-tts")
+    assert r'"text":"It' "'\\''" 's raining"' in command
+    assert command.endswith("--output speech.ogg")
+
+
+@in_browser
+def test_every_control_has_a_name(page: Page) -> None:
+    unnamed = page.browser.execute_script(
+        """return [...document.querySelectorAll("input, select, textarea, button")]
+        .filter((node) => !node.labels?.length && !node.getAttribute("aria-label")
+          && !node.textContent.trim()).map((node) => node.id)"""
+    )
+    assert unnamed == []
