@@ -15,6 +15,7 @@ from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
 from .synthesizer import Synthesizer
 from .types import Voice
+from .voice.emotions import known_emotion
 
 Report = Callable[[str, float], None]
 """Called with the step and how much of it is done, 0 to 1."""
@@ -88,8 +89,6 @@ def _load_espeak() -> Voice[Any]:
 
 
 def _load_qwen(settings: Settings, report: Report) -> Voice[Any]:
-    import torch  # noqa: PLC0415
-
     from .engine.engine import Engine, EngineOptions  # noqa: PLC0415
     from .model.hub import Hub, find_or_download  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
@@ -101,10 +100,9 @@ def _load_qwen(settings: Settings, report: Report) -> Voice[Any]:
         hub=Hub(is_offline=settings.hf_hub_offline),
         on_progress=lambda p: report(p.step, p.fraction),
     )
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = Qwen3TTS.load(
         directory,
-        device=device,
+        device=settings.device,
         use_flash_attention=settings.use_flash_attention,
         on_progress=report,
     )

@@ -50,7 +50,7 @@ class Qwen3TTS:
         cls,
         path: Path,
         *,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
         dtype: torch.dtype | None = None,
         codec_dtype: torch.dtype | None = None,
         use_flash_attention: bool = True,
@@ -59,10 +59,11 @@ class Qwen3TTS:
     ) -> "Qwen3TTS":
         """Read a checkpoint; raises StartupError that names every file, field or tensor amiss.
 
+        device: None is CUDA where torch can use it, and otherwise the CPU
         dtype: of talker and code predictor; None is bfloat16 on CUDA and float32 on the CPU
         codec_dtype: of the codec; None is float32, which is how it is published
         """
-        device = torch.device(device)
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or default_dtype(device)
         codec_dtype = codec_dtype or torch.float32
         attention = choose_attention(device, dtype, use_flash=use_flash_attention)
