@@ -1,0 +1,224 @@
+"""Runs what was planned on the model: prompts, frames and sound, for slots given by number.
+
+`Runner` is the seam between the engine's loop and torch; `PlainRunner` is the one for the CPU,
+whose calls return when the work is done. It does not decide anything, and knows no streams.
+
+Letters: S slots, B rows of one call, Q codebooks, R ring of frames, T frames, N samples.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.types import Samples
+
+from .job import Job
+from .options import EngineOptions
+
+logger = logging.getLogger(__name__)
+
+RING_FRAMES = 32
+"""Frames of codes kept per slot: more than the largest chunk and what runs ahead of it."""
+
+
+class Ends(Protocol):
+    """The outcome of one frame step."""
+
+    def wait(self) -> list[bool]:
+        """Return for each row whether it drew end of speech; blocks until that is known."""
+
+
+class Sound(Protocol):
+    """The outcome of one call of the codec."""
+
+    def is_ready(self) -> bool:
+        """Whether `wait` would not block."""
+
+    def wait(self) -> Samples:
+        """Return the samples, float32 [B, N]."""
+
+
+class Runner(Protocol):
+    """Executes steps. `run_ahead`: frame steps begun before the outcome of one is looked at."""
+
+    run_ahead: int
+
+    def begin(self, slot: int, job: Job) -> PromptEmbeddings:
+        """Give a slot to a job; its prompt, of which `prefill` reads all rows but the last.
+
+        Raises InvalidRequest for what the job asks and this model does not have.
+        """
+
+    def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
+        """Read some rows of a slot's prompt."""
+
+    def frame(self, slots: Sequence[int], *, full_sort: bool, positions: int) -> Ends:
+        """Make one frame for each slot; `positions` bounds what their caches hold afterwards."""
+
+    def sound(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Sound:
+        """Turn `frames` frames of each slot from its frame `first` on into sound."""
+
+    def clear(self, slots: Sequence[int]) -> None:
+        """Forget what slots hold after a failure, whatever it is."""
+
+
+class Slots:
+    """The tensors behind the slots, and what all runners do with them alike.
+
+    ring: int64 [S, R, Q], the latest codes of each slot; frame f lies at f % R
+    """
+
+    def __init__(self, model: Qwen3TTS, options: EngineOptions, *, spare: int = 0) -> None:
+        """Allocate, once, for options.slots utterances and `spare` slots that nobody gets."""
+        self.model = model
+        self.options = options
+        self.count = options.slots + spare
+        self.state = model.new_state(
+            slots=self.count,
+            max_positions=options.max_positions,
+            max_text_rows=options.max_text_rows,
+        )
+        self.codec_state = model.codec.new_state(slots=self.count)
+        shape = (self.count, RING_FRAMES, model.config.codebooks)
+        self.ring = torch.zeros(*shape, dtype=torch.int64, device=model.device)
+
+    def begin(self, slot: int, job: Job) -> PromptEmbeddings:
+        """Build a job's prompt and reset the slot for it, but for the codec's part."""
+        prompt = self.model.prompts.build(
+            job.ids,
+            speaker=job.speaker,
+            language=job.language,
+            instruct_ids=job.instruct_ids,
+            layout=job.layout,
+        )
+        frames = min(job.max_frames, job.runaway_frames)
+        if len(prompt.rows) + frames > self.options.max_positions:
+            raise InvalidRequest(
+                f"text and speech need {len(prompt.rows) + frames} positions, and there are "
+                f"{self.options.max_positions}",
+                param="text",
+            )
+        if len(prompt.text_rows) > self.options.max_text_rows:
+            raise InvalidRequest("the text is too long for this layout", param="text")
+        self.model.begin(self.state, slot, prompt, seed=job.seed, sampling=job.sampling)
+        return prompt
+
+    def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
+        """Read some prompt rows of one slot alone, so that nobody else's length matters."""
+        slots = torch.tensor([slot], device=self.model.device)
+        part = prompt.rows[None, start : start + rows]
+        self.model.prefill(self.state, slots, part, start=start)
+
+    def frame(self, slots: Tensor, *, full_sort: bool, max_position: int | None = None) -> Tensor:
+        """Make a frame of the slots int64 [B], keep its codes; is_end bool [B]."""
+        place = self.state.frame[slots] % RING_FRAMES
+        codes, is_end = self.model.frame_step(
+            self.state, slots, full_sort=full_sort, max_position=max_position
+        )
+        self.ring[slots, place] = codes
+        return is_end
+
+    def sound(
+        self, slots: Tensor, first: Tensor, frames: int, active: Tensor | None = None
+    ) -> Tensor:
+        """Decode frames `first` [B] and after of the slots [B]: float32 [B, N]."""
+        steps = torch.arange(frames, device=slots.device)
+        codes = self.ring[slots[:, None], (first[:, None] + steps) % RING_FRAMES]
+        return self.model.codec.decode(codes.mT, self.codec_state, slots, active)
+
+    def clear(self, slots: Sequence[int]) -> None:
+        """Zero what a failure may have left: rubbish such as NaN must not reach the next user."""
+        index = torch.tensor(list(slots), device=self.model.device)
+        for cache in (self.state.keys, self.state.values):
+            cache.index_fill_(1, index, 0)
+        self.state.length.index_fill_(0, index, 0)
+        self.model.codec.reset(self.codec_state, index)
+
+    @property
+    def memory(self) -> str:
+        """Weights and state in words."""
+        parts = (self.model.talker, self.model.code_predictor, self.model.prompts, self.model.codec)
+        weights = {t.data_ptr(): t.nbytes for part in parts for t in part.parameters()}
+        state = tensor_bytes((self.state, self.codec_state, self.ring))
+        return (
+            f"weights {sum(weights.values()) / 2**20:.0f} MiB, state {state / 2**20:.0f} MiB "
+            f"({self.count} slots of {self.options.max_positions} positions)"
+        )
+
+
+def tensor_bytes(value: object) -> int:
+    """Sum the bytes of all tensors in nested dataclasses and tuples."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if is_dataclass(value):
+        return tensor_bytes(tuple(getattr(value, item.name) for item in fields(value)))
+    return sum(tensor_bytes(item) for item in value) if isinstance(value, Iterable) else 0
+
+
+class _Done:
+    """An outcome that is already there."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def is_ready(self) -> bool:
+        return True
+
+
+class _DoneEnds(_Done):
+    def wait(self) -> list[bool]:
+        ends: list[bool] = self._tensor.tolist()
+        return ends
+
+
+class _DoneSound(_Done):
+    def wait(self) -> Samples:
+        samples: Samples = self._tensor.numpy()
+        return samples
+
+
+class PlainRunner:
+    """For the CPU: plain calls, nothing runs ahead."""
+
+    run_ahead = 0
+
+    def __init__(self, model: Qwen3TTS, options: EngineOptions) -> None:
+        self._slots = Slots(model, options)
+        logger.info("engine memory: %s", self._slots.memory)
+
+    def begin(self, slot: int, job: Job) -> PromptEmbeddings:
+        prompt = self._slots.begin(slot, job)
+        self._slots.model.codec.reset(self._slots.codec_state, torch.tensor([slot]))
+        return prompt
+
+    def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
+        self._slots.prefill(slot, prompt, start, rows)
+
+    def frame(
+        self,
+        slots: Sequence[int],
+        *,
+        full_sort: bool,
+        positions: int,  # noqa: ARG002 - attention on the CPU reads each row's own length
+    ) -> Ends:
+        return _DoneEnds(self._slots.frame(torch.tensor(slots), full_sort=full_sort))
+
+    def sound(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Sound:
+        rows = list(zip(slots, first, strict=True))
+        # A convolution's last bits depend on the batch; alone they are always the same.
+        size = 1 if self._slots.options.deterministic else len(rows)
+        parts = []
+        for start in range(0, len(rows), size):
+            index, begins = torch.tensor(rows[start : start + size]).unbind(1)
+            parts.append(self._slots.sound(index, begins, frames))
+        return _DoneSound(torch.cat(parts) if len(parts) > 1 else parts[0])
+
+    def clear(self, slots: Sequence[int]) -> None:
+        self._slots.clear(slots)

@@ -1,0 +1,149 @@
+"""What the next step does: who reads its prompt, who advances, who is turned into sound.
+
+Pure: the same streams, limits and time give the same plan, and planning changes nothing. It does
+not know tensors, threads, channels or what an utterance says.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from qwen_tts_service.types import FRAME_S, FinishReason
+
+from .options import EngineOptions
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Stream:
+    """What planning needs to know of one utterance in a slot.
+
+    prompt_rows, prefilled: rows to read before the first frame, and how many have been read
+    max_frames, runaway_frames: see `Job`
+    started: frame steps begun, of which the last ones may still be under way
+    frames:  frames made whose codes are known to be speech
+    decoded: frames handed to the codec, in `chunks` calls
+    silent:  frames of silence at the end of what was decoded
+    first_sent_s: when the reader got the first chunk
+    has_room: whether the reader keeps up
+    end:     how the speech ended, as soon as that is known
+    """
+
+    slot: int
+    prompt_rows: int
+    max_frames: int
+    runaway_frames: int
+    needs_full_sort: bool = False
+    prefilled: int = 0
+    started: int = 0
+    frames: int = 0
+    decoded: int = 0
+    chunks: int = 0
+    silent: int = 0
+    first_sent_s: float | None = None
+    has_room: bool = True
+    end: FinishReason | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the whole prompt has been read."""
+        return self.prefilled >= self.prompt_rows
+
+    @property
+    def frame_limit(self) -> int:
+        """Frames after which it is ended."""
+        return min(self.max_frames, self.runaway_frames)
+
+    @property
+    def positions(self) -> int:
+        """Cache positions that its next frame step leaves filled."""
+        return self.prompt_rows + self.started + 1
+
+    @property
+    def is_spoken(self) -> bool:
+        """Whether all there will be has been handed to the codec."""
+        return self.end is not None and self.decoded == self.frames
+
+
+StreamT = TypeVar("StreamT", bound=Stream)
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan(Generic[StreamT]):
+    """prefill: (stream, first row, rows) to read now; advance: streams that make one frame."""
+
+    prefill: list[tuple[StreamT, int, int]] = field(default_factory=list)
+    advance: list[StreamT] = field(default_factory=list)
+
+
+def may_join(streams: Iterable[Stream], options: EngineOptions) -> bool:
+    """Whether another utterance may take a slot: not while earlier prompts fill the next step."""
+    unread = sum(stream.prompt_rows - stream.prefilled for stream in streams)
+    return unread < options.prefill_tokens_per_step
+
+
+def plan_step(streams: Sequence[StreamT], options: EngineOptions) -> StepPlan[StreamT]:
+    """Plan prompts, in order of arrival and bounded, and one frame for every other stream.
+
+    A stream whose prompt is complete after this step's reading advances in the same step; one
+    whose reader does not keep up, or that has begun its last frame, does not.
+    """
+    plan: StepPlan[StreamT] = StepPlan()
+    left = options.prefill_tokens_per_step
+    for stream in streams:
+        if stream.end is not None:
+            continue
+        row = stream.prefilled
+        while row < stream.prompt_rows and (left > 0 or not plan.prefill):
+            rows = min(options.prefill_piece_rows, stream.prompt_rows - row)
+            plan.prefill.append((stream, row, rows))
+            row += rows
+            left -= rows
+        if row >= stream.prompt_rows and stream.has_room and stream.started < stream.frame_limit:
+            plan.advance.append(stream)
+    return plan
+
+
+def end_of(stream: Stream, *, drew_end: bool) -> FinishReason | None:
+    """How a stream ends after the frame it has just made, or None if it goes on."""
+    if drew_end:
+        return "stop"
+    if stream.frames >= stream.max_frames:
+        return "length"
+    return "runaway" if stream.frames >= stream.runaway_frames else None
+
+
+def plan_sound(
+    streams: Iterable[StreamT], options: EngineOptions, *, now_s: float, step_s: float
+) -> dict[int, list[StreamT]]:
+    """Group the streams whose codes become sound now by how many frames they decode.
+
+    step_s: how long a step takes at present
+    """
+    groups: dict[int, list[StreamT]] = {}
+    for stream in streams:
+        if stream.frames > stream.decoded and stream.has_room:
+            frames = chunk_frames(stream, options, now_s=now_s, step_s=step_s)
+            if frames:
+                groups.setdefault(frames, []).append(stream)
+    return groups
+
+
+def chunk_frames(stream: Stream, options: EngineOptions, *, now_s: float, step_s: float) -> int:
+    """Return how many frames to decode now; 0 to wait for more.
+
+    A chunk is as large as the ramp allows, since large ones cost less per frame. It is sent
+    earlier, with the largest size of the ramp that is there, if the reader would otherwise run
+    dry. Where frames take longer than they last the reader runs dry anyway, and small chunks
+    would only make it worse.
+    """
+    ramp = options.chunk_frames
+    full = ramp[min(stream.chunks, len(ramp) - 1)]
+    there = stream.frames - stream.decoded
+    if there >= full or stream.end is not None:
+        return min(there, full)
+    if options.deterministic or step_s >= FRAME_S or stream.first_sent_s is None:
+        return 0
+    lead_s = stream.decoded * FRAME_S - (now_s - stream.first_sent_s)
+    if lead_s > options.margin_s + 2 * step_s:
+        return 0
+    return max(size for size in ramp if size <= there)
