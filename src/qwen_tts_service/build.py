@@ -83,7 +83,6 @@ def _can_use(device: str) -> bool:
 
 def _load_espeak() -> Voice[Any]:
     from .espeak.voice import EspeakVoice  # noqa: PLC0415
-    from .voice.emotions import known_emotion  # noqa: PLC0415
 
     return EspeakVoice(known_emotion=known_emotion)
 
