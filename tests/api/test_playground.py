@@ -5,7 +5,9 @@ chromium-driver`). The server speaks the service's wire: the same routes, header
 """
 
 import asyncio
+import io
 import json
+import re
 import shutil
 import socket
 import threading
@@ -16,6 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import soundfile
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -81,6 +84,7 @@ class FakeService:
         self.is_broken = False
         self.is_endless = False
         self.needs_key = False
+        self.has_voices = True
         self.refusal: Response | None = None
         self.app = Starlette(
             routes=[
@@ -96,6 +100,8 @@ class FakeService:
         return JSONResponse({"status": "ready", "sampling_rate": RATE_HZ, "speakers": ["ryan"]})
 
     async def voices(self, _: Request) -> Response:
+        if not self.has_voices:
+            return refusal(404, "not_found", "there is no such route")
         return JSONResponse({"voices": VOICES})
 
     async def _refused(self, request: Request) -> Response | None:
@@ -108,10 +114,6 @@ class FakeService:
         refused = await self._refused(request)
         if refused is not None:
             return refused
-        import io
-
-        import soundfile
-
         file = io.BytesIO()
         samples = np.frombuffer(tone(self.speech_s), "<i2")
         soundfile.write(file, samples, RATE_HZ, format=self.bodies[-1][1]["format"].upper())
@@ -256,6 +258,30 @@ def test_both_languages_have_the_same_words(service: FakeService) -> None:
 def _keys(block: str) -> set[str]:
     lines = [line for line in block.splitlines() if line.startswith("    ")]
     return {line.strip().partition(": ")[0] for line in lines}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_words_stand_out_from_their_ground(theme: str) -> None:
+    style = (Path(playground.__file__).parent / "static" / "style.css").read_text("utf-8")
+    roots = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    assert len(roots) == 2
+    colours = dict(re.findall(r"--([a-z-]+): #([0-9a-f]{6});", roots[theme == "dark"]))
+    pairs = [(ink, ground) for ink in ("ink", "muted") for ground in ("ground", "card", "field")]
+    pairs += [("on-accent", "accent"), ("danger", "danger-soft"), ("ink", "accent-soft")]
+    ratios = {pair: _contrast(*(colours[name] for name in pair)) for pair in pairs}
+    assert {pair: ratio for pair, ratio in ratios.items() if ratio < 4.5} == {}  # WCAG AA
+
+
+def _contrast(one: str, other: str) -> float:
+    dark, light = sorted((_luminance(one), _luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of sRGB, as WCAG 2 defines it."""
+    rgb = np.array([int(colour[at : at + 2], 16) for at in (0, 2, 4)]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
 # In the browser ---------------------------------------------------------------------------
@@ -408,6 +434,44 @@ def test_refusal_is_shown_with_its_field(page: Page) -> None:
     assert page.at("alert").get_attribute("role") == "alert"
     assert page.at("age").get_attribute("aria-invalid") == "true"
     assert not page.at("stop").is_enabled()
+
+
+@in_browser
+def test_refused_field_is_unfolded(page: Page) -> None:
+    assert not page.at("seed").is_displayed()
+    page.service.refusal = refusal(400, "invalid_request", "seed is too large", "seed")
+    page.speak()
+    page.until_status("Failed")
+    assert page.at("seed").is_displayed()
+
+
+@in_browser
+def test_page_works_without_a_list_of_voices(page: Page) -> None:
+    page.service.has_voices = False
+    page.open()
+    options = [option.text for option in Select(page.at("speaker")).options]
+    assert options == ["By description", "ryan"]  # from /health
+    page.speak()
+    page.until_status("Finished")
+
+
+@in_browser
+def test_still_page_shows_the_waveform_without_animation(page: Page) -> None:
+    features = [{"name": "prefers-reduced-motion", "value": "reduce"}]
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    page.browser.execute_script(
+        """window.drawn = 0;
+        const clear = CanvasRenderingContext2D.prototype.scale;
+        CanvasRenderingContext2D.prototype.scale = function (...by) {
+          window.drawn += 1;
+          return clear.apply(this, by);
+        };"""
+    )
+    page.speak()
+    page.until_status("Finished")
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    # 0.8 s at 60 frames a second would be some fifty; still, it is at most two a second.
+    assert 1 <= page.browser.execute_script("return window.drawn") <= 20
 
 
 @in_browser

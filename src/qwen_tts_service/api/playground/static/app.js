@@ -235,7 +235,15 @@ function showFailure() {
   );
   const wrong = param?.split(".").pop();
   for (const field of form.elements) field.toggleAttribute("aria-invalid", false);
-  if (wrong && form.elements[wrong]) form.elements[wrong].setAttribute("aria-invalid", "true");
+  if (!wrong || !form.elements[wrong]) return;
+  form.elements[wrong].setAttribute("aria-invalid", "true");
+  unfold(form.elements[wrong]);
+}
+
+/** A field that is wrong must be seen. */
+function unfold(field) {
+  const folded = field.closest("details");
+  if (folded) folded.open = true;
 }
 
 function fail(error) {
@@ -454,6 +462,7 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   speak();
 });
+form.addEventListener("invalid", (event) => unfold(event.target), true);
 form.addEventListener("input", showForm);
 form.addEventListener("change", showForm); // autofill and drivers fire only this one
 document.addEventListener("keydown", onKey);

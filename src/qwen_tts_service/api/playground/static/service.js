@@ -83,7 +83,7 @@ export async function fetchVoices(key) {
   const response = await fetch(new URL("v1/audio/voices", ROOT), { headers: authorization(key) });
   if (!response.ok) throw await refusalIn(response);
   const { voices } = await response.json();
-  return voices;
+  return voices ?? [];
 }
 
 /** What the service says of itself: {ready, sampleRateHz, speakers, progress}. */
@@ -103,7 +103,12 @@ export function isAudio(response) {
 }
 
 // Set for browsers and proxies, and no news to a listener.
-const NOT_FACTS = new Set(["x-accel-buffering", "x-content-type-options", "x-frame-options"]);
+const NOT_FACTS = new Set([
+  "x-accel-buffering",
+  "x-bentoml-request-id",
+  "x-content-type-options",
+  "x-frame-options",
+]);
 
 /** What the server says about the speech: [name, value] of every X- header. */
 export function factsOf(response) {
