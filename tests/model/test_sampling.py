@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from qwen_tts_service.model.sampling import (
     MAX_TOP_K,
     CounterDraw,
+    Sampler,
     TorchDraw,
-    filter_logits,
     penalise,
-    sample,
 )
 from qwen_tts_service.model.state import SamplingState
 
@@ -58,6 +57,10 @@ def processed(logits, histories, frames, rows, *, full_sort=True):
     penalty = torch.tensor([row.repetition_penalty for row in rows])
     logits = penalise(logits, seen, penalty, torch.tensor(frames))
     return filter_logits(logits, state_of(rows), full_sort=full_sort)
+
+
+def filter_logits(logits, sampling, *, full_sort=True):
+    return Sampler(sampling, draw=None, full_sort=full_sort).filter(logits)
 
 
 def row_settings(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0):
@@ -140,9 +143,8 @@ def test_the_end_cannot_come_before_two_frames(frame, is_open):
 def test_temperature_0_takes_the_first_of_the_best():
     logits = torch.tensor([[1.0, 5.0, 5.0, 0.0], [7.0, 1.0, 7.0, 7.0]])
     sampling = state_of([row_settings(0.0, 1, 0.01), row_settings(0.0)])
-    at = {"seed": torch.tensor([1, 2]), "frame": torch.tensor([0, 0])}
-    token = sample(logits, sampling, draw=CounterDraw(), codebook=3, full_sort=True, **at)
-    assert token.tolist() == [1, 0]
+    draw = CounterDraw().frame(torch.tensor([1, 2]), torch.tensor([0, 0]), 16, 4)
+    assert Sampler(sampling, draw)(logits, 3).tolist() == [1, 0]
 
 
 # The counter draw ------------------------------------------------------------------------
@@ -150,12 +152,12 @@ def test_temperature_0_takes_the_first_of_the_best():
 
 def noise(seed, frame, codebook, choices=2049):
     seeds, frames = torch.tensor([seed]), torch.tensor([frame])
-    return CounterDraw.noise(seeds, frames, codebook, choices)[0]
+    return CounterDraw.noise(seeds, frames, 16, choices)[0, codebook]
 
 
 def test_a_draw_depends_on_seed_frame_codebook_and_choice_alone():
     seeds, frames = torch.tensor([7, 2**62 + 5, 7, -3]), torch.tensor([0, 3, 9, 3])
-    together = CounterDraw.noise(seeds, frames, 4, 2049)
+    together = CounterDraw.noise(seeds, frames, 5, 2049)[:, 4]
     for row in range(4):
         assert torch.equal(together[row], noise(int(seeds[row]), int(frames[row]), 4))
     assert torch.equal(noise(7, 3, 4, 65), noise(7, 3, 4)[:65])
@@ -185,7 +187,7 @@ def test_tokens_fall_as_often_as_their_probabilities_say():
     probabilities = torch.tensor([0.5, 0.25, 0.15, 0.1, 0.0])
     n = 20_000
     logits = probabilities.log().expand(n, -1)
-    drawn = CounterDraw()(logits, torch.full((n,), 5), torch.arange(n), 2)
+    drawn = CounterDraw().frame(torch.full((n,), 5), torch.arange(n), 3, 5)(logits, 2)
     counts = torch.bincount(drawn, minlength=5).double()
     assert counts[4] == 0
     expected = probabilities[:4].double() * n
@@ -196,7 +198,7 @@ def test_tokens_fall_as_often_as_their_probabilities_say():
 def test_draws_of_neighbouring_frames_are_independent():
     n = 20_000
     logits = torch.zeros(n, 4)
-    drawn = CounterDraw()(logits, torch.full((n,), 11), torch.arange(n), 0)
+    drawn = CounterDraw().frame(torch.full((n,), 11), torch.arange(n), 1, 4)(logits, 0)
     pairs = torch.bincount(drawn[:-1] * 4 + drawn[1:], minlength=16).double()
     expected = (n - 1) / 16
     assert ((pairs - expected) ** 2 / expected).sum() < 37.7  # 15 degrees of freedom, p = 0.001
@@ -215,10 +217,11 @@ def test_the_torch_draw_uses_up_one_number_per_column_of_the_reference():
     logits = torch.randn(1, 65, generator=torch.Generator().manual_seed(0))
     wide = torch.full((1, 1088), -math.inf)
     wide[:, :64], wide[:, 166] = logits[:, :64], logits[:, 64]
-    draw, nothing = TorchDraw(1088, 166), torch.zeros(1, dtype=torch.int64)
+    nothing = torch.zeros(1, dtype=torch.int64)
+    draw = TorchDraw(1088, 166).frame(nothing, nothing, 16, 65)
     for seed in range(50):
         torch.manual_seed(seed)
         expected = int(torch.multinomial(wide.softmax(1), 1))
         torch.manual_seed(seed)
-        got = int(draw(logits, nothing, nothing, 0))
+        got = int(draw(logits, 0))
         assert got == (64 if expected == 166 else expected)

@@ -45,7 +45,7 @@ class CodePredictor(nn.Module):
                 weights, f"{_NAME}.small_to_mtp_projection", sizes.width, width, bias=True
             )
         )
-        self.stack = DecoderStack(sizes, weights, f"{_NAME}.model")
+        self.stack = DecoderStack(sizes, weights, f"{_NAME}.model", positions=config.codebooks)
         self.heads = nn.ModuleList(
             Linear.load(weights, f"{_NAME}.lm_head.{book}", self.choices, sizes.width, bias=False)
             for book in range(self.books)
@@ -63,7 +63,7 @@ class CodePredictor(nn.Module):
         first:  [B, C], the talker's embedding of the code of codebook 0
         choose: picks a code from each row's logits
         """
-        attend = _FrameCache(self.stack.config.layers)
+        attend = _FrameCache(len(self.stack.blocks))
         x = torch.stack((hidden, first), dim=1)
         codes: list[Tensor] = []
         for book, head in enumerate(self.heads):

@@ -64,6 +64,7 @@ class ModelConfig:
     code_predictor: TransformerConfig
     codec: CodecConfig
     codebooks: int
+    max_positions: int
     vocabulary: int
     text_vocabulary: int
     text_width: int
@@ -124,6 +125,7 @@ def load_config(directory: Path) -> ModelConfig:
         code_predictor=_code_predictor(talker),
         codec=_codec(_Section.read(directory / "speech_tokenizer" / "config.json")),
         codebooks=talker.integer("num_code_groups"),
+        max_positions=talker.integer("max_position_embeddings"),
         vocabulary=talker.integer("vocab_size"),
         text_vocabulary=talker.integer("text_vocab_size"),
         text_width=talker.integer("text_hidden_size"),

@@ -62,26 +62,27 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., C] -> [..., C]."""
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        """[..., C] -> [..., C]; a weight of several rows goes with the axes before C."""
+        normed = functional.rms_norm(x.float(), x.shape[-1:], eps=self.eps)
+        return self.weight * normed.to(x.dtype)
 
 
 def rotary_tables(
     positions: Tensor, head_size: int, theta: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return cos and sin [..., D] for integer positions [...], rounded from float32."""
+    """Return cos and sin [..., D] for integer positions [...], rounded from float32.
+
+    The first half of sin is negated, as `rotate` wants it.
+    """
     exponents = torch.arange(0, head_size, 2, dtype=torch.float32, device=positions.device)
     angles = positions.float().unsqueeze(-1) * (1.0 / theta ** (exponents / head_size))
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn x [B, T, heads, D] by cos and sin [B or 1, T, 1, D]."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    """Turn x [B, T, heads, D] by tables [B or 1, T, 1, D] of `rotary_tables`."""
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 class DecoderBlock(nn.Module):
@@ -91,7 +92,8 @@ class DecoderBlock(nn.Module):
         super().__init__()
         width, size, eps = config.width, config.head_size, config.norm_eps
         queries, keys = config.heads * size, config.kv_heads * size
-        self.heads = (config.heads, config.kv_heads, config.kv_heads)
+        self.heads = (config.heads + config.kv_heads, config.kv_heads)
+        self.queries = config.heads
         self.head_size = size
         self.feed_forward = config.feed_forward
         self.attention_norm = RMSNorm(weights.take(f"{name}.input_layernorm.weight", width), eps)
@@ -106,8 +108,14 @@ class DecoderBlock(nn.Module):
             ],
             width,
         )
-        self.query_norm = RMSNorm(weights.take(f"{attention}.q_norm.weight", size), eps)
-        self.key_norm = RMSNorm(weights.take(f"{attention}.k_norm.weight", size), eps)
+        # One norm for the heads of q and k together: a row of weights for each head.
+        head_weights = torch.cat(
+            [
+                weights.take(f"{attention}.{part}_norm.weight", size).expand(heads, -1)
+                for part, heads in (("q", config.heads), ("k", config.kv_heads))
+            ]
+        )
+        self.head_norm = RMSNorm(head_weights, eps)
         self.out = Linear.load(weights, f"{attention}.o_proj", width, queries, bias=False)
         ffn = config.feed_forward
         self.gate_up = Linear.fuse(
@@ -121,9 +129,8 @@ class DecoderBlock(nn.Module):
         """[B, T, C] -> [B, T, C]; `rotary`: tables [B or 1, T, 1, D], `layer` is for `attend`."""
         B, T, _ = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(B, T, sum(self.heads), self.head_size)
-        q, k, v = qkv.split(self.heads, dim=2)
-        q = rotate(self.query_norm(q), *rotary)
-        k = rotate(self.key_norm(k), *rotary)
+        qk, v = qkv.split(self.heads, dim=2)
+        q, k = rotate(self.head_norm(qk), *rotary).tensor_split((self.queries,), dim=2)
         x = x + self.out(attend(layer, q, k, v).reshape(B, T, -1))
         gate, up = self.gate_up(self.mlp_norm(x)).split(self.feed_forward, dim=-1)
         mixed: Tensor = x + self.down(functional.silu(gate) * up)
@@ -131,22 +138,34 @@ class DecoderBlock(nn.Module):
 
 
 class DecoderStack(nn.Module):
-    """All blocks and the final norm."""
+    """All blocks and the final norm.
 
-    def __init__(self, config: TransformerConfig, weights: Weights, name: str) -> None:
+    positions: how many positions there are at most; their rotary tables are made at load
+    """
+
+    def __init__(
+        self, config: TransformerConfig, weights: Weights, name: str, *, positions: int
+    ) -> None:
         super().__init__()
-        self.config = config
         self.blocks = nn.ModuleList(
             DecoderBlock(config, weights, f"{name}.layers.{layer}")
             for layer in range(config.layers)
         )
         self.norm = RMSNorm(weights.take(f"{name}.norm.weight", config.width), config.norm_eps)
+        tables = rotary_tables(
+            torch.arange(positions, device=weights.device),
+            config.head_size,
+            config.rope_theta,
+            weights.dtype,
+        )
+        self.rotary = nn.ParameterList(
+            nn.Parameter(table[:, None], requires_grad=False) for table in tables
+        )
 
     def forward(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run x [B, T, C] at integer positions [B or 1, T]; returns normed hidden states."""
-        cos, sin = rotary_tables(positions, self.config.head_size, self.config.rope_theta, x.dtype)
-        rotary = (cos.unsqueeze(2), sin.unsqueeze(2))
+        cos, sin = (table[positions] for table in self.rotary)
         for layer, block in enumerate(self.blocks):
-            x = block(x, layer, rotary, attend)
+            x = block(x, layer, (cos, sin), attend)
         normed: Tensor = self.norm(x)
         return normed

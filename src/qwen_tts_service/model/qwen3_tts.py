@@ -21,7 +21,7 @@ from .code_predictor import CodePredictor
 from .codec.decoder import CodecDecoder
 from .config import ModelConfig, load_config
 from .prompt_embeddings import PromptEmbedder, PromptEmbeddings
-from .sampling import CounterDraw, Draw, penalise, sample
+from .sampling import CounterDraw, Draw, Sampler, penalise
 from .state import SlotState, allocate_slots
 from .talker import Talker
 from .tokenizer import Split, Tokenizer
@@ -104,6 +104,7 @@ class Qwen3TTS:
 
     def new_state(self, *, slots: int, max_positions: int, max_text_rows: int = 1024) -> SlotState:
         """Allocate state for S slots of at most `max_positions` prompt rows and frames each."""
+        assert max_positions <= self.config.max_positions
         return allocate_slots(
             self.config,
             slots=slots,
@@ -187,40 +188,22 @@ class Qwen3TTS:
     ) -> tuple[Tensor, Tensor]:
         """Make the next frame of each of the slots int64 [B], without a wait for the device.
 
-        draw: how codes are drawn; full_sort: see `filter_logits`; max_position: a bound above
+        draw: how codes are drawn; full_sort: see `Sampler`; max_position: a bound above
         `state.length` of all rows, None for the whole cache
         returns: codes int64 [B, Q], and is_end bool [B]: the row drew end of speech, and its
         codes (in range, but meaningless) are no frame
         """
         seed, frame = state.seed[slots], state.frame[slots]
         hidden, logits = self._talk(state, slots, max_position)
+        draws = draw.frame(seed, frame, self.config.codebooks, logits.shape[1])
         seen = state.seen[slots]
-        first = sample(
-            penalise(logits, seen, state.repetition_penalty[slots], frame),
-            state.talker_sampling.rows(slots),
-            draw=draw,
-            seed=seed,
-            frame=frame,
-            codebook=0,
-            full_sort=full_sort,
-        )
+        choose = Sampler(state.talker_sampling.rows(slots), draws, full_sort=full_sort)
+        first = choose(penalise(logits, seen, state.repetition_penalty[slots], frame), 0)
         is_end = first == self.config.codes
         first = first.masked_fill(is_end, 0)
         embedded = self.talker.embedding[first]
-        sampling = state.predictor_sampling.rows(slots)
-        rest = self.code_predictor(
-            hidden,
-            embedded,
-            lambda choices, book: sample(
-                choices,
-                sampling,
-                draw=draw,
-                seed=seed,
-                frame=frame,
-                codebook=book,
-                full_sort=full_sort,
-            ),
-        )
+        choose = Sampler(state.predictor_sampling.rows(slots), draws, full_sort=full_sort)
+        rest = self.code_predictor(hidden, embedded, choose)
         state.seen[slots] = seen.scatter(1, first[:, None], True)
         state.next_input[slots] = self._next_input(state, slots, embedded, rest, frame)
         state.frame[slots] = frame + 1

@@ -8,6 +8,7 @@ another, and no value depends on how many rows there are. It does not know the n
 Letters: B rows, V choices (for codebook 0 the audio codes and, last, end of speech).
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -19,19 +20,20 @@ MIN_FRAMES = 2
 """End of speech cannot be drawn before this many frames."""
 
 MAX_TOP_K = 64
-"""Largest top_k that `filter_logits` serves without sorting everything."""
+"""Largest top_k that a `Sampler` serves without sorting everything."""
 
 _OUT = float("-inf")
 
 
+FrameDraw = Callable[[Tensor, int], Tensor]
+"""Chooses one of what is left: (logits float32 [B, V], -inf = excluded; codebook) -> int64 [B]"""
+
+
 class Draw(Protocol):
-    """Chooses one of the choices that are left."""
+    """A way to draw; `frame` prepares all draws of one frame at once."""
 
-    def __call__(self, logits: Tensor, seed: Tensor, frame: Tensor, codebook: int) -> Tensor:
-        """Choose from logits float32 [B, V], where -inf is excluded: int64 [B].
-
-        seed, frame: int64 [B]
-        """
+    def frame(self, seed: Tensor, frame: Tensor, codebooks: int, choices: int) -> FrameDraw:
+        """seed, frame: int64 [B]; choices: the most that any codebook has."""
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: Tensor, frame: Tensor) -> Tensor:
@@ -46,56 +48,57 @@ def penalise(logits: Tensor, seen: Tensor, penalty: Tensor, frame: Tensor) -> Te
     return logits.masked_fill(is_end & (frame < MIN_FRAMES)[:, None], _OUT)
 
 
-def filter_logits(logits: Tensor, sampling: SamplingState, *, full_sort: bool = True) -> Tensor:
-    """Apply temperature, top-k and top-p; excluded choices become -inf.
+class Sampler:
+    """Chooses a code per row, codebook after codebook of one frame.
 
-    logits float32 [B, V] -> float32 [B, V]; rows of temperature 0 come back as they are
+    sampling:  the rows' values, [B] each
     full_sort: False is cheaper and allowed when no row has top_p < 1 or top_k > MAX_TOP_K; the
-    rows' results are the same bits either way
+               rows' results are the same bits either way
     """
-    choices = logits.shape[1]
-    greedy = (sampling.temperature == 0)[:, None]
-    logits = logits / sampling.temperature.masked_fill(greedy[:, 0], 1.0)[:, None]
-    top_k = sampling.top_k.clamp(0, choices)
-    if not full_sort:
-        best = logits.topk(min(MAX_TOP_K, choices), dim=1).values
-        return logits.masked_fill(_below_kth(logits, best, top_k) & ~greedy, _OUT)
-    order = logits.argsort(dim=1, descending=True, stable=True)
-    best = logits.gather(1, order)
-    out = _below_kth(logits, best, top_k)
-    # The reference sums the probabilities from the smallest up and drops those whose sum
-    # stays within 1 - p; the best choice always stays.
-    kept = best.masked_fill(out.gather(1, order), _OUT)
-    sums = kept.softmax(dim=1).flip(1).cumsum(dim=1).flip(1)
-    tail = (sums <= (1 - sampling.top_p).float()[:, None]) & (sampling.top_p < 1)[:, None]
-    tail[:, 0] = False
-    out = out | torch.zeros_like(out).scatter(1, order, tail)
-    return logits.masked_fill(out & ~greedy, _OUT)
 
+    def __init__(self, sampling: SamplingState, draw: FrameDraw, *, full_sort: bool = True) -> None:
+        self._draw = draw
+        self._full_sort = full_sort
+        greedy = (sampling.temperature == 0)[:, None]
+        self._is_greedy = greedy[:, 0]
+        self._temperature = sampling.temperature[:, None].masked_fill(greedy, 1.0)
+        self._kth = (sampling.top_k - 1).clamp(min=0)[:, None]
+        self._is_top_k_off = (sampling.top_k == 0)[:, None] | greedy
+        self._dropped = (1 - sampling.top_p).float()[:, None]
+        self._is_top_p_on = (sampling.top_p < 1)[:, None] & ~greedy
 
-def _below_kth(logits: Tensor, best: Tensor, top_k: Tensor) -> Tensor:
-    """Mark what lies below the k-th best of each row; ties with it stay, k = 0 marks nothing."""
-    place = (top_k - 1).clamp(0, best.shape[1] - 1)[:, None]
-    return (logits < best.gather(1, place)) & (top_k > 0)[:, None]
+    def __call__(self, logits: Tensor, codebook: int) -> Tensor:
+        """Choose from logits float32 [B, V]: int64 [B].
 
+        Temperature 0 takes the best, the first of equals; otherwise the draw decides.
+        """
+        drawn = self._draw(self.filter(logits), codebook)
+        return torch.where(self._is_greedy, logits.argmax(dim=1), drawn)
 
-def sample(
-    logits: Tensor,
-    sampling: SamplingState,
-    *,
-    draw: Draw,
-    seed: Tensor,
-    frame: Tensor,
-    codebook: int,
-    full_sort: bool,
-) -> Tensor:
-    """Choose a token per row: the best for temperature 0 (the first of equals), else drawn.
+    def filter(self, logits: Tensor) -> Tensor:
+        """Apply temperature, top-k and top-p to float32 [B, V]; what is excluded becomes -inf.
 
-    logits float32 [B, V] -> int64 [B]
-    """
-    filtered = filter_logits(logits, sampling, full_sort=full_sort)
-    drawn = draw(filtered, seed, frame, codebook)
-    return torch.where(sampling.temperature == 0, logits.argmax(dim=1), drawn)
+        Rows of temperature 0 come back as they are.
+        """
+        logits = logits / self._temperature
+        if not self._full_sort:
+            best = logits.topk(min(MAX_TOP_K, logits.shape[1]), dim=1).values
+            return logits.masked_fill(logits < self._worst(best), _OUT)
+        best, order = logits.sort(dim=1, descending=True, stable=True)
+        worst = self._worst(best)
+        # The reference sums the probabilities from the smallest up and drops those whose sum
+        # stays within 1 - p; the best choice always stays.
+        kept = best.masked_fill(best < worst, _OUT)
+        sums = kept.softmax(dim=1).flip(1).cumsum(dim=1).flip(1)
+        tail = (sums <= self._dropped) & self._is_top_p_on
+        tail[:, 0] = False
+        out = torch.zeros_like(tail).scatter(1, order, tail) | (logits < worst)
+        return logits.masked_fill(out, _OUT)
+
+    def _worst(self, best: Tensor) -> Tensor:
+        """Return the k-th best of each row [B, 1]: what equals it stays; -inf without top-k."""
+        place = self._kth.clamp(max=best.shape[1] - 1)
+        return best.gather(1, place).masked_fill(self._is_top_k_off, _OUT)
 
 
 _WORD = 0xFFFFFFFF
@@ -118,17 +121,23 @@ class CounterDraw:
     draw needs no order among draws and no state: it depends on its own row alone.
     """
 
-    def __call__(self, logits: Tensor, seed: Tensor, frame: Tensor, codebook: int) -> Tensor:
-        return (logits - self.noise(seed, frame, codebook, logits.shape[1])).argmax(dim=1)
+    def frame(self, seed: Tensor, frame: Tensor, codebooks: int, choices: int) -> FrameDraw:
+        noise = self.noise(seed, frame, codebooks, choices)
+
+        def draw(logits: Tensor, codebook: int) -> Tensor:
+            return (logits - noise[:, codebook, : logits.shape[1]]).argmax(dim=1)
+
+        return draw
 
     @staticmethod
-    def noise(seed: Tensor, frame: Tensor, codebook: int, choices: int) -> Tensor:
-        """Return log Eᵢ, float32 [B, choices]."""
+    def noise(seed: Tensor, frame: Tensor, codebooks: int, choices: int) -> Tensor:
+        """Return log Eᵢ, float32 [B, codebooks, choices]."""
         key = _mix((seed & _WORD) + 0x3C6EF372)
         key = _mix(key ^ ((seed >> 32) & _WORD))
-        key = _mix((key + frame * 64 + codebook) & _WORD)
+        book = torch.arange(codebooks, device=seed.device)
+        key = _mix(((key + frame * 64)[:, None] + book) & _WORD)[:, :, None]
         choice = torch.arange(choices, device=seed.device)
-        words = _mix(_mix((key[:, None] + choice * 0x1E3779B1) & _WORD) ^ key[:, None])
+        words = _mix(_mix((key + choice * 0x1E3779B1) & _WORD) ^ key)
         # In float64 and then rounded: a vectorised and a scalar log may differ in the last
         # bit, and which one a value gets depends on how many rows there are.
         uniform = (words.double() + 0.5) / 2.0**32
@@ -146,13 +155,10 @@ class TorchDraw:
         self._vocabulary = vocabulary
         self._eos_id = eos_id
 
-    def __call__(
-        self,
-        logits: Tensor,
-        seed: Tensor,  # noqa: ARG002 - the generator is a global one
-        frame: Tensor,  # noqa: ARG002 - and counts by itself
-        codebook: int,
-    ) -> Tensor:
+    def frame(self, _seed: Tensor, _frame: Tensor, _codebooks: int, _choices: int) -> FrameDraw:
+        return self._draw
+
+    def _draw(self, logits: Tensor, codebook: int) -> Tensor:
         if codebook:
             return torch.multinomial(logits.softmax(dim=1), 1).squeeze(1)
         last = logits.shape[1] - 1

@@ -28,7 +28,9 @@ class Talker(nn.Module):
             weights.take("talker.model.codec_embedding.weight", vocabulary, width),
             requires_grad=False,
         )
-        self.stack = DecoderStack(config.talker, weights, "talker.model")
+        self.stack = DecoderStack(
+            config.talker, weights, "talker.model", positions=config.max_positions
+        )
         head = weights.take_raw("talker.codec_head.weight", vocabulary, width)
         rows = torch.cat((head[:codes], head[config.eos_id : config.eos_id + 1]))
         self.head = Linear(rows.to(weights.device, weights.dtype))
