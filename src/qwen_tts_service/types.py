@@ -3,7 +3,7 @@
 A leaf: it imports nothing of ours. It knows nothing about HTTP, models or encoders.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
@@ -126,6 +126,8 @@ class Voice(Protocol[UtteranceT]):
     sample_rate_hz: int
     device: str
     speakers: tuple[str, ...]
+    facts: Mapping[str, str]
+    """More about how it speaks, for /health: attention, number formats."""
 
     def prepare(self, request: SpeechRequest) -> UtteranceT:
         """Choose the voice and read the text; quick, pure, raises `TTSError` on refusal."""

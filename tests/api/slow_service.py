@@ -8,6 +8,7 @@ Every sample says how many were made before it, so that a lost one would show.
 import os
 import threading
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import service
@@ -36,6 +37,7 @@ class SlowVoice:
     sample_rate_hz = 24000
     device = "cpu"
     speakers = ("slow",)
+    facts: ClassVar[dict[str, str]] = {}
 
     def prepare(self, request: SpeechRequest) -> SlowUtterance:
         if request.text is None:

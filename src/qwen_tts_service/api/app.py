@@ -1,4 +1,4 @@
-"""The routes that are not BentoML APIs: the documentation, /health and /metrics.
+"""The routes that are not BentoML APIs: documentation, /health, /metrics and those of OpenAI.
 
 It does not know how speech is made.
 """
@@ -14,7 +14,7 @@ from starlette.routing import Route
 from qwen_tts_service import __version__
 from qwen_tts_service.telemetry import metrics
 
-from . import docs
+from . import docs, openai
 from .runtime import Runtime
 
 
@@ -40,6 +40,7 @@ def make_app(runtime: Runtime, openapi: Callable[[], dict[str, Any]]) -> Starlet
             Route("/docs.json", show_openapi),
             Route("/health", show_health),
             Route("/metrics", show_metrics),
+            *openai.ROUTES,
         ]
     )
 
@@ -68,4 +69,4 @@ def describe(runtime: Runtime) -> dict[str, object]:
     if stage.status != "ready":
         return state | {"step": stage.step, "progress": round(stage.progress, 3)}
     voice = runtime.synthesizer.voice
-    return state | {"device": voice.device, "speakers": list(voice.speakers)}
+    return state | {"device": voice.device, **voice.facts, "speakers": list(voice.speakers)}

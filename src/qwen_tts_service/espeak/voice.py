@@ -4,7 +4,7 @@ It does not know HTTP, encoders or the rate that callers want: samples are espea
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -53,6 +53,7 @@ class EspeakVoice:
         self._known_emotion = known_emotion
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="espeak")
         self.speakers = self._library.variants
+        self.facts: Mapping[str, str] = {}
 
     def prepare(self, request: SpeechRequest) -> EspeakUtterance:
         """Read the text and choose the delivery.

@@ -55,6 +55,8 @@ class Tokenizer:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
+        self.text_tokens = len(vocabulary)
+        """Ids below this are text; control tokens follow."""
         self._im_start = config.im_start_text_id
         self._im_end = config.im_end_text_id
 
@@ -85,6 +87,11 @@ class Tokenizer:
             return []
         body = self._plain(f"user\n{instruct}")
         return [self._im_start, *body, self._im_end, *self._plain("\n")]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of ids that are all text."""
+        text: str = self._backend.decode(list(tokens))
+        return text
 
     def pieces(self, text: str) -> list[str]:
         """Return the text cut as BPE sees it, each piece in byte-level symbols."""

@@ -1,0 +1,150 @@
+"""The Qwen voice: a request becomes ids for the engine, and the engine's frames its audio.
+
+It does not know HTTP, encoders or how frames are made.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .channel import PcmChannel
+from .engine.engine import Engine
+from .engine.job import Job
+from .errors import CannotSpeak, InvalidRequest
+from .model.qwen3_tts import Qwen3TTS
+from .text.language import detect_language
+from .types import FRAME_S, Language, SpeechRequest, VoiceChoice
+from .voice.mapping import VoiceCapabilities, choose_voice
+
+PROMPT_FRAME_TOKENS = 8
+"""Ids of an utterance that are not its text."""
+FRAMES_PER_TOKEN = 5.0
+"""Frames a text token takes in ordinary speech: 12.5 a second at two to three tokens a second."""
+SHORTEST_FRAMES = 12
+"""Frames of silence and of getting started, whatever the text."""
+RAMBLE_FRAMES = 125
+"""Frames that even a short text may take in a slow style: 10 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class QwenUtterance:
+    """A request as ids, with what is said about it."""
+
+    job: Job
+    choice: VoiceChoice
+    warning: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QwenOptions:
+    """max_positions: prompt and frames of one utterance; runaway_factor: see `runaway_frames`."""
+
+    max_positions: int
+    runaway_factor: float
+
+
+class QwenVoice:
+    """Speaks with a Qwen3-TTS CustomVoice checkpoint."""
+
+    def __init__(self, model: Qwen3TTS, engine: Engine, name: str, options: QwenOptions) -> None:
+        self.model_name = name
+        self.sample_rate_hz = model.config.codec.sample_rate_hz
+        self.device = str(model.device)
+        self.speakers = model.config.speakers
+        self.facts: Mapping[str, str] = {
+            "attention": f"{model.attention.name}: {model.attention.reason}",
+            "number_format": f"{model.dtype}, codec {model.codec_dtype}".replace("torch.", ""),
+        }
+        self._model = model
+        self._engine = engine
+        self._options = options
+        self._capabilities = VoiceCapabilities(
+            speakers=model.config.speakers, obeys_instruct=model.config.obeys_instruct
+        )
+
+    def prepare(self, request: SpeechRequest) -> QwenUtterance:
+        """Choose the voice and turn the text into ids.
+
+        Raises CannotSpeak or InvalidRequest for what this checkpoint cannot say.
+        """
+        choice = self._choose(request)
+        if request.text is not None:
+            ids = self._model.tokenizer.encode(request.text)
+        else:
+            ids = self._model.tokenizer.wrap(self._checked(request.tokens or ()))
+        tokens = len(ids) - PROMPT_FRAME_TOKENS
+        if tokens < 1:
+            raise CannotSpeak("the text has nothing to say", param="text", code="no_reading")
+        job = Job(
+            ids=tuple(ids),
+            instruct_ids=tuple(self._model.tokenizer.encode_instruct(choice.instruct or "")),
+            speaker=choice.speaker,
+            language=choice.language,
+            seed=request.seed,
+            sampling=request.sampling,
+            max_frames=request.max_frames,
+            runaway_frames=runaway_frames(tokens, self._options.runaway_factor),
+        )
+        self._check_fit(job)
+        return QwenUtterance(job, choice, _warning(tokens, request.max_frames))
+
+    def speak(self, utterance: QwenUtterance) -> PcmChannel:
+        """Hand the job to the engine."""
+        return self._engine.submit(utterance.job)
+
+    def warm_up(self) -> None:
+        """Speak a word, greedily, to its end or for ten frames."""
+        warm = SpeechRequest(request_id="warm-up", seed=0, text="Hello.", max_frames=10)
+        self._engine.run_whole(self.prepare(warm).job)
+
+    def close(self) -> None:
+        """End the engine; streams that are still open fail."""
+        self._engine.close()
+
+    def _choose(self, request: SpeechRequest) -> VoiceChoice:
+        language: Language = request.language or (
+            detect_language(self._model.tokenizer.decode(request.tokens or ()))
+        )
+        choice = choose_voice(
+            request.attributes, language, request.speaker, request.instruct, self._capabilities
+        )
+        if language in self._model.config.languages:
+            return choice
+        spoken = ", ".join(self._model.config.languages)
+        raise InvalidRequest(f"this model speaks {spoken}", param="language")
+
+    def _checked(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Only text may come as ids: a control token would end the prompt where it stands."""
+        limit = self._model.tokenizer.text_tokens
+        if all(token < limit for token in tokens):
+            return tokens
+        raise InvalidRequest(f"tokens must be text token ids, 0 to {limit - 1}", param="tokens")
+
+    def _check_fit(self, job: Job) -> None:
+        prompt = len(job.ids) + len(job.instruct_ids) + PROMPT_FRAME_TOKENS
+        most = prompt + min(job.max_frames, job.runaway_frames)
+        if most > self._options.max_positions:
+            raise InvalidRequest(
+                f"text and speech may need {most} positions together and MAX_POSITIONS allows "
+                f"{self._options.max_positions}; send less text or set a smaller max_length",
+                param="text",
+            )
+
+
+def expected_frames(tokens: int) -> float:
+    """Frames that an ordinary reading of so many text tokens takes."""
+    return SHORTEST_FRAMES + FRAMES_PER_TOKEN * tokens
+
+
+def runaway_frames(tokens: int, factor: float) -> int:
+    """Frames after which a speech has lost its end: `factor` ordinary readings and 10 s."""
+    return int(RAMBLE_FRAMES + factor * expected_frames(tokens))
+
+
+def _warning(tokens: int, max_frames: int) -> str | None:
+    expected = expected_frames(tokens)
+    if expected <= max_frames:
+        return None
+    return (
+        f"the text takes about {expected * FRAME_S:.0f} s and max_length allows "
+        f"{max_frames * FRAME_S:.0f} s: its end will probably be missing"
+    )

@@ -1,0 +1,191 @@
+"""The Qwen voice behind the doors: a tiny checkpoint in the official layout, over real HTTP."""
+
+import asyncio
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+import pytest
+
+DATA = Path(__file__).parents[1] / "data"
+TEXT = "hello the world"
+FRAME_BYTES = 2 * 1920
+
+
+@pytest.fixture(scope="module")
+def qwen(start_server: Any) -> Iterator[Any]:
+    with start_server(MODEL_NAME="tiny_1b7", MODEL_PATH=str(DATA), DEVICE="cpu") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def small(start_server: Any) -> Iterator[Any]:
+    name = "Qwen3-TTS-12Hz-0.6B-CustomVoice"  # MODEL_PATH is the checkpoint itself
+    with start_server(MODEL_NAME=name, MODEL_PATH=str(DATA / "tiny_0b6")) as server:
+        yield server
+
+
+def speak(server: Any, door: str = "/tts", **fields: Any) -> httpx.Response:
+    body = {"text": TEXT, "seed": 5, "format": "pcm", "max_length": 30, **fields}
+    return httpx.post(server.base_url + door, json=body, timeout=60)
+
+
+def samples(response: httpx.Response) -> Any:
+    assert response.status_code == 200, response.text
+    return np.frombuffer(response.content, "<i2").astype(int)
+
+
+def test_it_speaks_with_the_mapped_voice_and_says_so(qwen: Any) -> None:
+    response = speak(qwen, voice_attributes={"gender": "male", "age": 60, "emotion": "sad"})
+    assert len(samples(response)) % 1920 == 0
+    assert response.headers["x-model"] == "tiny_1b7"
+    assert response.headers["x-voice"] == "uncle_fu"
+    assert response.headers["x-language"] == "english"
+    assert response.headers["x-voice-applied"] == "gender, age, emotion"
+    assert response.headers["x-finish-reason"] in ("stop", "length")
+
+
+def test_the_emotion_is_heard_by_the_model(qwen: Any) -> None:
+    plain = samples(speak(qwen, speaker="vivian"))
+    happy = samples(speak(qwen, speaker="vivian", voice_attributes={"emotion": "happy"}))
+    assert len(plain) != len(happy) or not np.array_equal(plain, happy)
+
+
+def test_the_small_model_says_that_it_cannot_follow_instructions(small: Any) -> None:
+    wish = {"voice_attributes": {"emotion": "happy"}, "instruct": "Whisper.", "speaker": "vivian"}
+    response = speak(small, **wish)
+    assert "emotion: " in response.headers["x-voice-not-applied"]
+    assert "instruct: " in response.headers["x-voice-not-applied"]
+    assert np.array_equal(samples(response), samples(speak(small, speaker="vivian")))
+
+
+@pytest.mark.parametrize("fields", [{}, {"temperature": 0}, {"temperature": 1.5, "top_p": 0.7}])
+def test_the_stream_has_the_samples_of_the_file(qwen: Any, fields: dict[str, Any]) -> None:
+    whole = samples(speak(qwen, **fields))
+    stream = samples(speak(qwen, "/stream-tts", **fields))
+    assert len(whole) == len(stream)
+    # A codec in float32 is exact to a rounding whatever the chunking: one int16 step.
+    assert np.abs(whole - stream).max() <= 1
+
+
+def test_the_same_seed_gives_the_same_audio_whatever_else_is_spoken(qwen: Any) -> None:
+    alone = samples(speak(qwen, seed=11))
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(speak, qwen, seed=seed) for seed in (1, 2, 11, 3, 4, 11, 5, 11)]
+        crowd = [samples(done.result()) for done in asked]
+    for index in (2, 5, 7):
+        assert len(crowd[index]) == len(alone)
+        assert np.abs(crowd[index] - alone).max() <= 1
+    assert len(crowd[0]) != len(alone) or not np.array_equal(crowd[0], alone)
+
+
+def test_greedy_speech_does_not_depend_on_the_seed(qwen: Any) -> None:
+    first, second = (samples(speak(qwen, temperature=0, seed=seed)) for seed in (1, 2))
+    assert np.array_equal(first, second)
+
+
+def test_the_first_audio_leaves_after_one_frame(qwen: Any) -> None:
+    body = {"text": TEXT, "format": "pcm", "seed": 5, "max_length": 30}
+    url = qwen.base_url + "/stream-tts"
+    with httpx.stream("POST", url, json=body, timeout=60) as response:
+        parts = response.iter_raw()
+        first = next(parts)
+        rest = b"".join(parts)
+    assert len(first) <= 2 * FRAME_BYTES
+    assert len(rest) > FRAME_BYTES
+
+
+def test_max_length_counts_frames(qwen: Any) -> None:
+    response = speak(qwen, max_length=7, text=TEXT * 4)
+    assert len(samples(response)) == 7 * 1920
+    assert response.headers["x-finish-reason"] == "length"
+    assert "max_length" in response.headers["x-warning"]
+
+
+def test_tokens_of_a_text_give_the_audio_of_the_text(qwen: Any) -> None:
+    from qwen_tts_service.model.config import load_config
+    from qwen_tts_service.model.tokenizer import Tokenizer
+
+    directory = DATA / "tiny_1b7"
+    ids = Tokenizer(directory, load_config(directory)).encode(TEXT)[3:-5]
+    by_tokens = speak(qwen, text=None, tokens=ids, language="english", speaker="ryan")
+    by_text = speak(qwen, language="english", speaker="ryan")
+    assert np.array_equal(samples(by_tokens), samples(by_text))
+
+
+@pytest.mark.parametrize("token", [274, 277, 511, 10**6])
+def test_a_control_token_is_refused(qwen: Any, token: int) -> None:
+    response = speak(qwen, text=None, tokens=[5, token])
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "tokens"
+
+
+def test_control_strings_in_a_text_are_only_text(qwen: Any) -> None:
+    assert len(samples(speak(qwen, text="a<|im_end|>b"))) > 0
+
+
+def test_an_unknown_speaker_names_the_known_ones(qwen: Any) -> None:
+    response = speak(qwen, speaker="nobody")
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == "speaker"
+    assert "uncle_fu" in error["message"]
+
+
+def test_a_text_that_cannot_fit_a_slot_is_refused(start_server: Any) -> None:
+    settings = {"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(DATA), "MAX_POSITIONS": "300"}
+    with start_server(**settings) as server:
+        response = speak(server, text="word " * 100, max_length=4000)
+        assert response.status_code == 400
+        assert "MAX_POSITIONS" in response.json()["error"]["message"]
+        assert len(samples(speak(server, max_length=20))) > 0
+
+
+def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(start_server: Any) -> None:
+    # The tiny model hardly ever ends by itself, so the least cap makes every speech a runaway.
+    settings = {"MODEL_NAME": "tiny_0b6", "MODEL_PATH": str(DATA), "RUNAWAY_FACTOR": "1"}
+    with start_server(**settings) as server:
+        body = {"text": "hi", "seed": 4, "max_length": 4000, "temperature": 2.0}
+        whole = httpx.post(f"{server.base_url}/tts", json=body, timeout=60)
+        assert whole.status_code == 422
+        assert whole.json()["error"]["code"] == "runaway"
+        with (
+            httpx.stream("POST", f"{server.base_url}/stream-tts", json=body) as response,
+            pytest.raises(httpx.RemoteProtocolError),
+        ):
+            response.read()
+
+
+def test_a_client_that_leaves_frees_the_engines_slot(start_server: Any) -> None:
+    settings = {
+        "MODEL_NAME": "tiny_1b7",
+        "MODEL_PATH": str(DATA),
+        "MAX_CONCURRENT_REQUESTS": "1",
+        "RUNAWAY_FACTOR": "100",
+    }
+
+    async def leave(url: str) -> None:
+        async with httpx.AsyncClient() as client:
+            body = {"text": TEXT * 20, "max_length": 4000}
+            async with client.stream("POST", f"{url}/stream-tts", json=body) as response:
+                await anext(response.aiter_raw())
+
+    with start_server(**settings) as server:
+        for _ in range(3):
+            asyncio.run(leave(server.base_url))
+        assert len(samples(speak(server, max_length=5))) == 5 * 1920
+
+
+def test_compressed_streams_are_whole(qwen: Any) -> None:
+    body = {"text": TEXT, "seed": 5, "max_length": 30}
+    expected = len(samples(speak(qwen))) / 24000
+    for format in ("mp3", "ogg", "flac"):
+        answer = httpx.post(f"{qwen.base_url}/stream-tts", json={**body, "format": format})
+        with av.open(io.BytesIO(answer.content)) as container:
+            heard = sum(f.samples / f.sample_rate for f in container.decode(audio=0))
+        assert heard == pytest.approx(expected, abs=0.15)
