@@ -15,6 +15,7 @@ from qwen_tts_service.channel import PcmChannel
 from qwen_tts_service.model.qwen3_tts import Progress, Qwen3TTS
 from qwen_tts_service.types import Samples
 
+from .graphs import CudaDriver, GraphRunner
 from .job import Job
 from .loop import EngineLoop, OnStep
 from .options import EngineOptions, EngineStatistics
@@ -45,6 +46,7 @@ class Engine:
         runner: for tests; None chooses by the model's device
         """
         self._options = options
+        self._device = model.device
         codec = model.config.codec
         self._capacity_samples = int(options.max_lead_s * codec.sample_rate_hz)
         self._loop = EngineLoop(
@@ -95,11 +97,14 @@ class Engine:
     def _run(self) -> None:
         if self._options.threads is not None:
             torch.set_num_threads(self._options.threads)
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # the current device is the thread's own
         with torch.inference_mode():
             self._loop.run()
 
 
 def choose_runner(model: Qwen3TTS, options: EngineOptions, on_progress: Progress) -> Runner:
-    """Return plain calls for the CPU."""
-    on_progress("allocating slots", 0.0)
+    """Return captured graphs for CUDA and plain calls for anything else."""
+    if model.device.type == "cuda":
+        return GraphRunner(model, options, CudaDriver(model.device), on_progress)
     return PlainRunner(model, options)

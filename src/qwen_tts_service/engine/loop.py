@@ -132,7 +132,7 @@ class EngineLoop:
 
     def _receive(self) -> None:
         """Take what has come in; with nothing at all to do, wait for it."""
-        has_work = self._frames or self._sounds or self._waiting
+        has_work = self._frames or self._sounds or (self._waiting and self._free)
         can_move = has_work or any(stream.has_room for stream in self._streams)
         if not can_move:
             with suppress(Empty):
@@ -273,7 +273,8 @@ class EngineLoop:
             stream.channel.fail(SynthesisFailed("the model failed while speaking"))
             self._release(stream)
         try:
-            self._runner.clear([stream.slot for stream in failed])
+            if failed:
+                self._runner.clear([stream.slot for stream in failed])
         except Exception:
             logger.exception("the slots of a failed step could not be cleared")
             self._failures_in_row = self._options.max_failures

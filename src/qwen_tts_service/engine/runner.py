@@ -88,6 +88,11 @@ class Slots:
         self.codec_state = model.codec.new_state(slots=self.count)
         shape = (self.count, RING_FRAMES, model.config.codebooks)
         self.ring = torch.zeros(*shape, dtype=torch.int64, device=model.device)
+        self._numbers = torch.arange(self.count, device=model.device)
+
+    def index(self, slot: int) -> Tensor:
+        """Return a slot's number as int64 [1], without a copy to the device."""
+        return self._numbers[slot : slot + 1]
 
     def begin(self, slot: int, job: Job) -> PromptEmbeddings:
         """Build a job's prompt and reset the slot for it, but for the codec's part."""
@@ -112,7 +117,7 @@ class Slots:
 
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
         """Read some prompt rows of one slot alone, so that nobody else's length matters."""
-        slots = torch.tensor([slot], device=self.model.device)
+        slots = self.index(slot)
         part = prompt.rows[None, start : start + rows]
         self.model.prefill(self.state, slots, part, start=start)
 
@@ -195,7 +200,7 @@ class PlainRunner:
 
     def begin(self, slot: int, job: Job) -> PromptEmbeddings:
         prompt = self._slots.begin(slot, job)
-        self._slots.model.codec.reset(self._slots.codec_state, torch.tensor([slot]))
+        self._slots.model.codec.reset(self._slots.codec_state, self._slots.index(slot))
         return prompt
 
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:

@@ -1,0 +1,21 @@
+"""One tiny checkpoint for all tests of the engine."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    # Tiny matrices gain nothing from threads, and waiting for them costs much on a busy machine.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model():
+    return Qwen3TTS.load(DATA / "tiny_1b7")

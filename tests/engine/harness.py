@@ -1,0 +1,111 @@
+"""Engines on tiny checkpoints, with either runner, and the event loop around them."""
+
+import asyncio
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from qwen_tts_service.engine.engine import Engine, EngineOptions
+from qwen_tts_service.engine.graphs import GraphRunner
+from qwen_tts_service.engine.job import Job
+from qwen_tts_service.engine.runner import PlainRunner
+from qwen_tts_service.types import SamplingOptions
+
+WAIT_S = 60
+SLOTS = 16
+OPTIONS = EngineOptions(slots=SLOTS, max_positions=320, threads=1, silence_rms=0.0)
+
+
+class PlainMark:
+    """A mark on the CPU, where work is done when a call returns."""
+
+    def is_reached(self):
+        return True
+
+    def wait(self):
+        pass
+
+
+class PlainDriver:
+    """CUDA's part played by the CPU: a graph is the work itself."""
+
+    def __init__(self):
+        self.captured = []
+
+    def capture(self, work, pool):
+        work()
+        self.captured.append(pool)
+        return work
+
+    def codec_stream(self):
+        return nullcontext()
+
+    def mark(self):
+        return PlainMark()
+
+    def hold(self, mark):
+        assert isinstance(mark, PlainMark)
+
+    def pinned(self, *shape, dtype):
+        return torch.full(shape, 77).to(dtype)
+
+
+def plain(model, options):
+    return PlainRunner(model, options)
+
+
+def graphs(model, options):
+    return GraphRunner(model, options, PlainDriver())
+
+
+RUNNERS = [pytest.param(plain, id="plain"), pytest.param(graphs, id="graphs")]
+
+
+def make_job(model, number, **changes):
+    """A job of its own length, voice, seed and way of drawing."""
+    text = "one two three " * (1 + number % 4) + str(number)
+    sampling = [
+        SamplingOptions(),
+        SamplingOptions(temperature=0.0),
+        SamplingOptions(temperature=1.3, top_k=0, top_p=0.9),
+        SamplingOptions(top_k=5, repetition_penalty=1.3),
+    ]
+    job = Job(
+        ids=tuple(model.tokenizer.encode(text)),
+        instruct_ids=tuple(model.tokenizer.encode_instruct("Slowly." if number % 3 == 0 else "")),
+        speaker=model.config.speakers[number % len(model.config.speakers)],
+        language=("auto", *model.config.languages)[number % 3],
+        layout=("full_text", "streaming_text")[number % 2],
+        seed=number,
+        sampling=sampling[number // 2 % 4],
+        max_frames=8 + number,
+        runaway_frames=200,
+    )
+    return replace(job, **changes)
+
+
+@contextmanager
+def running(model, options=OPTIONS, runner=plain, **changes):
+    options = replace(options, **changes)
+    engine = Engine(model, options, runner=runner(model, options))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+async def read(channel):
+    """All samples of a channel; raises what it raises."""
+    async with asyncio.timeout(WAIT_S):
+        chunks = [chunk async for chunk in channel]
+    return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+
+
+async def until(condition):
+    """Wait until something that another thread does has happened."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 - a thread has no events of this loop
+            await asyncio.sleep(0.001)

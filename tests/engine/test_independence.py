@@ -1,0 +1,127 @@
+"""What a request sounds like depends on the request and on nothing else."""
+
+import asyncio
+import random
+
+import numpy as np
+import pytest
+from tests.engine.harness import RUNNERS, make_job, plain, read, running, until
+
+JOBS = 16
+
+
+@pytest.fixture(scope="module")
+def jobs(model):
+    return [make_job(model, number) for number in range(JOBS)]
+
+
+@pytest.fixture(scope="module")
+def alone(model, jobs):
+    """Every job's samples and end, spoken by itself."""
+    with running(model) as engine:
+
+        async def speak(job):
+            channel = engine.submit(job)
+            return await read(channel), channel.finish_reason
+
+        return [asyncio.run(speak(job)) for job in jobs]
+
+
+def assert_same(got, expected):
+    """Equal codes give samples within 1e-5; a single other code gives other samples altogether."""
+    samples, reason = got
+    assert reason == expected[1]
+    assert samples.shape == expected[0].shape
+    assert np.abs(samples - expected[0]).max() <= 1e-5
+
+
+async def speak_late(engine, job, after):
+    """Speak a job once `after` frame steps have been made."""
+    await until(lambda: engine.statistics.steps >= after)
+    channel = engine.submit(job)
+    return await read(channel), channel.finish_reason
+
+
+def test_different_jobs_differ(alone):
+    # Otherwise equality below would say nothing.
+    starts = {samples[:1920].tobytes() for samples, _ in alone}
+    assert len(starts) == JOBS
+    assert {reason for _, reason in alone} == {"stop", "length"}
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("count", [2, 3, 5, 8, JOBS])
+def test_a_job_in_a_batch_sounds_as_it_does_alone(model, jobs, alone, runner, count):
+    with running(model, runner=runner) as engine:
+
+        async def run():
+            return await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs[-count:]])
+
+        for got, expected in zip(asyncio.run(run()), alone[-count:], strict=True):
+            assert_same(got, expected)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_order_and_time_of_joining_change_nothing(model, jobs, alone, runner):
+    order = random.Random(3).sample(range(JOBS), JOBS)
+    with running(model, runner=runner, slots=5) as engine:
+
+        async def run():
+            late = [speak_late(engine, jobs[i], place) for place, i in enumerate(order)]
+            return await asyncio.gather(*late)
+
+        for got, i in zip(asyncio.run(run()), order, strict=True):
+            assert_same(got, alone[i])
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_neighbours_who_leave_change_nothing(model, jobs, alone, runner):
+    with running(model, runner=runner) as engine:
+
+        async def leave(job, after):
+            channel = engine.submit(job)
+            await until(lambda: engine.statistics.steps >= after)
+            await channel.aclose()
+
+        async def run():
+            leaving = [leave(make_job(model, 50 + n), 1 + n) for n in range(8)]
+            staying = [speak_late(engine, job, 0) for job in jobs[8:]]
+            return (await asyncio.gather(*leaving, *staying))[8:]
+
+        for got, expected in zip(asyncio.run(run()), alone[8:], strict=True):
+            assert_same(got, expected)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_prompt_read_in_pieces_among_others_gives_the_same_speech(model, runner):
+    long = make_job(model, 4, ids=tuple(model.tokenizer.encode("far too long " * 12)))
+    pieces = {"prefill_piece_rows": 16, "prefill_tokens_per_step": 16}
+    with running(model, runner=runner, **pieces) as engine:
+
+        async def run():
+            expected = await speak_late(engine, long, 0)
+            others = [speak_late(engine, make_job(model, n), 0) for n in range(6)]
+            got, *_ = await asyncio.gather(speak_late(engine, long, 0), *others)
+            return got, expected
+
+        assert_same(*asyncio.run(run()))
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_the_deterministic_mode_repeats_every_bit(model, jobs, runner):
+    with running(model, runner=runner, deterministic=True) as engine:
+
+        async def run():
+            solo = [await speak_late(engine, job, 0) for job in jobs]
+            return solo, await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs])
+
+        solo, together = asyncio.run(run())
+    for (samples, reason), expected in zip(together, solo, strict=True):
+        assert reason == expected[1]
+        assert np.array_equal(samples, expected[0])
+
+
+def test_whatever_the_chunks_the_samples_are_the_same(model, jobs, alone):
+    for ramp in [(1,), (8,), (3, 5)]:
+        with running(model, runner=plain, chunk_frames=ramp) as engine:
+            assert np.abs(engine.run_whole(jobs[15]) - alone[15][0]).max() <= 1e-5
