@@ -1,0 +1,202 @@
+"""Check a running server the way a new user would, and print what came out.
+
+    .venv/bin/python scripts/test_api.py [URL] [--key KEY] [--save DIR]
+
+URL is http://127.0.0.1:8188 unless given. Exits with 1 if anything is wrong.
+"""
+
+import argparse
+import io
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import soundfile
+
+TEXT = "Привет, мир! Это проверка службы. Первое предложение, второе и третье."
+VOICE = {"gender": "female", "age": 25, "emotion": "happy"}
+FORMATS = ("wav", "mp3", "ogg", "opus", "flac", "pcm", "aac")
+DOORS = ("/tts", "/stream-tts")
+TIMEOUT_S = 600
+
+
+class Wrong(Exception):
+    """What the server did is not what its documentation says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checker:
+    """Asks one server."""
+
+    client: httpx.Client
+    save: Path | None
+
+    def alive(self) -> str:
+        """GET /health."""
+        state = _ok(self.client.get("/health")).json()
+        return f"{state['model']} on {state['device']}, {state['slots']['total']} slots"
+
+    def shows_metrics(self) -> str:
+        """GET /metrics."""
+        text = _ok(self.client.get("/metrics")).text
+        _require("tts_requests_total" in text, "tts_requests_total is missing")
+        return f"{len(text.splitlines())} lines"
+
+    def documents_itself(self) -> str:
+        """GET / and /docs.json."""
+        _ok(self.client.get("/"))
+        paths = _ok(self.client.get("/docs.json")).json()["paths"]
+        _require(set(DOORS) <= set(paths), "a route is not documented")
+        return f"{len(paths)} routes"
+
+    def speaks(self, door: str, format: str) -> str:
+        """POST a text and open what comes back."""
+        body = {"text": TEXT, "format": format, "voice_attributes": VOICE, "max_length": 200}
+        response = self.client.post(door, json=body)
+        if format == "aac" and response.status_code == 400:
+            return "not installed, and it says so: " + _message(response)[:60]
+        _ok(response)
+        if self.save:
+            (self.save / f"{door.strip('/')}.{format}").write_bytes(response.content)
+        seconds = _seconds(response.content, format)
+        return f"{seconds}, {len(response.content) / 1000:.0f} kB, voice {_voice(response)}"
+
+    def streams(self) -> str:
+        """The first audio must come well before the last."""
+        body = {"text": TEXT * 6, "format": "pcm", "max_length": 400}
+        began_s = time.monotonic()
+        with self.client.stream("POST", "/stream-tts", json=body) as response:
+            _require(response.status_code == 200, f"status {response.status_code}")
+            arrivals_s = [time.monotonic() - began_s for _ in response.iter_raw()]
+        _require(len(arrivals_s) > 2, "it came in one piece")
+        _require(arrivals_s[0] < arrivals_s[-1], "the first audio came with the last")
+        return f"first audio after {arrivals_s[0] * 1000:.0f} ms, all after {arrivals_s[-1]:.2f} s"
+
+    def repeats(self) -> str:
+        """The seed of an answer gives the same audio again, streamed or whole."""
+        body = {"text": "Раз, два, три.", "format": "pcm", "max_length": 60}
+        first = _ok(self.client.post("/tts", json=body))
+        again = {**body, "seed": int(first.headers["x-seed"])}
+        second = _ok(self.client.post("/stream-tts", json=again))
+        _require(len(first.content) == len(second.content), "another length")
+        return f"seed {first.headers['x-seed']}, {len(first.content)} bytes both times"
+
+    def refuses(self, body: dict[str, Any], status: int, param: str | None) -> str:
+        """A wrong request gets its status and names the field."""
+        response = self.client.post("/tts", json=body)
+        _require(response.status_code == status, f"status {response.status_code}, not {status}")
+        error = response.json()["error"]
+        _require(error["param"] == param, f"param is {error['param']}, not {param}")
+        return str(error["message"])[:70]
+
+    def refuses_forms(self) -> str:
+        """A body that is not JSON is a 415 that shows the header."""
+        response = self.client.post("/tts", data={"text": "x"})
+        _require(response.status_code == 415, f"status {response.status_code}, not 415")
+        return _message(response)[:70]
+
+
+def checks(checker: Checker) -> list[tuple[str, Callable[[], str]]]:
+    """Everything that is asked, in order, with its name."""
+    spoken = [
+        (f"POST {door} {format}", lambda door=door, format=format: checker.speaks(door, format))
+        for door in DOORS
+        for format in FORMATS
+    ]
+    wrong: list[tuple[str, dict[str, Any], int, str | None]] = [
+        ("no text", {}, 400, "text"),
+        ("blank text", {"text": "  "}, 400, "text"),
+        ("text and tokens", {"text": "x", "tokens": [1]}, 400, "text"),
+        ("temperature 3", {"text": "x", "temperature": 3}, 400, "temperature"),
+        ("age 0", {"text": "x", "voice_attributes": {"age": 0}}, 400, "voice_attributes.age"),
+        ("unknown format", {"text": "x", "format": "midi"}, 400, "format"),
+        ("misspelt field", {"text": "x", "temprature": 1}, 400, "temperature"),
+    ]
+    refusals = [
+        (f"refuses {name}", lambda b=body, s=status, p=param: checker.refuses(b, s, p))
+        for name, body, status, param in wrong
+    ]
+    return [
+        ("GET /health", checker.alive),
+        ("GET / and /docs.json", checker.documents_itself),
+        *spoken,
+        ("streaming", checker.streams),
+        ("same seed, same audio", checker.repeats),
+        *refusals,
+        ("refuses a form", checker.refuses_forms),
+        ("GET /metrics", checker.shows_metrics),
+    ]
+
+
+def _require(is_true: bool, otherwise: str) -> None:
+    if not is_true:
+        raise Wrong(otherwise)
+
+
+def _message(response: httpx.Response) -> str:
+    return str(response.json()["error"]["message"])
+
+
+def _ok(response: httpx.Response) -> httpx.Response:
+    _require(response.status_code == 200, f"status {response.status_code}: {response.text[:200]}")
+    return response
+
+
+def _voice(response: httpx.Response) -> str:
+    return f"{response.headers['x-voice']} ({response.headers['x-language']})"
+
+
+def _seconds(data: bytes, format: str) -> str:
+    """How long the audio is, as a player that opens it finds out."""
+    if format == "aac":
+        _require(data[:2] in (b"\xff\xf1", b"\xff\xf9"), "not an ADTS stream")
+        return "opens"
+    if format == "pcm":
+        _require(len(data) > 1000 and len(data) % 2 == 0, "not 16-bit samples")
+        return f"{len(data) // 2} samples"
+    count = 0
+    with soundfile.SoundFile(io.BytesIO(data)) as audio:
+        rate_hz = audio.samplerate
+        # A stream does not say how long it is: read until nothing comes, or until libsndfile,
+        # which seeks at the end of a FLAC stream, complains.
+        with suppress(soundfile.SoundFileError):
+            while read := len(audio.read(4096)):
+                count += read
+    _require(count > rate_hz // 4, "hardly any audio")
+    return f"{count / rate_hz:.2f} s"
+
+
+def main() -> int:
+    """Run every check and print a line each."""
+    parser = argparse.ArgumentParser(description="Check a running server.")
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8188")
+    parser.add_argument("--key", default=os.environ.get("API_KEY", ""), help="the API key, if set")
+    parser.add_argument("--save", type=Path, help="keep the audio in this folder")
+    given = parser.parse_args()
+    if given.save:
+        given.save.mkdir(parents=True, exist_ok=True)
+    headers = {"Authorization": f"Bearer {given.key}"} if given.key else {}
+    failed = 0
+    with httpx.Client(base_url=given.url, headers=headers, timeout=TIMEOUT_S) as client:
+        for name, check in checks(Checker(client, given.save)):
+            try:
+                mark, result = "ok  ", check()
+            except (Wrong, KeyError, ValueError, soundfile.SoundFileError) as error:
+                mark, result, failed = "FAIL", str(error), failed + 1
+            except httpx.TransportError as error:
+                print(f"FAIL  {name}: nobody answers at {given.url}: {error}")
+                print("Start a server first: MODEL_NAME=espeak-ng ./scripts/serve")
+                return 1
+            print(f"{mark}  {name:<26} {result}")
+    print(f"\n{'all is well' if not failed else f'{failed} checks failed'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
