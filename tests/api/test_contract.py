@@ -14,6 +14,12 @@ import requests
 
 TEXT = "Привет, мир! Это проверка."
 
+# bentoml 1.4.39 makes a temporary folder for every client and leaves it to the garbage collector.
+_client_leaves_its_folder = pytest.mark.filterwarnings(
+    "ignore:Implicitly cleaning up:ResourceWarning",
+    "ignore:Exception ignored in. <finalize object:pytest.PytestUnraisableExceptionWarning",
+)
+
 
 def test_the_streaming_example_saves_a_wav_that_plays(server: Any) -> None:
     response = requests.post(
@@ -141,6 +147,7 @@ def test_the_swagger_page_may_load_nothing_from_elsewhere(server: Any) -> None:
     assert "//" not in response.text.replace("<!DOCTYPE html>", "")
 
 
+@_client_leaves_its_folder
 def test_bentomls_clients_call_both_doors(server: Any) -> None:
     whole = httpx.post(f"{server.base_url}/tts", json={"text": TEXT, "seed": 1}).content
     with bentoml.SyncHTTPClient(server.base_url) as client:
@@ -149,6 +156,7 @@ def test_bentomls_clients_call_both_doors(server: Any) -> None:
     assert b"".join(parts) == whole[44:]
 
 
+@_client_leaves_its_folder
 def test_bentomls_async_client_calls_both_doors(server: Any) -> None:
     async def ask() -> tuple[bytes, bytes]:
         async with bentoml.AsyncHTTPClient(server.base_url) as client:
