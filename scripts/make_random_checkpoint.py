@@ -148,67 +148,8 @@ def write_checkpoint(size: str, directory: Path, *, seed: int = 0, never_ends: b
 
 def main_config(size: str) -> dict[str, Any]:
     """Return config.json: the published values, or tiny ones with the codec ids moved down."""
-    tiny = size == "tiny"
-    codes = 64 if tiny else 2048
-    first_special = 256 + len(merge_chains()) if tiny else 151643
+    first_special = 256 + len(merge_chains()) if size == "tiny" else 151643
     text_id = {token: first_special + index for index, token in enumerate(SPECIAL_TOKENS)}
-
-    def moved(ids: dict[str, int]) -> dict[str, int]:
-        return {name: value - 2048 + codes for name, value in ids.items()}
-
-    hidden = {"tiny": 64, "0.6b": 1024, "1.7b": 2048}[size]
-    heads = (4, 2, 16) if tiny else (16, 8, 128)
-    shared = {
-        "attention_bias": False,
-        "attention_dropout": 0,
-        "hidden_act": "silu",
-        "initializer_range": 0.02,
-        "num_code_groups": 16,
-        "rms_norm_eps": 1e-06,
-        "rope_theta": 1000000,
-        "sliding_window": None,
-        "use_cache": True,
-        "use_sliding_window": False,
-        "num_attention_heads": heads[0],
-        "num_key_value_heads": heads[1],
-        "head_dim": heads[2],
-    }
-    layers = 2 if tiny else 5
-    predictor = shared | {
-        "num_attention_heads": 2 if tiny else 16,
-        "num_key_value_heads": 1 if tiny else 8,
-        "model_type": "qwen3_tts_talker_code_predictor",
-        "vocab_size": codes,
-        "hidden_size": 32 if tiny else 1024,
-        "intermediate_size": 64 if tiny else 3072,
-        "num_hidden_layers": layers,
-        "max_position_embeddings": 65536,
-        "rope_scaling": None,
-        "layer_types": ["full_attention"] * layers,
-        "max_window_layers": 28,
-    }
-    talker = shared | {
-        "model_type": "qwen3_tts_talker",
-        "hidden_size": hidden,
-        "intermediate_size": 128 if tiny else 3 * hidden,
-        "num_hidden_layers": 2 if tiny else 28,
-        "max_position_embeddings": 32768,
-        "position_id_per_seconds": 13,
-        "rope_scaling": {
-            "interleaved": True,
-            "mrope_section": [4, 2, 2] if tiny else [24, 20, 20],
-            "rope_type": "default",
-            "type": "default",
-        },
-        "text_hidden_size": 48 if tiny else 2048,
-        "text_vocab_size": 512 if tiny else 151936,
-        "vocab_size": codes + 1024,
-        **moved(CODEC_IDS),
-        "codec_language_id": moved(LANGUAGE_IDS),
-        "spk_id": moved(SPEAKER_IDS),
-        "spk_is_dialect": {name: DIALECTS.get(name, False) for name in SPEAKER_IDS},
-        "code_predictor_config": predictor,
-    }
     return {
         "architectures": ["Qwen3TTSForConditionalGeneration"],
         "assistant_token_id": merge_ids(first_special)["assistant"],
@@ -222,7 +163,75 @@ def main_config(size: str) -> dict[str, Any]:
         "tts_model_size": "0b6" if size == "0.6b" else "1b7",
         "tts_model_type": "custom_voice",
         "transformers_version": "4.57.3",
-        "talker_config": talker,
+        "talker_config": talker_config(size),
+    }
+
+
+SHARED_CONFIG = {
+    "attention_bias": False,
+    "attention_dropout": 0,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "num_code_groups": 16,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "use_cache": True,
+    "use_sliding_window": False,
+}
+
+
+def talker_config(size: str) -> dict[str, Any]:
+    """Return talker_config of config.json."""
+    tiny = size == "tiny"
+    hidden = {"tiny": 64, "0.6b": 1024, "1.7b": 2048}[size]
+
+    def moved(ids: dict[str, int]) -> dict[str, int]:
+        return {name: value - 2048 + 64 if tiny else value for name, value in ids.items()}
+
+    return SHARED_CONFIG | {
+        "model_type": "qwen3_tts_talker",
+        "hidden_size": hidden,
+        "intermediate_size": 128 if tiny else 3 * hidden,
+        "num_hidden_layers": 2 if tiny else 28,
+        "num_attention_heads": 4 if tiny else 16,
+        "num_key_value_heads": 2 if tiny else 8,
+        "head_dim": 16 if tiny else 128,
+        "max_position_embeddings": 32768,
+        "position_id_per_seconds": 13,
+        "rope_scaling": {
+            "interleaved": True,
+            "mrope_section": [4, 2, 2] if tiny else [24, 20, 20],
+            "rope_type": "default",
+            "type": "default",
+        },
+        "text_hidden_size": 48 if tiny else 2048,
+        "text_vocab_size": 512 if tiny else 151936,
+        "vocab_size": 64 + 1024 if tiny else 3072,
+        **moved(CODEC_IDS),
+        "codec_language_id": moved(LANGUAGE_IDS),
+        "spk_id": moved(SPEAKER_IDS),
+        "spk_is_dialect": {name: DIALECTS.get(name, False) for name in SPEAKER_IDS},
+        "code_predictor_config": predictor_config(tiny=tiny),
+    }
+
+
+def predictor_config(*, tiny: bool) -> dict[str, Any]:
+    """Return code_predictor_config, the same for both published sizes."""
+    layers = 2 if tiny else 5
+    return SHARED_CONFIG | {
+        "model_type": "qwen3_tts_talker_code_predictor",
+        "vocab_size": 64 if tiny else 2048,
+        "hidden_size": 32 if tiny else 1024,
+        "intermediate_size": 64 if tiny else 3072,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2 if tiny else 16,
+        "num_key_value_heads": 1 if tiny else 8,
+        "head_dim": 16 if tiny else 128,
+        "max_position_embeddings": 65536,
+        "rope_scaling": None,
+        "layer_types": ["full_attention"] * layers,
+        "max_window_layers": 28,
     }
 
 
