@@ -93,6 +93,9 @@ class QwenTTS:
     async def __is_ready__(self) -> bool:
         return runtime.stage.status == "ready"
 
+    async def __is_alive__(self) -> bool:
+        return runtime.stage.status != "failed"
+
 
 _service = cast("Any", QwenTTS)  # the decorator has made it a bentoml Service
 

@@ -14,7 +14,9 @@ from typing import Any
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
 from .synthesizer import Synthesizer
+from .telemetry.engine import EngineMetrics
 from .types import Voice
+from .voice.catalogue import gender_of_openai_voice
 from .voice.emotions import known_emotion
 
 Report = Callable[[str, float], None]
@@ -84,7 +86,7 @@ def _can_use(device: str) -> bool:
 def _load_espeak() -> Voice[Any]:
     from .espeak.voice import EspeakVoice  # noqa: PLC0415
 
-    return EspeakVoice(known_emotion=known_emotion)
+    return EspeakVoice(known_emotion=known_emotion, gender_of_name=gender_of_openai_voice)
 
 
 def _load_qwen(settings: Settings, report: Report) -> Voice[Any]:
@@ -105,11 +107,11 @@ def _load_qwen(settings: Settings, report: Report) -> Voice[Any]:
         use_flash_attention=settings.use_flash_attention,
         on_progress=report,
     )
-    report("allocating slots", 0.0)
     options = EngineOptions(
         slots=settings.max_concurrent_requests, max_positions=settings.max_positions
     )
     limits = QwenOptions(
         max_positions=settings.max_positions, runaway_factor=settings.runaway_factor
     )
-    return QwenVoice(model, Engine(model, options), settings.model_name, limits)
+    engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
+    return QwenVoice(model, engine, settings.model_name, limits)

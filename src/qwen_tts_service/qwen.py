@@ -23,6 +23,8 @@ SHORTEST_FRAMES = 12
 """Frames of silence and of getting started, whatever the text."""
 RAMBLE_FRAMES = 125
 """Frames that even a short text may take in a slow style: 10 s."""
+LONGEST_PART_CHARS = 800
+"""About a minute of speech, three in Chinese: the model keeps its voice and finds the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,8 @@ class QwenUtterance:
 
     job: Job
     choice: VoiceChoice
-    warning: str | None
+    expected_s: float
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,8 @@ class QwenOptions:
 
 class QwenVoice:
     """Speaks with a Qwen3-TTS CustomVoice checkpoint."""
+
+    longest_part_chars = LONGEST_PART_CHARS
 
     def __init__(self, model: Qwen3TTS, engine: Engine, name: str, options: QwenOptions) -> None:
         self.model_name = name
@@ -85,7 +90,7 @@ class QwenVoice:
             runaway_frames=runaway_frames(tokens, self._options.runaway_factor),
         )
         self._check_fit(job)
-        return QwenUtterance(job, choice, _warning(tokens, request.max_frames))
+        return QwenUtterance(job, choice, expected_frames(tokens) * FRAME_S)
 
     def speak(self, utterance: QwenUtterance) -> PcmChannel:
         """Hand the job to the engine."""
@@ -95,6 +100,11 @@ class QwenVoice:
         """Speak a word, greedily, to its end or for ten frames."""
         warm = SpeechRequest(request_id="warm-up", seed=0, text="Hello.", max_frames=10)
         self._engine.run_whole(self.prepare(warm).job)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the engine takes jobs and its step is not stuck."""
+        return self._engine.is_healthy
 
     def close(self) -> None:
         """End the engine; streams that are still open fail."""
@@ -138,13 +148,3 @@ def expected_frames(tokens: int) -> float:
 def runaway_frames(tokens: int, factor: float) -> int:
     """Frames after which a speech has lost its end: `factor` ordinary readings and 10 s."""
     return int(RAMBLE_FRAMES + factor * expected_frames(tokens))
-
-
-def _warning(tokens: int, max_frames: int) -> str | None:
-    expected = expected_frames(tokens)
-    if expected <= max_frames:
-        return None
-    return (
-        f"the text takes about {expected * FRAME_S:.0f} s and max_length allows "
-        f"{max_frames * FRAME_S:.0f} s: its end will probably be missing"
-    )

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Gender = Literal["male", "female", "neutral"]
 AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"]
+NormalizeLevel = Literal["none", "light", "full"]
+"""How much of a text is rewritten before it is spoken; see text/normalise.py."""
 FinishReason = Literal["stop", "length", "runaway", "cancelled", "error"]
 Samples = NDArray[np.float32]
 """Mono audio, float32 [N] in [-1, 1]."""
@@ -70,6 +72,7 @@ class SpeechRequest:
     language: Language | None = None
     instruct: str | None = None
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    normalize: NormalizeLevel = "light"
     max_frames: int = 1000
 
 
@@ -115,6 +118,10 @@ class Utterance(Protocol):
     def warning(self) -> str | None:
         """What the caller should know before the first byte, in ASCII."""
 
+    @property
+    def expected_s(self) -> float:
+        """Seconds that it will take to say, by estimate."""
+
 
 UtteranceT = TypeVar("UtteranceT", bound=Utterance)
 
@@ -126,6 +133,8 @@ class Voice(Protocol[UtteranceT]):
     sample_rate_hz: int
     device: str
     speakers: tuple[str, ...]
+    longest_part_chars: int | None
+    """Longer texts are spoken in parts; None for a voice that takes a text of any length."""
     facts: Mapping[str, str]
     """More about how it speaks, for /health: attention, number formats."""
 
@@ -137,6 +146,10 @@ class Voice(Protocol[UtteranceT]):
 
     def warm_up(self) -> None:
         """Make one real utterance on the calling thread; raises if that fails."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it can still speak; once False it stays so."""
 
     def close(self) -> None:
         """Stop for good and free the model."""

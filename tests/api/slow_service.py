@@ -8,6 +8,7 @@ Every sample says how many were made before it, so that a lost one would show.
 import os
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -30,6 +31,7 @@ class SlowUtterance:
     seed: int
     choice: VoiceChoice
     warning: str | None = None
+    expected_s: float = 0.0
 
 
 class SlowVoice:
@@ -37,6 +39,7 @@ class SlowVoice:
     sample_rate_hz = 24000
     device = "cpu"
     speakers = ("slow",)
+    longest_part_chars = None
     facts: ClassVar[dict[str, str]] = {}
 
     def prepare(self, request: SpeechRequest) -> SlowUtterance:
@@ -71,6 +74,10 @@ class SlowVoice:
 
     def warm_up(self) -> None:
         pass
+
+    @property
+    def is_healthy(self) -> bool:
+        return not Path(os.environ.get("SICK_FILE", "/nonexistent")).exists()
 
     def close(self) -> None:
         pass

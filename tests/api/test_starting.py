@@ -158,6 +158,20 @@ def test_another_rate_is_resampled_and_one_a_format_cannot_carry_is_refused(
         assert "24000" in refused.json()["error"]["message"]
 
 
+def test_a_voice_that_falls_ill_makes_the_service_unhealthy(
+    start_server: Any, tmp_path: Path
+) -> None:
+    ill = tmp_path / "ill"
+    with start_server("tests.api.slow_service:QwenTTS", SICK_FILE=str(ill)) as server:
+        assert httpx.get(server.base_url + "/livez").status_code == 200
+        ill.touch()
+        assert httpx.get(server.base_url + "/health").json()["status"] == "failed"
+        for path in ("/health", "/readyz", "/livez"):
+            assert httpx.get(server.base_url + path).status_code == 503
+        refused = httpx.post(server.base_url + "/tts", json={"text": "1"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
+
+
 def test_readiness_waits_for_a_real_utterance(start_server: Any) -> None:
     with start_server() as server:
         wait_until_ready(server)

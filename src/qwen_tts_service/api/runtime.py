@@ -41,7 +41,15 @@ class Runtime:
         self._synthesizer: Synthesizer | None = None
         self._admission: Admission | None = None
         self._stop = threading.Event()
-        self.stage = Stage("starting", "settings")
+        self._stage = Stage("starting", "settings")
+
+    @property
+    def stage(self) -> Stage:
+        """How far the service is; a voice that fell ill has failed for good."""
+        ready = self._synthesizer if self._stage.status == "ready" else None
+        if ready is not None and not ready.voice.is_healthy:
+            return Stage("failed", "the voice has failed; restart the service")
+        return self._stage
 
     @property
     def settings(self) -> Settings:
@@ -84,18 +92,18 @@ class Runtime:
             synthesizer.warm_up()
         except Exception:
             logger.exception("the voice could not be loaded")
-            self.stage = Stage("failed", self.stage.step)
+            self._stage = Stage("failed", self._stage.step)
             on_failure()
             return
         self._synthesizer = synthesizer
-        self.stage = Stage("ready", progress=1.0)
+        self._stage = Stage("ready", progress=1.0)
         metrics.READY.set(1)
         self._say_ready(synthesizer)
 
     def _report(self, step: str, progress: float) -> None:
-        if step != self.stage.step:
+        if step != self._stage.step:
             logger.info("starting: %s", step)
-        self.stage = Stage("starting", step, progress)
+        self._stage = Stage("starting", step, progress)
 
     def _say_ready(self, synthesizer: Synthesizer) -> None:
         settings = self.settings
@@ -115,7 +123,7 @@ class Runtime:
     def close(self) -> None:
         """Stop for good; the server has let running requests finish by now."""
         self._stop.set()
-        self.stage = Stage("stopping", "shutdown")
+        self._stage = Stage("stopping", "shutdown")
         metrics.READY.set(0)
         if self._synthesizer is not None:
             self._synthesizer.close()

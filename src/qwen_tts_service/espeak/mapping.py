@@ -106,6 +106,10 @@ def plain_emotion(word: str) -> str | None:
     return name if name in EMOTIONS else None
 
 
+def no_gender(_: str) -> None:
+    """Know no names of other services."""
+
+
 @dataclass(slots=True)
 class _Report:
     applied: list[str] = field(default_factory=list)
@@ -126,15 +130,19 @@ def choose_delivery(
     *,
     speakers: Sequence[str],
     known_emotion: Callable[[str], str | None] = plain_emotion,
+    gender_of_name: Callable[[str], Gender | None] = no_gender,
 ) -> tuple[VoiceChoice, Delivery]:
     """Choose how to speak, and say what became of every wish.
 
-    speaker: a variant, in any case; wins over gender, age and a whispering variant
+    speaker: a variant, in any case, or a name that `gender_of_name` knows; wins over gender, age
+        and a whispering variant
     known_emotion: word -> one of the twelve names, or None
     raises: InvalidRequest, code `unknown_speaker`
     """
     report = _Report()
-    given = _resolve(speaker, speakers) if speaker and speaker.strip() else None
+    given = None
+    if speaker and speaker.strip():
+        given = _resolve(speaker, speakers, gender_of_name)
     manner, is_whisper = _manner(attributes.emotion, known_emotion, report, is_given=bool(given))
     voice = _voice(attributes, given, report, is_whisper=is_whisper)
     if instruct and instruct.strip():
@@ -148,10 +156,15 @@ def choose_delivery(
     return choice, _delivery(LANGUAGE_CODES[language], voice, manner)
 
 
-def _resolve(speaker: str, speakers: Sequence[str]) -> str:
+def _resolve(
+    speaker: str, speakers: Sequence[str], gender_of_name: Callable[[str], Gender | None]
+) -> str:
     for known in speakers:
         if known.casefold() == speaker.strip().casefold():
             return known
+    gender = gender_of_name(speaker)
+    if gender is not None:
+        return _VOICES[gender]["adult"].variant
     raise InvalidRequest(
         f"speaker is not known; known speakers: {', '.join(speakers)}",
         param="speaker",

@@ -3,24 +3,22 @@
 It does not know HTTP, encoders or the rate that callers want: samples are espeak-ng's own.
 """
 
-import itertools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
-from qwen_tts_service.types import FRAME_S, Language, Samples, SpeechRequest, VoiceChoice
+from qwen_tts_service.types import FRAME_S, Gender, Language, Samples, SpeechRequest, VoiceChoice
 
 from . import chinese, text
 from .kana import KanaReader
 from .library import SAMPLE_RATE_HZ, Delivery, EspeakLibrary
-from .mapping import LANGUAGE_CODES, choose_delivery, plain_emotion
+from .mapping import LANGUAGE_CODES, choose_delivery, no_gender, plain_emotion
 from .russian_dates import expand_dates
 from .stream import EspeakStream
 
 _LATIN_IN_JAPANESE = "Latin words in Japanese text are spelled letter by letter"
-_MAY_BE_CUT = "the text is likely to be longer than max_length allows and to be cut there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +27,7 @@ class EspeakUtterance:
 
     choice: VoiceChoice
     warning: str | None
+    expected_s: float
     pieces: tuple[str, ...]
     delivery: Delivery
     max_samples: int
@@ -40,17 +39,25 @@ class EspeakVoice:
 
     known_emotion: word -> one of the names in `mapping`, or None; without it only these names
         themselves are known
+    gender_of_name: a speaker's name in other services -> its gender, or None
     raises: StartupError when a package of the extra ``espeak`` is missing
     """
 
     model_name = "espeak-ng"
     sample_rate_hz = SAMPLE_RATE_HZ
     device = "cpu"
+    longest_part_chars = None  # it cuts by itself
 
-    def __init__(self, *, known_emotion: Callable[[str], str | None] = plain_emotion) -> None:
+    def __init__(
+        self,
+        *,
+        known_emotion: Callable[[str], str | None] = plain_emotion,
+        gender_of_name: Callable[[str], Gender | None] = no_gender,
+    ) -> None:
         self._library = EspeakLibrary()
         self._kana = KanaReader()
         self._known_emotion = known_emotion
+        self._gender_of_name = gender_of_name
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="espeak")
         self.speakers = self._library.variants
         self.facts: Mapping[str, str] = {}
@@ -75,12 +82,14 @@ class EspeakVoice:
             request.instruct,
             speakers=self.speakers,
             known_emotion=self._known_emotion,
+            gender_of_name=self._gender_of_name,
         )
         readable = self._read(request.text or "", language)
         pieces = text.split(readable, language)
         return EspeakUtterance(
             choice=choice,
-            warning=_warning(readable, language, request.max_frames),
+            warning=_warning(readable, language),
+            expected_s=text.expected_s(readable, language),
             pieces=tuple(map(chinese.with_phonemes, pieces)) if language == "chinese" else pieces,
             delivery=delivery,
             max_samples=round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ),
@@ -107,6 +116,11 @@ class EspeakVoice:
         self._synthesise(utterance, utterance.pieces[0], listen)
         if not is_heard:
             raise SynthesisFailed("espeak-ng made no sound at all")
+
+    @property
+    def is_healthy(self) -> bool:
+        """Every piece is read by a library of its own: nothing can stay broken."""
+        return True
 
     def close(self) -> None:
         """End the worker thread after the pieces it has; streams then raise NotReady."""
@@ -142,12 +156,6 @@ class EspeakVoice:
             )
 
 
-def _warning(readable: str, language: Language, max_frames: int) -> str | None:
-    warnings = itertools.compress(
-        (_LATIN_IN_JAPANESE, _MAY_BE_CUT),
-        (
-            language == "japanese" and text.has_latin_words(readable),
-            text.shortest_likely_s(readable, language) > max_frames * FRAME_S,
-        ),
-    )
-    return "; ".join(warnings) or None
+def _warning(readable: str, language: Language) -> str | None:
+    has_letters = language == "japanese" and text.has_latin_words(readable)
+    return _LATIN_IN_JAPANESE if has_letters else None

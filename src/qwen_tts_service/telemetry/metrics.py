@@ -48,6 +48,20 @@ QUEUED = Gauge(
 )
 SLOTS = Gauge("tts_slots", "Requests that can speak at once.", multiprocess_mode="livesum")
 READY = Gauge("tts_ready", "Workers that are ready to speak.", multiprocess_mode="livesum")
+ENGINE_STEP_S = Histogram(
+    "tts_engine_step_seconds",
+    "One step of the engine: a frame for every active row, and their sound, seconds.",
+    buckets=(0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2, 4),
+)
+ENGINE_ROWS = Histogram(
+    "tts_engine_frames_per_step",
+    "Frames that one step made, one for each active row.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+)
+ENGINE_PAUSED = Gauge(
+    "tts_engine_paused_rows", "Rows that wait for a slow reader.", multiprocess_mode="livesum"
+)
+ENGINE_FAILURES = Counter("tts_engine_failed_steps", "Steps of the engine that failed.")
 MEMORY_BYTES = Gauge(
     "tts_memory_bytes", "Resident memory of the workers, bytes.", multiprocess_mode="livesum"
 )

@@ -146,3 +146,9 @@ OPENAI_VOICES: Mapping[str, str] = MappingProxyType(
     }
 )
 """The voice names of OpenAI's speech API -> speaker ids."""
+
+
+def gender_of_openai_voice(name: str) -> Gender | None:
+    """Say how a voice of OpenAI's sounds here; None if it has no voice of this name."""
+    speaker = OPENAI_VOICES.get(name.strip().casefold())
+    return None if speaker is None else SPEAKERS[speaker].gender
