@@ -109,3 +109,49 @@ async def until(condition):
     async with asyncio.timeout(WAIT_S):
         while not condition():  # noqa: ASYNC110 - a thread has no events of this loop
             await asyncio.sleep(0.001)
+
+
+class Endless:
+    """A runner whose speeches never end by themselves, and whose calls can be made to fail."""
+
+    def __init__(self, inner):
+        self._inner = inner
+        self.run_ahead = inner.run_ahead
+        self.failing = set()
+        self.silent = False
+        self.rows = []
+
+    def __getattr__(self, name):
+        if name in self.failing:
+            raise RuntimeError("out of luck")
+        return getattr(self._inner, name)
+
+    def frame(self, slots, **how):
+        if "frame" in self.failing:
+            raise RuntimeError("out of luck")
+        self.rows.append(sorted(slots))
+        ends = self._inner.frame(slots, **how)
+        ends.wait = lambda: [False] * len(slots)
+        return ends
+
+    def sound(self, *what):
+        if "sound" in self.failing:
+            raise RuntimeError("out of luck")
+        sound = self._inner.sound(*what)
+        if self.silent:
+            samples = sound.wait()
+            sound.wait = lambda: samples * 0
+        return sound
+
+
+@contextmanager
+def endless(model, runner, **changes):
+    """An engine on an `Endless` runner, and that runner."""
+    made = []
+
+    def make(model, options):
+        made.append(Endless(runner(model, options)))
+        return made[0]
+
+    with running(model, runner=make, **changes) as engine:
+        yield engine, made[0]

@@ -109,11 +109,12 @@ def test_a_prompt_read_in_pieces_among_others_gives_the_same_speech(model, runne
 
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_the_deterministic_mode_repeats_every_bit(model, jobs, runner):
-    with running(model, runner=runner, deterministic=True) as engine:
+    few = jobs[:4]
+    with running(model, runner=runner, deterministic=True, slots=4) as engine:
 
         async def run():
-            solo = [await speak_late(engine, job, 0) for job in jobs]
-            return solo, await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs])
+            solo = [await speak_late(engine, job, 0) for job in few]
+            return solo, await asyncio.gather(*[speak_late(engine, job, 0) for job in few])
 
         solo, together = asyncio.run(run())
     for (samples, reason), expected in zip(together, solo, strict=True):

@@ -1,0 +1,155 @@
+"""What a step does, as tables: no tensors, no threads, no clock."""
+
+from dataclasses import replace
+
+import pytest
+
+from qwen_tts_service.engine.options import EngineOptions
+from qwen_tts_service.engine.scheduler import (
+    Stream,
+    chunk_frames,
+    end_of,
+    may_join,
+    plan_sound,
+    plan_step,
+)
+
+OPTIONS = EngineOptions(
+    slots=4, max_positions=100, prefill_piece_rows=8, prefill_tokens_per_step=16, margin_s=0.05
+)
+
+
+def stream(**state):
+    return Stream(**{"slot": 0, "prompt_rows": 5, "max_frames": 50, "runaway_frames": 60, **state})
+
+
+def speaking(**state):
+    return stream(prefilled=5, **state)
+
+
+@pytest.mark.parametrize(
+    ("state", "advances"),
+    [
+        pytest.param({"prefilled": 5}, True, id="prompt read"),
+        pytest.param({"prefilled": 0}, True, id="prompt short enough to be read now"),
+        pytest.param({"prefilled": 5, "has_room": False}, False, id="reader does not keep up"),
+        pytest.param({"prefilled": 5, "end": "stop"}, False, id="has ended"),
+        pytest.param({"prefilled": 5, "started": 49}, True, id="last frame to come"),
+        pytest.param({"prefilled": 5, "started": 50, "frames": 49}, False, id="last under way"),
+        pytest.param({"prefilled": 5, "started": 7, "runaway_frames": 7}, False, id="runaway"),
+        pytest.param({"prompt_rows": 40}, False, id="prompt too long for one step"),
+    ],
+)
+def test_who_advances(state, advances):
+    candidate = stream(**state)
+    assert plan_step([candidate], OPTIONS).advance == [candidate] * advances
+
+
+def test_prompts_are_read_in_equal_pieces_within_the_budget():
+    first, second = stream(prompt_rows=20), stream(prompt_rows=20)
+    plan = plan_step([first, second], OPTIONS)
+    assert plan.prefill == [(first, 0, 8), (first, 8, 8)]
+    first.prefilled = 16
+    plan = plan_step([first, second], OPTIONS)
+    assert plan.prefill == [(first, 16, 4), (second, 0, 8), (second, 8, 8)]
+    assert plan.advance == [first]
+
+
+def test_a_piece_larger_than_the_budget_is_still_read():
+    waiting = stream(prompt_rows=20)
+    small = replace(OPTIONS, prefill_tokens_per_step=1)
+    assert plan_step([waiting], small).prefill == [(waiting, 0, 8)]
+
+
+def test_long_prompts_do_not_stop_those_who_speak():
+    running = speaking()
+    plan = plan_step([stream(prompt_rows=10_000), running], OPTIONS)
+    assert plan.advance == [running]
+    assert sum(rows for _, _, rows in plan.prefill) <= OPTIONS.prefill_tokens_per_step
+
+
+def test_planning_changes_nothing():
+    state = {"prompt_rows": 20, "frames": 3, "started": 3}
+    one, twin = stream(**state), stream(**state)
+    assert plan_step([one], OPTIONS).prefill == [(one, 0, 8), (one, 8, 8)]
+    plan_sound([one], OPTIONS, now_s=1.0, step_s=0.01)
+    slots = Stream.__slots__
+    assert [getattr(one, name) for name in slots] == [getattr(twin, name) for name in slots]
+
+
+@pytest.mark.parametrize(
+    ("unread", "may"),
+    [
+        pytest.param([], True, id="nobody there"),
+        pytest.param([0, 0], True, id="all prompts read"),
+        pytest.param([15], True, id="room left in the next step"),
+        pytest.param([16], False, id="the next step is full"),
+        pytest.param([8, 8], False, id="full of two"),
+    ],
+)
+def test_who_may_join(unread, may):
+    streams = [stream(prompt_rows=rows) for rows in unread]
+    assert may_join(streams, OPTIONS) is may
+
+
+@pytest.mark.parametrize(
+    ("state", "drew_end", "end"),
+    [
+        pytest.param({"frames": 3}, False, None, id="goes on"),
+        pytest.param({"frames": 3}, True, "stop", id="end of speech"),
+        pytest.param({"frames": 50}, False, "length", id="what the caller allows"),
+        pytest.param({"frames": 60, "max_frames": 99}, False, "runaway", id="lost its end"),
+        pytest.param(
+            {"frames": 60, "max_frames": 60}, False, "length", id="the caller comes first"
+        ),
+        pytest.param({"frames": 49}, True, "stop", id="the end just in time"),
+    ],
+)
+def test_how_it_ends(state, drew_end, end):
+    assert end_of(speaking(**state), drew_end=drew_end) == end
+
+
+@pytest.mark.parametrize(
+    ("state", "lead_s", "step_s", "frames"),
+    [
+        pytest.param({"frames": 1}, None, 0.01, 1, id="the first frame at once"),
+        pytest.param({"chunks": 1, "decoded": 1, "frames": 2}, 0.07, 0.01, 1, id="the second too"),
+        pytest.param({"chunks": 2, "decoded": 2, "frames": 3}, 0.5, 0.01, 0, id="lead: wait"),
+        pytest.param({"chunks": 2, "decoded": 2, "frames": 3}, 0.06, 0.01, 1, id="no lead: send"),
+        pytest.param({"chunks": 2, "decoded": 2, "frames": 3}, -9.0, 0.01, 1, id="late: send"),
+        pytest.param({"chunks": 2, "decoded": 2, "frames": 4}, 0.5, 0.01, 2, id="the ramp is full"),
+        pytest.param(
+            {"chunks": 4, "decoded": 8, "frames": 15}, 0.06, 0.01, 4, id="sizes of the ramp"
+        ),
+        pytest.param(
+            {"chunks": 9, "decoded": 8, "frames": 16}, 9.0, 0.01, 8, id="the ramp repeats"
+        ),
+        pytest.param({"chunks": 9, "decoded": 8, "frames": 17}, 9.0, 0.01, 8, id="never above it"),
+        pytest.param({"chunks": 9, "decoded": 8, "frames": 9}, 0.1, 0.2, 0, id="too slow: group"),
+        pytest.param(
+            {"chunks": 9, "decoded": 8, "frames": 11, "end": "stop"}, 9.0, 0.01, 3, id="the rest"
+        ),
+        pytest.param(
+            {"chunks": 1, "decoded": 1, "frames": 4, "end": "stop"}, 9.0, 0.01, 1, id="rest by ramp"
+        ),
+    ],
+)
+def test_how_much_is_decoded(state, lead_s, step_s, frames):
+    candidate = speaking(**state)
+    now_s = 100.0
+    if lead_s is not None:
+        candidate.first_sent_s = now_s - (candidate.decoded * 0.08 - lead_s)
+    assert chunk_frames(candidate, OPTIONS, now_s=now_s, step_s=step_s) == frames
+
+
+def test_fixed_chunks_ignore_the_clock():
+    late = speaking(chunks=2, decoded=2, frames=3, first_sent_s=0.0)
+    fixed = replace(OPTIONS, deterministic=True)
+    assert chunk_frames(late, fixed, now_s=100.0, step_s=0.01) == 0
+
+
+def test_streams_that_decode_as_much_go_together():
+    fresh, other, far = speaking(frames=1), speaking(frames=1), speaking(frames=8, chunks=9)
+    full, idle = speaking(frames=1, has_room=False), speaking()
+    groups = plan_sound([fresh, far, full, other, idle], OPTIONS, now_s=0.0, step_s=0.01)
+    assert groups == {1: [fresh, other], 8: [far]}
