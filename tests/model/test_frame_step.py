@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS, sum_embeddings
 from qwen_tts_service.types import SamplingOptions
 
@@ -185,6 +186,23 @@ def test_text_may_come_while_it_is_spoken(model, state, solo):
     model.append_text(state, 0, rows[2:])
     rest = speak(model, state, [0], 10)
     assert torch.equal(torch.cat((first, rest), dim=1)[0], solo[3])
+
+
+def test_a_prompt_longer_than_its_slot_is_refused(model):
+    prompt = prompt_of(model, WISHES[0])
+    state = model.new_state(slots=1, max_positions=len(prompt.rows) - 1)
+    with pytest.raises(InvalidRequest) as caught:
+        model.begin(state, 0, prompt, seed=0, sampling=GREEDY)
+    assert caught.value.param == "text"
+
+
+def test_more_streamed_text_than_a_slot_holds_is_refused(model):
+    prompt = prompt_of(model, WISHES[3])
+    count = len(prompt.text_rows)
+    state = model.new_state(slots=1, max_positions=POSITIONS, max_text_rows=count)
+    model.begin(state, 0, prompt, seed=0, sampling=GREEDY)
+    with pytest.raises(InvalidRequest, match=f"{count} tokens at most"):
+        model.append_text(state, 0, prompt.text_rows[:1])
 
 
 def test_tokens_speak_like_the_text_they_came_from(model, solo):

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.types import SamplingOptions
 
 from .attention import Attention, CacheRows, choose_attention
@@ -152,7 +153,13 @@ class Qwen3TTS:
         """Reset a slot for a prompt whose rows, but for the last, `prefill` will read.
 
         seed: any integer of 64 bits; predictor_sampling: None is the talker's own
+        raises InvalidRequest for a prompt longer than the slot
         """
+        if len(prompt.rows) > state.max_positions:
+            longest = state.max_positions
+            raise InvalidRequest(
+                f"text and instruction need more than {longest} places", param="text"
+            )
         state.length[slot] = len(prompt.rows) - 1
         state.frame[slot] = 0
         state.next_input[slot] = prompt.rows[-1]
@@ -166,8 +173,10 @@ class Qwen3TTS:
 
     @torch.inference_mode()
     def append_text(self, state: SlotState, slot: int, rows: Tensor) -> None:
-        """Add text rows [n, C] behind those that a slot has."""
-        start = int(state.text_length[slot])
+        """Add text rows [n, C] behind those that a slot has; InvalidRequest if they do not fit."""
+        start, most = int(state.text_length[slot]), state.text_rows.shape[1]
+        if start + len(rows) > most:
+            raise InvalidRequest(f"streamed text may have {most} tokens at most", param="text")
         state.text_rows[slot, start : start + len(rows)] = rows
         state.text_length[slot] = start + len(rows)
 
