@@ -31,7 +31,10 @@ MAY_IMPORT = {
     "model": LEAVES,
     "engine": VALUES | {"model"},
     "qwen": VALUES | {"text", "voice", "engine", "model"},
-    "synthesizer": VALUES | {"text", "voice", "audio", "telemetry", "admission"},
+    "script": LEAVES | {"text"},
+    "script_stream": LEAVES | {"text"},
+    "synthesizer": VALUES
+    | {"script", "script_stream", "text", "voice", "audio", "telemetry", "admission"},
     "api": VALUES | {"settings", "synthesizer", "text", "voice", "audio", "telemetry", "admission"},
     "build": None,  # the one file that knows every concrete class
     "__main__": None,  # the command line puts things together as well
