@@ -2,6 +2,7 @@
 
     TTSError
     ├── InvalidRequest          the request breaks a rule; `param` names the field
+    │   └── UnknownModel        the named model is not the one that is loaded
     ├── CannotSpeak             the request is well formed, yet no voice can say it
     ├── Unauthorized            the API key is missing or wrong
     ├── BodyTooLarge            more bytes than MAX_BODY_BYTES
@@ -35,6 +36,12 @@ class InvalidRequest(TTSError):
     """A field breaks a rule the caller can read in the documentation."""
 
     code = "invalid_request"
+
+
+class UnknownModel(InvalidRequest):
+    """The request names a model that is not the loaded one."""
+
+    code = "model_not_found"
 
 
 class CannotSpeak(TTSError):

@@ -9,7 +9,7 @@ Whatever happens, what a ticket holds is freed when its `Call` ends. It does not
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
@@ -37,7 +37,7 @@ from qwen_tts_service.telemetry import metrics
 from qwen_tts_service.types import AudioFormat, SpeechRequest
 
 from .call import Call
-from .errors import from_validation, response_of
+from .errors import from_validation, in_words_of, response_of
 from .runtime import Runtime
 from .schemas import MAX_SEED, SpeechBody
 
@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 RUNTIME_KEY = "qwen_tts.runtime"
 T = TypeVar("T")
+Parts = AsyncGenerator["StreamStart | bytes", None]
+"""A StreamStart and then the audio as it is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,7 @@ class Order:
     """A valid request with a place in the queue."""
 
     request: SpeechRequest
-    format: AudioFormat
-    is_seed_given: bool
+    body: SpeechBody
     place: Place
 
 
@@ -64,6 +65,7 @@ class Ticket:
     http: Request
     call: Call
     runtime: Runtime
+    schema: type[SpeechBody]
     order: Order | TTSError
 
     def checked(self) -> Order:
@@ -86,7 +88,7 @@ async def read_ticket(http: Request, schema: type[SpeechBody]) -> Ticket:
         order = await _read_order(http, call, runtime, schema)
     except TTSError as error:
         order = error
-    return Ticket(http, call, runtime, order)
+    return Ticket(http, call, runtime, schema, order)
 
 
 async def _read_order(
@@ -94,12 +96,12 @@ async def _read_order(
 ) -> Order:
     settings = runtime.settings
     body = parse_body(await read_body(http, settings.max_body_bytes), schema)
-    request = body.to_request(call.request_id, max_text_chars=settings.max_text_chars)
+    request = body.to_request(call.request_id, settings)
     _ = runtime.synthesizer  # not ready is said before a place is taken
     place = runtime.admission.enter()
     call.at_end(place.release)
     call.note(format=body.format, chars=len(request.text or ""), seed=request.seed)
-    return Order(request, body.format, body.seed is not None, place)
+    return Order(request, body, place)
 
 
 async def read_body(http: Request, max_bytes: int) -> bytes:
@@ -141,17 +143,21 @@ async def _speak_file(ticket: Ticket) -> Response:
     await _first_turn(ticket, order)
     data, speech = await ticket.runtime.synthesizer.speak_whole(
         order.request,
-        order.format,
-        second_seed=None if order.is_seed_given else secrets.randbelow(MAX_SEED + 1),
+        order.body.format,
+        second_seed=None if order.body.seed is not None else secrets.randbelow(MAX_SEED + 1),
     )
-    ticket.call.first_audio(order.format)
+    ticket.call.first_audio(order.body.format)
     ticket.call.spoke(speech.audio_s)
     ticket.call.note(finish_reason=speech.finish_reason)
-    headers = _headers(ticket, speech, order.format) | {
-        "X-Audio-Seconds": f"{speech.audio_s:.3f}",
-        "X-Finish-Reason": str(speech.finish_reason),
-    }
-    return Response(data, media_type=content_type(order.format), headers=headers)
+    headers = (
+        _headers(ticket, speech)
+        | file_headers(order.body.format)
+        | {
+            "X-Audio-Seconds": f"{speech.audio_s:.3f}",
+            "X-Finish-Reason": str(speech.finish_reason),
+        }
+    )
+    return Response(data, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,7 @@ class StreamStart:
     speech: Speech
 
 
-async def speak_stream(ticket: Ticket) -> AsyncGenerator[StreamStart | bytes, None]:
+async def speak_stream(ticket: Ticket) -> Parts:
     """Yield a StreamStart and then the audio as it is made.
 
     Raises TTSError: before the StreamStart when there is nothing to hear, and later when the
@@ -172,7 +178,7 @@ async def speak_stream(ticket: Ticket) -> AsyncGenerator[StreamStart | bytes, No
     try:
         speech, parts, first = await _unless_client_leaves(beginning, ticket.http.receive)
     except Exception as error:
-        raise _failed(error, ticket.call) from error
+        raise failure_of(error, ticket) from error
     async with aclosing(speech):
         yield StreamStart(ticket, speech)
         yield first
@@ -186,7 +192,7 @@ async def _begin_stream(ticket: Ticket) -> tuple[Speech, AsyncIterator[bytes], b
     order = ticket.checked()
     async with asyncio.timeout(ticket.runtime.settings.request_timeout_s):
         await _first_turn(ticket, order)
-        speech = ticket.runtime.synthesizer.speak(order.request, Output(order.format, True))
+        speech = ticket.runtime.synthesizer.speak(order.request, Output(order.body.format, True))
         parts = aiter(speech)
         try:
             return speech, parts, await anext(parts)
@@ -222,13 +228,12 @@ async def _counting_underruns(
     call.note(underruns=underruns)
 
 
-def _headers(ticket: Ticket, speech: Speech, format: AudioFormat) -> dict[str, str]:
+def _headers(ticket: Ticket, speech: Speech) -> dict[str, str]:
     choice = speech.choice
     voice = ticket.runtime.synthesizer.voice
     ticket.call.note(model=voice.model_name, voice=choice.speaker, language=choice.language)
     headers = {
         "Cache-Control": "no-store",
-        "Content-Disposition": f'attachment; filename="speech.{file_extension(format)}"',
         "X-Seed": str(speech.seed),
         "X-Model": voice.model_name,
         "X-Voice": choice.speaker,
@@ -238,6 +243,14 @@ def _headers(ticket: Ticket, speech: Speech, format: AudioFormat) -> dict[str, s
         "X-Warning": speech.warning or "",
     }
     return {name: quote(value, safe=_HEADER_SAFE) for name, value in headers.items() if value}
+
+
+def file_headers(format: AudioFormat) -> dict[str, str]:
+    """What the answer's body is, when it is the audio itself."""
+    return {
+        "Content-Type": content_type(format),
+        "Content-Disposition": f'attachment; filename="speech.{file_extension(format)}"',
+    }
 
 
 _HEADER_SAFE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
@@ -263,57 +276,65 @@ class PendingFile:
         try:
             return await _unless_client_leaves(self._task, self._ticket.http.receive)
         except Exception as error:  # noqa: BLE001 - the request's top
-            return response_of(_failed(error, self._ticket.call))
-
-
-async def stream_response(parts: AsyncGenerator[StreamStart | bytes, None]) -> Response:
-    """Wait for the first audio; answer with a stream, or with an error and its status."""
-    try:
-        start = await anext(parts)
-    except TTSError as error:
-        return response_of(error)
-    assert isinstance(start, StreamStart)
-    return StreamedSpeech(parts, start)
+            return response_of(failure_of(error, self._ticket))
 
 
 class StreamedSpeech(Response):
     """Sends the parts as they come; a failure on the way leaves the answer unfinished."""
 
-    def __init__(
-        self, parts: AsyncGenerator[StreamStart | bytes, None], start: StreamStart
-    ) -> None:
+    def __init__(self, parts: Parts, start: StreamStart) -> None:
         self._parts = parts
-        self._call = start.ticket.call
+        self._ticket = start.ticket
         self._speech = start.speech
-        self._format = start.ticket.checked().format
+        self._order = start.ticket.checked()
         self.status_code = 200
         self.background = None
-        headers = _headers(start.ticket, start.speech, self._format)
-        self.init_headers(
-            headers | {"X-Accel-Buffering": "no", "Content-Type": content_type(self._format)}
-        )
+        headers = _headers(start.ticket, start.speech) | self._content_headers()
+        self.init_headers(headers | {"X-Accel-Buffering": "no"})
+
+    def _content_headers(self) -> dict[str, str]:
+        return file_headers(self._order.body.format)
+
+    async def _content(self) -> AsyncIterator[bytes]:
+        """What is sent, piece by piece; a subclass may frame the parts."""
+        async for part in self._parts:
+            assert isinstance(part, bytes)
+            yield part
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        call = self._ticket.call
         try:
             async with aclosing(self._parts):
                 await _unless_client_leaves(asyncio.create_task(self._send_all(send)), receive)
         except Exception as error:  # noqa: BLE001 - the request's top
             # No last chunk is sent, so the server closes the connection and the client sees
             # a broken body, not a short one that looks whole.
-            _failed(error, self._call)
+            failure_of(error, self._ticket)
         finally:
-            self._call.spoke(self._speech.audio_s)
-            self._call.note(finish_reason=self._speech.finish_reason)
+            call.spoke(self._speech.audio_s)
+            call.note(finish_reason=self._speech.finish_reason)
             if self.background is not None:
                 await self.background()
 
     async def _send_all(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        async for part in self._parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-            self._call.first_audio(self._format)
+        async for data in self._content():
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            self._ticket.call.first_audio(self._order.body.format)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def stream_response(
+    parts: Parts, answer: Callable[[Parts, StreamStart], StreamedSpeech] = StreamedSpeech
+) -> Response:
+    """Wait for the first audio; answer with a stream, or with an error and its status."""
+    try:
+        start = await anext(parts)
+    except TTSError as error:
+        return response_of(error)
+    assert isinstance(start, StreamStart)
+    return answer(parts, start)
 
 
 async def _unless_client_leaves(task: asyncio.Task[T], receive: Receive) -> T:
@@ -335,7 +356,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-def _failed(error: Exception, call: Call) -> TTSError:
+def failure_of(error: Exception, ticket: Ticket) -> TTSError:
     """Name the error for the client, the log and the metrics.
 
     What we did not foresee gets a traceback in the log and a plain word for the client.
@@ -343,7 +364,7 @@ def _failed(error: Exception, call: Call) -> TTSError:
     if isinstance(error, TimeoutError):
         error = TimedOut("the speech took longer than REQUEST_TIMEOUT_S; send less text")
     elif not isinstance(error, TTSError):
-        logger.error("id=%s failed while speaking", call.request_id, exc_info=error)
+        logger.error("id=%s failed while speaking", ticket.call.request_id, exc_info=error)
         error = SynthesisFailed("the speech failed; the log has the details")
-    call.outcome = error.code
-    return error
+    ticket.call.outcome = error.code
+    return in_words_of(ticket.schema, error)

@@ -5,6 +5,7 @@
 It does not know where errors come from.
 """
 
+import re
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,6 +16,7 @@ from qwen_tts_service import errors as e
 
 STATUS: dict[type[e.TTSError], int] = {
     e.InvalidRequest: 400,
+    e.UnknownModel: 404,
     e.Unauthorized: 401,
     e.BodyTooLarge: 413,
     e.UnsupportedMediaType: 415,
@@ -83,6 +85,15 @@ def from_validation(error: ValidationError, schema: type[BaseModel]) -> e.Invali
         return _unknown_field(path[-1], path[:-1], schema)
     param = ".".join(path)
     return e.InvalidRequest(f"{param}: {item['msg']}", param=param)
+
+
+def in_words_of(schema: type[BaseModel], error: e.TTSError) -> e.TTSError:
+    """The same error for clients of `schema`, whose aliases may call the field otherwise."""
+    field = schema.model_fields.get(error.param or "")
+    if field is not None and field.alias is not None:
+        error.message = re.sub(rf"\b{error.param}\b", field.alias, error.message)
+        error.param = field.alias
+    return error
 
 
 def _unknown_field(name: str, parents: list[str], schema: type[BaseModel]) -> e.InvalidRequest:

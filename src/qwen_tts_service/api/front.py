@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/", "/docs.json", "/schema.json", "/favicon.ico"})
 OPEN_PATHS |= {"/health", "/healthz", "/livez", "/readyz", "/metrics"}
+# Open WebUI asks for these without the key that it speaks with.
+OPEN_PATHS |= {"/v1/audio/voices", "/v1/audio/models"}
 OPEN_PREFIXES = ("/static_content/", "/playground")
 _PAGE_POLICY = "default-src 'self' 'unsafe-inline' data: blob:"
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.settings import Settings
 from qwen_tts_service.text.language import parse_language
 from qwen_tts_service.types import (
     AudioFormat,
@@ -88,7 +89,7 @@ class SpeechBody(BaseModel):
         MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Most frames of 80 ms of the whole answer."
     )
 
-    def to_request(self, request_id: str, *, max_text_chars: int) -> SpeechRequest:
+    def to_request(self, request_id: str, settings: Settings) -> SpeechRequest:
         """The request that this body asks for; a seed is drawn if none was given.
 
         Raises InvalidRequest for rules that concern more than one field or a setting.
@@ -97,8 +98,8 @@ class SpeechBody(BaseModel):
         return SpeechRequest(
             request_id=request_id,
             seed=secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed,
-            text=self._checked_text(max_text_chars),
-            tokens=self._checked_tokens(max_text_chars),
+            text=self._checked_text(settings.max_text_chars),
+            tokens=self._checked_tokens(settings.max_text_chars),
             attributes=VoiceAttributes(
                 gender=attributes.gender, age=attributes.age, emotion=attributes.emotion
             ),

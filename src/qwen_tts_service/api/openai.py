@@ -1,0 +1,266 @@
+"""The routes of OpenAI's speech API, for clients that were written for it.
+
+They stand on the same ground as the two doors: tickets, admission, voices, streams. Field names,
+defaults and the events of `stream_format: sse` are OpenAI's; what a field means is said in
+schemas.py. It does not know how speech is made.
+"""
+
+import base64
+import json
+import math
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel
+from qwen_tts_service.settings import Settings
+from qwen_tts_service.types import FRAME_S, AudioFormat, SpeechRequest
+from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS
+
+from .doors import (
+    RUNTIME_KEY,
+    Parts,
+    StreamedSpeech,
+    StreamStart,
+    failure_of,
+    read_ticket,
+    speak_stream,
+    stream_response,
+)
+from .errors import body_of, response_of
+from .runtime import Runtime
+from .schemas import SpeechBody
+
+MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+"""OpenAI's model names, which many clients have built in; each means the loaded model."""
+ANY_VOICE = "auto"
+"""The voice of clients that must send one and want `voice_attributes` to choose."""
+
+
+class CreateSpeechBody(SpeechBody):
+    """OpenAI's request, and our own fields with it; fields unknown to both are ignored."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "example": {
+                "model": "gpt-4o-mini-tts",
+                "input": "Привет, мир!",
+                "voice": "alloy",
+                "response_format": "mp3",
+            }
+        },
+    )
+
+    model: str | None = Field(
+        None, description="The loaded model's name, or any of OpenAI's: " + ", ".join(MODEL_ALIASES)
+    )
+    text: str | None = Field(None, alias="input", description="What to say.")
+    speaker: str | None = Field(
+        None,
+        alias="voice",
+        min_length=1,
+        max_length=64,
+        description="A speaker or one of OpenAI's voices, as a name or as {id: name}; "
+        f"{ANY_VOICE} lets voice_attributes and the language choose.",
+        json_schema_extra={
+            "anyOf": [
+                {"type": "string"},
+                {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+                {"type": "null"},
+            ]
+        },
+    )
+    instruct: str | None = Field(
+        None,
+        alias="instructions",
+        max_length=4096,
+        description="How to speak, in plain words; wins over emotion and age.",
+    )
+    format: AudioFormat = Field(
+        "mp3", alias="response_format", description="The audio format; pcm is s16le, mono."
+    )
+    speed: float = Field(
+        1.0,
+        description="Only 1.0: the model has no tempo, and stretching finished audio damages it.",
+    )
+    stream_format: Literal["audio", "sse"] = Field(
+        "audio", description="Audio as it is made, or events that carry it in base64."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {name: value for name, value in data.items() if value is not None}
+        return data
+
+    @field_validator("speaker", mode="before")
+    @classmethod
+    def _name_of(cls, voice: Any) -> Any:
+        name = voice.get("id", voice) if isinstance(voice, dict) else voice
+        return None if name == ANY_VOICE else name
+
+    def to_request(self, request_id: str, settings: Settings) -> SpeechRequest:
+        """The request that this body asks for; also raises UnknownModel."""
+        if self.model is not None:
+            _check_model(self.model, settings)
+        if self.speed != 1:
+            raise InvalidRequest(
+                "speed: only 1.0 is offered, because stretching finished audio damages it; "
+                "ask for a pace in instructions instead",
+                param="speed",
+            )
+        return super().to_request(request_id, settings)
+
+
+def _check_model(name: str, settings: Settings) -> None:
+    if name not in (settings.model_name, *MODEL_ALIASES):
+        raise UnknownModel(
+            f"model: this service speaks with {settings.model_name}, "
+            f"which also answers to {', '.join(MODEL_ALIASES)}",
+            param="model",
+        )
+
+
+# Speech ------------------------------------------------------------------------------
+
+
+async def create_speech(http: Request) -> Response:
+    """POST /v1/audio/speech."""
+    ticket = await read_ticket(http, CreateSpeechBody)
+    return await stream_response(speak_stream(ticket), _answer_of)
+
+
+def _answer_of(parts: Parts, start: StreamStart) -> StreamedSpeech:
+    body = start.ticket.checked().body
+    assert isinstance(body, CreateSpeechBody)
+    return (SpeechEvents if body.stream_format == "sse" else StreamedSpeech)(parts, start)
+
+
+class SpeechEvents(StreamedSpeech):
+    """Speech as server-sent events: deltas and a last word, or an error and a broken end."""
+
+    def _content_headers(self) -> dict[str, str]:
+        return {"Content-Type": "text/event-stream; charset=utf-8"}
+
+    async def _content(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in super()._content():
+                yield _event("speech.audio.delta", audio=base64.b64encode(part).decode())
+        except Exception as error:
+            # Said for clients that read it, and broken off for those that do not.
+            failure = failure_of(error, self._ticket)
+            yield _event("error", **body_of(failure))
+            raise failure from error
+        yield _event("speech.audio.done", **self._last_word())
+
+    def _last_word(self) -> dict[str, Any]:
+        request, speech = self._order.request, self._speech
+        spoken = len(request.tokens or request.text or "")
+        frames = math.ceil(round(speech.audio_s / FRAME_S, 6))
+        return {
+            "usage": {
+                "input_tokens": spoken,
+                "output_tokens": frames,
+                "total_tokens": spoken + frames,
+            },
+            "finish_reason": speech.finish_reason,
+            "seed": speech.seed,
+            "audio_seconds": round(speech.audio_s, 3),
+        }
+
+
+def _event(kind: str, **fields: Any) -> bytes:
+    return f"data: {json.dumps({'type': kind, **fields}, ensure_ascii=False)}\n\n".encode()
+
+
+# What there is -----------------------------------------------------------------------
+
+
+async def list_models(http: Request) -> Response:
+    """GET /v1/models: the loaded model first, then the names it also answers to."""
+    return JSONResponse({"object": "list", "data": [_model(m) for m in _models(http)]})
+
+
+async def show_model(http: Request) -> Response:
+    """GET /v1/models/{model}."""
+    name = http.path_params["model"]
+    try:
+        _check_model(name, _runtime(http).settings)
+    except UnknownModel as error:
+        return response_of(error)
+    return JSONResponse(_model(name))
+
+
+async def list_audio_models(http: Request) -> Response:
+    """GET /v1/audio/models: the same, as Open WebUI asks for them."""
+    return JSONResponse({"models": [{"id": m, "name": m} for m in _models(http)]})
+
+
+async def list_voices(http: Request) -> Response:
+    """GET /v1/audio/voices: speakers, then OpenAI's names; `?legacy=true` gives bare ids."""
+    try:
+        voices = _voices(_runtime(http))
+    except NotReady as error:
+        return response_of(error)
+    if http.query_params.get("legacy") == "true":
+        return JSONResponse({"voices": [voice["id"] for voice in voices]})
+    return JSONResponse({"voices": voices})
+
+
+def _runtime(http: Request) -> Runtime:
+    runtime = http.scope[RUNTIME_KEY]
+    assert isinstance(runtime, Runtime)
+    return runtime
+
+
+def _models(http: Request) -> tuple[str, ...]:
+    return (_runtime(http).settings.model_name, *MODEL_ALIASES)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "qwen-tts-service"}
+
+
+def _voices(runtime: Runtime) -> list[dict[str, Any]]:
+    voice = runtime.synthesizer.voice
+    own = [_describe(speaker, speaker, None) for speaker in voice.speakers]
+    stand_ins = [(name, _who_speaks(voice, name)) for name in OPENAI_VOICES]
+    return own + [_describe(name, OPENAI_VOICES[name], who) for name, who in stand_ins]
+
+
+def _who_speaks(voice: Any, name: str) -> str:
+    """Ask the voice itself, so that no name is listed that would then be refused."""
+    request = SpeechRequest(request_id="voices", seed=0, text="a", speaker=name, language="english")
+    return str(voice.prepare(request).choice.speaker)
+
+
+def _describe(name: str, like: str, stands_for: str | None) -> dict[str, Any]:
+    """One voice; what is not known of it is null.
+
+    like: the speaker whose traits it has
+    """
+    speaker = SPEAKERS.get(like)
+    facts: dict[str, Any] = {"id": name, "name": name.replace("_", " ").title()}
+    if speaker is None:
+        return facts | {"name": name, "gender": None, "language": None, "stands_for": stands_for}
+    return facts | {
+        "gender": speaker.gender,
+        "language": speaker.native_language,
+        "description": speaker.description,
+        "stands_for": stands_for,
+    }
+
+
+ROUTES = [
+    Route("/v1/audio/speech", create_speech, methods=["POST"]),
+    Route("/v1/audio/voices", list_voices),
+    Route("/v1/audio/models", list_audio_models),
+    Route("/v1/models", list_models),
+    Route("/v1/models/{model:path}", show_model),
+]
