@@ -48,7 +48,7 @@ class QwenOptions:
 class QwenVoice:
     """Speaks with a Qwen3-TTS CustomVoice checkpoint."""
 
-    longest_part_chars = LONGEST_PART_CHARS
+    longest_part_chars: int | None = LONGEST_PART_CHARS
 
     def __init__(self, model: Qwen3TTS, engine: Engine, name: str, options: QwenOptions) -> None:
         self.model_name = name

@@ -1,21 +1,34 @@
 """The use case: a request becomes a voice's audio, and the audio a file or a stream of bytes.
 
-    SpeechRequest -> language -> voice.prepare -> voice.speak -> resample -> encode -> bytes
+    SpeechRequest -> script -> voice.prepare -> voice.speak -> resample -> encode -> bytes
 
 It does not know HTTP, nor which voice speaks, nor who may speak now.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .audio.formats import check_format
 from .audio.pipe import AudioPipe
-from .errors import CannotSpeak, SynthesisFailed
-from .text.language import detect_language, preload_detector
-from .types import AudioFormat, FinishReason, PcmStream, SpeechRequest, Utterance, Voice
+from .errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from .script import Script, write_script
+from .script_stream import ScriptStream
+from .text.language import preload_detector
+from .text.normalise import preload_russian
+from .text.split import Pause
+from .types import (
+    FRAME_S,
+    AudioFormat,
+    FinishReason,
+    PcmStream,
+    SpeechRequest,
+    Utterance,
+    Voice,
+    VoiceChoice,
+)
 
 ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
 """Formats so cheap to write that a thread would cost more than it saves."""
@@ -29,18 +42,29 @@ class Output:
     is_stream: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preface:
+    """What is known of a speech before it has begun; `expected_s` is an estimate."""
+
+    choice: VoiceChoice
+    warning: str | None
+    expected_s: float
+    seed: int
+
+
 class Speech:
     """One request being spoken and encoded; iterate it once for the bytes to send.
 
     Iteration raises TTSError if the speech fails, whatever has been sent before.
     """
 
-    def __init__(self, pcm: PcmStream, pipe: AudioPipe, utterance: Utterance, seed: int) -> None:
+    def __init__(self, pcm: PcmStream, pipe: AudioPipe, preface: Preface) -> None:
         self._pcm = pcm
         self._pipe = pipe
-        self.choice = utterance.choice
-        self.warning = utterance.warning
-        self.seed = seed
+        self.choice = preface.choice
+        self.warning = preface.warning
+        self.expected_s = preface.expected_s
+        self.seed = preface.seed
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -80,6 +104,8 @@ class Synthesizer:
     def warm_up(self) -> None:
         """Speak once for real and load what the first request would wait for."""
         preload_detector()
+        with suppress(InvalidRequest):  # not installed: whoever asks for it is told
+            preload_russian()
         self.voice.warm_up()
 
     def close(self) -> None:
@@ -92,14 +118,27 @@ class Synthesizer:
         Raises InvalidRequest or CannotSpeak before anything has started.
         """
         check_format(output.format, self.sample_rate_hz)
-        utterance = self.voice.prepare(_with_language(request))
+        script = write_script(request, self.voice.longest_part_chars)
+        parts = [p if isinstance(p, Pause) else self.voice.prepare(p) for p in script.parts]
         pipe = AudioPipe(
             output.format,
             source_rate_hz=self.voice.sample_rate_hz,
             sample_rate_hz=self.sample_rate_hz,
             is_stream=output.is_stream,
         )
-        return Speech(self.voice.speak(utterance), pipe, utterance, request.seed)
+        return Speech(
+            self._perform(parts, request.max_frames), pipe, _preface(request, script, parts)
+        )
+
+    def _perform(self, parts: Sequence[Any], max_frames: int) -> PcmStream:
+        if len(parts) == 1:
+            return self.voice.speak(parts[0])
+        return ScriptStream(
+            parts,
+            self.voice.speak,
+            sample_rate_hz=self.voice.sample_rate_hz,
+            max_frames=max_frames,
+        )
 
     async def speak_whole(
         self, request: SpeechRequest, format: AudioFormat, *, second_seed: int | None
@@ -129,8 +168,27 @@ class Synthesizer:
             return data, speech
 
 
-def _with_language(request: SpeechRequest) -> SpeechRequest:
-    """Token ids have no script to look at: for them the voice decides."""
-    if request.language is not None or request.text is None:
-        return request
-    return replace(request, language=detect_language(request.text))
+def _preface(request: SpeechRequest, script: Script, parts: Sequence[Utterance | Pause]) -> Preface:
+    utterances = [part for part in parts if not isinstance(part, Pause)]
+    pauses = [part for part in parts if isinstance(part, Pause)]
+    expected_s = sum(u.expected_s for u in utterances) + sum(p.duration_s for p in pauses)
+    warnings = [
+        script.warning,
+        *(utterance.warning for utterance in utterances),
+        _length_warning(expected_s, request.max_frames * FRAME_S),
+    ]
+    return Preface(
+        choice=utterances[0].choice,
+        warning="; ".join(dict.fromkeys(filter(None, warnings))) or None,
+        expected_s=expected_s,
+        seed=request.seed,
+    )
+
+
+def _length_warning(expected_s: float, allowed_s: float) -> str | None:
+    if expected_s <= allowed_s:
+        return None
+    return (
+        f"the text takes about {expected_s:.0f} s and max_length allows {allowed_s:.0f} s: "
+        "its end will probably be missing"
+    )

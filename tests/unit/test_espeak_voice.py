@@ -174,9 +174,10 @@ def test_length_cap_across_pieces_cuts_exactly(voice):
     assert len(samples) == round(max_frames * FRAME_S * voice.sample_rate_hz)
 
 
-def test_text_too_long_for_its_cap_is_warned_about(voice):
-    assert "max_length" in voice.prepare(request(text=SENTENCES * 5, max_frames=10)).warning
-    assert voice.prepare(request(text=SENTENCES)).warning is None
+def test_expected_length_is_near_the_real_one(voice):
+    samples, _ = asyncio.run(speak(voice, text=SENTENCES))
+    expected_s = voice.prepare(request(text=SENTENCES)).expected_s
+    assert expected_s == pytest.approx(len(samples) / voice.sample_rate_hz, rel=0.5)
 
 
 def test_warm_up_speaks_and_fails_when_nothing_is_heard(voice, monkeypatch):

@@ -15,6 +15,7 @@ from qwen_tts_service.text.language import parse_language
 from qwen_tts_service.types import (
     AudioFormat,
     Gender,
+    NormalizeLevel,
     SamplingOptions,
     SpeechRequest,
     VoiceAttributes,
@@ -45,7 +46,10 @@ class SpeechBody(BaseModel):
 
     model_config = _STRICT
 
-    text: str | None = Field(None, description="What to say. Exactly one of text and tokens.")
+    text: str | None = Field(
+        None,
+        description="What to say; [pause:0.5s] is silence. Exactly one of text and tokens.",
+    )
     tokens: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
         min_length=1,
@@ -84,6 +88,12 @@ class SpeechBody(BaseModel):
         1.05, ge=1, le=2, description="How much codes that were spoken already are held back."
     )
 
+    normalize: NormalizeLevel = Field(
+        "light",
+        description="How text is rewritten before it is spoken: none; light drops markdown, emoji "
+        "and control characters; full also reads out Russian numbers and dates.",
+    )
+
     format: AudioFormat = Field("wav", description="The audio format of the answer.")
     max_length: int = Field(
         MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Most frames of 80 ms of the whole answer."
@@ -112,6 +122,7 @@ class SpeechBody(BaseModel):
                 top_p=self.top_p,
                 repetition_penalty=self.repetition_penalty,
             ),
+            normalize=self.normalize,
             max_frames=self.max_length,
         )
 

@@ -46,7 +46,7 @@ class EspeakVoice:
     model_name = "espeak-ng"
     sample_rate_hz = SAMPLE_RATE_HZ
     device = "cpu"
-    longest_part_chars = None  # it cuts by itself
+    longest_part_chars: int | None = None  # it cuts by itself
 
     def __init__(
         self,

@@ -11,17 +11,16 @@ import re
 import threading
 import unicodedata
 from functools import cache
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
 from qwen_tts_service.errors import InvalidRequest
-from qwen_tts_service.types import Language
+from qwen_tts_service.types import Language, NormalizeLevel
 
-Level = Literal["none", "light", "full"]
 LANGUAGES_WITH_FULL: frozenset[Language] = frozenset({"russian"})
 """Where "full" does more than "light"; elsewhere a caller may want to be told that it does not."""
 
 
-def normalise(text: str, level: Level, language: Language) -> str:
+def normalise(text: str, level: NormalizeLevel, language: Language) -> str:
     """Rewrite a text for speaking; a pure function of its arguments.
 
     Letters, digits and spoken punctuation survive "light", with two exceptions that nobody

@@ -1,0 +1,82 @@
+"""What a request comes to when it is performed: parts to speak, and silence between them.
+
+    "Раз. [pause:1s] Два." -> a request for "Раз.", a pause of 1 s, a request for "Два."
+
+A text without pauses that the voice can take whole is one part, and that part is the request.
+Pure. It does not know voices, nor how long anything takes to speak.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from .errors import CannotSpeak
+from .text.language import detect_language
+from .text.normalise import LANGUAGES_WITH_FULL, normalise
+from .text.split import Pause, is_speakable, split_pauses, split_sentences
+from .types import Language, SpeechRequest
+
+GAP = Pause(0.3)
+"""Silence between two parts of a text that was too long for one; about what a reader takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """parts: at least one of them is a request; warning: in ASCII, for the caller."""
+
+    parts: tuple[SpeechRequest | Pause, ...]
+    warning: str | None = None
+
+
+def write_script(request: SpeechRequest, longest_part_chars: int | None) -> Script:
+    """Take the pauses out, normalise what is left and cut what is too long for one part.
+
+    The language is looked for once, in the whole text, so that every part has the same. Token
+    ids stay as they are: they have no script to look at, and for them the voice decides.
+
+    longest_part_chars: None for a voice that takes a text of any length
+    raises: CannotSpeak, code `no_reading`, when no part has a letter or a digit; InvalidRequest
+        when `normalize` asks for what is not installed
+    """
+    if request.text is None:
+        return Script((request,))
+    pieces = split_pauses(request.text)
+    language = request.language or detect_language(
+        " ".join(piece for piece in pieces if isinstance(piece, str))
+    )
+    request = replace(request, language=language)
+    parts = tuple(
+        part if isinstance(part, Pause) else replace(request, text=part)
+        for piece in pieces
+        for part in _parts(piece, request, language, longest_part_chars)
+    )
+    if not any(isinstance(part, SpeechRequest) for part in parts):
+        raise CannotSpeak("text has no letter or digit to speak", param="text", code="no_reading")
+    return Script(parts, _warning(request, language))
+
+
+def _parts(
+    piece: str | Pause, request: SpeechRequest, language: Language, longest_part_chars: int | None
+) -> Iterator[str | Pause]:
+    if isinstance(piece, Pause):
+        yield piece
+        return
+    text = normalise(piece, request.normalize, language)
+    speakable = [part for part in _cut(text, longest_part_chars) if is_speakable(part)]
+    for number, part in enumerate(speakable):
+        if number:
+            yield GAP
+        yield part
+
+
+def _cut(text: str, longest_part_chars: int | None) -> list[str]:
+    """Cut at sentence ends into parts of about the same length, as few as possible."""
+    if longest_part_chars is None or len(text) <= longest_part_chars:
+        return [text]
+    fewest = -(-len(text) // longest_part_chars)
+    return split_sentences(text, max_chars=longest_part_chars, min_chars=len(text) // fewest)
+
+
+def _warning(request: SpeechRequest, language: Language) -> str | None:
+    if request.normalize == "full" and language not in LANGUAGES_WITH_FULL:
+        return f"normalize: there are no full rules for {language}; light was applied"
+    return None

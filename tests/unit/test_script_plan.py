@@ -1,0 +1,139 @@
+"""What a request comes to: parts to speak and silence between them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest
+from qwen_tts_service.script import GAP, Script, write_script
+from qwen_tts_service.text import normalise
+from qwen_tts_service.text.split import MAX_PAUSE_S, Pause
+from qwen_tts_service.types import SpeechRequest
+
+LONG = "Мы пошли в лес. Там было тихо и темно! Кто там живёт? Никто не знал этого. " * 8
+
+
+def request(text=None, **fields):
+    return SpeechRequest(request_id="r", seed=7, text=text, **fields)
+
+
+def plan(text, longest_part_chars=None, **fields):
+    """The script in short: texts and seconds."""
+    script = write_script(request(text, **fields), longest_part_chars)
+    return [p.duration_s if isinstance(p, Pause) else p.text for p in script.parts]
+
+
+def spoken(script: Script) -> list[SpeechRequest]:
+    return [part for part in script.parts if isinstance(part, SpeechRequest)]
+
+
+@pytest.mark.parametrize("text", ["Привет, мир!", "One.\n\nTwo: 3 * 4.", "3.14", "你好。"])
+def test_an_ordinary_text_is_one_part_and_unchanged(text):
+    script = write_script(request(text), 800)
+    assert plan(text, 800) == [text]
+    assert script.warning is None
+
+
+def test_token_ids_are_never_touched():
+    asked = request(tokens=(1, 2, 3), normalize="full")
+    assert write_script(asked, 1).parts == (asked,)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Раз [pause:0.5s] два", ["Раз", 0.5, "два"]),
+        ("[pause:1s]Раз[pause:200ms]", [1.0, "Раз", 0.2]),
+        ("Раз[pause:99s]два", ["Раз", MAX_PAUSE_S, "два"]),
+        ("Раз [pause:1s] … [pause:2s] два", ["Раз", 1.0, 2.0, "два"]),
+        ("Раз [pause:0s] два", ["Раз", "два"]),
+        ("Раз [pause] два", ["Раз [pause] два"]),
+    ],
+)
+def test_pauses_stand_between_what_is_spoken(text, expected):
+    assert plan(text) == expected
+
+
+def test_pauses_count_at_every_level():
+    for level in ("none", "light", "full"):
+        assert 0.5 in plan("раз[pause:0.5s]два", normalize=level)
+
+
+def test_the_language_is_that_of_the_whole_text_without_its_pauses():
+    script = write_script(request("Да [pause:1s] ok [pause:1s] нет и ещё раз нет"), None)
+    assert [part.language for part in spoken(script)] == ["russian"] * 3
+
+
+def test_a_language_that_was_given_is_kept():
+    (part,) = spoken(write_script(request("Привет", language="english"), None))
+    assert part.language == "english"
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"), [("none", "**Да** 😀 5"), ("light", "Да 5"), ("full", "Да пять")]
+)
+def test_the_level_decides_what_is_rewritten(level, expected):
+    assert plan("**Да** 😀 5", normalize=level, language="russian") == [expected]
+
+
+def test_full_warns_where_there_are_no_full_rules():
+    warning = write_script(request("It is 5 pm.", normalize="full"), None).warning
+    assert "english" in warning
+    assert warning.isascii()
+    assert write_script(request("Уже 5 часов.", normalize="full"), None).warning is None
+
+
+def test_full_without_its_extra_is_refused(monkeypatch):
+    def missing():
+        raise InvalidRequest("not installed", param="normalize", code="extra_missing")
+
+    monkeypatch.setattr(normalise, "_load_russian", missing)
+    with pytest.raises(InvalidRequest):
+        write_script(request("Уже 5 часов.", normalize="full"), None)
+
+
+@pytest.mark.parametrize("text", ["…", "😀", "[pause:1s]", "[pause:1s] ! [pause:1s]", "**", "---"])
+def test_a_text_with_nothing_to_speak_is_refused(text):
+    with pytest.raises(CannotSpeak) as caught:
+        write_script(request(text), None)
+    assert (caught.value.code, caught.value.param) == ("no_reading", "text")
+
+
+def test_a_long_text_is_cut_at_sentence_ends_with_gaps_between():
+    parts = plan(LONG, 200)
+    assert parts[1::2] == [GAP.duration_s] * (len(parts) // 2)
+    assert "".join(parts[::2]) == LONG.strip()
+    assert all(part.rstrip()[-1] in ".!?" for part in parts[::2])
+    assert len(parts) > 3
+
+
+def test_parts_of_a_long_text_are_about_the_same_length():
+    lengths = [len(part) for part in plan(LONG, 400)[::2]]
+    assert max(lengths) <= 400
+    assert min(lengths) > 150
+
+
+def test_every_part_has_the_voice_and_the_seed_of_the_request():
+    asked = request(LONG, speaker="ryan", instruct="Calmly.", language="russian")
+    for part in spoken(write_script(asked, 200)):
+        assert (part.seed, part.speaker, part.instruct) == (7, "ryan", "Calmly.")
+        assert (part.max_frames, part.sampling) == (asked.max_frames, asked.sampling)
+
+
+def test_a_voice_that_takes_any_length_gets_it_whole():
+    assert plan(LONG, None) == [LONG.strip()]
+
+
+@given(st.text(alphabet="аб1 .!?\n,😀*", max_size=300), st.integers(1, 60))
+def test_no_part_is_silent_or_too_long_and_no_letter_is_lost(text, longest):
+    def letters(text):
+        return [char for char in text if char.isalnum()]
+
+    try:
+        parts = plan(text, longest)
+    except CannotSpeak:
+        assert not letters(text)
+        return
+    texts = [part for part in parts if isinstance(part, str)]
+    assert all(letters(part) and len(part) <= longest for part in texts)
+    assert letters("".join(texts)) == letters(text)
