@@ -5,11 +5,13 @@ body, and shows it with the Swagger UI that BentoML brings, without the tracker 
 It does not know how routes work.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from qwen_tts_service import __version__
 
 from .errors import PLAIN
+from .openai import CreateSpeechBody
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -34,6 +36,12 @@ an audio file, or audio that starts to play while it is still being made, comes 
 Every answer carries X-Request-Id. Speech carries X-Seed, X-Model, X-Voice, X-Language,
 X-Voice-Applied and X-Voice-Not-Applied; files also X-Audio-Seconds and X-Finish-Reason."""
 
+_REF = "#/components/schemas/"
+_OPENAI_LISTS = {
+    "/v1/models": "The loaded model, and the names it also answers to.",
+    "/v1/audio/models": "The same under `models`, as Open WebUI reads it.",
+    "/v1/audio/voices": "Speakers and OpenAI's voice names; `?legacy=true` lists bare ids.",
+}
 _ERROR_SCHEMA = {
     "type": "object",
     "required": ["error"],
@@ -73,6 +81,10 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
         if operation is not None:
             operation["responses"] = {"200": operation["responses"][200], **_error_responses()}
     paths["/health"] = {"get": _json_operation("How far the service is and how busy.", ("503",))}
+    schemas |= _create_speech_schemas()
+    paths["/v1/audio/speech"] = {"post": _create_speech_operation()}
+    for path, description in _OPENAI_LISTS.items():
+        paths[path] = {"get": _json_operation(description, ("503",)) | {"tags": ["OpenAI"]}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Qwen TTS service", "version": __version__, "description": _DESCRIPTION},
@@ -82,11 +94,32 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _error_responses() -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+def _create_speech_schemas() -> dict[str, Any]:
+    schema = CreateSpeechBody.model_json_schema(ref_template=_REF + "{model}")
+    return {**schema.pop("$defs", {}), CreateSpeechBody.__name__: schema}
+
+
+def _create_speech_operation() -> dict[str, Any]:
+    reference = {"schema": {"$ref": _REF + CreateSpeechBody.__name__}}
+    answer = {"description": "Audio while it is being made, or events that carry it."}
+    kinds = {"audio/*": {"schema": {"type": "string", "format": "binary"}}}
+    kinds |= {"text/event-stream": {"schema": {"type": "string"}}}
+    return {
+        "description": "OpenAI's speech route: say a text, answered while speech is made.",
+        "tags": ["OpenAI"],
+        "requestBody": {"required": True, "content": {"application/json": reference}},
+        "responses": {
+            "200": answer | {"content": kinds},
+            **_error_responses({404: "model names another model than the loaded one"}),
+        },
+    }
+
+
+def _error_responses(more: Mapping[int, str] = {}) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": _REF + "Error"}}}
     return {
         str(status): {"description": reason, "content": content}
-        for status, reason in sorted(_REASONS.items())
+        for status, reason in sorted({**_REASONS, **more}.items())
     }
 
 

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.types import FRAME_S, AudioFormat, SpeechRequest
-from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS
+from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
 
 from .doors import (
     RUNTIME_KEY,
@@ -229,9 +229,8 @@ def _model(name: str) -> dict[str, Any]:
 
 def _voices(runtime: Runtime) -> list[dict[str, Any]]:
     voice = runtime.synthesizer.voice
-    own = [_describe(speaker, speaker, None) for speaker in voice.speakers]
-    stand_ins = [(name, _who_speaks(voice, name)) for name in OPENAI_VOICES]
-    return own + [_describe(name, OPENAI_VOICES[name], who) for name, who in stand_ins]
+    own = [_describe(speaker, speaker) for speaker in voice.speakers]
+    return own + [_describe(name, _who_speaks(voice, name)) for name in OPENAI_VOICES]
 
 
 def _who_speaks(voice: Any, name: str) -> str:
@@ -240,20 +239,17 @@ def _who_speaks(voice: Any, name: str) -> str:
     return str(voice.prepare(request).choice.speaker)
 
 
-def _describe(name: str, like: str, stands_for: str | None) -> dict[str, Any]:
-    """One voice; what is not known of it is null.
-
-    like: the speaker whose traits it has
-    """
-    speaker = SPEAKERS.get(like)
-    facts: dict[str, Any] = {"id": name, "name": name.replace("_", " ").title()}
-    if speaker is None:
-        return facts | {"name": name, "gender": None, "language": None, "stands_for": stands_for}
-    return facts | {
-        "gender": speaker.gender,
-        "language": speaker.native_language,
-        "description": speaker.description,
-        "stands_for": stands_for,
+def _describe(name: str, who: str) -> dict[str, Any]:
+    """One voice and who speaks with it; what is not known is null."""
+    speaker = SPEAKERS.get(who)
+    display = speaker.name.replace("_", " ") if speaker and name == who else name
+    return {
+        "id": name,
+        "name": display,
+        "gender": speaker.gender if speaker else gender_of_openai_voice(name),
+        "language": speaker and speaker.native_language,
+        "description": speaker and speaker.description,
+        "speaker": who,
     }
 
 
