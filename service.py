@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from qwen_tts_service.api.runtime import Runtime
 from qwen_tts_service.api.wire import AudioFile, AudioStream, StreamTTSInput, TTSInput
 from qwen_tts_service.build import build, check
 from qwen_tts_service.errors import StartupError
-from qwen_tts_service.settings import MAX_REQUEST_TIMEOUT_S, load_settings
+from qwen_tts_service.settings import MAX_REQUEST_TIMEOUT_S, load_settings, worker_count
 
 runtime = Runtime()
 
@@ -41,8 +42,8 @@ def _give_up() -> None:
 
 @bentoml.service(
     name="qwen_tts",
-    resources={"gpu": 1},
-    workers=1,
+    resources={"gpu": worker_count()},
+    workers=worker_count(),
     # Ours must come first: its answer has our error body.
     traffic={"timeout": MAX_REQUEST_TIMEOUT_S + 300},
     http={"port": 8188},
@@ -54,7 +55,8 @@ class QwenTTS:
     """Text and a voice in, speech out: as a whole file or while it is being made."""
 
     def __init__(self) -> None:
-        runtime.open(load_settings(), build, _give_up)
+        worker = (bentoml.server_context.worker_index or 1) - 1
+        runtime.open(load_settings(), partial(build, worker=worker), _give_up)
 
     @bentoml.on_deployment
     @staticmethod

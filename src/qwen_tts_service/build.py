@@ -36,9 +36,12 @@ def check(settings: Settings) -> None:
         _check_qwen(settings)
 
 
-def build(settings: Settings, report: Report) -> Synthesizer:
-    """Load the voice that the settings name; raises StartupError."""
-    voice = _load_espeak() if settings.is_embedded else _load_qwen(settings, report)
+def build(settings: Settings, report: Report, worker: int) -> Synthesizer:
+    """Load the voice that the settings name; raises StartupError.
+
+    worker: the number of this process among the workers, from 0
+    """
+    voice = _load_espeak() if settings.is_embedded else _load_qwen(settings, report, worker)
     return Synthesizer(voice, sample_rate_hz=settings.sampling_rate)
 
 
@@ -89,8 +92,9 @@ def _load_espeak() -> Voice[Any]:
     return EspeakVoice(known_emotion=known_emotion, gender_of_name=gender_of_openai_voice)
 
 
-def _load_qwen(settings: Settings, report: Report) -> Voice[Any]:
+def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
     from .engine.engine import Engine, EngineOptions  # noqa: PLC0415
+    from .model.device import choose_device  # noqa: PLC0415
     from .model.hub import Hub, find_or_download  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
     from .qwen import QwenOptions, QwenVoice  # noqa: PLC0415
@@ -103,7 +107,7 @@ def _load_qwen(settings: Settings, report: Report) -> Voice[Any]:
     )
     model = Qwen3TTS.load(
         directory,
-        device=settings.device,
+        device=choose_device(settings.device, worker),
         use_flash_attention=settings.use_flash_attention,
         on_progress=report,
     )

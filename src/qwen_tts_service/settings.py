@@ -40,6 +40,8 @@ class Settings(BaseModel):
     use_flash_attention: bool = True
     """Use flash-attn where it can be imported on this device; otherwise SDPA."""
 
+    workers: int = Field(1, ge=1, le=64)
+    """Processes that serve side by side; each loads the model, on a GPU of its own if it can."""
     max_queue: Annotated[int, Field(ge=0)] | None = None
     """Requests that may wait; unset is twice MAX_CONCURRENT_REQUESTS."""
     max_text_chars: _PositiveInt = 4096
@@ -82,6 +84,15 @@ class Settings(BaseModel):
     def is_embedded(self) -> bool:
         """Whether the embedded voice speaks, and not a Qwen checkpoint."""
         return self.model_name == EMBEDDED_VOICE
+
+
+def worker_count() -> int:
+    """WORKERS, which is needed when service.py is imported; 1 where it is wrong.
+
+    What is wrong is said by `load_settings`, before any worker is started.
+    """
+    value = os.environ.get("WORKERS", "")
+    return int(value) if value.isascii() and value.isdigit() and int(value) > 0 else 1
 
 
 def load_settings(environ: dict[str, str] | None = None) -> Settings:

@@ -83,7 +83,8 @@ class SlowVoice:
         pass
 
 
-def build_slow(settings: Settings, report: Report) -> Synthesizer:
+def build_slow(settings: Settings, report: Report, worker: int) -> Synthesizer:
+    print(f"worker {worker} loads", flush=True)  # noqa: T201 - for the test to see
     report("pretending to load", 0.5)
     threading.Event().wait(float(os.environ.get("LOAD_S", "0")))
     if os.environ.get("LOAD_FAILS"):

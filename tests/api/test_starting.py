@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,17 @@ def test_a_voice_that_falls_ill_makes_the_service_unhealthy(
             assert httpx.get(server.base_url + path).status_code == 503
         refused = httpx.post(server.base_url + "/tts", json={"text": "1"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
+
+
+def test_workers_are_numbered_and_their_metrics_added_up(start_server: Any) -> None:
+    with start_server("tests.api.slow_service:QwenTTS", WORKERS="2") as server:
+        deadline_s = time.monotonic() + 30
+        while "tts_ready 2.0" not in (text := httpx.get(server.base_url + "/metrics").text):
+            assert time.monotonic() < deadline_s, text
+        assert "tts_slots 20.0" in text
+        log = server.log.read_text()
+        assert "worker 0 loads" in log
+        assert "worker 1 loads" in log
 
 
 def test_readiness_waits_for_a_real_utterance(start_server: Any) -> None:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 Report = Callable[[str, float], None]
 """Called with the step and how much of it is done, 0 to 1."""
 Build = Callable[[Settings, Report], Synthesizer]
+"""Loads the voice; called once, on a thread."""
 
 
 @dataclass(frozen=True, slots=True)
