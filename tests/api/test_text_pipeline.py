@@ -1,0 +1,134 @@
+"""Pauses, normalisation and parts through both doors of a real server."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from .test_waiting import is_idle, metric, wait_for
+
+DOORS = ("/tts", "/stream-tts")
+FRAME_BYTES = 2 * 1920
+
+
+@pytest.fixture(scope="module")
+def slow(start_server: Any) -> Iterator[Any]:
+    with start_server("tests.api.slow_service:QwenTTS", FRAME_EVERY_S="0.01") as server:
+        yield server
+
+
+def ask(server: Any, door: str = "/tts", **fields: Any) -> httpx.Response:
+    body = {"seed": 3, "format": "pcm", **fields}
+    return httpx.post(server.base_url + door, json=body, timeout=60)
+
+
+def samples(response: httpx.Response) -> Any:
+    assert response.status_code == 200, response.text
+    return np.frombuffer(response.content, "<i2")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text": "Раз [pause:0.7s] два. [pause:300ms]"},
+        {"text": "[pause:1s] **Раз**, два 😀, _три_."},
+        {"text": "Сегодня 23 ноября, 5 яблок.", "normalize": "full"},
+        {"text": "Раз [pause:0.4s] два три четыре", "max_length": 12},
+    ],
+)
+def test_the_stream_has_the_samples_of_the_file(server: Any, fields: dict[str, Any]) -> None:
+    whole, stream = (samples(ask(server, door, **fields)) for door in DOORS)
+    assert np.array_equal(whole, stream)
+
+
+def test_a_pause_lasts_as_long_as_it_says(server: Any) -> None:
+    alone = [samples(ask(server, text=text)) for text in ("Раз.", "Два.")]
+    both = samples(ask(server, text="Раз. [pause:1.5s] Два."))
+    # Resampling from 22,050 Hz rounds once for each answer.
+    assert len(both) == pytest.approx(sum(map(len, alone)) + 36000, abs=3)
+    assert not both[len(alone[0]) + 100 : len(alone[0]) + 35900].any()
+
+
+def test_pauses_count_against_max_length(server: Any) -> None:
+    response = ask(server, text="Да[pause:10s]" * 50 + "нет", max_length=100)
+    assert len(samples(response)) == 100 * 1920
+    assert response.headers["x-finish-reason"] == "length"
+    assert "max_length" in response.headers["x-warning"]
+
+
+def test_marks_and_pictures_are_not_spoken_unless_asked_for(server: Any) -> None:
+    plain = samples(ask(server, text="Раз, два."))
+    assert np.array_equal(samples(ask(server, text="**Раз**, `два` 😀.")), plain)
+    raw = samples(ask(server, text="**Раз**, `два` 😀.", normalize="none"))
+    assert len(raw) != len(plain)
+
+
+def test_full_reads_russian_numbers_out(server: Any) -> None:
+    words = samples(ask(server, text="Пришло двадцать одно яблоко."))
+    full = ask(server, text="Пришло 21 яблоко.", normalize="full")
+    assert np.array_equal(samples(full), words)
+    assert "x-warning" not in full.headers
+
+
+def test_full_says_when_a_language_has_no_full_rules(server: Any) -> None:
+    response = ask(server, "/stream-tts", text="It is 5 past 3.", normalize="full")
+    assert "english" in response.headers["x-warning"]
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("text", ["😀", "[pause:2s]", "… [pause:1s] !"])
+def test_a_text_with_nothing_to_speak_is_a_422(server: Any, door: str, text: str) -> None:
+    response = ask(server, door, text=text)
+    assert response.status_code == 422
+    assert response.json()["error"]["code"] == "no_reading"
+    assert response.json()["error"]["param"] == "text"
+
+
+def test_an_unknown_level_is_a_400(server: Any) -> None:
+    response = ask(server, text="Раз.", normalize="heavy")
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "normalize"
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_nothing_is_heard_of_a_text_whose_last_part_is_refused(server: Any, door: str) -> None:
+    response = ask(server, door, text="Привет. [pause:1s] 你好", language="russian")
+    assert response.status_code == 422
+    assert response.json()["error"]["param"] == "text"
+
+
+def test_a_failure_in_a_later_part_breaks_the_stream(slow: Any) -> None:
+    body = {"text": "3 [pause:0.4s] 2 fail", "format": "pcm"}
+    with httpx.stream("POST", slow.base_url + "/stream-tts", json=body) as response:
+        assert response.status_code == 200
+        heard: list[bytes] = []
+        with pytest.raises(httpx.RemoteProtocolError):
+            heard.extend(response.iter_raw())
+    assert sum(map(len, heard)) == (3 + 5 + 2) * FRAME_BYTES
+    assert ask(slow, text="3 [pause:0.4s] fail").status_code == 500
+
+
+def test_a_runaway_in_a_later_part_is_the_runaway_of_the_whole(slow: Any) -> None:
+    response = ask(slow, text="3 [pause:0.4s] 2 runaway")
+    assert response.status_code == 422
+    assert response.json()["error"]["code"] == "runaway"
+
+
+def test_a_first_part_that_fails_behind_a_pause_has_its_status(slow: Any) -> None:
+    assert ask(slow, "/stream-tts", text="[pause:5s] fail").status_code == 500
+
+
+def test_a_client_that_leaves_in_a_later_part_frees_its_slot(slow: Any) -> None:
+    wait_for(lambda: is_idle(slow))
+    with socket.create_connection(("127.0.0.1", slow.port)) as client:
+        data = b'{"text": "1 [pause:1s] 2000", "format": "pcm"}'
+        head = b"POST /stream-tts HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+        heard = 0
+        while heard < 24000 * 2 + 4 * FRAME_BYTES:  # into the second part
+            heard += len(client.recv(65536))
+        assert metric(slow, "tts_active_requests") == 1
+    wait_for(lambda: is_idle(slow), 2)
