@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare this project's model with recorded outputs of the official package.
 
-    scripts/parity.py CHECKPOINT GOLDEN.json
+    scripts/parity.py CHECKPOINT GOLDEN.json [--linear float|half|int8]
 
 GOLDEN.json is a list of cases: text, speaker, language, instruct, non_streaming_mode,
 max_new_tokens, sampling, seed (for torch.manual_seed; null when greedy) and what the official
@@ -35,8 +35,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("golden", type=Path)
+    parser.add_argument(
+        "--linear", choices=("float", "half", "int8"), help="arithmetic; default: the device's"
+    )
     arguments = parser.parse_args()
-    model = Qwen3TTS.load(arguments.checkpoint)
+    model = Qwen3TTS.load(arguments.checkpoint, linear=arguments.linear)
     cases = json.loads(arguments.golden.read_text(encoding="utf-8"))
     equal = 0
     with np.load(arguments.golden.with_suffix(".npz")) as waveforms:

@@ -25,6 +25,7 @@ class TensorWeights:
         self.tensors = tensors
         self.device = torch.device("cpu")
         self.dtype = torch.float32
+        self.arithmetic = "float"
 
     def take(self, name, *shape):
         return self.take_raw(name, *shape)

@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from qwen_tts_service.errors import InvalidRequest
-from qwen_tts_service.model.attention import MaskedAttention
+from qwen_tts_service.model.attention import MaskedAttention, RowwiseAttention
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS, sum_embeddings
 from qwen_tts_service.types import SamplingOptions
 
@@ -237,22 +237,30 @@ def test_bfloat16_speaks(data):
     assert state.logits.dtype == torch.float32
 
 
+@pytest.fixture(scope="module")
+def cuda_like(data):
+    """The dtype and the attention of CUDA without flash-attn, on the CPU."""
+    model = Qwen3TTS.load(data / "tiny_1b7", dtype=torch.bfloat16)
+    model.talker.attention = MaskedAttention("test")
+    return model
+
+
 @pytest.mark.parametrize("full_sort", [True, False])
-def test_a_frame_step_on_cuda_never_waits_for_the_device(model, monkeypatch, full_sort):
+def test_a_frame_step_on_cuda_never_waits_for_the_device(cuda_like, full_sort):
     """Tensors without values: reading one on the host, which a graph cannot do, would raise."""
-    monkeypatch.setattr(model.talker, "attention", MaskedAttention("test"))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        state = model.new_state(slots=4, max_positions=POSITIONS)
+        state = cuda_like.new_state(slots=4, max_positions=POSITIONS)
         slots = torch.arange(3)
-        codes, is_end = model.frame_step(state, slots, full_sort=full_sort, max_position=64)
-        codec_state = model.codec.new_state(slots=4)
-        samples = model.codec.decode(codes[..., None], codec_state, slots, is_end)
+        codes, is_end = cuda_like.frame_step(state, slots, full_sort=full_sort, max_position=64)
+        codec_state = cuda_like.codec.new_state(slots=4)
+        samples = cuda_like.codec.decode(codes[..., None], codec_state, slots, is_end)
     assert (codes.shape, is_end.shape, samples.shape) == ((3, 16), (3,), (3, 1920))
 
 
-def test_a_wait_for_the_device_would_be_noticed(model):
+def test_a_wait_for_the_device_would_be_noticed(cuda_like, monkeypatch):
     """The attention for the CPU does read lengths on the host."""
+    monkeypatch.setattr(cuda_like.talker, "attention", RowwiseAttention("test"))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        state = model.new_state(slots=4, max_positions=POSITIONS)
+        state = cuda_like.new_state(slots=4, max_positions=POSITIONS)
         with pytest.raises(DataDependentOutputException):
-            model.frame_step(state, torch.arange(3))
+            cuda_like.frame_step(state, torch.arange(3))

@@ -2,10 +2,19 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from qwen_tts_service.model.layers import Linear
-from qwen_tts_service.model.linear import HalfLinear, Int8Linear, can_pack, pack_linears
+from qwen_tts_service.errors import StartupError
+from qwen_tts_service.model.linear import (
+    HalfLinear,
+    Int8Linear,
+    Linear,
+    can_pack,
+    make_linear,
+    read_linear,
+)
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.model.weights import CheckpointError
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this torch has no FBGEMM (not x86)")
 
@@ -129,19 +138,70 @@ def test_leading_dimensions_and_dtype_of_the_input_are_kept(kind):
     assert linear(x[:0]).shape == (0, 48)
 
 
-@pytest.mark.parametrize("arithmetic", ["half", "int8"])
-def test_packing_replaces_every_linear_and_nothing_else(arithmetic):
-    inner = nn.ModuleList([Linear(_weight((48, 37))), nn.LayerNorm(37)])
-    module = nn.ModuleDict({"head": Linear(_weight((7, 5)), torch.ones(7)), "inner": inner})
-    x = _inputs(37)
-    exact = inner[0](x)
-    assert pack_linears(module, arithmetic) == 2
-    assert not any(isinstance(child, Linear) for child in module.modules())
-    assert isinstance(inner[1], nn.LayerNorm)
-    torch.testing.assert_close(inner[0](x), exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
+class Tensors:
+    """A dictionary as `Weights`."""
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self, arithmetic, **tensors):
+        self.arithmetic = arithmetic
+        self.tensors = {name.replace("_", "."): tensor for name, tensor in tensors.items()}
+
+    def take(self, name, *shape):
+        assert self.tensors[name].shape == shape
+        return self.tensors[name]
+
+    take_raw = take
 
 
-def test_packing_counts_nothing_on_a_module_that_is_packed():
-    module = nn.ModuleList([Linear(_weight((7, 5)))])
-    assert pack_linears(module, "half") == 1
-    assert pack_linears(module, "half") == 0
+@pytest.mark.parametrize(
+    ("arithmetic", "kind"), [("float", Linear), ("half", HalfLinear), ("int8", Int8Linear)]
+)
+def test_matrices_are_read_as_one_layer_in_the_arithmetic_of_the_weights(arithmetic, kind):
+    q, k, x = _weight((48, 37)), _weight((16, 37)) * 3, _inputs(37)
+    linear = read_linear(Tensors(arithmetic, q_weight=q, k_weight=k), [("q", 48), ("k", 16)], 37)
+    assert type(linear) is kind
+    assert torch.equal(linear(x), make_linear(torch.cat((q, k)), arithmetic=arithmetic)(x))
+
+
+def test_bias_is_read_and_arithmetic_may_be_overruled():
+    weights = Tensors("int8", fc_weight=_weight((48, 37)), fc_bias=torch.ones(48))
+    linear = read_linear(weights, [("fc", 48)], 37, bias=True, arithmetic="half")
+    assert type(linear) is HalfLinear
+    assert torch.equal(linear(torch.zeros(1, 37)), torch.ones(1, 48))
+
+
+def test_weight_too_large_for_half_is_named():
+    weights = Tensors("half", big_weight=torch.full((8, 8), 1e5))
+    with pytest.raises(CheckpointError, match=r"big: .*float16.*must be float"):
+        read_linear(weights, [("big", 8)], 8)
+
+
+def _kinds(model):
+    parts = (model.talker, model.code_predictor, model.prompts)
+    linear = (Linear, HalfLinear, Int8Linear)
+    return {type(x) for part in parts for x in part.modules() if isinstance(x, linear)}
+
+
+def test_float32_on_the_cpu_is_half_unless_something_else_is_asked(model, data):
+    assert model.linear == "half"
+    assert _kinds(model) == {HalfLinear}
+    assert _kinds(Qwen3TTS.load(data / "tiny_1b7", linear="float")) == {Linear}
+    assert _kinds(Qwen3TTS.load(data / "tiny_1b7", dtype=torch.bfloat16)) == {Linear}
+    assert _kinds(Qwen3TTS.load(data / "tiny_1b7", linear="int8")) == {Int8Linear, HalfLinear}
+
+
+def test_packed_layers_are_refused_where_there_are_no_kernels(data, monkeypatch):
+    monkeypatch.setattr("qwen_tts_service.model.qwen3_tts.can_pack", lambda: False)
+    monkeypatch.setattr("qwen_tts_service.model.linear.can_pack", lambda: False)
+    with pytest.raises(StartupError, match="'half' need an x86 CPU"):
+        Qwen3TTS.load(data / "tiny_1b7", linear="half")
+    assert Qwen3TTS.load(data / "tiny_1b7").linear == "float"
+
+
+def test_memory_of_the_weights_counts_packed_ones(data, model):
+    # The tiny checkpoint is float32: "half" keeps value and remainder, as many bytes.
+    plain = Qwen3TTS.load(data / "tiny_1b7", linear="float").weight_bytes
+    assert model.weight_bytes == plain
+    assert plain * 0.3 < Qwen3TTS.load(data / "tiny_1b7", linear="int8").weight_bytes < plain

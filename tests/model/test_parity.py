@@ -11,8 +11,8 @@ import pytest
 def run(parity, monkeypatch, capsys):
     """Run the script as from a shell; exit status and lines."""
 
-    def run(checkpoint, golden):
-        monkeypatch.setattr("sys.argv", ["parity.py", str(checkpoint), str(golden)])
+    def run(checkpoint, golden, *options):
+        monkeypatch.setattr("sys.argv", ["parity.py", str(checkpoint), str(golden), *options])
         status = parity.main()
         return status, capsys.readouterr().out.splitlines()
 
@@ -20,9 +20,10 @@ def run(parity, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("size", ["0b6", "1b7"])
-def test_every_recorded_case_is_equal(run, data, size):
+@pytest.mark.parametrize("options", [[], ["--linear", "float"]], ids=["default", "float"])
+def test_every_recorded_case_is_equal(run, data, size, options):
     checkpoint, golden = data / f"tiny_{size}", data / f"golden_{size}.json"
-    status, lines = run(checkpoint, golden)
+    status, lines = run(checkpoint, golden, *options)
     assert lines[-1] == "16/16 cases equal"
     assert len(lines) == 17
     assert status == 0

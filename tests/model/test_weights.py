@@ -126,6 +126,7 @@ class Ledger:
 
     device = torch.device("meta")
     dtype = torch.float32
+    arithmetic = "float"
 
     def __init__(self):
         self.taken = {}

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .layers import DecoderStack, Linear
+from .layers import DecoderStack
+from .linear import read_linear
 from .weights import Weights, stack_rows
 
 Choose = Callable[[Tensor, int], Tensor]
@@ -41,13 +42,13 @@ class CodePredictor(nn.Module):
         self.projection = (
             None
             if sizes.width == width
-            else Linear.load(
-                weights, f"{_NAME}.small_to_mtp_projection", sizes.width, width, bias=True
+            else read_linear(
+                weights, [(f"{_NAME}.small_to_mtp_projection", sizes.width)], width, bias=True
             )
         )
         self.stack = DecoderStack(sizes, weights, f"{_NAME}.model", positions=config.codebooks)
         self.heads = nn.ModuleList(
-            Linear.load(weights, f"{_NAME}.lm_head.{book}", self.choices, sizes.width, bias=False)
+            read_linear(weights, [(f"{_NAME}.lm_head.{book}", self.choices)], sizes.width)
             for book in range(self.books)
         )
 

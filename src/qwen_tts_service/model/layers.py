@@ -9,48 +9,18 @@ Letters: B rows, T positions, C width, H heads, K key/value heads, D head size. 
 comes in as a function, so that a block knows neither caches nor positions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .config import TransformerConfig
-from .weights import Weights, stack_rows
+from .linear import read_linear
+from .weights import Weights
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [B, T, H, D], k [B, T, K, D], v [B, T, K, D]) -> [B, T, H, D]; keeps k and v."""
-
-
-class Linear(nn.Module):
-    """y = x Wᵀ + b. Every matmul with weights of talker and code predictor goes through this class.
-
-    On the CPU in float32 and bfloat16 a row's last bits depend on how many rows there are, never
-    on what they hold or where the row lies (measured with torch 2.13, MKL 2024.2, 1 to 16 rows:
-    1e-6). Norms, SwiGLU, softmax, embedding sums and the attention here do not depend on it, so
-    an exact replacement of this class makes whole frames independent of the batch.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-
-    @classmethod
-    def load(cls, weights: Weights, name: str, rows: int, columns: int, *, bias: bool) -> "Linear":
-        """Read `name`.weight [rows, columns] and, if it has one, `name`.bias [rows]."""
-        weight = weights.take(f"{name}.weight", rows, columns)
-        return cls(weight, weights.take(f"{name}.bias", rows) if bias else None)
-
-    @classmethod
-    def fuse(cls, weights: Weights, parts: Sequence[tuple[str, int]], columns: int) -> "Linear":
-        """Read several matrices (name, rows) as one, outputs side by side."""
-        named = [(f"{name}.weight", rows) for name, rows in parts]
-        return cls(stack_rows(weights, named, columns))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., columns] -> [..., rows]."""
-        return functional.linear(x, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):
@@ -99,15 +69,9 @@ class DecoderBlock(nn.Module):
         self.attention_norm = RMSNorm(weights.take(f"{name}.input_layernorm.weight", width), eps)
         self.mlp_norm = RMSNorm(weights.take(f"{name}.post_attention_layernorm.weight", width), eps)
         attention, mlp = f"{name}.self_attn", f"{name}.mlp"
-        self.qkv = Linear.fuse(
-            weights,
-            [
-                (f"{attention}.q_proj", queries),
-                (f"{attention}.k_proj", keys),
-                (f"{attention}.v_proj", keys),
-            ],
-            width,
-        )
+        projections = (("q_proj", queries), ("k_proj", keys), ("v_proj", keys))
+        parts = [(f"{attention}.{part}", rows) for part, rows in projections]
+        self.qkv = read_linear(weights, parts, width)
         # One norm for the heads of q and k together: a row of weights for each head.
         head_weights = torch.cat(
             [
@@ -116,12 +80,11 @@ class DecoderBlock(nn.Module):
             ]
         )
         self.head_norm = RMSNorm(head_weights, eps)
-        self.out = Linear.load(weights, f"{attention}.o_proj", width, queries, bias=False)
+        self.out = read_linear(weights, [(f"{attention}.o_proj", width)], queries)
         ffn = config.feed_forward
-        self.gate_up = Linear.fuse(
-            weights, [(f"{mlp}.gate_proj", ffn), (f"{mlp}.up_proj", ffn)], width
-        )
-        self.down = Linear.load(weights, f"{mlp}.down_proj", width, ffn, bias=False)
+        both = [(f"{mlp}.gate_proj", ffn), (f"{mlp}.up_proj", ffn)]
+        self.gate_up = read_linear(weights, both, width)
+        self.down = read_linear(weights, [(f"{mlp}.down_proj", width)], ffn)
 
     def forward(
         self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor], attend: Attend

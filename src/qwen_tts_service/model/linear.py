@@ -1,20 +1,19 @@
-"""Matmuls for CPUs whose every output row depends on its own input row and on nothing else.
+"""Linear layers, and the arithmetic in which a device computes them.
 
 `torch.nn.functional.linear` picks another summation order for another number of rows, so that a
-request's last bits, and one day its codes, depend on who else is speaking. The two classes here do
-not, for any number of rows, and read half or a quarter of the bytes: `HalfLinear` loses nothing,
-`Int8Linear` is faster and rounds. What was measured, and what lost, is in docs/log.md, 2026-11-23.
-It does not know which layers there are nor who chose the arithmetic.
+request's last bits, and one day its codes, depend on who else is speaking. On the CPU the two
+packed kinds here do not, for any number of rows, and read half or a quarter of the bytes: "half"
+loses nothing, "int8" is faster and rounds. What was measured, and what lost, is in docs/log.md,
+2026-11-23. It does not know which layers there are.
 """
 
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from .layers import Linear
-
-Arithmetic = Literal["half", "int8"]
+from .weights import Arithmetic, CheckpointError, Weights, stack_rows
 
 _RESIDUAL_SCALE = 2.0**11
 """A float16 keeps 11 bits, so what it drops is this much smaller than what it keeps."""
@@ -23,12 +22,29 @@ _NEGLIGIBLE = 2.0**-25
 (0.00006); larger ones fit exactly."""
 
 
+def _fixed(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ + b in the dtype of the weights, by the library's own kernels."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.weight = _fixed(weight)
+        self.bias = None if bias is None else _fixed(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return functional.linear(x, self.weight, self.bias)
+
+
 class HalfLinear(nn.Module):
     """y = x Wᵀ + b with float32 inputs and sums, and weights kept as float16.
 
     A bfloat16 checkpoint's weights fit float16 exactly, so this is float32 arithmetic at half the
     memory traffic. Weights that do not fit are kept as two float16 matrices, value and remainder:
-    as exact, at the traffic of float32.
+    as exact, at the traffic of float32. `packed_bytes` is what the weights take.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -40,11 +56,13 @@ class HalfLinear(nn.Module):
         remainder = wide - wide.half().float()
         self._value = torch.ops.quantized.linear_prepack_fp16(wide, None)
         self._remainder = None
+        self.packed_bytes = 2 * wide.numel()
         if remainder.abs().amax() > _NEGLIGIBLE:
             self._remainder = torch.ops.quantized.linear_prepack_fp16(
                 remainder * _RESIDUAL_SCALE, None
             )
-        self.bias = None if bias is None else bias.detach().float()
+            self.packed_bytes *= 2
+        self.bias = None if bias is None else _fixed(bias.float())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], the dtype of `x`."""
@@ -63,6 +81,7 @@ class Int8Linear(nn.Module):
 
     Integer sums are exact in any order, hence independent of the kernel. The relative error of a
     product is about 1 %: speech from it is close to, never equal to, that of float32.
+    `packed_bytes` is what the weights take.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -78,7 +97,8 @@ class Int8Linear(nn.Module):
         self._scale = scale
         self._zeros = torch.zeros(self.rows, dtype=torch.int64)
         self._middle = torch.tensor(self._levels + 1.5)
-        self.bias = None if bias is None else bias.detach().float()
+        self.packed_bytes = packed.numel()
+        self.bias = None if bias is None else _fixed(bias.float())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], the dtype of `x`."""
@@ -107,17 +127,41 @@ def can_pack() -> bool:
     return "fbgemm" in torch.backends.quantized.supported_engines
 
 
-def pack_linears(module: nn.Module, arithmetic: Arithmetic) -> int:
-    """Replace every `Linear` below `module`, one at a time; return how many.
+def default_arithmetic(device: torch.device, dtype: torch.dtype) -> Arithmetic:
+    """Return "half" where float32 is computed on a CPU that can, otherwise "float"."""
+    is_float32_on_cpu = device.type == "cpu" and dtype == torch.float32
+    return "half" if is_float32_on_cpu and can_pack() else "float"
 
-    The float weights go as they are replaced, so no moment holds both copies of all.
+
+def make_linear(
+    weight: Tensor, bias: Tensor | None = None, *, arithmetic: Arithmetic = "float"
+) -> nn.Module:
+    """Build a layer from `weight` [out, in] and `bias` [out], which it does not keep if packed."""
+    if arithmetic == "float":
+        return Linear(weight, bias)
+    return (HalfLinear if arithmetic == "half" else Int8Linear)(weight, bias)
+
+
+def read_linear(
+    weights: Weights,
+    parts: Sequence[tuple[str, int]],
+    columns: int,
+    *,
+    bias: bool = False,
+    arithmetic: Arithmetic | None = None,
+) -> nn.Module:
+    """Read matrices `name`.weight [rows, columns] as one layer, outputs side by side.
+
+    parts: (name, rows) of each; bias: the one part has `name`.bias [rows] too; arithmetic: None
+    is that of `weights`. Raises CheckpointError for weights that the arithmetic cannot hold.
     """
-    packed = HalfLinear if arithmetic == "half" else Int8Linear
-    count = 0
-    for name, child in module.named_children():
-        if isinstance(child, Linear):
-            setattr(module, name, packed(child.weight, child.bias))
-            count += 1
-        else:
-            count += pack_linears(child, arithmetic)
-    return count
+    named = [(f"{name}.weight", rows) for name, rows in parts]
+    if len(named) == 1:
+        weight = weights.take(*named[0], columns)
+    else:
+        weight = stack_rows(weights, named, columns)
+    offset = weights.take(f"{parts[0][0]}.bias", parts[0][1]) if bias else None
+    try:
+        return make_linear(weight, offset, arithmetic=arithmetic or weights.arithmetic)
+    except ValueError as error:
+        raise CheckpointError(f"{parts[0][0]}: {error}; linear layers must be float") from error

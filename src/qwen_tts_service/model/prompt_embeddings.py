@@ -21,9 +21,9 @@ from torch.nn.functional import silu
 from qwen_tts_service.errors import InvalidRequest
 
 from .config import ModelConfig
-from .layers import Linear
+from .linear import read_linear
 from .tokenizer import PREFIX_TOKENS, SUFFIX_TOKENS
-from .weights import Weights
+from .weights import Arithmetic, Weights
 
 Layout = Literal["full_text", "streaming_text"]
 
@@ -51,8 +51,14 @@ class PromptEmbedder(nn.Module):
         self._text_embedding = weights.take_raw(
             "talker.model.text_embedding.weight", config.text_vocabulary, text_width
         )
-        self.fc1 = Linear.load(weights, f"{name}.linear_fc1", text_width, text_width, bias=True)
-        self.fc2 = Linear.load(weights, f"{name}.linear_fc2", config.width, text_width, bias=True)
+        # Once per utterance is not worth the rounding of int8.
+        arithmetic: Arithmetic = "float" if weights.arithmetic == "float" else "half"
+
+        def projection(part: str, rows: int) -> nn.Module:
+            parts = [(f"{name}.linear_{part}", rows)]
+            return read_linear(weights, parts, text_width, bias=True, arithmetic=arithmetic)
+
+        self.fc1, self.fc2 = projection("fc1", text_width), projection("fc2", config.width)
         self._constants: dict[tuple[int, ...], Tensor] = {}
         special = (config.tts_pad_text_id, config.tts_bos_text_id, config.tts_eos_text_id)
         rows = self.text_rows(special)
@@ -64,8 +70,8 @@ class PromptEmbedder(nn.Module):
         if any(not 0 <= token < count for token in ids):
             raise InvalidRequest(f"token ids must lie in 0..{count - 1}", param="tokens")
         rows = self._text_embedding[torch.tensor(ids, dtype=torch.int64)]
-        weight = self.fc1.weight
-        projected: Tensor = self.fc2(silu(self.fc1(rows.to(weight.device, weight.dtype))))
+        like = self._codec_embedding
+        projected: Tensor = self.fc2(silu(self.fc1(rows.to(like.device, like.dtype))))
         return projected
 
     def build(

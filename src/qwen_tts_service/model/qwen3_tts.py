@@ -14,19 +14,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.errors import InvalidRequest, StartupError
 from qwen_tts_service.types import SamplingOptions
 
 from .attention import Attention, CacheRows, choose_attention
 from .code_predictor import CodePredictor
 from .codec.decoder import CodecDecoder
 from .config import ModelConfig, load_config
+from .linear import can_pack, default_arithmetic
 from .prompt_embeddings import PromptEmbedder, PromptEmbeddings
 from .sampling import CounterDraw, Draw, Sampler, penalise
 from .state import SlotState, allocate_slots
 from .talker import Talker
 from .tokenizer import Split, Tokenizer
-from .weights import CheckpointFile
+from .weights import Arithmetic, CheckpointFile
 
 Progress = Callable[[str, float], None]
 """(what is being done, fraction of the whole load done so far)"""
@@ -45,6 +46,7 @@ class Qwen3TTS:
     device: torch.device
     dtype: torch.dtype
     codec_dtype: torch.dtype
+    linear: Arithmetic
 
     @classmethod
     def load(
@@ -54,6 +56,7 @@ class Qwen3TTS:
         device: str | torch.device | None = "cpu",
         dtype: torch.dtype | None = None,
         codec_dtype: torch.dtype | None = None,
+        linear: Arithmetic | None = None,
         use_flash_attention: bool = True,
         split: Split = "qwen2",
         on_progress: Progress = lambda _step, _fraction: None,
@@ -63,26 +66,36 @@ class Qwen3TTS:
         device: None is CUDA where torch can use it, and otherwise the CPU
         dtype: of talker and code predictor; None is bfloat16 on CUDA and float32 on the CPU
         codec_dtype: of the codec; None is float32, which is how it is published
+        linear: arithmetic of the linear layers of talker and code predictor; None is "half" for
+            float32 on the CPU (as exact, half the bytes) and otherwise "float"; "int8" is faster
+            on the CPU and rounds
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or default_dtype(device)
         codec_dtype = codec_dtype or torch.float32
+        linear = linear or default_arithmetic(device, dtype)
+        if linear != "float" and not (device.type == "cpu" and can_pack()):
+            raise StartupError(f"linear layers in {linear!r} need an x86 CPU")
         attention = choose_attention(device, dtype, use_flash=use_flash_attention)
         on_progress("reading the configuration", 0.0)
         config = load_config(path)
         tokenizer = Tokenizer(path, config, split)
-        on_progress("loading the talker", 0.05)
-        with CheckpointFile(path / "model.safetensors", device=device, dtype=dtype) as weights:
+        with CheckpointFile(
+            path / "model.safetensors",
+            device=device,
+            dtype=dtype,
+            arithmetic=linear,
+            on_take=lambda taken: on_progress("loading the networks", 0.05 + 0.65 * taken),
+        ) as weights:
             talker = Talker(config, weights, attention)
-            on_progress("loading the code predictor", 0.6)
             code_predictor = CodePredictor(config, weights)
             prompts = PromptEmbedder(config, weights, talker.embedding)
-        on_progress("loading the codec", 0.7)
         with CheckpointFile(
             path / "speech_tokenizer" / "model.safetensors",
             device=device,
             dtype=torch.float32,  # tables are folded in float32 and rounded once
             ignored=CodecDecoder.IGNORED,
+            on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
             codec = CodecDecoder(config.codec, weights, codec_dtype)
         on_progress("loaded", 1.0)
@@ -96,12 +109,25 @@ class Qwen3TTS:
             device,
             dtype,
             codec_dtype,
+            linear,
         )
 
     @property
     def attention(self) -> Attention:
         """The attention in use: `name` and `reason` are for people."""
         return self.talker.attention
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of all weights on the device, packed ones included.
+
+        The text embedding is not in it: it stays in the mapped file, on the host.
+        """
+        parts = (self.talker, self.code_predictor, self.prompts, self.codec)
+        # By place: talker and prompts share a table.
+        plain = {t.data_ptr(): t.nbytes for part in parts for t in part.parameters()}
+        packed = [getattr(layer, "packed_bytes", 0) for part in parts for layer in part.modules()]
+        return sum(plain.values()) + sum(packed)
 
     def new_state(self, *, slots: int, max_positions: int, max_text_rows: int = 1024) -> SlotState:
         """Allocate state for S slots of at most `max_positions` prompt rows and frames each."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from .attention import Attention, CacheRows, prefill
 from .config import ModelConfig
-from .layers import DecoderStack, Linear
+from .layers import DecoderStack
+from .linear import make_linear
 from .state import SlotState
 from .weights import Weights
 
@@ -33,7 +34,9 @@ class Talker(nn.Module):
         )
         head = weights.take_raw("talker.codec_head.weight", vocabulary, width)
         rows = torch.cat((head[:codes], head[config.eos_id : config.eos_id + 1]))
-        self.head = Linear(rows.to(weights.device, weights.dtype))
+        self.head = make_linear(
+            rows.to(weights.device, weights.dtype), arithmetic=weights.arithmetic
+        )
 
     def prefill(self, rows: Tensor, state: SlotState, slots: Tensor, start: int) -> Tensor:
         """Read prompt rows [B, P, C] at positions start.. of the slots [B]; normed hidden states.

@@ -6,16 +6,19 @@ file is mapped: a tensor already in the wanted dtype on the CPU is used where it
 is copied once, straight to its place. It does not know what the tensors mean.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qwen_tts_service.errors import StartupError
+
+Arithmetic = Literal["float", "half", "int8"]
+"""How linear layers keep their weights: in the model's dtype, or packed for the CPU."""
 
 
 class CheckpointError(StartupError):
@@ -27,6 +30,7 @@ class Weights(Protocol):
 
     device: torch.device
     dtype: torch.dtype
+    arithmetic: Arithmetic
 
     def take(self, name: str, *shape: int) -> Tensor:
         """Return the tensor in this source's dtype on its device."""
@@ -50,6 +54,7 @@ class CheckpointFile:
     """One safetensors file as `Weights`; use it as a context manager.
 
     ignored: prefixes of tensors that are there on purpose and not loaded
+    on_take: hears after each tensor which fraction of the file's has been asked for
     Leaving the context normally raises CheckpointError unless the file and what was asked for
     agree exactly. Tensors stay valid afterwards.
     """
@@ -60,18 +65,23 @@ class CheckpointFile:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        arithmetic: Arithmetic = "float",
         ignored: Iterable[str] = (),
+        on_take: Callable[[float], None] = lambda _fraction: None,
     ) -> None:
         self.device = device
         self.dtype = dtype
+        self.arithmetic = arithmetic
         self._path = path
         self._ignored = tuple(ignored)
+        self._on_take = on_take
         self._problems: list[str] = []
         try:
             self._file: Any = safe_open(path, framework="pt", device="cpu")
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
         self._left = set(self._file.keys())  # type: ignore[no-untyped-call]
+        self._count = len(self._left)
 
     def take(self, name: str, *shape: int) -> Tensor:
         return self.take_raw(name, *shape).to(self.device, self.dtype)
@@ -81,6 +91,7 @@ class CheckpointFile:
             self._problems.append(f"missing: {name} {list(shape)}")
             return torch.zeros(1, dtype=self.dtype).expand(shape)
         self._left.remove(name)
+        self._on_take(1 - len(self._left) / self._count)
         tensor: Tensor = self._file.get_tensor(name)
         if tuple(tensor.shape) != shape:
             self._problems.append(

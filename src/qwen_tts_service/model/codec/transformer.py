@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from qwen_tts_service.model.config import CodecConfig
-from qwen_tts_service.model.layers import Linear, RMSNorm, rotary_tables, rotate
+from qwen_tts_service.model.layers import RMSNorm, rotary_tables, rotate
+from qwen_tts_service.model.linear import Linear
 from qwen_tts_service.model.weights import Weights, stack_rows
 
 from .state import Chunk
