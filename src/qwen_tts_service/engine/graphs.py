@@ -160,6 +160,9 @@ class GraphRunner:
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
         self._slots.prefill(slot, prompt, start, rows)
 
+    def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
+        self._slots.append_text(slot, ids, start=start, is_end=is_end)
+
     def frame(self, slots: Sequence[int], *, full_sort: bool, positions: int) -> Ends:
         rows = len(slots)
         size = smallest(self._buckets, rows)

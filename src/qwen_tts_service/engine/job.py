@@ -3,6 +3,9 @@
 It does not know tensors, slots or who asked.
 """
 
+import threading
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +13,31 @@ from qwen_tts_service.types import SamplingOptions
 
 Layout = Literal["full_text", "streaming_text"]
 """Where the text stands: all of it before the first frame, or along with the frames."""
+
+
+class TextFeed:
+    """The rest of a text that is still being written: filled by one thread, emptied by another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ids: deque[int] = deque()
+        self._runaway_frames: int | None = None
+
+    def put(self, ids: Sequence[int]) -> None:
+        """Add text ids behind those that are there."""
+        with self._lock:
+            self._ids.extend(ids)
+
+    def finish(self, runaway_frames: int) -> None:
+        """Say that the text is complete, and what it can need at most; `Job` says the rest."""
+        with self._lock:
+            self._runaway_frames = runaway_frames
+
+    def take(self, most: int) -> tuple[list[int], int | None]:
+        """Return up to `most` ids and, with the last of a complete text, its runaway_frames."""
+        with self._lock:
+            ids = [self._ids.popleft() for _ in range(min(most, len(self._ids)))]
+            return ids, None if self._ids else self._runaway_frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +48,8 @@ class Job:
     language: a language of the checkpoint, or "auto"
     max_frames: what the caller allows; the speech then ends as "length"
     runaway_frames: what the text can need at most; the speech then ends as "runaway"
+    feed: where the text goes on, for one that is still being written; `ids` then has its first
+        token or more, `layout` is "streaming_text", and the speech pauses when the text runs out
     """
 
     ids: tuple[int, ...]
@@ -31,3 +61,4 @@ class Job:
     sampling: SamplingOptions
     max_frames: int
     runaway_frames: int
+    feed: TextFeed | None = None

@@ -22,7 +22,7 @@ from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
 from qwen_tts_service.model.sampling import MAX_TOP_K
 from qwen_tts_service.types import Samples
 
-from .job import Job
+from .job import Job, TextFeed
 from .options import EngineOptions, EngineStatistics
 from .runner import Ends, Runner, Sound
 from .scheduler import StepPlan, Stream, end_of, may_join, plan_sound, plan_step
@@ -32,7 +32,9 @@ logger = logging.getLogger(__name__)
 _NEW_STEP_WEIGHT = 0.2
 """How much the latest step counts in the usual step time."""
 PAUSE_POLL_S = 0.005
-"""How often slow readers are looked at while nobody else has anything to do."""
+"""How often slow readers and writers are looked at while nobody else has anything to do."""
+TEXT_IDS_PER_STEP = 16
+"""Text that one stream may bring in a step. A frame uses one; more would keep others waiting."""
 
 Order = tuple[Job, PcmChannel]
 OnStep = Callable[[EngineStatistics], None]
@@ -40,10 +42,11 @@ OnStep = Callable[[EngineStatistics], None]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Speech(Stream):
-    """A stream with where its audio goes and, until it is read, its prompt."""
+    """A stream with where its audio goes, its prompt, and where its text goes on, if it does."""
 
     channel: PcmChannel
     prompt: PromptEmbeddings
+    feed: TextFeed | None = None
 
 
 class EngineLoop:
@@ -122,6 +125,7 @@ class EngineLoop:
         """Do one step; returns how many utterances advanced."""
         self._involved = None
         self._look_at_readers()
+        self._read_texts()
         self._join()
         plan = plan_step(self._streams, self._options)
         self._launch(plan)
@@ -133,7 +137,7 @@ class EngineLoop:
     def _receive(self) -> None:
         """Take what has come in; with nothing at all to do, wait for it."""
         has_work = self._frames or self._sounds or (self._waiting and self._free)
-        can_move = has_work or any(stream.has_room for stream in self._streams)
+        can_move = has_work or any(stream.can_move for stream in self._streams)
         if not can_move:
             with suppress(Empty):
                 self._accept(self._inbox.get(timeout=PAUSE_POLL_S if self._streams else None))
@@ -155,6 +159,21 @@ class EngineLoop:
             stream.end = "cancelled"
             stream.channel.close("cancelled")
             self._release(stream)
+
+    def _read_texts(self) -> None:
+        """Bring in what was written since the last step."""
+        for stream in self._streams:
+            if stream.feed is None or stream.text_rows is None:
+                continue
+            self._involved = (stream,)
+            ids, runaway_frames = stream.feed.take(TEXT_IDS_PER_STEP)
+            is_end = runaway_frames is not None
+            if ids or is_end:
+                self._runner.append_text(stream.slot, ids, start=stream.text_rows, is_end=is_end)
+            stream.text_rows += len(ids)
+            if runaway_frames is not None:
+                stream.text_rows, stream.runaway_frames = None, runaway_frames
+        self._involved = None
 
     def _join(self) -> None:
         while self._waiting and self._free and may_join(self._streams, self._options):
@@ -182,8 +201,10 @@ class EngineLoop:
             max_frames=job.max_frames,
             runaway_frames=job.runaway_frames,
             needs_full_sort=sampling.top_p < 1 or sampling.top_k > MAX_TOP_K,
+            text_rows=None if job.feed is None else len(prompt.text_rows),
             channel=channel,
             prompt=prompt,
+            feed=job.feed,
         )
         self._streams.append(speech)
 
@@ -291,7 +312,7 @@ class EngineLoop:
             rows=rows,
             step_s=step_s,
             active=len(self._streams),
-            paused=sum(not stream.has_room for stream in self._streams),
+            paused=sum(not stream.can_move for stream in self._streams),
             waiting=len(self._waiting) + self._inbox.qsize(),
         )
         self._on_step(self.statistics)

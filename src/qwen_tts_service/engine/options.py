@@ -57,7 +57,8 @@ class EngineStatistics:
     steps, frames, failures: frame steps, frames made and steps failed so far
     rows:     utterances that advanced in the last step
     step_s:   how long the last step took
-    active, paused, waiting: utterances that hold a slot, that wait for their reader, for a slot
+    active, paused, waiting: utterances that hold a slot, that wait in it for their reader or
+        the rest of their text, and that wait for a slot
     """
 
     steps: int = 0

@@ -59,6 +59,9 @@ class Runner(Protocol):
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
         """Read some rows of a slot's prompt."""
 
+    def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
+        """Add text behind the `start` text rows that a slot has, and its end if this is it."""
+
     def frame(self, slots: Sequence[int], *, full_sort: bool, positions: int) -> Ends:
         """Make one frame for each slot; `positions` bounds what their caches hold afterwards."""
 
@@ -102,6 +105,7 @@ class Slots:
             language=job.language,
             instruct_ids=job.instruct_ids,
             layout=job.layout,
+            is_open=job.feed is not None,
         )
         frames = min(job.max_frames, job.runaway_frames)
         if len(prompt.rows) + frames > self.options.max_positions:
@@ -120,6 +124,13 @@ class Slots:
         slots = self.index(slot)
         part = prompt.rows[None, start : start + rows]
         self.model.prefill(self.state, slots, part, start=start)
+
+    def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
+        """Add text rows, each computed alone, so that no row depends on what came with it."""
+        rows = [self.model.prompts.text_rows((token,)) for token in ids]
+        if is_end:
+            rows.append(self.model.prompts.end_row)
+        self.model.append_text(self.state, slot, torch.cat(rows), start=start)
 
     def frame(self, slots: Tensor, *, full_sort: bool, max_position: int | None = None) -> Tensor:
         """Make a frame of the slots int64 [B], keep its codes; is_end bool [B]."""
@@ -149,13 +160,23 @@ class Slots:
     @property
     def memory(self) -> str:
         """Weights and state in words."""
-        parts = (self.model.talker, self.model.code_predictor, self.model.prompts, self.model.codec)
-        weights = {t.data_ptr(): t.nbytes for part in parts for t in part.parameters()}
         state = tensor_bytes((self.state, self.codec_state, self.ring))
         return (
-            f"weights {sum(weights.values()) / 2**20:.0f} MiB, state {state / 2**20:.0f} MiB "
+            f"weights {weight_bytes(self.model) / 2**20:.0f} MiB, state {state / 2**20:.0f} MiB "
             f"({self.count} slots of {self.options.max_positions} positions)"
         )
+
+
+def weight_bytes(model: Qwen3TTS) -> int:
+    """Sum the bytes of all weights but the text embedding, which stays in its file."""
+    parts = (model.talker, model.code_predictor, model.prompts, model.codec)
+    plain = {t.data_ptr(): t.nbytes for part in parts for t in part.parameters()}
+    packed = {
+        id(module): getattr(module, "packed_bytes", 0)
+        for part in parts
+        for module in part.modules()
+    }
+    return sum(plain.values()) + sum(packed.values())
 
 
 def tensor_bytes(value: object) -> int:
@@ -205,6 +226,9 @@ class PlainRunner:
 
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
         self._slots.prefill(slot, prompt, start, rows)
+
+    def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
+        self._slots.append_text(slot, ids, start=start, is_end=is_end)
 
     def frame(
         self,

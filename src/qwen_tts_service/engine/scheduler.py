@@ -23,6 +23,7 @@ class Stream:
     frames:  frames made whose codes are known to be speech
     decoded: frames handed to the codec, in `chunks` calls
     silent:  frames of silence at the end of what was decoded
+    text_rows: text rows that are there while the text is still being written; None: all are
     first_sent_s: when the reader got the first chunk
     has_room: whether the reader keeps up
     end:     how the speech ended, as soon as that is known
@@ -39,6 +40,7 @@ class Stream:
     decoded: int = 0
     chunks: int = 0
     silent: int = 0
+    text_rows: int | None = None
     first_sent_s: float | None = None
     has_room: bool = True
     end: FinishReason | None = None
@@ -47,6 +49,16 @@ class Stream:
     def is_ready(self) -> bool:
         """Whether the whole prompt has been read."""
         return self.prefilled >= self.prompt_rows
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the text row that the next frame ends with is there."""
+        return self.text_rows is None or self.started < self.text_rows
+
+    @property
+    def can_move(self) -> bool:
+        """Whether there is anything to do for it, as far as reader and writer let it."""
+        return self.has_room and (self.has_text or not self.is_ready)
 
     @property
     def frame_limit(self) -> int:
@@ -85,7 +97,7 @@ def plan_step(streams: Sequence[StreamT], options: EngineOptions) -> StepPlan[St
     """Plan prompts, in order of arrival and bounded, and one frame for every other stream.
 
     A stream whose prompt is complete after this step's reading advances in the same step; one
-    whose reader does not keep up, or that has begun its last frame, does not.
+    whose reader or writer does not keep up, or that has begun its last frame, does not.
     """
     plan: StepPlan[StreamT] = StepPlan()
     left = options.prefill_tokens_per_step
@@ -98,7 +110,8 @@ def plan_step(streams: Sequence[StreamT], options: EngineOptions) -> StepPlan[St
             plan.prefill.append((stream, row, rows))
             row += rows
             left -= rows
-        if row >= stream.prompt_rows and stream.has_room and stream.started < stream.frame_limit:
+        may_advance = stream.has_room and stream.has_text and stream.started < stream.frame_limit
+        if row >= stream.prompt_rows and may_advance:
             plan.advance.append(stream)
     return plan
 

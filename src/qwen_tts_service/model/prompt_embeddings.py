@@ -82,11 +82,13 @@ class PromptEmbedder(nn.Module):
         language: str = "auto",
         instruct_ids: Sequence[int] = (),
         layout: Layout = "full_text",
+        is_open: bool = False,
     ) -> PromptEmbeddings:
         """Lay out a prompt; raises InvalidRequest that names the field.
 
         ids: a whole utterance, three ids before the text and five after it; instruct_ids: a
-        whole instruction, dropped when the checkpoint does not obey instructions
+        whole instruction, dropped when the checkpoint does not obey instructions; is_open: the
+        text goes on, so "streaming_text" does not end it
         """
         config = self.config
         text_ids = ids[PREFIX_TOKENS:-SUFFIX_TOKENS]
@@ -98,7 +100,9 @@ class PromptEmbedder(nn.Module):
             if not len(text_ids):
                 raise InvalidRequest("there is no text to start with", param="text")
             rows = torch.cat((instruct, constant, text[:1] + bos))
-            return PromptEmbeddings(rows, torch.cat((text[1:], self.end_row)))
+            return PromptEmbeddings(
+                rows, text[1:] if is_open else torch.cat((text[1:], self.end_row))
+            )
         pad = self._codec_embedding[config.pad_id]
         body = torch.cat((text, self.end_row)) + pad
         rows = torch.cat((instruct, constant, body, self.pad_row + bos))

@@ -53,7 +53,7 @@ class Qwen3TTS:
         cls,
         path: Path,
         *,
-        device: str | torch.device | None = "cpu",
+        device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         codec_dtype: torch.dtype | None = None,
         linear: Arithmetic | None = None,
@@ -63,14 +63,13 @@ class Qwen3TTS:
     ) -> "Qwen3TTS":
         """Read a checkpoint; raises StartupError that names every file, field or tensor amiss.
 
-        device: None is CUDA where torch can use it, and otherwise the CPU
         dtype: of talker and code predictor; None is bfloat16 on CUDA and float32 on the CPU
         codec_dtype: of the codec; None is float32, which is how it is published
         linear: arithmetic of the linear layers of talker and code predictor; None is "half" for
             float32 on the CPU (as exact, half the bytes) and otherwise "float"; "int8" is faster
             on the CPU and rounds
         """
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(device)
         dtype = dtype or default_dtype(device)
         codec_dtype = codec_dtype or torch.float32
         linear = linear or default_arithmetic(device, dtype)
@@ -195,12 +194,18 @@ class Qwen3TTS:
         state.talker_sampling.put(slot, sampling)
         state.predictor_sampling.put(slot, predictor_sampling or sampling)
         state.text_length[slot] = 0
-        self.append_text(state, slot, prompt.text_rows)
+        self.append_text(state, slot, prompt.text_rows, start=0)
 
     @torch.inference_mode()
-    def append_text(self, state: SlotState, slot: int, rows: Tensor) -> None:
-        """Add text rows [n, C] behind those that a slot has; InvalidRequest if they do not fit."""
-        start, most = int(state.text_length[slot]), state.text_rows.shape[1]
+    def append_text(
+        self, state: SlotState, slot: int, rows: Tensor, *, start: int | None = None
+    ) -> None:
+        """Add text rows [n, C] behind those that a slot has; InvalidRequest if they do not fit.
+
+        start: how many it has; None asks the device, and waits for it
+        """
+        most = state.text_rows.shape[1]
+        start = int(state.text_length[slot]) if start is None else start
         if start + len(rows) > most:
             raise InvalidRequest(f"streamed text may have {most} tokens at most", param="text")
         state.text_rows[slot, start : start + len(rows)] = rows
