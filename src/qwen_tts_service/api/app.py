@@ -14,7 +14,7 @@ from starlette.routing import Route
 from qwen_tts_service import __version__
 from qwen_tts_service.telemetry import metrics
 
-from . import docs, openai
+from . import docs, openai, playground
 from .runtime import Runtime
 
 
@@ -41,6 +41,7 @@ def make_app(runtime: Runtime, openapi: Callable[[], dict[str, Any]]) -> Starlet
             Route("/health", show_health),
             Route("/metrics", show_metrics),
             *openai.ROUTES,
+            *playground.routes(),
         ]
     )
 
