@@ -2,7 +2,7 @@
 
 They stand on the same ground as the two doors: tickets, admission, voices, streams. Field names,
 defaults and the events of `stream_format: sse` are OpenAI's; what a field means is said in
-schemas.py. It does not know how speech is made.
+fields.py. It does not know how speech is made.
 """
 
 import base64
@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel
+from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.types import FRAME_S, AudioFormat, SpeechRequest
 from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
@@ -33,9 +34,8 @@ from .doors import (
 )
 from .errors import body_of, response_of
 from .runtime import Runtime
-from .schemas import SpeechBody
 
-MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
 """OpenAI's model names, which many clients have built in; each means the loaded model."""
 ANY_VOICE = "auto"
 """The voice of clients that must send one and want `voice_attributes` to choose."""
