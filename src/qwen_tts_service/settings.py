@@ -95,12 +95,13 @@ def worker_count() -> int:
     return int(value) if value.isascii() and value.isdigit() and int(value) > 0 else 1
 
 
-def load_settings(environ: dict[str, str] | None = None) -> Settings:
-    """Read the settings; an empty variable counts as unset.
+def load_settings(environ: dict[str, str] | None = None, **overrides: str | None) -> Settings:
+    """Read the settings; an empty variable counts as unset, an override that is not None wins.
 
     Raises StartupError that names every variable that is wrong and what is allowed.
     """
-    source = dict(os.environ) if environ is None else environ
+    source = dict(os.environ if environ is None else environ)
+    source.update({name.upper(): value for name, value in overrides.items() if value is not None})
     given: dict[str, Any] = {
         name: source[name.upper()] for name in Settings.model_fields if source.get(name.upper())
     }

@@ -6,7 +6,7 @@ It does not know HTTP, nor which voice speaks, nor who may speak now.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,6 +76,13 @@ class Speech:
         """Seconds of audio encoded so far."""
         return self._pipe.audio_s
 
+    def check_ending(self) -> None:
+        """Raise SynthesisFailed if it did not end as it should: that must not look as if it had."""
+        if self.finish_reason == "runaway":
+            raise SynthesisFailed("the model did not find an end for this text", code="runaway")
+        if self.finish_reason not in ("stop", "length"):
+            raise SynthesisFailed("the speech was stopped before its end")
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for samples in self._pcm:
             if data := await self._in_background(self._pipe.feed, samples):
@@ -141,16 +148,23 @@ class Synthesizer:
         )
 
     async def speak_whole(
-        self, request: SpeechRequest, format: AudioFormat, *, second_seed: int | None
+        self,
+        request: SpeechRequest,
+        format: AudioFormat,
+        *,
+        second_seed: int | None,
+        on_begin: Callable[[Speech], object] = lambda _speech: None,
     ) -> tuple[bytes, Speech]:
         """Speak to the end and return the file, and the speech with what to say about it.
 
         A runaway is spoken once more with `second_seed`; with None, or when that runs away as
-        well, it raises CannotSpeak with code `runaway`.
+        well, it raises CannotSpeak with code `runaway`. `on_begin` is handed each attempt, so
+        that its progress can be watched.
         """
-        data, speech = await self._collect(request, format)
+        data, speech = await self._collect(request, format, on_begin)
         if speech.finish_reason == "runaway" and second_seed is not None:
-            data, speech = await self._collect(replace(request, seed=second_seed), format)
+            again = replace(request, seed=second_seed)
+            data, speech = await self._collect(again, format, on_begin)
         if speech.finish_reason == "runaway":
             raise CannotSpeak(
                 "the model did not find an end for this text; try another seed, "
@@ -159,9 +173,12 @@ class Synthesizer:
             )
         return data, speech
 
-    async def _collect(self, request: SpeechRequest, format: AudioFormat) -> tuple[bytes, Speech]:
+    async def _collect(
+        self, request: SpeechRequest, format: AudioFormat, on_begin: Callable[[Speech], object]
+    ) -> tuple[bytes, Speech]:
         speech = self.speak(request, Output(format, is_stream=False))
         async with aclosing(speech):
+            on_begin(speech)
             data = b"".join([part async for part in speech])
             if speech.finish_reason == "cancelled":
                 raise SynthesisFailed("the speech was stopped before its end")

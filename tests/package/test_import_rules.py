@@ -35,9 +35,12 @@ MAY_IMPORT = {
     "script_stream": LEAVES | {"text"},
     "synthesizer": VALUES
     | {"script", "script_stream", "text", "voice", "audio", "telemetry", "admission"},
-    "api": VALUES | {"settings", "synthesizer", "text", "voice", "audio", "telemetry", "admission"},
+    "fields": LEAVES | {"settings", "text"},
+    "api": VALUES
+    | {"settings", "fields", "synthesizer", "text", "voice", "audio", "telemetry", "admission"},
     "build": None,  # the one file that knows every concrete class
-    "__main__": None,  # the command line puts things together as well
+    "cli": VALUES | {"settings", "fields", "synthesizer", "build", "audio", "voice"},
+    "__main__": {"cli"},
     "__init__": set(),
 }
 HEAVY = {"torch", "transformers", "safetensors", "flash_attn"}

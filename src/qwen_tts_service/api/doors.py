@@ -32,6 +32,7 @@ from qwen_tts_service.errors import (
     TTSError,
     UnsupportedMediaType,
 )
+from qwen_tts_service.fields import MAX_SEED, SpeechBody
 from qwen_tts_service.synthesizer import Output, Speech
 from qwen_tts_service.telemetry import metrics
 from qwen_tts_service.types import AudioFormat, SpeechRequest
@@ -39,7 +40,6 @@ from qwen_tts_service.types import AudioFormat, SpeechRequest
 from .call import Call
 from .errors import from_validation, in_words_of, response_of
 from .runtime import Runtime
-from .schemas import MAX_SEED, SpeechBody
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ async def speak_stream(ticket: Ticket) -> Parts:
         yield first
         async for part in _counting_underruns(ticket.call, speech, parts):
             yield part
-        _check_ending(speech)
+        speech.check_ending()
 
 
 async def _begin_stream(ticket: Ticket) -> tuple[Speech, AsyncIterator[bytes], bytes]:
@@ -201,14 +201,6 @@ async def _begin_stream(ticket: Ticket) -> tuple[Speech, AsyncIterator[bytes], b
             if isinstance(error, StopAsyncIteration):
                 raise SynthesisFailed("the voice made no sound for this text") from None
             raise
-
-
-def _check_ending(speech: Speech) -> None:
-    """A stream that did not end as it should must not look as if it had."""
-    if speech.finish_reason == "runaway":
-        raise SynthesisFailed("the model did not find an end for this text", code="runaway")
-    if speech.finish_reason not in ("stop", "length"):
-        raise SynthesisFailed("the speech was stopped before its end")
 
 
 async def _counting_underruns(

@@ -1,0 +1,151 @@
+"""What a caller may ask for: fields, ranges and defaults, the same over HTTP and on a command line.
+
+What a field means is said here once, for the documentation page and `--help` as well. It does
+not know how a request arrives, nor what becomes of it once it is valid.
+"""
+
+import secrets
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .errors import InvalidRequest
+from .settings import Settings
+from .text.language import parse_language
+from .types import (
+    AudioFormat,
+    Gender,
+    NormalizeLevel,
+    SamplingOptions,
+    SpeechRequest,
+    VoiceAttributes,
+)
+
+MAX_FRAMES = 4096
+MAX_SEED = 2**32 - 1
+_STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+
+class VoiceAttributesBody(BaseModel):
+    """The voice described; what the loaded model cannot do is said in X-Voice-Not-Applied."""
+
+    model_config = _STRICT
+
+    gender: Gender | None = Field(None, description="male, female, or neutral: no preference.")
+    age: int | None = Field(None, ge=1, le=120, description="Age in years, 1 to 120.")
+    emotion: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="happy, sad, angry, neutral, excited, calm and so on, or a word of your own.",
+    )
+
+
+class SpeechBody(BaseModel):
+    """What every caller may ask for."""
+
+    model_config = _STRICT
+
+    text: str | None = Field(
+        None,
+        description="What to say; [pause:0.5s] is silence. Exactly one of text and tokens.",
+    )
+    tokens: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None,
+        min_length=1,
+        description="Text token ids of the model's tokenizer, instead of text.",
+    )
+    temperature: float = Field(
+        0.7, ge=0, le=2, description="How freely the model speaks; 0 always takes the likeliest."
+    )
+    voice_attributes: VoiceAttributesBody | None = Field(
+        None, description="The voice described by gender, age and emotion."
+    )
+    speaker: str | None = Field(
+        None, min_length=1, max_length=64, description="A speaker by name; wins over attributes."
+    )
+    language: str | None = Field(
+        None,
+        min_length=1,
+        max_length=32,
+        description="A language name or code such as russian or ru; auto looks at the text.",
+    )
+    instruct: str | None = Field(
+        None,
+        min_length=1,
+        max_length=500,
+        description="How to speak, in plain words; wins over emotion and age.",
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="The same seed gives the same audio; drawn and told in X-Seed if absent.",
+    )
+    top_k: int = Field(50, ge=0, le=2048, description="Draw from the k likeliest codes; 0 is all.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest codes up to p.")
+    repetition_penalty: float = Field(
+        1.05, ge=1, le=2, description="How much codes that were spoken already are held back."
+    )
+
+    normalize: NormalizeLevel = Field(
+        "light",
+        description="How text is rewritten before it is spoken: none; light drops markdown, emoji "
+        "and control characters; full also reads out Russian numbers and dates.",
+    )
+
+    format: AudioFormat = Field("wav", description="The audio format of the answer.")
+    max_length: int = Field(
+        MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Most frames of 80 ms of the whole answer."
+    )
+
+    def to_request(self, request_id: str, settings: Settings) -> SpeechRequest:
+        """The request that this body asks for; a seed is drawn if none was given.
+
+        Raises InvalidRequest for rules that concern more than one field or a setting.
+        """
+        attributes = self.voice_attributes or VoiceAttributesBody.model_construct()
+        return SpeechRequest(
+            request_id=request_id,
+            seed=secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed,
+            text=self._checked_text(settings.max_text_chars),
+            tokens=self._checked_tokens(settings.max_text_chars),
+            attributes=VoiceAttributes(
+                gender=attributes.gender, age=attributes.age, emotion=attributes.emotion
+            ),
+            speaker=self.speaker,
+            language=None if self.language is None else parse_language(self.language),
+            instruct=self.instruct,
+            sampling=SamplingOptions(
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                repetition_penalty=self.repetition_penalty,
+            ),
+            normalize=self.normalize,
+            max_frames=self.max_length,
+        )
+
+    def _checked_text(self, max_text_chars: int) -> str | None:
+        if (self.text is None) == (self.tokens is None):
+            raise InvalidRequest("give exactly one of text and tokens", param="text")
+        if self.text is None:
+            return None
+        if not self.text.strip():
+            raise InvalidRequest("text is empty; give at least one word", param="text")
+        if len(self.text) > max_text_chars:
+            raise InvalidRequest(
+                f"text has {len(self.text)} characters; at most {max_text_chars} are allowed",
+                param="text",
+            )
+        return self.text
+
+    def _checked_tokens(self, max_tokens: int) -> tuple[int, ...] | None:
+        if self.tokens is None:
+            return None
+        if len(self.tokens) > max_tokens:
+            raise InvalidRequest(
+                f"tokens has {len(self.tokens)} ids; at most {max_tokens} are allowed",
+                param="tokens",
+            )
+        return tuple(self.tokens)
