@@ -111,11 +111,17 @@ def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
         use_flash_attention=settings.use_flash_attention,
         on_progress=report,
     )
+    # Speech has four frames and more to a token: more tokens than this could not be said.
+    max_text_rows = settings.max_positions // 4
     options = EngineOptions(
-        slots=settings.max_concurrent_requests, max_positions=settings.max_positions
+        slots=settings.max_concurrent_requests,
+        max_positions=settings.max_positions,
+        max_text_rows=max_text_rows,
     )
     limits = QwenOptions(
-        max_positions=settings.max_positions, runaway_factor=settings.runaway_factor
+        max_positions=settings.max_positions,
+        max_text_tokens=max_text_rows,
+        runaway_factor=settings.runaway_factor,
     )
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
     return QwenVoice(model, engine, settings.model_name, limits)

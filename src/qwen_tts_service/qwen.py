@@ -3,16 +3,18 @@
 It does not know HTTP, encoders or how frames are made.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
 
 from .channel import PcmChannel
 from .engine.engine import Engine
-from .engine.job import Job
+from .engine.job import Job, TextFeed
 from .errors import CannotSpeak, InvalidRequest
 from .model.qwen3_tts import Qwen3TTS
+from .model.tokenizer import GrowingText, Tokenizer
 from .text.language import detect_language
-from .types import FRAME_S, Language, SpeechRequest, VoiceChoice
+from .types import FRAME_S, FinishReason, Language, Samples, SpeechRequest, VoiceChoice
 from .voice.mapping import VoiceCapabilities, choose_voice
 
 PROMPT_FRAME_TOKENS = 8
@@ -39,9 +41,14 @@ class QwenUtterance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QwenOptions:
-    """max_positions: prompt and frames of one utterance; runaway_factor: see `runaway_frames`."""
+    """What an utterance may need.
+
+    max_positions: prompt and frames together; runaway_factor: see `runaway_frames`
+    max_text_tokens: of a text that is still being written
+    """
 
     max_positions: int
+    max_text_tokens: int
     runaway_factor: float
 
 
@@ -96,6 +103,27 @@ class QwenVoice:
         """Hand the job to the engine."""
         return self._engine.submit(utterance.job)
 
+    def speak_open(self, request: SpeechRequest) -> "QwenOpenUtterance":
+        """Prepare to speak a text that is still being written, in the layout for that."""
+        choice = self._choose(request)
+        instruct_ids = tuple(self._model.tokenizer.encode_instruct(choice.instruct or ""))
+        prompt = len(instruct_ids) + 2 * PROMPT_FRAME_TOKENS + 1
+        max_frames = min(request.max_frames, self._options.max_positions - prompt)
+        job = Job(
+            ids=(),
+            instruct_ids=instruct_ids,
+            speaker=choice.speaker,
+            language=choice.language,
+            layout="streaming_text",
+            seed=request.seed,
+            sampling=request.sampling,
+            max_frames=max_frames,
+            runaway_frames=max_frames,
+        )
+        return QwenOpenUtterance(
+            self._engine.submit, self._model.tokenizer, job, choice, self._options
+        )
+
     def warm_up(self) -> None:
         """Speak a word, greedily, to its end or for ten frames."""
         warm = SpeechRequest(request_id="warm-up", seed=0, text="Hello.", max_frames=10)
@@ -148,3 +176,77 @@ def expected_frames(tokens: int) -> float:
 def runaway_frames(tokens: int, factor: float) -> int:
     """Frames after which a speech has lost its end: `factor` ordinary readings and 10 s."""
     return int(RAMBLE_FRAMES + factor * expected_frames(tokens))
+
+
+class QwenOpenUtterance:
+    """A speech whose text is still being written; takes a slot when it is read and has a token."""
+
+    def __init__(
+        self,
+        submit: Callable[[Job], PcmChannel],
+        tokenizer: Tokenizer,
+        job: Job,
+        choice: VoiceChoice,
+        options: QwenOptions,
+    ) -> None:
+        self.choice = choice
+        self._submit = submit
+        self._tokenizer = tokenizer
+        self._job = job
+        self._options = options
+        self._text = GrowingText(tokenizer)
+        self._feed = TextFeed()
+        self._tokens = 0
+        self._has_news = asyncio.Event()
+        self._channel: PcmChannel | None = None
+        self._end: FinishReason | None = None
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """How the speech ended; None while it has not."""
+        return self._end or (self._channel.finish_reason if self._channel else None)
+
+    def append(self, text: str) -> None:
+        """Add text; raises InvalidRequest when it has too many tokens."""
+        self._take(self._text.append(text))
+
+    def finish(self) -> None:
+        """Say that the text is complete."""
+        self._take(self._text.finish())
+        self._feed.finish(
+            min(
+                runaway_frames(self._tokens, self._options.runaway_factor),
+                self._job.runaway_frames,
+            )
+        )
+        self._has_news.set()
+
+    def _take(self, ids: list[int]) -> None:
+        if not ids:
+            return
+        if self._tokens == 0:
+            first = tuple(self._tokenizer.wrap(ids[:1]))
+            self._job = replace(self._job, ids=first, feed=self._feed)
+        self._feed.put(ids[1:] if self._tokens == 0 else ids)
+        self._tokens += len(ids)
+        if self._tokens > self._options.max_text_tokens:
+            raise InvalidRequest("text is too long; end sentences, or send less", param="text")
+        self._has_news.set()
+
+    async def __aiter__(self) -> AsyncIterator[Samples]:
+        await self._has_news.wait()
+        if self._end is None and not self._tokens:
+            self._end = "stop"
+        if self._end is not None:
+            return
+        self._channel = self._submit(self._job)
+        async for samples in self._channel:
+            yield samples
+
+    async def aclose(self) -> None:
+        """Stop speaking; harmless when repeated."""
+        if self._channel is not None:
+            await self._channel.aclose()
+        elif self._end is None:
+            self._end = "cancelled"
+        self._has_news.set()

@@ -14,6 +14,7 @@ from typing import Any
 from .audio.formats import check_format
 from .audio.pipe import AudioPipe
 from .errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from .open_stream import OpenStream
 from .script import Script, write_script
 from .script_stream import ScriptStream
 from .text.language import preload_detector
@@ -25,6 +26,7 @@ from .types import (
     FinishReason,
     PcmStream,
     SpeechRequest,
+    TextStreamer,
     Utterance,
     Voice,
     VoiceChoice,
@@ -32,6 +34,9 @@ from .types import (
 
 ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
 """Formats so cheap to write that a thread would cost more than it saves."""
+
+OPEN_PART_CHARS = 800
+"""Parts of a text that is still being written, for a voice that names no length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +57,15 @@ class Preface:
     seed: int
 
 
-class Speech:
-    """One request being spoken and encoded; iterate it once for the bytes to send.
+class EncodedStream:
+    """Audio being made and encoded; iterate it once for the bytes to send.
 
     Iteration raises TTSError if the speech fails, whatever has been sent before.
     """
 
-    def __init__(self, pcm: PcmStream, pipe: AudioPipe, preface: Preface) -> None:
+    def __init__(self, pcm: PcmStream, pipe: AudioPipe) -> None:
         self._pcm = pcm
         self._pipe = pipe
-        self.choice = preface.choice
-        self.warning = preface.warning
-        self.expected_s = preface.expected_s
-        self.seed = preface.seed
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -101,6 +102,32 @@ class Speech:
         self._pipe.close()
 
 
+class Speech(EncodedStream):
+    """One request being spoken."""
+
+    def __init__(self, pcm: PcmStream, pipe: AudioPipe, preface: Preface) -> None:
+        super().__init__(pcm, pipe)
+        self.choice = preface.choice
+        self.warning = preface.warning
+        self.expected_s = preface.expected_s
+        self.seed = preface.seed
+
+
+class OpenSpeech(EncodedStream):
+    """A text being spoken while it is still being written."""
+
+    def __init__(self, stream: OpenStream, pipe: AudioPipe) -> None:
+        super().__init__(stream, pipe)
+        self._stream = stream
+        self.append = stream.append
+        self.finish = stream.finish
+
+    @property
+    def choice(self) -> VoiceChoice | None:
+        """Who speaks; known by the time there is audio."""
+        return self._stream.choice
+
+
 class Synthesizer:
     """Speaks requests with one voice at one output rate."""
 
@@ -127,14 +154,42 @@ class Synthesizer:
         check_format(output.format, self.sample_rate_hz)
         script = write_script(request, self.voice.longest_part_chars)
         parts = [p if isinstance(p, Pause) else self.voice.prepare(p) for p in script.parts]
-        pipe = AudioPipe(
+        return Speech(
+            self._perform(parts, request.max_frames),
+            self._pipe(output),
+            _preface(request, script, parts),
+        )
+
+    @property
+    def can_stream_text(self) -> bool:
+        """Whether the voice speaks a text while it is still being written."""
+        return isinstance(self.voice, TextStreamer)
+
+    def speak_open(self, request: SpeechRequest, output: Output) -> OpenSpeech:
+        """Prepare to speak a text that is still being written; it takes a slot when it is read.
+
+        Raises InvalidRequest for a voice that cannot, and for what needs the whole text.
+        """
+        check_format(output.format, self.sample_rate_hz)
+        if not isinstance(self.voice, TextStreamer):
+            raise InvalidRequest(
+                f'{self.voice.model_name} needs whole sentences; ask for split "sentence"',
+                param="split",
+            )
+        stream = OpenStream(
+            self.voice,
+            request,
+            sample_rate_hz=self.voice.sample_rate_hz,
+            part_chars=(self.voice.longest_part_chars or OPEN_PART_CHARS) // 2,
+        )
+        return OpenSpeech(stream, self._pipe(output))
+
+    def _pipe(self, output: Output) -> AudioPipe:
+        return AudioPipe(
             output.format,
             source_rate_hz=self.voice.sample_rate_hz,
             sample_rate_hz=self.sample_rate_hz,
             is_stream=output.is_stream,
-        )
-        return Speech(
-            self._perform(parts, request.max_frames), pipe, _preface(request, script, parts)
         )
 
     def _perform(self, parts: Sequence[Any], max_frames: int) -> PcmStream:

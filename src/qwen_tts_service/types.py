@@ -5,7 +5,7 @@ A leaf: it imports nothing of ours. It knows nothing about HTTP, models or encod
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,3 +153,28 @@ class Voice(Protocol[UtteranceT]):
 
     def close(self) -> None:
         """Stop for good and free the model."""
+
+
+class OpenUtterance(PcmStream, Protocol):
+    """A speech whose text is still being written, by the coroutine's own event loop.
+
+    Iterating starts it, and waits whenever the text so far has been spoken. What it sounds like
+    does not depend on the pieces in which the text came.
+    """
+
+    @property
+    def choice(self) -> VoiceChoice: ...
+
+    def append(self, text: str) -> None:
+        """Add text; raises InvalidRequest when it has become too long."""
+
+    def finish(self) -> None:
+        """Say that the text is complete."""
+
+
+@runtime_checkable
+class TextStreamer(Protocol):
+    """What a voice also is if it can begin to speak before the text is complete."""
+
+    def speak_open(self, request: SpeechRequest) -> OpenUtterance:
+        """Prepare to speak a request with a language and without a text; raises `TTSError`."""

@@ -33,8 +33,18 @@ MAY_IMPORT = {
     "qwen": VALUES | {"text", "voice", "engine", "model"},
     "script": LEAVES | {"text"},
     "script_stream": LEAVES | {"text"},
+    "open_stream": LEAVES | {"text"},
     "synthesizer": VALUES
-    | {"script", "script_stream", "text", "voice", "audio", "telemetry", "admission"},
+    | {
+        "script",
+        "script_stream",
+        "open_stream",
+        "text",
+        "voice",
+        "audio",
+        "telemetry",
+        "admission",
+    },
     "fields": LEAVES | {"settings", "text"},
     "api": VALUES
     | {"settings", "fields", "synthesizer", "text", "voice", "audio", "telemetry", "admission"},

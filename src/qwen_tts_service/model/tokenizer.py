@@ -6,6 +6,7 @@ the control token. It does not know embeddings or the layout of the prompt's row
 """
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -49,9 +50,10 @@ class Tokenizer:
         qwen2 = Qwen2Tokenizer(vocab=vocabulary, merges=merges)  # type: ignore[arg-type]
         self._backend: Any = qwen2.backend_tokenizer
         self._backend.encode_special_tokens = True  # special strings are text like any other
+        self._split: Any = pre_tokenizers.Split(Regex(SPLIT_REGEX[split]), behavior="isolated")
         self._backend.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Split(Regex(SPLIT_REGEX[split]), behavior="isolated"),
+                self._split,
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
@@ -98,9 +100,60 @@ class Tokenizer:
         normal = self._backend.normalizer.normalize_str(text)
         return [piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(normal)]
 
+    def settled_chars(self, text: str) -> int:
+        """Return how many first characters of a normal text have ids that no more text changes.
+
+        BPE never joins two pieces, and more text can change a piece only where it touches the
+        text's end, or the space there, of which a line end takes all.
+        """
+        spoken = len(text.rstrip())
+        if spoken == len(text):
+            # Marks may yet come and be composed with the last letter.
+            spoken = max(
+                (at for at, c in enumerate(text) if not unicodedata.combining(c)), default=0
+            )
+        pieces = self._split.pre_tokenize_str(text)
+        return max((end for _, (_, end) in pieces if end <= spoken), default=0)
+
+    def normal(self, text: str) -> str:
+        """Return the text as BPE gets it: composed."""
+        normal: str = self._backend.normalizer.normalize_str(text)
+        return normal
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Return the ids of a text alone, without the frame of an utterance."""
+        return self._plain(text)
+
     def _plain(self, text: str) -> list[int]:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
+
+
+class GrowingText:
+    """Gives out the ids of a text that is still being written as soon as they are certain.
+
+    All ids together are those of the whole text without the space around it, whatever the pieces.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._held = ""
+        self._has_begun = False
+
+    def append(self, text: str) -> list[int]:
+        """Take the next piece of text; return the ids that are now certain, often none."""
+        held = self._tokenizer.normal(self._held + text)
+        self._held = held if self._has_begun else held.lstrip()
+        return self._give(self._tokenizer.settled_chars(self._held))
+
+    def finish(self) -> list[int]:
+        """Return the ids of what is left."""
+        return self._give(len(self._held.rstrip()))
+
+    def _give(self, chars: int) -> list[int]:
+        ready, self._held = self._held[:chars], self._held[chars:]
+        self._has_begun = self._has_begun or bool(ready)
+        return self._tokenizer.plain_ids(ready) if ready else []
 
 
 def _read_vocabulary(directory: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
