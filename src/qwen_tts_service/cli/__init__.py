@@ -1,0 +1,1 @@
+"""The command line: what the service does, without a server."""

@@ -1,0 +1,171 @@
+"""What can be written on the command line, and what `--help` says.
+
+The fields are those of every other caller. It does not know how a text becomes sound.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NoReturn, cast, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from qwen_tts_service import __version__
+from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.fields import SpeechBody, VoiceAttributesBody
+from qwen_tts_service.settings import Settings, load_settings
+from qwen_tts_service.types import AudioFormat
+
+from .problem import Problem
+
+EXAMPLES = """examples:
+  qwen-tts say "Привет, мир!" --out hello.wav
+  qwen-tts say "Good morning." --gender female --age 25 --emotion happy --play
+  qwen-tts say --file story.txt --speaker serena --seed 7 --out story.mp3
+  echo "Hello." | qwen-tts say - --out - | ffplay -nodisp -autoexit -
+  qwen-tts say "Hello." --model espeak-ng --out hello.ogg
+  qwen-tts voices
+
+exit codes: 0 done, 1 failed with one message, 130 interrupted
+"""
+STANDARD_IO = "-"
+MODEL_PATH = "models"
+"""Where checkpoints lie when neither --model-path nor MODEL_PATH says so, as for scripts/serve."""
+_ASKED_OTHERWISE = {"text", "tokens", "voice_attributes", "format"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Problem(f"{message}; see {self.prog} --help")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the arguments; `command` names what to do. Raises Problem, and SystemExit on --help."""
+    parser = _Parser(
+        prog="qwen-tts",
+        description="Text and a voice in, speech out: without a server.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"qwen-tts {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="say | voices")
+    _add_say(commands)
+    voices = commands.add_parser("voices", help="list the speakers")
+    _add_settings(voices)
+    return parser.parse_args(argv)
+
+
+def _add_say(commands: Any) -> None:
+    say = commands.add_parser(
+        "say",
+        help="say a text",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    text = say.add_argument_group("what to say, one of")
+    text.add_argument("text", nargs="*", help="words; - reads standard input")
+    text.add_argument("--file", type=Path, help="a text file in UTF-8")
+    sound = say.add_argument_group("where to, one of")
+    sound.add_argument("--out", help="an audio file; - writes to standard output as it is made")
+    sound.add_argument("--play", action="store_true", help="play it as it is made")
+    formats = ", ".join(get_args(AudioFormat))
+    say.add_argument("--format", help=f"{formats}; by the file's name unless given, else wav")
+    say.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    voice = say.add_argument_group("the voice")
+    _add_fields(voice, VoiceAttributesBody)
+    _add_fields(voice, SpeechBody)
+    _add_settings(say)
+
+
+def _add_fields(parser: Any, schema: type[BaseModel]) -> None:
+    for name, field in schema.model_fields.items():
+        if name in _ASKED_OTHERWISE:
+            continue
+        kinds = {field.annotation, *get_args(field.annotation)}
+        kind: Any = next((kind for kind in (int, float) if kind in kinds), str)
+        default = "" if field.default is None else f" Default: {field.default}."
+        text = f"{field.description}{default}".replace("%", "%%")
+        parser.add_argument(_option(name), type=kind, metavar=kind.__name__.upper(), help=text)
+
+
+def _add_settings(parser: Any) -> None:
+    settings = parser.add_argument_group("settings; unset, the environment variable counts")
+    settings.add_argument("--model", help="a checkpoint's name, or espeak-ng (MODEL_NAME)")
+    settings.add_argument("--model-path", help=f"where it lies (MODEL_PATH, else {MODEL_PATH})")
+    settings.add_argument("--device", help="cpu, cuda or cuda:N (DEVICE)")
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Read the settings, with one slot and what the arguments override. Raises StartupError."""
+    given: dict[str, str | None] = {
+        "model_name": arguments.model,
+        "model_path": arguments.model_path,
+        "device": arguments.device,
+        "max_concurrent_requests": "1",
+    }
+    settings = load_settings(None, **given)
+    if "model_path" in settings.model_fields_set:
+        return settings
+    return load_settings(None, **given | {"model_path": MODEL_PATH})
+
+
+def body_of(arguments: argparse.Namespace) -> SpeechBody:
+    """Read the text and check every field. Raises Problem and InvalidRequest."""
+    attributes = _given(arguments, VoiceAttributesBody)
+    fields = _given(arguments, SpeechBody) | {
+        "text": read_text(arguments),
+        "format": format_of(arguments),
+        "voice_attributes": attributes or None,
+    }
+    try:
+        return SpeechBody(**fields)
+    except ValidationError as error:
+        item = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        option = _option(str(item["loc"][-1]))
+        raise InvalidRequest(f"{option}: {item['msg']}") from None
+
+
+def _given(arguments: argparse.Namespace, schema: type[BaseModel]) -> dict[str, Any]:
+    asked = {name: getattr(arguments, name, None) for name in schema.model_fields}
+    return {
+        name: value
+        for name, value in asked.items()
+        if value is not None and name not in _ASKED_OTHERWISE
+    }
+
+
+def _option(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def format_of(arguments: argparse.Namespace) -> str:
+    """Name the format: what --format says, else what the file is called, else wav."""
+    if arguments.play and arguments.format:
+        raise Problem("--format goes with --out; a player takes what it can")
+    if arguments.format:
+        return cast("str", arguments.format)
+    if arguments.play or arguments.out == STANDARD_IO:
+        return "wav"
+    suffix = Path(arguments.out).suffix.lower().removeprefix(".")
+    if suffix in get_args(AudioFormat):
+        return suffix
+    raise Problem(
+        f"the file's name does not say a format; end it with .wav or another of "
+        f"{', '.join(get_args(AudioFormat))}, or give --format"
+    )
+
+
+def read_text(arguments: argparse.Namespace) -> str:
+    """Read what is to be said from the one place that is named."""
+    if bool(arguments.text) == bool(arguments.file):
+        raise Problem("say what: give words, - for standard input, or --file")
+    try:
+        if arguments.file:
+            return cast("str", arguments.file.read_text(encoding="utf-8-sig"))
+        if arguments.text == [STANDARD_IO]:
+            return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Problem("the text is not UTF-8") from None
+    except OSError as error:
+        raise Problem(f"--file: {error.strerror}: {arguments.file}") from None
+    return " ".join(arguments.text)

@@ -1,0 +1,132 @@
+"""The commands: `say` a text, list the `voices`.
+
+They put together what the service puts together, for one request. They do not know HTTP.
+"""
+
+import argparse
+import asyncio
+import secrets
+import sys
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwen_tts_service.audio.formats import check_format
+from qwen_tts_service.build import build, check
+from qwen_tts_service.errors import StartupError, SynthesisFailed, TTSError
+from qwen_tts_service.fields import MAX_SEED, SpeechBody
+from qwen_tts_service.settings import Settings
+from qwen_tts_service.synthesizer import Output, Speech, Synthesizer
+from qwen_tts_service.types import SpeechRequest
+from qwen_tts_service.voice.catalogue import SPEAKERS
+
+from .arguments import STANDARD_IO, body_of, parse, settings_of
+from .problem import Problem
+from .progress import Progress
+from .sink import Sink, sink_of, write_file
+
+INTERRUPTED = 130
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code; an error is one line on standard error."""
+    try:
+        arguments = parse(argv)
+        {"say": say, "voices": list_voices}[arguments.command](arguments)
+    except (Problem, TTSError, StartupError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def say(arguments: argparse.Namespace) -> None:
+    """Say a text into a file, to standard output or to a player."""
+    sink = sink_of(arguments)
+    body = body_of(arguments)
+    settings = settings_of(arguments)
+    check_format(body.format, settings.sampling_rate)
+    request = body.to_request("say", settings)
+    progress = Progress(is_quiet=arguments.quiet)
+    synthesizer = _load(settings, progress)
+    task = _Task(synthesizer, request, body, progress)
+    try:
+        speech = asyncio.run(task.write(Path(arguments.out)) if sink is None else task.stream(sink))
+    finally:
+        progress.end()
+        synthesizer.close()
+    if not arguments.quiet:
+        sys.stderr.write(_report(speech, synthesizer, arguments.out))
+
+
+def list_voices(arguments: argparse.Namespace) -> None:
+    """List the speakers, without loading a checkpoint."""
+    settings = settings_of(arguments)
+    if not settings.is_embedded:
+        lines = [
+            f"{s.id:9} {s.gender:7} {'/'.join(s.ages):12} {s.native_language:9} {s.description}"
+            for s in SPEAKERS.values()
+        ]
+    else:
+        synthesizer = _load(settings, Progress(is_quiet=True))
+        lines = list(synthesizer.voice.speakers)
+        synthesizer.close()
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _load(settings: Settings, progress: Progress) -> Synthesizer:
+    check(settings)
+    try:
+        return build(settings, progress.loading, worker=0)
+    finally:
+        progress.end()
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One text to be said."""
+
+    synthesizer: Synthesizer
+    request: SpeechRequest
+    body: SpeechBody
+    progress: Progress
+
+    async def write(self, path: Path) -> Speech:
+        """Say it whole and write the file."""
+        data, speech = await self.synthesizer.speak_whole(
+            self.request,
+            self.body.format,
+            second_seed=secrets.randbelow(MAX_SEED + 1) if self.body.seed is None else None,
+            on_begin=self.progress.watch,
+        )
+        if not speech.audio_s:
+            raise SynthesisFailed("the voice made no sound for this text")
+        write_file(path, data)
+        return speech
+
+    async def stream(self, sink: Sink) -> Speech:
+        """Send it on while it is made."""
+        output = Output(self.body.format, is_stream=True)
+        with sink() as pipe:
+            async with aclosing(self.synthesizer.speak(self.request, output)) as speech:
+                self.progress.watch(speech)
+                async for part in speech:
+                    pipe.write(part)
+                    pipe.flush()
+                speech.check_ending()
+        return speech
+
+
+def _report(speech: Speech, synthesizer: Synthesizer, out: str | None) -> str:
+    """Say what was made, and what the caller should know about it."""
+    choice = speech.choice
+    where = {None: "played", STANDARD_IO: "standard output"}.get(out, out)
+    notes = [f"{wish} was not applied: {why}" for wish, why in choice.not_applied.items()]
+    if speech.warning:
+        notes.append(speech.warning)
+    if speech.finish_reason == "length":
+        notes.append("cut at --max-length")
+    facts = (synthesizer.voice.model_name, choice.speaker, choice.language, f"seed {speech.seed}")
+    lines = [f"{where}: {speech.audio_s:.1f} s, {', '.join(facts)}", *notes]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,107 @@
+"""Where the sound goes: into a file that is whole or not there, to standard output, to a player.
+
+It does not know what the bytes mean.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from .arguments import STANDARD_IO
+from .problem import Problem
+
+PLAYERS = {
+    "ffplay": ("-nodisp", "-autoexit", "-loglevel", "error", "-i", "-"),
+    "aplay": ("--quiet", "-"),
+}
+"""Programs that play a WAV stream from their standard input, the first that is there."""
+
+
+Sink = Callable[[], AbstractContextManager[IO[bytes]]]
+"""Opens what takes bytes as they are made; to leave it early is to stop."""
+
+
+def sink_of(arguments: argparse.Namespace) -> Sink | None:
+    """Find out before anything is spoken where it goes; None is a file. Raises Problem."""
+    if (arguments.out is None) != arguments.play:
+        raise Problem("say where to: --out FILE, --out - or --play, one of them")
+    if arguments.play:
+        return partial(_player, _find_player())
+    if arguments.out == STANDARD_IO:
+        if sys.stdout.isatty():
+            raise Problem("--out -: this is a terminal; send it to a file or a player with > or |")
+        return _standard_output
+    _check_file(Path(arguments.out))
+    return None
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise Problem(f"--out: this is a folder: {path}")
+    if not path.absolute().parent.is_dir():
+        raise Problem(f"--out: there is no folder {path.absolute().parent}")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write beside it and rename, so that the file is the old one or the whole new one."""
+    path = path.resolve()
+    try:
+        if path.exists() and not path.is_file():  # /dev/null, a pipe: nothing to rename over
+            path.write_bytes(data)
+            return
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            part.write_bytes(data)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise Problem(f"--out: {error.strerror}: {path}") from None
+
+
+@contextmanager
+def _standard_output() -> Iterator[IO[bytes]]:
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # Python would try once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Problem(f"--out -: {error.strerror}") from None
+
+
+def _find_player() -> list[str]:
+    for name, options in PLAYERS.items():
+        if path := shutil.which(name):
+            return [path, *options]
+    raise Problem(
+        f"--play needs one of {', '.join(PLAYERS)} (packages ffmpeg, alsa-utils); or use --out"
+    )
+
+
+@contextmanager
+def _player(command: list[str]) -> Iterator[IO[bytes]]:
+    """Wait in the end until all has been played; stop it at once if that is left early."""
+    name = Path(command[0]).name
+    # In a group of its own, so that Ctrl-C reaches us first and the player is stopped in order.
+    try:
+        with subprocess.Popen(  # noqa: S603 - one of PLAYERS
+            command, stdin=subprocess.PIPE, process_group=0
+        ) as process:
+            assert process.stdin is not None
+            try:
+                yield process.stdin
+            except BaseException:
+                process.kill()
+                raise
+    except OSError:
+        raise Problem(f"--play: {name} went before the end of the speech") from None
+    if process.returncode:
+        raise Problem(f"--play: {name} ended with code {process.returncode}")

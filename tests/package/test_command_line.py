@@ -1,0 +1,343 @@
+"""The command line, run as people run it, with the embedded voice for real."""
+
+import importlib
+import os
+import pty
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from tests.conftest import clean_environment
+
+from qwen_tts_service import __version__
+from qwen_tts_service.api.schemas import TTSBody
+from qwen_tts_service.cli import commands
+from qwen_tts_service.fields import VoiceAttributesBody
+
+ROOT = Path(__file__).parents[2]
+TEXT = "Привет, мир!"
+LONG = "Раз, два, три, четыре, пять. " * 50
+
+
+class Cli:
+    """Runs `python -m qwen_tts_service` in a folder of its own."""
+
+    command = (sys.executable, "-m", "qwen_tts_service")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = clean_environment(
+            folder, MODEL_NAME="espeak-ng", PYTHONPATH=str(ROOT / "src")
+        )
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(
+            [*self.command, *arguments], cwd=self.folder, env=self.environment, **pipes | options
+        )
+
+    def __call__(self, *arguments: str, stdin: bytes = b"") -> tuple[int, bytes, str]:
+        process = self.start(*arguments, stdin=subprocess.PIPE)
+        out, err = process.communicate(stdin, timeout=120)
+        return process.returncode, out, err.decode()
+
+    def files(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()}
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path)
+
+
+@pytest.fixture
+def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run `say` in this process, which saves a second: (code, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODEL_NAME", "espeak-ng")
+
+    def run(capsys: Any, *arguments: str) -> tuple[int, str]:
+        code = commands.run(["say", *arguments])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def test_the_example_makes_a_file_and_says_how_to_have_it_again(cli: Cli) -> None:
+    code, out, err = cli("say", TEXT, "--out", "hello.wav")
+    assert (code, out) == (0, b"")
+    audio, rate_hz = soundfile.read(cli.folder / "hello.wav")
+    assert rate_hz == 24000
+    assert abs(audio).max() > 0.05
+    assert cli.files() == {"hello.wav"}
+    seed = err.strip().rpartition(" ")[2]
+    assert cli("say", TEXT, "--out", "again.wav", "--seed", seed)[0] == 0
+    assert (cli.folder / "again.wav").read_bytes() == (cli.folder / "hello.wav").read_bytes()
+
+
+def test_it_makes_what_the_service_makes(cli: Cli, server: Any) -> None:
+    options = ["--gender", "female", "--age", "70", "--emotion", "happy", "--language", "ru"]
+    options += ["--seed", "7", "--max-length", "20", "--normalize", "none", "--temperature", "0.5"]
+    code, _, err = cli("say", TEXT, "--out", "hello.flac", *options)
+    assert (code, "max-length" in err) == (0, False)
+    body = {
+        "text": TEXT,
+        "format": "flac",
+        "voice_attributes": {"gender": "female", "age": 70, "emotion": "happy"},
+        "language": "ru",
+        "seed": 7,
+        "max_length": 20,
+        "normalize": "none",
+        "temperature": 0.5,
+    }
+    answer = httpx.post(server.base_url + "/tts", json=body, timeout=60)
+    assert (cli.folder / "hello.flac").read_bytes() == answer.content
+
+
+def test_standard_output_carries_a_stream_of_the_same_samples(cli: Cli) -> None:
+    code, streamed, _ = cli("say", "-", "--out", "-", stdin=f"\ufeff{TEXT}".encode())
+    assert code == 0
+    assert streamed[4:8] == b"\xff\xff\xff\xff"
+    _, raw, _ = cli("say", TEXT, "--out", "-", "--format", "pcm")
+    assert streamed[44:] == raw
+    assert np.abs(np.frombuffer(raw, "<i2")).max() > 1000
+
+
+def test_a_reader_that_goes_away_is_an_error_and_no_traceback(cli: Cli) -> None:
+    process = cli.start("say", LONG, "--out", "-")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.read(44)
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    assert process.wait(60) == 1
+    assert err.count("\n") == 1
+    assert err.startswith("error: --out -: ")
+    process.stderr.close()
+
+
+def test_ctrl_c_ends_with_130_and_leaves_nothing_behind(cli: Cli) -> None:
+    cli.command = (
+        sys.executable,
+        "-c",
+        # A runner in the background may have had SIGINT ignored for all its children.
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from qwen_tts_service.cli.commands import run; sys.exit(run())",
+    )
+    process = cli.start("say", LONG, "--out", "-", "--format", "mp3")
+    assert process.stdout is not None
+    assert process.stdout.read(1)  # it speaks by now
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == b""
+
+
+def test_ctrl_c_while_a_file_is_made_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    old = tmp_path / "a.wav"
+    old.write_bytes(b"old")
+    monkeypatch.setenv("MODEL_NAME", "espeak-ng")
+    monkeypatch.setattr(Path, "replace", interrupted)
+    assert commands.run(["say", TEXT, "--out", str(old)]) == 130
+    assert old.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [old]
+
+
+PLAYER = """#!/bin/sh
+echo "$@" >{folder}/options
+exec /bin/cat >{folder}/played
+"""
+
+
+def add_player(cli: Cli, name: str, script: str) -> None:
+    folder = cli.folder / "bin"
+    folder.mkdir()
+    (folder / name).write_text(script)
+    (folder / name).chmod(0o755)
+    cli.environment["PATH"] = str(folder)
+
+
+@pytest.mark.parametrize("name", ["ffplay", "aplay"])
+def test_a_player_that_is_there_gets_the_stream(cli: Cli, name: str) -> None:
+    add_player(cli, name, PLAYER.format(folder=cli.folder))
+    code, _, err = cli("say", TEXT, "--play", "--seed", "1")
+    assert code == 0, err
+    played = (cli.folder / "played").read_bytes()
+    assert played == cli("say", TEXT, "--out", "-", "--seed", "1")[1]
+    assert (cli.folder / "options").read_text().split()[-1] == "-"
+
+
+def test_a_player_that_fails_is_an_error(cli: Cli) -> None:
+    add_player(cli, "ffplay", "#!/bin/sh\n/bin/cat >/dev/null; exit 3\n")
+    code, _, err = cli("say", TEXT, "--play")
+    assert (code, err) == (1, "error: --play: ffplay ended with code 3\n")
+
+
+def test_a_player_that_goes_early_is_an_error(cli: Cli) -> None:
+    add_player(cli, "ffplay", "#!/bin/sh\nexit 0\n")
+    code, _, err = cli("say", LONG, "--play")
+    assert code == 1
+    assert err.startswith("error: --play: ffplay went before")
+
+
+def test_without_a_player_it_says_which_there_could_be(cli: Cli) -> None:
+    cli.environment["PATH"] = "/nowhere"
+    code, _, err = cli("say", TEXT, "--play")
+    assert code == 1
+    assert "ffplay" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "a.wav"], "say what"),
+        ([TEXT], "say where to"),
+        ([TEXT, "--out", "a.wav", "--play"], "one of them"),
+        ([TEXT, "--file", "b.txt", "--out", "a.wav"], "say what"),
+        (["--file", "b.txt", "--out", "a.wav"], "--file: "),
+        ([TEXT, "--out", "a"], ".wav"),
+        ([TEXT, "--out", "a.doc"], ".wav"),
+        ([TEXT, "--out", "a.wav", "--format", "doc"], "--format: "),
+        ([TEXT, "--out", "."], "folder"),
+        ([TEXT, "--out", "nowhere/a.wav"], "no folder"),
+        (["", "--out", "a.wav"], "text is empty"),
+        (["…", "--out", "a.wav"], "no letter"),
+        ([TEXT, "--out", "a.wav", "--temperature", "2.1"], "--temperature: "),
+        ([TEXT, "--out", "a.wav", "--temperature", "warm"], "--temperature"),
+        ([TEXT, "--out", "a.wav", "--max-length", "4097"], "--max-length: "),
+        ([TEXT, "--out", "a.wav", "--age", "0"], "--age: "),
+        ([TEXT, "--out", "a.wav", "--gender", "x"], "--gender: "),
+        ([TEXT, "--out", "a.wav", "--seed", "-1"], "--seed: "),
+        ([TEXT, "--out", "a.wav", "--normalize", "x"], "--normalize: "),
+        ([TEXT, "--out", "a.wav", "--language", "x"], "language"),
+        ([TEXT, "--out", "a.wav", "--speaker", "x"], "speaker"),
+        ([TEXT, "--out", "a.wav", "--device", "cuda"], "DEVICE"),
+        ([TEXT, "--out", "a.wav", "--device", "x"], "DEVICE"),
+        ([TEXT, "--out", "a.wav", "--model", "nobody"], "nobody"),
+        ([TEXT, "--out", "a.wav", "--louder"], "--louder"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message_and_code_1(
+    say: Any, capsys: Any, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    code, err = say(capsys, *arguments)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert err.count("error: ") == 1
+    assert words in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_that_is_not_utf8_is_refused(say: Any, capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_bytes(TEXT.encode("cp1251"))
+    assert say(capsys, "--file", "b.txt", "--out", "a.wav") == (
+        1,
+        "error: the text is not UTF-8\n",
+    )
+
+
+def test_a_file_is_read_and_words_need_no_quotes(say: Any, capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("Раз два три.\n")
+    assert say(capsys, "--file", "b.txt", "--out", "a.wav", "--seed", "1")[0] == 0
+    assert say(capsys, "Раз", "два", "три.", "--out", "b.wav", "--seed", "1")[0] == 0
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+
+
+def test_a_device_that_is_no_file_is_written_to(say: Any, capsys: Any) -> None:
+    assert say(capsys, TEXT, "--out", "/dev/null", "--format", "wav")[0] == 0
+    assert not Path("/dev/null").is_file()
+
+
+def test_what_became_of_each_wish_is_said(say: Any, capsys: Any) -> None:
+    _, err = say(capsys, TEXT, "--out", "a.wav", "--instruct", "Sing.", "--max-length", "5")
+    assert "instruct was not applied: " in err
+    assert "max_length" in err
+    assert "cut at --max-length" in err
+
+
+def test_quiet_is_quiet(say: Any, capsys: Any) -> None:
+    assert say(capsys, TEXT, "--out", "a.wav", "--instruct", "Sing.", "--quiet") == (0, "")
+
+
+def test_every_field_of_the_service_is_an_option(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as ended:
+        commands.run(["say", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    fields = {*TTSBody.model_fields, *VoiceAttributesBody.model_fields}
+    for field in fields - {"text", "tokens", "voice_attributes"}:
+        assert f"--{field.replace('_', '-')} " in shown
+    assert "examples:" in shown
+
+
+def test_the_version_is_that_of_the_package(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        commands.run(["--version"])
+    assert capsys.readouterr().out == f"qwen-tts {__version__}\n"
+
+
+def test_the_script_that_is_installed_runs_the_command_line() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["qwen-tts"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_voices_lists_the_speakers_without_weights(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MODEL_NAME", raising=False)
+    assert commands.run(["voices"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9
+    assert lines[0].split()[:2] == ["vivian", "female"]
+    assert commands.run(["voices", "--model", "espeak-ng"]) == 0
+    assert "m6" in capsys.readouterr().out.splitlines()
+
+
+def read_all(terminal: int) -> str:
+    shown = b""
+    while True:
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:  # Linux says so when the other side has closed
+            return shown.decode()
+        if not data:
+            return shown.decode()
+        shown += data
+
+
+def test_a_terminal_shows_how_far_a_long_text_is_and_then_the_result(cli: Cli) -> None:
+    terminal, side = pty.openpty()
+    process = cli.start("say", LONG, "--out", "a.wav", stderr=side)
+    os.close(side)
+    shown = read_all(terminal)
+    os.close(terminal)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "] " in shown
+    assert " s of about " in shown
+    assert "\r\n" not in shown.partition("a.wav: ")[0]
+    assert shown.rpartition("\033[K")[2].startswith("a.wav: ")
+
+
+def test_bytes_are_not_written_to_a_terminal(cli: Cli) -> None:
+    terminal, side = pty.openpty()
+    process = cli.start("say", TEXT, "--out", "-", stdout=side)
+    os.close(side)
+    shown = read_all(terminal)
+    os.close(terminal)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, shown) == (1, "")
+    assert b"terminal" in err
