@@ -1,12 +1,20 @@
 """Pauses, normalisation and parts through both doors of a real server."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+
+from qwen_tts_service.build import build
+from qwen_tts_service.script import write_script
+from qwen_tts_service.settings import load_settings
+from qwen_tts_service.text.split import Pause
+from qwen_tts_service.types import SpeechRequest
 
 from .test_waiting import is_idle, metric, wait_for
 
@@ -132,3 +140,37 @@ def test_a_client_that_leaves_in_a_later_part_frees_its_slot(slow: Any) -> None:
             heard += len(client.recv(65536))
         assert metric(slow, "tts_active_requests") == 1
     wait_for(lambda: is_idle(slow), 2)
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Iterator[Any]:
+    data = Path(__file__).parents[1] / "data"
+    settings = load_settings({"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(data), "DEVICE": "cpu"})
+    synthesizer = build(settings, lambda _step, _fraction: None, worker=0)
+    yield synthesizer
+    synthesizer.close()
+
+
+def test_a_checkpoint_says_behind_a_pause_what_it_says_alone(checkpoint: Any) -> None:
+    def hear(text: str, max_frames: int) -> Any:
+        request = SpeechRequest(request_id="r", seed=5, text=text, max_frames=max_frames)
+        data, _ = asyncio.run(checkpoint.speak_whole(request, "pcm", second_seed=None))
+        return np.frombuffer(data, "<i2").astype(int)
+
+    alone = hear("hello the world", 15)
+    behind = hear("[pause:0.4s] hello the world", 20)
+    assert len(behind) == 20 * 1920
+    assert not behind[: 5 * 1920].any()
+    # A codec in float32 is exact to a rounding whatever the chunking: one int16 step.
+    assert np.abs(behind[5 * 1920 :] - alone).max() <= 1
+
+
+def test_a_text_too_long_for_one_part_is_parts_to_a_checkpoint(checkpoint: Any) -> None:
+    text = "hello the world. " * 60
+    request = SpeechRequest(request_id="r", seed=5, text=text, language="english")
+    script = write_script(request, checkpoint.voice.longest_part_chars)
+    assert [type(part) for part in script.parts] == [SpeechRequest, Pause, SpeechRequest]
+    first, _, second = script.parts
+    jobs = [checkpoint.voice.prepare(part).job for part in (first, second)]
+    assert jobs[0].speaker == jobs[1].speaker
+    assert jobs[0].seed == jobs[1].seed == 5
