@@ -13,6 +13,7 @@ from torch.nn.functional import conv1d, conv_transpose1d, gelu, layer_norm, line
 from qwen_tts_service.model.codec.decoder import CodecDecoder
 from qwen_tts_service.model.codec.transformer import window_mask
 from qwen_tts_service.model.config import load_config
+from qwen_tts_service.model.linear import can_pack
 
 TOLERANCE = 1e-5  # "the same samples" in float32; measured: about 1e-7
 FRAMES = 60
@@ -21,11 +22,11 @@ FRAMES = 60
 class TensorWeights:
     """A dictionary as `Weights`."""
 
-    def __init__(self, tensors):
+    def __init__(self, tensors, arithmetic):
         self.tensors = tensors
         self.device = torch.device("cpu")
         self.dtype = torch.float32
-        self.arithmetic = "float"
+        self.arithmetic = arithmetic
 
     def take(self, name, *shape):
         return self.take_raw(name, *shape)
@@ -179,6 +180,21 @@ def test_rows_do_not_hear_one_another(codec, whole):
     assert (alone[0] - whole.samples[1]).abs().max() < TOLERANCE
 
 
+@pytest.mark.skipif(not can_pack(), reason="this torch has no FBGEMM (not x86)")
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_rows_decoded_together_are_the_same_bits_as_alone(real, frames):
+    """Packed arithmetic only: what a row comes to does not depend on how many there are."""
+    codes = random_codes(real.codec.config, 4, 2 * frames)
+    together = stream(real.codec, codes, frames)
+    for rows in (1, 2, 3):
+        assert torch.equal(stream(real.codec, codes[:rows], frames), together[:rows])
+
+
+def test_plain_arithmetic_gives_the_same_samples(data, model, whole):
+    plain = type(model).load(data / "tiny_1b7", linear="float").codec
+    assert (stream(plain, whole.codes, [7] * 8 + [4]) - whole.samples).abs().max() < TOLERANCE
+
+
 def test_idle_row_keeps_its_state(codec, whole):
     state = codec.new_state(slots=2)
     head, tail = whole.codes[..., :20], whole.codes[..., 20:]
@@ -284,7 +300,8 @@ def real(random_checkpoint, tmp_path_factory):
     codes = random_codes(config, 1, REAL_FRAMES)
     with torch.inference_mode():
         samples = plain_decode(tensors, config, codes[0])
-    codec = CodecDecoder(config, TensorWeights(tensors), torch.float32)
+    arithmetic = "packed" if can_pack() else "float"
+    codec = CodecDecoder(config, TensorWeights(tensors, arithmetic), torch.float32)
     return SimpleNamespace(codec=codec, codes=codes, samples=samples, tensors=tensors)
 
 

@@ -9,6 +9,7 @@ from qwen_tts_service.model.linear import (
     HalfLinear,
     Int8Linear,
     Linear,
+    PackedLinear,
     can_pack,
     make_linear,
     read_linear,
@@ -19,7 +20,11 @@ from qwen_tts_service.model.weights import CheckpointError
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this torch has no FBGEMM (not x86)")
 
 ROWS = 16
-KINDS = [pytest.param(HalfLinear, id="half"), pytest.param(Int8Linear, id="int8")]
+KINDS = [
+    pytest.param(PackedLinear, id="packed"),
+    pytest.param(HalfLinear, id="half"),
+    pytest.param(Int8Linear, id="int8"),
+]
 # A real layer's inner size, and sizes that fill no vector register evenly.
 SHAPES = [(96, 1024), (64, 3072), (48, 37), (7, 5)]
 
@@ -134,7 +139,8 @@ def test_leading_dimensions_and_dtype_of_the_input_are_kept(kind):
     linear, x = kind(_weight((48, 37))), _inputs(37)
     y = linear(x.view(4, 2, 2, 37))
     assert torch.equal(y.view(ROWS, 48), linear(x))
-    assert linear(x.bfloat16()).dtype is torch.bfloat16
+    if kind is not PackedLinear:  # whose inputs have the dtype of its weights
+        assert linear(x.bfloat16()).dtype is torch.bfloat16
     assert linear(x[:0]).shape == (0, 48)
 
 
@@ -156,7 +162,8 @@ class Tensors:
 
 
 @pytest.mark.parametrize(
-    ("arithmetic", "kind"), [("float", Linear), ("half", HalfLinear), ("int8", Int8Linear)]
+    ("arithmetic", "kind"),
+    [("float", Linear), ("packed", PackedLinear), ("half", HalfLinear), ("int8", Int8Linear)],
 )
 def test_matrices_are_read_as_one_layer_in_the_arithmetic_of_the_weights(arithmetic, kind):
     q, k, x = _weight((48, 37)), _weight((16, 37)) * 3, _inputs(37)
@@ -180,7 +187,7 @@ def test_weight_too_large_for_half_is_named():
 
 def _kinds(model):
     parts = (model.talker, model.code_predictor, model.prompts)
-    linear = (Linear, HalfLinear, Int8Linear)
+    linear = (Linear, PackedLinear, HalfLinear, Int8Linear)
     return {type(x) for part in parts for x in part.modules() if isinstance(x, linear)}
 
 
@@ -188,7 +195,7 @@ def test_float32_on_the_cpu_is_half_unless_something_else_is_asked(model, data):
     assert model.linear == "half"
     assert _kinds(model) == {HalfLinear}
     assert _kinds(Qwen3TTS.load(data / "tiny_1b7", linear="float")) == {Linear}
-    assert _kinds(Qwen3TTS.load(data / "tiny_1b7", dtype=torch.bfloat16)) == {Linear}
+    assert _kinds(Qwen3TTS.load(data / "tiny_1b7", dtype=torch.bfloat16)) == {PackedLinear}
     assert _kinds(Qwen3TTS.load(data / "tiny_1b7", linear="int8")) == {Int8Linear, HalfLinear}
 
 

@@ -1,10 +1,11 @@
 """Linear layers, and the arithmetic in which a device computes them.
 
 `torch.nn.functional.linear` picks another summation order for another number of rows, so that a
-request's last bits, and one day its codes, depend on who else is speaking. On the CPU the two
-packed kinds here do not, for any number of rows, and read half or a quarter of the bytes: "half"
-loses nothing, "int8" is faster and rounds. What was measured, and what lost, is in docs/log.md,
-2026-11-23. It does not know which layers there are.
+request's last bits, and one day its codes, depend on who else is speaking. On the CPU the three
+packed kinds here do not, for any number of rows: "packed" keeps the dtype of the weights, "half"
+loses nothing of bfloat16 weights and reads half the bytes of float32, "int8" reads a quarter and
+rounds. What was measured, and what lost, is in docs/log.md, 2026-11-23. It does not know which
+layers there are.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,32 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         return functional.linear(x, self.weight, self.bias)
+
+
+class PackedLinear(nn.Module):
+    """y = x Wᵀ + b in the dtype of the weights, laid out for oneDNN on the CPU beforehand.
+
+    `packed_bytes` is what the weights take.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Pack `weight` [out, in]; `bias`: [out]."""
+        super().__init__()
+        self.rows = len(weight)
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)  # noqa: SLF001
+        self.packed_bytes = weight.nbytes
+        self.bias = None if bias is None else _fixed(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        rows = x.reshape(-1, x.shape[-1])
+        is_one = len(rows) == 1
+        if is_one:  # one row alone is summed in another order than one of several
+            rows = rows.repeat(2, 1)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
+            rows, self._packed, self.bias, "none", [], ""
+        )
+        return (y[:1] if is_one else y).view(*x.shape[:-1], self.rows)
 
 
 class HalfLinear(nn.Module):
@@ -124,22 +151,30 @@ def _has_vnni() -> bool:
 
 def can_pack() -> bool:
     """Whether this build of torch has the kernels: x86 with FBGEMM, as its wheels for x86 are."""
-    return "fbgemm" in torch.backends.quantized.supported_engines
+    has_fbgemm = "fbgemm" in torch.backends.quantized.supported_engines
+    return has_fbgemm and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def default_arithmetic(device: torch.device, dtype: torch.dtype) -> Arithmetic:
-    """Return "half" where float32 is computed on a CPU that can, otherwise "float"."""
-    is_float32_on_cpu = device.type == "cpu" and dtype == torch.float32
-    return "half" if is_float32_on_cpu and can_pack() else "float"
+    """Return what suits a device: on a CPU that can, "half" for float32 and else "packed"."""
+    if device.type != "cpu" or not can_pack():
+        return "float"
+    return "half" if dtype == torch.float32 else "packed"
+
+
+_KINDS: dict[Arithmetic, type[nn.Module]] = {
+    "float": Linear,
+    "packed": PackedLinear,
+    "half": HalfLinear,
+    "int8": Int8Linear,
+}
 
 
 def make_linear(
     weight: Tensor, bias: Tensor | None = None, *, arithmetic: Arithmetic = "float"
 ) -> nn.Module:
     """Build a layer from `weight` [out, in] and `bias` [out], which it does not keep if packed."""
-    if arithmetic == "float":
-        return Linear(weight, bias)
-    return (HalfLinear if arithmetic == "half" else Int8Linear)(weight, bias)
+    return _KINDS[arithmetic](weight, bias)
 
 
 def read_linear(

@@ -23,7 +23,7 @@ from qwen_tts_service.errors import InvalidRequest
 from .config import ModelConfig
 from .linear import read_linear
 from .tokenizer import PREFIX_TOKENS, SUFFIX_TOKENS
-from .weights import Arithmetic, Weights
+from .weights import Weights
 
 Layout = Literal["full_text", "streaming_text"]
 
@@ -52,7 +52,7 @@ class PromptEmbedder(nn.Module):
             "talker.model.text_embedding.weight", config.text_vocabulary, text_width
         )
         # Once per utterance is not worth the rounding of int8.
-        arithmetic: Arithmetic = "float" if weights.arithmetic == "float" else "half"
+        arithmetic = "half" if weights.arithmetic == "int8" else weights.arithmetic
 
         def projection(part: str, rows: int) -> nn.Module:
             parts = [(f"{name}.linear_{part}", rows)]

@@ -65,9 +65,9 @@ class Qwen3TTS:
 
         dtype: of talker and code predictor; None is bfloat16 on CUDA and float32 on the CPU
         codec_dtype: of the codec; None is float32, which is how it is published
-        linear: arithmetic of the linear layers of talker and code predictor; None is "half" for
-            float32 on the CPU (as exact, half the bytes) and otherwise "float"; "int8" is faster
-            on the CPU and rounds
+        linear: arithmetic of the matrices of talker and code predictor; None is "float" but on
+            the CPU, where it is "half" for float32 (as exact, half the bytes) and "packed" for
+            bfloat16; "int8" is faster there and rounds. The codec is "packed" unless "float".
         """
         device = torch.device(device)
         dtype = dtype or default_dtype(device)
@@ -93,6 +93,7 @@ class Qwen3TTS:
             path / "speech_tokenizer" / "model.safetensors",
             device=device,
             dtype=torch.float32,  # tables are folded in float32 and rounded once
+            arithmetic="float" if linear == "float" else "packed",
             ignored=CodecDecoder.IGNORED,
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:

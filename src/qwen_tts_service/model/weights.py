@@ -17,8 +17,8 @@ from torch import Tensor
 
 from qwen_tts_service.errors import StartupError
 
-Arithmetic = Literal["float", "half", "int8"]
-"""How linear layers keep their weights: in the model's dtype, or packed for the CPU."""
+Arithmetic = Literal["float", "packed", "half", "int8"]
+"""How layers keep their weights: as they are, or packed for the CPU in one of three ways."""
 
 
 class CheckpointError(StartupError):

@@ -57,7 +57,7 @@ class CodecDecoder(nn.Module):
         layers = range(self.config.transformer.layers)
         window = self.transformer.state_shape(slots)
         return CodecState(
-            tails=tuple(zeros(slots, conv.in_channels, conv.reach) for conv in convs if conv.reach),
+            tails=tuple(zeros(slots, conv.reach, conv.in_channels) for conv in convs if conv.reach),
             keys=tuple(zeros(*window) for _ in layers),
             values=tuple(zeros(*window) for _ in layers),
             frames=torch.zeros(slots, dtype=torch.int64, device=device),

@@ -30,10 +30,10 @@ class Dequantizer(nn.Module):
         self.table = nn.Parameter(torch.cat(tables).to(dtype), requires_grad=False)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """int64 [B, Q, T] -> [B, C, T]."""
+        """int64 [B, Q, T] -> [B, T, C]."""
         first = torch.arange(self.books, device=codes.device) * self.codes
-        rows = self.table[codes.transpose(1, 2) + first]
-        return rows.sum(dim=2).transpose(1, 2)
+        rows: Tensor = self.table[codes.transpose(1, 2) + first]
+        return rows.sum(dim=2)
 
 
 def _tables(config: CodecConfig, weights: Weights, group: str, books: int) -> list[Tensor]:

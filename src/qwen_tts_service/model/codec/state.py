@@ -17,7 +17,7 @@ from torch import Tensor
 class CodecState:
     """One entry per slot in every tensor.
 
-    tails:  per causal convolution, in running order, its last inputs [S, C, reach]
+    tails:  per causal convolution, in running order, its last inputs [S, reach, C]
     keys:   per transformer layer [S, H, W - 1, D], oldest first, already rotated
     values: the same
     frames: int64 [S], frames decoded so far
@@ -47,46 +47,43 @@ class Chunk:
         self._slots = slots
         self._active = active
         self._rows = rows
-        self._new: list[tuple[Tensor, Tensor, Tensor]] = []
         self._tail = 0
         self.frames = self._pick(state.frames)
 
     def extend(self, x: Tensor) -> Tensor:
-        """Put the next convolution's last inputs before x [B, C, N]: longer by its reach."""
+        """Put the next convolution's last inputs before x [B, N, C]: longer by its reach."""
         stored = self._state.tails[self._tail]
         self._tail += 1
-        return self._extend(stored, x)
+        return self._extend(stored, x, axis=1)
 
     def extend_layer(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put a layer's remembered keys and values before new ones [B, H, T, D]."""
         return (
-            self._extend(self._state.keys[layer], k),
-            self._extend(self._state.values[layer], v),
+            self._extend(self._state.keys[layer], k, axis=2),
+            self._extend(self._state.values[layer], v, axis=2),
         )
 
     def finish(self, T: int) -> None:
-        """Store what the layers left, and T frames more, for the active rows."""
-        self._new.append((self._state.frames, self.frames, self.frames + T))
-        for stored, old, new in self._new:
-            kept = new
-            if self._active is not None:
-                active = self._active.view(-1, *(1,) * (new.dim() - 1))
-                kept = torch.where(active, new, old)
-            if self._slots is None:
-                stored[: self._rows] = kept
-            else:
-                stored.index_copy_(0, self._slots, kept)
+        """Count T frames more for the active rows."""
+        self._store(self._state.frames, self.frames, self.frames + T)
 
     def _pick(self, stored: Tensor) -> Tensor:
         if self._slots is None:
             return stored[: self._rows]
         return stored.index_select(0, self._slots)
 
-    def _extend(self, stored: Tensor, x: Tensor) -> Tensor:
-        # Time is the last axis of tails and the last but one of keys: [.., C, N], [.., H, N, D].
-        axis = 2
+    def _extend(self, stored: Tensor, x: Tensor, *, axis: int) -> Tensor:
         old = self._pick(stored)
         joined = torch.cat((old, x), dim=axis)
         reach = old.shape[axis]
-        self._new.append((stored, old, joined.narrow(axis, joined.shape[axis] - reach, reach)))
+        self._store(stored, old, joined.narrow(axis, joined.shape[axis] - reach, reach))
         return joined
+
+    def _store(self, stored: Tensor, old: Tensor, new: Tensor) -> None:
+        if self._active is not None:
+            active = self._active.view(-1, *(1,) * (new.dim() - 1))
+            new = torch.where(active, new, old)
+        if self._slots is None:
+            stored[: self._rows] = new
+        else:
+            stored.index_copy_(0, self._slots, new)

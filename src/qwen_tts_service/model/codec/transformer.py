@@ -10,11 +10,11 @@ Letters: B rows, T frames, C width, H heads, D head size, W window.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import silu
 
 from qwen_tts_service.model.config import CodecConfig
 from qwen_tts_service.model.layers import RMSNorm, rotary_tables, rotate
-from qwen_tts_service.model.linear import Linear
+from qwen_tts_service.model.linear import make_linear
 from qwen_tts_service.model.weights import Weights, stack_rows
 
 from .state import Chunk
@@ -37,9 +37,10 @@ class _Block(nn.Module):
             values = weights.take(f"{name}.{suffix}", width).to(dtype)
             return nn.Parameter(values, requires_grad=False)
 
-        def matrix(rows: int, columns: int, *suffixes: str) -> Linear:
+        def matrix(rows: int, columns: int, *suffixes: str) -> nn.Module:
             named = [(f"{name}.{suffix}.weight", rows) for suffix in suffixes]
-            return Linear(stack_rows(weights, named, columns).to(dtype))
+            weight = stack_rows(weights, named, columns).to(dtype)
+            return make_linear(weight, arithmetic=weights.arithmetic)
 
         self.attention_norm = RMSNorm(vector("input_layernorm.weight"), sizes.norm_eps)
         self.mlp_norm = RMSNorm(vector("post_attention_layernorm.weight"), sizes.norm_eps)
@@ -51,14 +52,17 @@ class _Block(nn.Module):
         self.down = matrix(width, ffn, "mlp.down_proj")
 
     def forward(
-        self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor], mask: Tensor, chunk: Chunk
+        self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor], hidden: Tensor, chunk: Chunk
     ) -> Tensor:
         B, T, _ = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(B, T, 3, self.heads, self.head_size)
         q, k, v = qkv.unbind(2)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         keys, values = chunk.extend_layer(layer, k.transpose(1, 2), v.transpose(1, 2))
-        heard = scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask)
+        # On the CPU scaled_dot_product_attention with a mask would depend on the number of rows.
+        scores = torch.matmul(q.transpose(1, 2), keys.transpose(2, 3)) * self.head_size**-0.5
+        scores = scores.masked_fill(hidden, float("-inf"))
+        heard = torch.matmul(scores.softmax(dim=-1, dtype=torch.float32).to(x.dtype), values)
         x = x + self.attention_scale * self.out(heard.transpose(1, 2).reshape(B, T, -1))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
         mixed: Tensor = x + self.mlp_scale * self.down(silu(gate) * up)
@@ -74,9 +78,10 @@ class WindowedTransformer(nn.Module):
         self.config = config
         self.dtype = dtype
 
-        def projection(name: str, rows: int, columns: int) -> Linear:
+        def projection(name: str, rows: int, columns: int) -> nn.Module:
             weight = weights.take(f"{_NAME}.{name}.weight", rows, columns).to(dtype)
-            return Linear(weight, weights.take(f"{_NAME}.{name}.bias", rows).to(dtype))
+            bias = weights.take(f"{_NAME}.{name}.bias", rows).to(dtype)
+            return make_linear(weight, bias, arithmetic=weights.arithmetic)
 
         self.enter = projection("input_proj", sizes.width, latent)
         self.blocks = nn.ModuleList(
@@ -92,16 +97,16 @@ class WindowedTransformer(nn.Module):
         return slots, sizes.heads, self.config.window_frames - 1, sizes.head_size
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
-        """[B, C, T] -> [B, C, T]."""
-        sizes, T = self.config.transformer, x.shape[2]
+        """[B, T, C] -> [B, T, C]."""
+        sizes, T = self.config.transformer, x.shape[1]
         positions = chunk.frames[:, None] + torch.arange(T, device=x.device)
         tables = rotary_tables(positions, sizes.head_size, sizes.rope_theta, self.dtype)
         rotary = (tables[0].unsqueeze(2), tables[1].unsqueeze(2))
-        mask = window_mask(chunk.frames, T, self.config.window_frames)
-        x = self.enter(x.transpose(1, 2))
+        hidden = ~window_mask(chunk.frames, T, self.config.window_frames)
+        x = self.enter(x)
         for layer, block in enumerate(self.blocks):
-            x = block(x, layer, rotary, mask, chunk)
-        out: Tensor = self.leave(self.norm(x)).transpose(1, 2)
+            x = block(x, layer, rotary, hidden, chunk)
+        out: Tensor = self.leave(self.norm(x))
         return out
 
 

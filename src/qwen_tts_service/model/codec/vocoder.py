@@ -3,6 +3,7 @@
 Every layer is causal and stride 1, so a chunk needs only the inputs just before it. A transposed
 convolution with kernel 2s and stride s, trimmed at its right, is y[t·s + j] = b + W[:, :, j]ᵀ x[t]
 + W[:, :, s + j]ᵀ x[t-1]: an ordinary convolution over two frames with s times the channels.
+Channels are the last axis everywhere, so that a convolution's windows are rows of a matrix.
 Sources: ConvNeXt ("A ConvNet for the 2020s"), SnakeBeta ("BigVGAN"), layer order from the
 Qwen3-TTS reference implementation, qwen-tts 0.1.1. It does not know codes or attention.
 
@@ -11,18 +12,18 @@ Letters: B rows, C channels, N steps at the layer's own rate.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv1d, gelu, layer_norm, linear
+from torch.nn.functional import conv2d, gelu, layer_norm
 
 from qwen_tts_service.model.config import CodecConfig
-from qwen_tts_service.model.weights import Weights
+from qwen_tts_service.model.linear import make_linear
+from qwen_tts_service.model.weights import Arithmetic, Weights
 
 from .state import Chunk
 
 _DILATIONS = (1, 3, 9)
 
-# oneDNN's convolution of few steps is slow on the CPU: 1024 to 1536 channels, kernel 7, 4 steps
-# took 10.8 ms against 3.9 as a matmul; at 32 steps they are even, beyond it is the faster one.
-_FEW_STEPS = 32
+_WIDE = 384
+"""From so many channels on, weights are larger than windows, and packing them pays on the CPU."""
 
 
 def _fixed(tensor: Tensor, dtype: torch.dtype) -> nn.Parameter:
@@ -30,7 +31,11 @@ def _fixed(tensor: Tensor, dtype: torch.dtype) -> nn.Parameter:
 
 
 class CausalConv(nn.Module):
-    """A stride 1 convolution that sees its input and what came before."""
+    """A stride 1 convolution that sees its input and what came before.
+
+    arithmetic: "packed" computes wide layers, on the CPU, as windows times a packed matrix; what
+    a row comes to then does not depend on how many rows there are
+    """
 
     def __init__(
         self,
@@ -38,17 +43,25 @@ class CausalConv(nn.Module):
         bias: Tensor,
         *,
         dtype: torch.dtype,
+        arithmetic: Arithmetic,
         dilation: int = 1,
         groups: int = 1,
     ) -> None:
         super().__init__()
-        self.weight = _fixed(weight, dtype)
-        self.bias = _fixed(bias, dtype)
+        out, inner, self.kernel = weight.shape
         self.dilation = dilation
         self.groups = groups
-        self.in_channels = weight.shape[1] * groups
-        self.reach = (weight.shape[2] - 1) * dilation
+        self.in_channels = inner * groups
+        self.reach = (self.kernel - 1) * dilation
         """How many inputs before the first new one are needed."""
+        self.matrix: nn.Module | None = None
+        is_wide = self.in_channels >= _WIDE or self.kernel == 1
+        if arithmetic != "float" and groups == 1 and is_wide:
+            rows = weight.to(dtype).transpose(1, 2).reshape(out, -1)
+            self.matrix = make_linear(rows, bias.to(dtype), arithmetic=arithmetic)
+        else:
+            image = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+            self.weight, self.bias = _fixed(image, dtype), _fixed(bias, dtype)
 
     @classmethod
     def load(
@@ -62,23 +75,34 @@ class CausalConv(nn.Module):
         groups: int = 1,
     ) -> "CausalConv":
         """Read `name`.weight [out, in / groups, kernel] and `name`.bias [out]."""
-        weight = weights.take(f"{name}.weight", *shape)
-        bias = weights.take(f"{name}.bias", shape[0])
-        return cls(weight, bias, dtype=dtype, dilation=dilation, groups=groups)
+        return cls(
+            weights.take(f"{name}.weight", *shape),
+            weights.take(f"{name}.bias", shape[0]),
+            dtype=dtype,
+            arithmetic=weights.arithmetic,
+            dilation=dilation,
+            groups=groups,
+        )
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
-        """[B, C, N] -> [B, C out, N]."""
-        steps = x.shape[2]
+        """[B, N, C] -> [B, N, C out]."""
         if self.reach:
             x = chunk.extend(x)
-        if steps < _FEW_STEPS and self.groups == 1 and x.device.type == "cpu":
-            return self._as_matmul(x)
-        return conv1d(x, self.weight, self.bias, dilation=self.dilation, groups=self.groups)
+        if self.matrix is not None:
+            y: Tensor = self.matrix(self._windows(x))
+            return y
+        image = x.transpose(1, 2).unsqueeze(2)  # [B, C, 1, N], in memory still [B, N, C]
+        y = conv2d(image, self.weight, self.bias, dilation=(1, self.dilation), groups=self.groups)
+        return y.squeeze(2).transpose(1, 2)
 
-    def _as_matmul(self, x: Tensor) -> Tensor:
-        windows = x.unfold(2, self.reach + 1, 1)[..., :: self.dilation]  # [B, C, N, kernel]
-        flat = windows.transpose(1, 2).flatten(2)
-        return linear(flat, self.weight.flatten(1), self.bias).transpose(1, 2)
+    def _windows(self, x: Tensor) -> Tensor:
+        """[B, reach + N, C] -> [B, N, kernel * C]."""
+        if self.kernel == 1:
+            return x
+        B, length, C = x.shape
+        row, step, _ = x.stride()
+        shape = (B, length - self.reach, self.kernel, C)
+        return x.as_strided(shape, (row, step, step * self.dilation, 1)).flatten(2)
 
 
 class Upsample(nn.Module):
@@ -97,18 +121,17 @@ class Upsample(nn.Module):
         super().__init__()
         into, out, kernel = shape
         taps = weights.take(f"{name}.weight", *shape)
-        # [in, out, taps, s] -> [out, s, in, taps], the oldest input's tap first
-        folded = taps.reshape(into, out, kernel // stride, stride).permute(1, 3, 0, 2).flip(3)
-        bias = weights.take(f"{name}.bias", out).repeat_interleave(stride)
-        self.stride = stride
-        weight = folded.reshape(out * stride, into, -1).contiguous()
-        self.conv = CausalConv(weight, bias, dtype=dtype)
+        # [in, out, taps, s] -> [s, out, in, taps], the oldest input's tap first
+        folded = taps.reshape(into, out, kernel // stride, stride).permute(3, 1, 0, 2).flip(3)
+        weight = folded.reshape(stride * out, into, -1).contiguous()
+        bias = weights.take(f"{name}.bias", out).repeat(stride)
+        self.out = out
+        self.conv = CausalConv(weight, bias, dtype=dtype, arithmetic=weights.arithmetic)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
-        """[B, C in, N] -> [B, C out, N * s]."""
-        B, _, N = x.shape
+        """[B, N, C in] -> [B, N * s, C out]."""
         y: Tensor = self.conv(x, chunk)
-        return y.view(B, -1, self.stride, N).transpose(2, 3).reshape(B, -1, N * self.stride)
+        return y.reshape(len(x), -1, self.out)
 
 
 class SnakeBeta(nn.Module):
@@ -118,12 +141,13 @@ class SnakeBeta(nn.Module):
         super().__init__()
         alpha = weights.take(f"{name}.alpha", channels).exp()
         beta = weights.take(f"{name}.beta", channels).exp()
-        self.frequency = _fixed(alpha[:, None], dtype)
-        self.height = _fixed((1.0 / (beta + 1e-9))[:, None], dtype)
+        self.frequency = _fixed(alpha, dtype)
+        self.height = _fixed(1.0 / (beta + 1e-9), dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, N] -> [B, C, N]."""
-        return x + self.height * (x * self.frequency).sin().square()
+        """[B, N, C] -> [B, N, C]."""
+        wave = (x * self.frequency).sin_().square_()
+        return torch.addcmul(x, wave, self.height, out=wave)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -136,18 +160,20 @@ class ConvNeXtBlock(nn.Module):
         def take(suffix: str, *shape: int) -> nn.Parameter:
             return _fixed(weights.take(f"{name}.{suffix}", *shape), dtype)
 
+        def matrix(suffix: str, rows: int, columns: int) -> nn.Module:
+            weight, bias = take(f"{suffix}.weight", rows, columns), take(f"{suffix}.bias", rows)
+            return make_linear(weight, bias, arithmetic=weights.arithmetic)
+
         self.norm_weight, self.norm_bias = take("norm.weight", C), take("norm.bias", C)
-        self.widen, self.widen_bias = take("pwconv1.weight", 4 * C, C), take("pwconv1.bias", 4 * C)
-        self.narrow, self.narrow_bias = take("pwconv2.weight", C, 4 * C), take("pwconv2.bias", C)
+        self.widen = matrix("pwconv1", 4 * C, C)
+        self.narrow = matrix("pwconv2", C, 4 * C)
         self.gamma = take("gamma", C)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
-        """[B, C, N] -> [B, C, N]."""
-        y = self.depthwise(x, chunk).transpose(1, 2)
+        """[B, N, C] -> [B, N, C]."""
+        y = self.depthwise(x, chunk)
         y = layer_norm(y, (y.shape[-1],), self.norm_weight, self.norm_bias, eps=1e-6)
-        y = gelu(linear(y, self.widen, self.widen_bias))
-        y = self.gamma * linear(y, self.narrow, self.narrow_bias)
-        mixed: Tensor = x + y.transpose(1, 2)
+        mixed: Tensor = x + self.gamma * self.narrow(gelu(self.widen(y)))
         return mixed
 
 
@@ -166,7 +192,7 @@ class ResidualUnit(nn.Module):
         self.conv2 = CausalConv.load(weights, f"{name}.conv2.conv", (C, C, 1), dtype)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
-        """[B, C, N] -> [B, C, N]."""
+        """[B, N, C] -> [B, N, C]."""
         y = self.conv1(self.act1(x), chunk)
         mixed: Tensor = x + self.conv2(self.act2(y), chunk)
         return mixed
@@ -190,7 +216,7 @@ class VocoderStage(nn.Module):
         )
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
-        """[B, C, N] -> [B, C / 2, N * s]."""
+        """[B, N, C] -> [B, N * s, C / 2]."""
         x = self.up(self.act(x), chunk)
         for unit in self.units:
             x = unit(x, chunk)
@@ -223,11 +249,11 @@ class Vocoder(nn.Module):
         self.leave = CausalConv.load(weights, f"{name}.{last + 1}.conv", (1, C, 7), dtype)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
-        """[B, C, T] -> [B, T * samples per frame], not yet clamped."""
+        """[B, T, C] -> [B, T * samples per frame], not yet clamped."""
         for layer in self.lift:
             x = layer(x, chunk)
         x = self.enter(x, chunk)
         for stage in self.stages:
             x = stage(x, chunk)
         samples: Tensor = self.leave(self.act(x), chunk)
-        return samples.squeeze(1)
+        return samples.squeeze(2)
