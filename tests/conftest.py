@@ -4,6 +4,7 @@ It knows how to start, await and stop a server; what is asked of it is the tests
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 READY_S = 120.0
 STOP_S = 60.0
+
+
+def pytest_configure() -> None:
+    """End as Ctrl-C does when told to terminate, so that no server outlives the tests."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @dataclass(frozen=True, slots=True)
