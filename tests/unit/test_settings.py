@@ -55,6 +55,8 @@ def test_values_are_read_from_their_variables() -> None:
         ("LOG_LEVEL", "loud"),
         ("REQUEST_TIMEOUT_S", "nan"),
         ("USE_FLASH_ATTENTION", "maybe"),
+        ("API_KEY", "ключ"),
+        ("API_KEY", "two words"),
     ],
 )
 def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
@@ -62,7 +64,8 @@ def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
         load_settings({name: value})
 
 
-def test_a_wrong_setting_never_shows_the_key() -> None:
+@pytest.mark.parametrize("wrong", [{"MAX_QUEUE": "-1"}, {"API_KEY": "hunter2 "}])
+def test_a_wrong_setting_never_shows_the_key(wrong: dict[str, str]) -> None:
     with pytest.raises(StartupError) as caught:
-        load_settings({"API_KEY": "hunter2", "MAX_QUEUE": "-1"})
+        load_settings({"API_KEY": "hunter2", **wrong})
     assert "hunter2" not in str(caught.value)
