@@ -103,6 +103,19 @@ def test_a_client_that_leaves_frees_its_slot(roomy: Any, door: str) -> None:
     assert metric(roomy, "tts_cancellations_total") == before + 1
 
 
+@pytest.mark.parametrize("door", [*DOORS, "/v1/audio/speech"])
+def test_a_client_that_leaves_within_its_body_is_no_failure(roomy: Any, door: str) -> None:
+    before = metric(roomy, "tts_cancellations_total")
+    with socket.create_connection(("127.0.0.1", roomy.port)) as client:
+        head = f"POST {door} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        client.sendall(head.encode() + b'Content-Length: 99\r\n\r\n{"text": "Zwet')
+    wait_for(lambda: metric(roomy, "tts_cancellations_total") == before + 1)
+    log = roomy.log.read_text()
+    assert "ClientDisconnect" not in log
+    assert f"{door} id=" in log
+    assert not re.search(r"status=(5\d\d|None) outcome=ok", log)
+
+
 def test_a_client_that_leaves_while_it_waits_frees_its_place(slow: Any) -> None:
     wait_for(lambda: is_idle(slow))
     url = slow.base_url + "/stream-tts"

@@ -66,7 +66,7 @@ class Call:
         self._at_end.close()
         if self.route is None:
             return
-        outcome = self.outcome or "ok"
+        outcome = self.outcome or ("ok" if self.status and self.status < 400 else "internal_error")
         total_s = monotonic() - self.accepted_s
         metrics.REQUESTS.labels(self.route, outcome).inc()
         metrics.REQUEST_S.labels(self.route).observe(total_s)

@@ -17,7 +17,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from pydantic import ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -105,7 +105,7 @@ async def _read_order(
 
 
 async def read_body(http: Request, max_bytes: int) -> bytes:
-    """The JSON body's bytes; raises UnsupportedMediaType or BodyTooLarge."""
+    """The JSON body's bytes; raises UnsupportedMediaType, BodyTooLarge or ClientLeft."""
     media_type = http.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType(
@@ -113,10 +113,13 @@ async def read_body(http: Request, max_bytes: int) -> bytes:
             "with curl: -H 'Content-Type: application/json'"
         )
     body = bytearray()
-    async for part in http.stream():
-        body += part
-        if len(body) > max_bytes:
-            raise BodyTooLarge(f"the body has more than {max_bytes} bytes")
+    try:
+        async for part in http.stream():
+            body += part
+            if len(body) > max_bytes:
+                raise BodyTooLarge(f"the body has more than {max_bytes} bytes")
+    except ClientDisconnect:
+        raise ClientLeft("the client closed the connection within its body") from None
     return bytes(body)
 
 
@@ -223,7 +226,9 @@ async def _counting_underruns(
 def _headers(ticket: Ticket, speech: Speech) -> dict[str, str]:
     choice = speech.choice
     voice = ticket.runtime.synthesizer.voice
-    ticket.call.note(model=voice.model_name, voice=choice.speaker, language=choice.language)
+    ticket.call.note(
+        seed=speech.seed, model=voice.model_name, voice=choice.speaker, language=choice.language
+    )
     headers = {
         "Cache-Control": "no-store",
         "X-Seed": str(speech.seed),
