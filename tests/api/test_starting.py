@@ -135,7 +135,8 @@ def test_an_api_key_guards_what_speaks_and_nothing_else(start_server: Any) -> No
             headers={
                 "Origin": "https://app.example",
                 "Access-Control-Request-Method": "POST",
-                "Access-Control-Request-Headers": "authorization,content-type",
+                # Clients add headers of their own, as OpenAI's does in a browser.
+                "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang",
             },
         )
         assert preflight.status_code == 200
@@ -143,7 +144,11 @@ def test_an_api_key_guards_what_speaks_and_nothing_else(start_server: Any) -> No
         refused = httpx.post(url + "/tts", json={}, headers={"Origin": "https://app.example"})
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == "https://app.example"
-        assert "sesame" not in server.log.read_text()
+        counted = httpx.get(url + "/metrics").text
+        assert 'tts_requests_total{outcome="unauthorized",route="/tts"} 3.0' in counted
+        log = server.log.read_text()
+        assert f"/tts id={refused.headers['x-request-id']}" in log
+        assert "sesame" not in log
 
 
 def test_another_rate_is_resampled_and_one_a_format_cannot_carry_is_refused(
