@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -332,6 +333,32 @@ def test_a_refusal_names_the_field_as_this_api_calls_it(
     assert MARKER not in server.log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("content", "code", "param"),
+    [
+        pytest.param(b'{"input": "%s"' % MARKER.encode(), "invalid_json", None, id="cut"),
+        pytest.param(b'["%s"]' % MARKER.encode(), "invalid_request", None, id="list"),
+        pytest.param(b"[" * 100_000, "invalid_json", None, id="deep"),
+        pytest.param(b'{"input": "\xff"}', "invalid_json", None, id="not-utf8"),
+        pytest.param(b"", "invalid_json", None, id="nothing"),
+        pytest.param(b'{"input": "a", "speed": NaN}', "invalid_request", "speed", id="nan"),
+        pytest.param(
+            b'{"input": "a", "voice_attributes": {"%s": 1}}' % MARKER.encode(),
+            "unknown_field",
+            "voice_attributes",
+            id="unknown-attribute",
+        ),
+    ],
+)
+def test_a_broken_body_is_a_400(server: Any, content: bytes, code: str, param: str | None) -> None:
+    headers = {"Content-Type": "application/json"}
+    url = f"{server.base_url}/v1/audio/speech"
+    answer = httpx.post(url, content=content, headers=headers)
+    assert answer.status_code == 400
+    assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, param)
+    assert MARKER not in answer.text
+
+
 def test_too_much_text_is_refused_in_this_apis_words(server: Any) -> None:
     error = post(server, input="a" * 4097).json()["error"]
     assert error["message"] == "input has 4097 characters; at most 4096 are allowed"
@@ -401,6 +428,24 @@ def test_voices_are_the_speakers_and_openais_names(server: Any) -> None:
     assert voices["nova"]["description"] is None
     legacy = httpx.get(url, params={"legacy": "true"}).json()["voices"]
     assert legacy == list(voices)
+
+
+def test_a_checkpoint_has_a_speaker_of_the_right_gender_for_every_name(start_server: Any) -> None:
+    data = Path(__file__).parents[1] / "data"
+    with start_server(MODEL_NAME="tiny_1b7", MODEL_PATH=str(data), DEVICE="cpu") as qwen:
+        voices = httpx.get(f"{qwen.base_url}/v1/audio/voices").json()["voices"]
+        genders = {voice["id"]: voice["gender"] for voice in voices}
+        wish = {"instructions": "Whisper.", "max_length": 4, "response_format": "pcm"}
+        answer = post(qwen, voice="marin", **wish)
+        with client_of(qwen) as client:
+            assert next(iter(client.models.list())).id == "tiny_1b7"
+    speakers = {voice["id"] for voice in voices if voice["id"] == voice["speaker"]}
+    assert set(OPENAI_VOICES.values()) <= speakers
+    assert all(genders[v["id"]] == genders[v["speaker"]] for v in voices)
+    assert answer.headers["x-model"] == "tiny_1b7"
+    assert answer.headers["x-voice"] == "serena"
+    assert answer.headers["x-voice-applied"] == "speaker, instruct"
+    assert len(answer.content) in {frames * FRAME_BYTES for frames in range(1, 5)}
 
 
 def test_with_a_key_only_the_lists_that_webui_needs_stay_open(start_server: Any) -> None:

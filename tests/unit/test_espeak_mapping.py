@@ -95,6 +95,27 @@ def test_emotion_words_come_from_the_table_that_is_given():
     assert delivery == choose(emotion="sad")[1]
 
 
+@pytest.mark.parametrize(("name", "variant"), [("nova", "f2"), ("onyx", "m6")])
+def test_names_of_other_services_speak_with_their_gender(name, variant):
+    choice, _ = choose_delivery(
+        VoiceAttributes(gender="neutral", age=70),
+        "russian",
+        name,
+        None,
+        speakers=SPEAKERS,
+        gender_of_name={"nova": "female", "onyx": "male"}.get,
+    )
+    assert choice.speaker == variant
+    assert choice.applied == ("speaker",)
+    assert set(choice.not_applied) == {"gender", "age"}
+
+
+def test_names_that_no_table_knows_are_refused():
+    with pytest.raises(InvalidRequest) as caught:
+        choose(speaker="nova")
+    assert caught.value.code == "unknown_speaker"
+
+
 def test_emotions_have_the_names_of_the_table_of_words():
     assert set(EMOTIONS) == set(get_args(Emotion))
 

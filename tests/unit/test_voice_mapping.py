@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.types import VoiceAttributes
 from qwen_tts_service.voice import emotions
-from qwen_tts_service.voice.catalogue import AGE_BANDS, OPENAI_VOICES, SPEAKERS, age_band
+from qwen_tts_service.voice.catalogue import (
+    AGE_BANDS,
+    OPENAI_VOICES,
+    SPEAKERS,
+    age_band,
+    gender_of_openai_voice,
+)
 from qwen_tts_service.voice.emotions import emotion_phrase, known_emotion
 from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice, resolve_speaker
 
@@ -196,6 +202,14 @@ def test_all_thirteen_openai_names_resolve():
     ]
     assert sorted(OPENAI_VOICES) == names
     assert set(OPENAI_VOICES.values()) <= set(SPEAKERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "gender"),
+    [("nova", "female"), (" Onyx", "male"), ("vivian", None), ("nobody", None), ("", None)],
+)
+def test_openai_voices_have_the_gender_of_their_speaker(name, gender):
+    assert gender_of_openai_voice(name) == gender
 
 
 @pytest.mark.parametrize("name", ["nobody", "!", "пётр", "ryan2", "a" * 500])
