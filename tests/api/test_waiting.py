@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from qwen_tts_service.api import wire
+
 SLOW = "tests.api.slow_service:QwenTTS"
 DOORS = ("/tts", "/stream-tts")
 
@@ -64,6 +66,14 @@ def test_a_short_file_behind_a_long_one_takes_its_own_time(roomy: Any) -> None:
     assert long.is_alive(), "the long request ended before the short ones: nothing was shown"
     long.join()
     assert took_s["2"] < took_s["60"] / 2
+
+
+def test_no_file_waits_for_as_long_as_those_before_it() -> None:
+    optimizer = wire.Optimizer(max_latency=60)
+    for _ in range(10):
+        optimizer.log_outbound(n=1, wait=5.0, duration=0.001)
+    optimizer.trigger_refresh()
+    assert optimizer.wait == 0
 
 
 def test_a_batch_of_files_is_spoken_side_by_side_with_a_status_each(roomy: Any) -> None:
