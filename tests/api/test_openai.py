@@ -95,6 +95,7 @@ def test_every_format_says_the_same_as_the_stream_door(
 
 
 def test_audio_streams_to_the_client_while_it_is_made(slow: Any) -> None:
+    wait_for(lambda: is_idle(slow))
     with (
         client_of(slow) as client,
         client.audio.speech.with_streaming_response.create(
@@ -202,6 +203,7 @@ def test_events_carry_the_audio_and_then_what_it_was(server: Any, client: openai
 
 
 def test_events_come_while_speech_is_made(slow: Any) -> None:
+    wait_for(lambda: is_idle(slow))
     body = {"input": "30", "response_format": "pcm", "stream_format": "sse"}
     with httpx.stream("POST", f"{slow.base_url}/v1/audio/speech", json=body) as answer:
         lines = answer.iter_lines()
