@@ -5,6 +5,7 @@ checks that values are well formed, and others check that they can be had.
 """
 
 import os
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -100,6 +101,12 @@ def worker_count() -> int:
     """
     value = os.environ.get("WORKERS", "")
     return int(value) if value.isascii() and value.isdigit() and int(value) > 0 else 1
+
+
+def metrics_directory() -> Path | None:
+    """Where workers put their numbers together; the server sets it, and nobody else should."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(directory) if directory else None
 
 
 def load_settings(environ: dict[str, str] | None = None, **overrides: str | None) -> Settings:

@@ -73,7 +73,8 @@ class SlowVoice:
         channel.close()
 
     def warm_up(self) -> None:
-        pass
+        if os.environ.get("IS_MUTE"):
+            raise SynthesisFailed("the slow voice was told to be mute")
 
     @property
     def is_healthy(self) -> bool:

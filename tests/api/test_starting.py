@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from tests.conftest import ROOT, clean_environment, free_port, wait_until_ready
 
@@ -189,7 +190,21 @@ def test_workers_are_numbered_and_their_metrics_added_up(start_server: Any) -> N
         assert "worker 1 loads" in log
 
 
-def test_readiness_waits_for_a_real_utterance(start_server: Any) -> None:
-    with start_server() as server:
+def test_a_worker_that_was_killed_is_replaced_and_leaves_no_count(start_server: Any) -> None:
+    with start_server("tests.api.slow_service:QwenTTS") as server:
+        url = server.base_url
+        with httpx.stream("POST", url + "/stream-tts", json={"text": "999"}) as cut:
+            assert cut.status_code == 200
+            (worker,) = psutil.Process(server.pid).children()
+            worker.kill()
+            with pytest.raises(httpx.HTTPError):
+                cut.read()
         wait_until_ready(server)
-        assert "starting: warm-up" in server.log.read_text()
+        counted = httpx.get(url + "/metrics").text.splitlines()
+        assert {"tts_active_requests 0.0", "tts_slots 10.0", "tts_ready 1.0"} <= set(counted)
+
+
+def test_a_voice_that_cannot_say_its_first_word_is_never_ready(tmp_path: Path) -> None:
+    ended = serve(tmp_path, service="tests.api.slow_service:QwenTTS", IS_MUTE="1")
+    assert ended.returncode == 1
+    assert "the slow voice was told to be mute" in ended.stderr + ended.stdout

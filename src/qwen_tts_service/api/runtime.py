@@ -13,7 +13,7 @@ from typing import Literal
 from qwen_tts_service import __version__
 from qwen_tts_service.admission import Admission
 from qwen_tts_service.errors import NotReady
-from qwen_tts_service.settings import EMBEDDED_VOICE, Settings
+from qwen_tts_service.settings import EMBEDDED_VOICE, Settings, metrics_directory
 from qwen_tts_service.synthesizer import Synthesizer
 from qwen_tts_service.telemetry import logs, metrics, resources
 
@@ -78,6 +78,7 @@ class Runtime:
             queue_limit=settings.queue_limit,
             on_change=self._show_load,
         )
+        metrics.forget_dead_workers(metrics_directory())
         metrics.SLOTS.set(settings.max_concurrent_requests)
         resources.start_sampling(self._stop)
         threading.Thread(target=self._load, args=(build, on_failure), daemon=True).start()

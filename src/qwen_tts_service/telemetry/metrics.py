@@ -5,6 +5,9 @@ never anything a client wrote. With several workers the numbers are summed over 
 the directory that the server sets up. It does not know who counts what.
 """
 
+from pathlib import Path
+
+import psutil
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     REGISTRY,
@@ -94,3 +97,10 @@ def render() -> bytes:
     except ValueError:  # no directory to share: this process is the only one
         return generate_latest(REGISTRY)
     return generate_latest(registry)
+
+
+def forget_dead_workers(directory: Path | None) -> None:
+    """Drop the gauges of workers that were killed; they would be added up for ever."""
+    for file in directory.glob("gauge_live*_*.db") if directory else ():
+        if not psutil.pid_exists(int(file.stem.rpartition("_")[2])):
+            file.unlink(missing_ok=True)
