@@ -11,6 +11,7 @@ from qwen_tts_service.model.attention import (
     choose_attention,
     prefill,
 )
+from qwen_tts_service.model.code_predictor import _FrameCache
 
 S, L, H, K, D = 4, 24, 4, 2, 16
 
@@ -145,3 +146,23 @@ def test_the_model_speaks_the_same_with_either_sdpa(model, monkeypatch):
         steps = [model.frame_step(state, torch.tensor([1]), max_position=48) for _ in range(8)]
         spoken.append(torch.stack([codes for codes, _ in steps]))
     assert torch.equal(*spoken)
+
+
+def test_predictor_attends_to_each_row_as_if_it_were_alone():
+    # Real head sizes: with small ones all numbers of rows get the same kernels.
+    heads, kv_heads, size, rows = 16, 8, 128, 5
+    generator = torch.Generator().manual_seed(1)
+    passes = [
+        torch.randn(rows, steps, heads + 2 * kv_heads, size, generator=generator)
+        for steps in (2, 1, 1, 1)
+    ]
+
+    def attend(part):
+        cache = _FrameCache(1)
+        split = (heads, kv_heads, kv_heads)
+        return [cache._attend(0, *x[part].split(split, dim=2)) for x in passes]
+
+    together = attend(slice(0, rows))
+    for row in range(rows):
+        for whole, alone in zip(together, attend(slice(row, row + 1)), strict=True):
+            assert torch.equal(whole[row], alone[0])

@@ -98,7 +98,8 @@ class _FrameCache:
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         B, T, H, D = q.shape
         K = k.shape[2]
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        # As views, one row and several rows would get different kernels and different last bits.
+        k, v = k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
         before = self._layers[layer]
         if before is not None:
             k = torch.cat((before[0], k), dim=2)
