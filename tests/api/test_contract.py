@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import time
 import wave
 from typing import Any
 
@@ -59,6 +60,17 @@ def test_the_file_example_is_a_wav_with_exact_sizes(server: Any) -> None:
     assert response.headers["content-length"] == str(len(response.content))
 
 
+def log_line(server: Any, words: str) -> str:
+    """The line with these words; it is written when the answer has been sent, so wait for it."""
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s:
+        for line in server.log.read_text().splitlines():
+            if words in line:
+                return str(line)
+        time.sleep(0.02)
+    pytest.fail(f"no line has {words!r}")
+
+
 @pytest.mark.parametrize("door", ["/tts", "/stream-tts"])
 def test_an_answer_says_what_spoke_and_what_became_of_each_wish(server: Any, door: str) -> None:
     response = httpx.post(
@@ -74,7 +86,7 @@ def test_an_answer_says_what_spoke_and_what_became_of_each_wish(server: Any, doo
     assert 0 <= int(headers["x-seed"]) < 2**32
     assert {"gender", "age"} <= set(headers["x-voice-applied"].split(", "))
     assert headers["x-voice-not-applied"].startswith("instruct: ")
-    line = next(x for x in server.log.read_text().splitlines() if f"{door} id=headers-1" in x)
+    line = log_line(server, f"{door} id=headers-1")
     assert "outcome=ok" in line
     assert "Привет" not in server.log.read_text()
 

@@ -54,6 +54,8 @@ def test_the_stream_decodes_to_the_file(server: Any, format: str) -> None:
 def test_the_second_request_is_as_good_as_the_first(server: Any, format: str) -> None:
     body = {"text": "Раз, два.", "format": format, "seed": 3}
     first, second = (
-        decode(httpx.post(f"{server.base_url}/tts", json=body).content, format) for _ in range(2)
+        decode(httpx.post(f"{server.base_url}/tts", json=body, timeout=60).content, format)
+        for _ in range(2)
     )
-    assert np.array_equal(first, second)
+    assert len(first) == len(second)
+    assert np.abs(first - second).max() == 0
