@@ -2,11 +2,16 @@
 
 import asyncio
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.engine.harness import RUNNERS, make_job, plain, read, running, until
 
+from qwen_tts_service.model.linear import can_pack
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+
+DATA = Path(__file__).parents[1] / "data"
 JOBS = 16
 
 
@@ -120,6 +125,19 @@ def test_the_deterministic_mode_repeats_every_bit(model, jobs, runner):
     for (samples, reason), expected in zip(together, solo, strict=True):
         assert reason == expected[1]
         assert np.array_equal(samples, expected[0])
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no int8 kernels (not x86)")
+def test_int8_layers_are_as_independent(jobs):
+    # Here the smallest difference grows: a value near the middle of two steps takes the other.
+    with running(Qwen3TTS.load(DATA / "tiny_1b7", linear="int8")) as engine:
+
+        async def run():
+            solo = [await speak_late(engine, job, 0) for job in jobs[:6]]
+            return solo, await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs[:6]])
+
+        for expected, got in zip(*asyncio.run(run()), strict=True):
+            assert_same(got, expected)
 
 
 def test_whatever_the_chunks_the_samples_are_the_same(model, jobs, alone):
