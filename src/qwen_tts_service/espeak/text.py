@@ -37,7 +37,7 @@ _SENTENCE_END = re.compile(
 _CLAUSE_END = re.compile(r"(?<=[,;:—–])\s+|(?<=[，；：、])")
 _HAN = "\u3400-\u9fff"  # each a word of its own for espeak-ng
 _LONG_WORD = re.compile(rf"([^\W{_HAN}]{{{_MAX_WORD_CHARS}}})(?=[^\W{_HAN}])")
-_CHARS_PER_S: Mapping[Language, float] = {"chinese": 4.0, "japanese": 6.0, "korean": 6.0}
+_CHARS_PER_S: Mapping[Language, float] = {"chinese": 4.0, "japanese": 9.0, "korean": 6.0}
 _OTHER_CHARS_PER_S = 15.0
 
 
@@ -127,5 +127,5 @@ def _short(sentence: str, limit: int) -> Iterator[str]:
 
 
 def expected_s(text: str, language: Language) -> float:
-    """Estimate how long the text takes to speak; right to within a half, mostly a fifth."""
+    """Estimate how long the text takes to speak; mostly right to a fifth."""
     return len(text) / _CHARS_PER_S.get(language, _OTHER_CHARS_PER_S)
