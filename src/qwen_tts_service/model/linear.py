@@ -8,7 +8,9 @@ rounds. What was measured, and what lost, is in docs/log.md, 2026-11-23. It does
 layers there are.
 """
 
-from collections.abc import Sequence
+import ctypes
+import sys
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -197,6 +199,29 @@ def read_linear(
         weight = stack_rows(weights, named, columns)
     offset = weights.take(f"{parts[0][0]}.bias", parts[0][1]) if bias else None
     try:
-        return make_linear(weight, offset, arithmetic=arithmetic or weights.arithmetic)
+        layer = make_linear(weight, offset, arithmetic=arithmetic or weights.arithmetic)
     except ValueError as error:
         raise CheckpointError(f"{parts[0][0]}: {error}; linear layers must be float") from error
+    if not isinstance(layer, Linear):
+        del weight
+        _return_freed_memory()
+    return layer
+
+
+def _find_trim() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+
+
+_trim = _find_trim()
+
+
+def _return_freed_memory() -> None:
+    """Give what packing freed back to the system.
+
+    Packed weights land between temporary copies, and glibc keeps the holes: 1.3 GB of 3.2 after
+    loading the 0.6B checkpoint.
+    """
+    if _trim is not None:
+        _trim(0)

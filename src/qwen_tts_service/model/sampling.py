@@ -105,13 +105,13 @@ _WORD = 0xFFFFFFFF
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Scramble 32-bit words held in int64 (two rounds of multiply and xor-shift).
+    """Scramble 32-bit words held in int64, in place (two rounds of multiply and xor-shift).
 
     The multipliers are below 2^31, so that no product leaves int64: the same on CPU and CUDA.
     """
-    x = ((x ^ (x >> 15)) * 0x2C1B3C6D) & _WORD
-    x = ((x ^ (x >> 12)) * 0x297A2D39) & _WORD
-    return x ^ (x >> 15)
+    x.bitwise_xor_(x >> 15).mul_(0x2C1B3C6D).bitwise_and_(_WORD)
+    x.bitwise_xor_(x >> 12).mul_(0x297A2D39).bitwise_and_(_WORD)
+    return x.bitwise_xor_(x >> 15)
 
 
 class CounterDraw:
@@ -137,11 +137,11 @@ class CounterDraw:
         book = torch.arange(codebooks, device=seed.device)
         key = _mix(((key + frame * 64)[:, None] + book) & _WORD)[:, :, None]
         choice = torch.arange(choices, device=seed.device)
-        words = _mix(_mix((key + choice * 0x1E3779B1) & _WORD) ^ key)
+        words = _mix(_mix((key + choice * 0x1E3779B1).bitwise_and_(_WORD)).bitwise_xor_(key))
         # In float64 and then rounded: a vectorised and a scalar log may differ in the last
         # bit, and which one a value gets depends on how many rows there are.
-        uniform = (words.double() + 0.5) / 2.0**32
-        return (-torch.log1p(-uniform)).log().float()
+        uniform = words.double().add_(0.5).mul_(-(2.0**-32))
+        return uniform.log1p_().neg_().log_().float()
 
 
 class TorchDraw:
