@@ -19,6 +19,8 @@ from typing import Protocol
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before any test imports torch; see below
+
 ROOT = Path(__file__).parent.parent
 READY_S = 120.0
 STOP_S = 60.0
@@ -69,7 +71,8 @@ def clean_environment(home: Path, **settings: str) -> dict[str, str]:
     foreign = ("BENTOML_", "PROMETHEUS_")
     kept = {k: v for k, v in os.environ.items() if k not in ours and not k.startswith(foreign)}
     quiet = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(home), "PYTHONUNBUFFERED": "1"}
-    return {**kept, **quiet, **settings}
+    # A second thread gains a tiny model nothing, and on busy cores it costs it a hundredfold.
+    return {**kept, **quiet, "OMP_NUM_THREADS": "1", **settings}
 
 
 def wait_until_ready(server: Server, timeout_s: float = READY_S) -> None:
