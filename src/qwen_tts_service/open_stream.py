@@ -90,14 +90,14 @@ class OpenStream:
         """Say that the text is complete; raises CannotSpeak if there is nothing in it to say."""
         if not self._has_begun:
             self._begin(is_all=True)
-        if not self._has_begun:
-            raise CannotSpeak(
-                "text has no letter or digit to speak", param="text", code="no_reading"
-            )
         if self._words is not None:
             self._divide(self._words.finish())
         self._send(len(self._unsent))
         self._end_utterance()
+        if self.choice is None:
+            raise CannotSpeak(
+                "text has no letter or digit to speak", param="text", code="no_reading"
+            )
         self._is_complete = True
         self._news.set()
 

@@ -1,4 +1,4 @@
-"""The routes that are not BentoML APIs: documentation, /health, /metrics and those of OpenAI.
+"""The routes that are not BentoML APIs: documentation, /health, /metrics, OpenAI's, WebSocket.
 
 It does not know how speech is made.
 """
@@ -14,7 +14,7 @@ from starlette.routing import Route
 from qwen_tts_service import __version__
 from qwen_tts_service.telemetry import metrics
 
-from . import docs, openai, playground
+from . import docs, openai, playground, websocket
 from .runtime import Runtime
 
 
@@ -41,6 +41,7 @@ def make_app(runtime: Runtime, openapi: Callable[[], dict[str, Any]]) -> Starlet
             Route("/health", show_health),
             Route("/metrics", show_metrics),
             *openai.ROUTES,
+            *websocket.ROUTES,
             *playground.routes(),
         ]
     )

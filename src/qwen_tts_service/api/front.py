@@ -21,6 +21,8 @@ from .call import SCOPE_KEY, Call
 from .doors import RUNTIME_KEY
 from .errors import plain_body, response_of
 from .runtime import Runtime
+from .websocket import KEY_IS_OWED
+from .websocket import PATH as SOCKET_PATH
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +72,12 @@ class Front:
         scope[RUNTIME_KEY] = self._runtime
         answer = _Answer(scope, call, send)
         try:
-            if self._is_allowed(scope["path"], headers):
+            error = self._refusal(scope, headers)
+            if error is None:
                 await self._app(scope, receive, answer.send)
             else:
                 call.route = scope["path"] if scope["path"] in SPEAKING_PATHS else "other"
-                call.outcome = Unauthorized.code
-                error = Unauthorized("give the API key as `Authorization: Bearer <key>`")
+                call.outcome = error.code
                 await response_of(error)(scope, receive, answer.send)
         except Exception:
             logger.exception("id=%s failed outside its route", call.request_id)
@@ -87,9 +89,29 @@ class Front:
         finally:
             call.end()
 
-    def _is_allowed(self, path: str, headers: Headers) -> bool:
+    def _refusal(self, scope: Scope, headers: Headers) -> Unauthorized | None:
+        if scope["type"] == "websocket" and not self._is_known_origin(headers):
+            return Unauthorized(
+                "this page's origin is not allowed; see CORS_ORIGINS", code="origin_not_allowed"
+            )
+        if self._has_key(scope, headers):
+            return None
+        return Unauthorized("give the API key as `Authorization: Bearer <key>`")
+
+    def _is_known_origin(self, headers: Headers) -> bool:
+        """No browser asks before it opens a socket, so foreign pages are turned away here."""
+        origin, allowed = headers.get("origin"), self._runtime.settings.cors_origins
+        if origin is None or origin in allowed or "*" in allowed:
+            return True
+        return origin.partition("://")[2] == headers.get("host")
+
+    def _has_key(self, scope: Scope, headers: Headers) -> bool:
+        path = scope["path"]
         key = self._runtime.settings.api_key.get_secret_value()
         if not key or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES):
+            return True
+        if path == SOCKET_PATH and scope["type"] == "websocket" and "authorization" not in headers:
+            scope[KEY_IS_OWED] = True  # browsers cannot send it; it comes in the first message
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(
@@ -102,7 +124,10 @@ def _request_id(given: str) -> str:
 
 
 class _Answer:
-    """Sends one answer: adds our headers, and gives bare errors our body."""
+    """Sends one answer: adds our headers, and gives bare errors our body.
+
+    A socket that is refused gets an HTTP answer like any other request.
+    """
 
     def __init__(self, scope: Scope, call: Call, send: Send) -> None:
         self._call = call
@@ -112,13 +137,26 @@ class _Answer:
         self.has_started = False
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        kind = message["type"].removeprefix("websocket.")
+        if kind == "http.response.start":
             self.has_started = True
             await self._send(self._start(message))
-        elif message["type"] == "http.response.body" and self._body is not None:
+        elif kind == "http.response.body" and self._body is not None:
             await self._send_own_body(message)
+        elif kind == "close" and not self.has_started:
+            await self._refuse_socket()
         else:
-            await self._send(message)
+            await self._send(self._accept(message) if kind == "accept" else message)
+
+    async def _refuse_socket(self) -> None:
+        prefix = "websocket.http.response"
+        await self.send({"type": f"{prefix}.start", "status": 404, "headers": []})
+        await self.send({"type": f"{prefix}.body", "body": b""})
+
+    def _accept(self, message: Message) -> Message:
+        self.has_started = True
+        own = (b"x-request-id", self._call.request_id.encode())
+        return {**message, "headers": [*message.get("headers", []), own]}
 
     def _start(self, message: Message) -> Message:
         self._call.status = message["status"]
@@ -136,6 +174,6 @@ class _Answer:
     async def _send_own_body(self, message: Message) -> None:
         if message.get("more_body", False):
             return
-        own: dict[str, Any] = {"type": "http.response.body", "body": self._body}
+        own: dict[str, Any] = {"type": message["type"], "body": self._body}
         self._body = None
         await self._send(own)
