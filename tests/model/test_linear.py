@@ -65,6 +65,13 @@ def test_row_keeps_its_bits_in_a_prompt_of_any_length(kind):
         assert torch.equal(linear(x[:rows].clone()), together[:rows])
 
 
+def test_row_of_packed_bfloat16_keeps_its_bits_in_a_batch_of_any_size():
+    linear, x = PackedLinear(_weight((96, 1024)).bfloat16()), _inputs(1024).bfloat16()
+    together = linear(x)
+    for rows in range(1, ROWS):
+        assert torch.equal(linear(x[:rows].clone()), together[:rows])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_row_does_not_see_its_neighbours(kind):
     linear, x = kind(_weight((96, 1024))), _inputs(1024)
@@ -91,6 +98,12 @@ def test_half_is_as_exact_as_float32(shape, dtype):
     weight, x = _weight(shape).to(dtype), _inputs(shape[1])
     # Measured 1.1e-6 for 3072 columns; a float16 rounding of the weights would give 2e-4.
     assert _relative_error(HalfLinear(weight)(x), weight, x) < 3e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_float32_is_as_exact_as_float32(shape):
+    weight, x = _weight(shape), _inputs(shape[1])
+    assert _relative_error(PackedLinear(weight)(x), weight, x) < 3e-6
 
 
 def test_half_keeps_bfloat16_weights_once_and_float32_weights_in_two_parts():
