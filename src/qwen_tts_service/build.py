@@ -94,7 +94,7 @@ def _load_espeak() -> Voice[Any]:
 
 def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
     from .engine.engine import Engine, EngineOptions  # noqa: PLC0415
-    from .model.device import choose_device  # noqa: PLC0415
+    from .model.device import choose_device, dtype_named  # noqa: PLC0415
     from .model.hub import Hub, find_or_download  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
     from .qwen import QwenOptions, QwenVoice  # noqa: PLC0415
@@ -108,6 +108,8 @@ def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
     model = Qwen3TTS.load(
         directory,
         device=choose_device(settings.device, worker),
+        codec_dtype=dtype_named(settings.codec_dtype),
+        linear=settings.cpu_weights,
         use_flash_attention=settings.use_flash_attention,
         on_progress=report,
     )
@@ -117,6 +119,8 @@ def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
         slots=settings.max_concurrent_requests,
         max_positions=settings.max_positions,
         max_text_rows=max_text_rows,
+        threads=settings.cpu_threads,
+        deterministic=settings.deterministic,
     )
     limits = QwenOptions(
         max_positions=settings.max_positions,

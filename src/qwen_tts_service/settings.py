@@ -43,6 +43,14 @@ class Settings(BaseModel):
 
     workers: int = Field(1, ge=1, le=64)
     """Processes that serve side by side; each loads the model, on a GPU of its own if it can."""
+    cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Threads of the model on the CPU, per worker; unset is one for each core."""
+    cpu_weights: Literal["half", "int8", "float"] | None = None
+    """Number format of the weights on the CPU; unset is half, exact for the published weights."""
+    codec_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the codec; bfloat16 is faster and adds a little noise."""
+    deterministic: bool = False
+    """Bit-equal audio for the same request, at some cost in speed."""
     max_queue: Annotated[int, Field(ge=0)] | None = None
     """Requests that may wait; unset is twice MAX_CONCURRENT_REQUESTS."""
     max_text_chars: _PositiveInt = 4096

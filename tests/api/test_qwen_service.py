@@ -190,3 +190,16 @@ def test_compressed_streams_are_whole(qwen: Any) -> None:
         with av.open(io.BytesIO(answer.content)) as container:
             heard = sum(f.samples / f.sample_rate for f in container.decode(audio=0))
         assert heard == pytest.approx(expected, abs=0.15)
+
+
+def test_the_deterministic_mode_repeats_to_the_bit_whatever_else_is_spoken(
+    start_server: Any,
+) -> None:
+    settings = {"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(DATA), "DETERMINISTIC": "1"}
+    with start_server(**settings, CPU_THREADS="1", CPU_WEIGHTS="int8") as server:
+        alone = samples(speak(server, seed=11))
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(speak, server, "/stream-tts", seed=s) for s in (1, 11, 2, 11)]
+            crowd = [samples(done.result()) for done in asked]
+        assert np.array_equal(crowd[1], alone)
+        assert np.array_equal(crowd[3], alone)

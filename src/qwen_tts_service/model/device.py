@@ -1,7 +1,9 @@
-"""Which device a worker's model lives on.
+"""Which device a worker's model lives on, and number formats by name.
 
 It does not know settings, workers' processes or memory.
 """
+
+from typing import Literal
 
 import torch
 
@@ -17,3 +19,8 @@ def choose_device(asked: str | None, worker: int) -> torch.device:
     if asked == "cuda":
         return torch.device("cuda", worker % max(1, torch.cuda.device_count()))
     return torch.device(asked)
+
+
+def dtype_named(name: Literal["float32", "bfloat16"]) -> torch.dtype:
+    """Return torch's number format of this name."""
+    return torch.float32 if name == "float32" else torch.bfloat16
