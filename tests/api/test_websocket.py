@@ -3,6 +3,8 @@
 import io
 import json
 import socket
+import subprocess
+import sys
 import time
 import wave
 from collections.abc import Iterator
@@ -688,3 +690,15 @@ def test_the_first_audio_does_not_wait_for_the_whole_text(qwen: Any) -> None:
         assert heard == 1
         client.send("input.done")
         client.until("session.done")
+
+
+def test_the_example_of_the_guide_saves_speech(server: Any, tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "websocket.md").read_text()
+    code = guide.split("```python\n")[1].split("```")[0].replace("8188", str(server.port))
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "session.done" in ran.stdout
+    samples = np.frombuffer((tmp_path / "speech.pcm").read_bytes(), "<i2").astype(int)
+    assert len(samples) > 24000
+    assert np.abs(samples).max() > 1000
