@@ -276,27 +276,34 @@ def test_words_are_spoken_while_the_text_is_still_written(qwen: Any) -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"temperature": 1.0, "top_k": 0, "language": "english"}])
 def test_the_pieces_change_no_sample(qwen: Any, fields: dict[str, Any]) -> None:
-    def heard(size: int | None) -> Any:
+    def heard(size: int | None) -> bytes:
         with Client(qwen) as client:
             client.configure(seed=3, max_length=60, voice="ryan", **fields)
-            _, audio = client.say(WORDS, size)
-        return np.frombuffer(audio, "<i2").astype(int)
+            return client.say(WORDS, size)[1]
 
     with ThreadPoolExecutor(4) as pool:
         whole, *others = pool.map(heard, (None, 1, 2, 7))
-    assert len(whole) > 10 * 1920
-    for other in others:
-        assert len(other) == len(whole)
-        assert np.abs(other - whole).max() <= 1  # float32 codec, whatever the chunking
+    assert len(whole) > 10 * 3840
+    assert all(are_same(other, whole) for other in others)
+
+
+def samples(audio: bytes) -> Any:
+    return np.frombuffer(audio, "<i2").astype(int)
+
+
+def are_same(one: bytes, other: bytes) -> bool:
+    """Within one step of int16: a float32 codec rounds by its chunking, which follows the clock."""
+    return len(one) == len(other) and np.abs(samples(one) - samples(other)).max() <= 1
 
 
 def test_another_seed_gives_other_audio(qwen: Any) -> None:
     with Client(qwen) as client:
-        heard = set()
+        heard = []
         for seed in (1, 2, 1):
             client.configure(seed=seed, max_length=20, language="english", temperature=1.0)
-            heard.add(client.say(WORDS)[1])
-    assert len(heard) == 2
+            heard.append(client.say(WORDS)[1])
+    assert are_same(heard[0], heard[2])
+    assert not are_same(heard[0], heard[1])
 
 
 def test_a_model_that_takes_words_takes_sentences_too(qwen: Any) -> None:
@@ -327,10 +334,7 @@ def test_sessions_do_not_disturb_each_other(qwen: Any) -> None:
         together = list(pool.map(heard, (1, 2, 3, 1, 2, 4)))
     for index, seed in enumerate((1, 2)):
         for other in (together[index], together[index + 3]):
-            difference = np.frombuffer(other, "<i2").astype(int) - np.frombuffer(
-                alone[seed - 1], "<i2"
-            )
-            assert np.abs(difference).max() <= 1
+            assert are_same(other, alone[seed - 1])
 
 
 def test_a_text_that_stops_in_its_middle_waits_and_keeps_nobody_waiting(qwen: Any) -> None:
