@@ -72,9 +72,7 @@ class Qwen3TTS:
         device = torch.device(device)
         dtype = dtype or default_dtype(device)
         codec_dtype = codec_dtype or torch.float32
-        linear = linear or default_arithmetic(device, dtype)
-        if linear != "float" and not (device.type == "cpu" and can_pack()):
-            raise StartupError(f"linear layers in {linear!r} need an x86 CPU")
+        linear = _checked(linear or default_arithmetic(device, dtype), device)
         attention = choose_attention(device, dtype, use_flash=use_flash_attention)
         on_progress("reading the configuration", 0.0)
         config = load_config(path)
@@ -98,7 +96,6 @@ class Qwen3TTS:
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
             codec = CodecDecoder(config.codec, weights, codec_dtype)
-        on_progress("loaded", 1.0)
         return cls(
             config,
             tokenizer,
@@ -272,6 +269,12 @@ class Qwen3TTS:
         text = state.text_rows[slots, frame.clamp(max=last)]
         has_text = (frame < state.text_length[slots])[:, None]
         return sum_embeddings(codes) + torch.where(has_text, text, self.prompts.pad_row)
+
+
+def _checked(linear: Arithmetic, device: torch.device) -> Arithmetic:
+    if linear != "float" and not (device.type == "cpu" and can_pack()):
+        raise StartupError(f"linear layers in {linear!r} need an x86 CPU")
+    return linear
 
 
 def sum_embeddings(embeddings: Tensor) -> Tensor:
