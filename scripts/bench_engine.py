@@ -136,7 +136,12 @@ def main() -> int:
     arguments = parse()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    model = Qwen3TTS.load(arguments.checkpoint, device=arguments.device, linear=arguments.linear)
+    model = Qwen3TTS.load(
+        arguments.checkpoint,
+        device=arguments.device,
+        linear=arguments.linear,
+        codec_dtype=getattr(torch, arguments.codec_dtype),
+    )
     facts = describe(model)
     for name, value in facts.items():
         print(f"{name}: {value}")
@@ -154,8 +159,12 @@ def main() -> int:
         print_row(rows[-1])
     facts["peak_memory_mib"] = peak_memory_mib(model.device)
     print(f"peak memory: {facts['peak_memory_mib']:.0f} MiB")
+    references = []
+    for row in rows if arguments.reference else ():
+        references.append(measure_reference(row.batch, arguments))
+        print_reference(row, references[-1])
     if arguments.json:
-        result = {"facts": facts, "rows": [asdict(row) for row in rows]}
+        result = {"facts": facts, "rows": [asdict(row) for row in rows], "references": references}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
 
@@ -169,7 +178,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--layout", choices=["full_text", "streaming_text"], default="full_text")
-    parser.add_argument("--linear", choices=["float", "half", "int8"])
+    parser.add_argument("--linear", choices=["float", "packed", "half", "int8"])
+    parser.add_argument("--codec-dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--reference", help="the Python of .venv-reference: time the official too")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -221,6 +232,29 @@ def measure(
         last_first=1e3 * max(first),
         x_real_time=batch * arguments.frames * FRAME_S / whole_s,
         roofline=weight_bytes(model) / (copy_gb_s * 1e9) / mean["frame"],
+    )
+
+
+def measure_reference(batch: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Let the official package make as many frames of the same text, in its own process."""
+    command = [arguments.reference, str(ROOT / "scripts/reference/speak.py")]
+    command += [str(arguments.checkpoint), "--text", TEXT, "--batch", str(batch)]
+    command += ["--frames", str(arguments.frames), "--threads", str(arguments.threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"the official package failed; is it set up?\n{done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found | {"batch": batch}
+
+
+def print_reference(row: Row, reference: dict[str, Any]) -> None:
+    """Say what the official package took, and how many times as much that is."""
+    ours = row.batch * FRAME_S / row.step * 1e3
+    print(
+        f"{reference['package']} ({reference['dtype']}) at batch {row.batch}: "
+        f"{reference['ms_per_frame']:.0f} ms per frame, "
+        f"{reference['audio_s_per_s']:.2f} audio-s per s, "
+        f"first audio {reference['first_audio_s']:.1f} s -> ours makes {ours / reference['audio_s_per_s']:.1f} times as much audio"
     )
 
 
