@@ -254,7 +254,8 @@ def print_reference(row: Row, reference: dict[str, Any]) -> None:
         f"{reference['package']} ({reference['dtype']}) at batch {row.batch}: "
         f"{reference['ms_per_frame']:.0f} ms per frame, "
         f"{reference['audio_s_per_s']:.2f} audio-s per s, "
-        f"first audio {reference['first_audio_s']:.1f} s -> ours makes {ours / reference['audio_s_per_s']:.1f} times as much audio"
+        f"first audio {reference['first_audio_s']:.1f} s; "
+        f"ours makes {ours / reference['audio_s_per_s']:.1f} times as much audio"
     )
 
 
