@@ -18,8 +18,8 @@ try:
     from tqdm import tqdm
 
     from qwen_tts_service.errors import StartupError
-    from qwen_tts_service.model import hub as weights
-    from qwen_tts_service.model.published import Release
+    from qwen_tts_service.hub import download as weights
+    from qwen_tts_service.hub.published import Release
     from qwen_tts_service.settings import EMBEDDED_VOICE, load_settings
 except ImportError as error:
     sys.exit(

@@ -55,7 +55,7 @@ def _check_embedded(settings: Settings) -> None:
 
 
 def _check_qwen(settings: Settings) -> None:
-    from .model.hub import Hub, require_available  # noqa: PLC0415
+    from .hub.download import Hub, require_available  # noqa: PLC0415
 
     require_available(
         settings.model_name,
@@ -94,8 +94,8 @@ def _load_espeak() -> Voice[Any]:
 
 def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
     from .engine.engine import Engine, EngineOptions  # noqa: PLC0415
+    from .hub.download import Hub, find_or_download  # noqa: PLC0415
     from .model.device import choose_device, dtype_named  # noqa: PLC0415
-    from .model.hub import Hub, find_or_download  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
     from .qwen import QwenOptions, QwenVoice  # noqa: PLC0415
 

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "audio": LEAVES,
     "telemetry": LEAVES,
     "espeak": VALUES,
+    "hub": LEAVES,
     "model": LEAVES,
     "engine": VALUES | {"model"},
     "qwen": VALUES | {"text", "voice", "engine", "model"},

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from qwen_tts_service.errors import StartupError
-from qwen_tts_service.model import hub as weights
-from qwen_tts_service.model.hub import Hub, Progress, find, find_or_download, require_available
-from qwen_tts_service.model.published import RELEASES, PublishedFile, Release
+from qwen_tts_service.hub import download as weights
+from qwen_tts_service.hub.download import Hub, Progress, find, find_or_download, require_available
+from qwen_tts_service.hub.published import RELEASES, PublishedFile, Release
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "scripts" / "download_model.py"
@@ -505,8 +505,8 @@ def test_interrupted_download_leaves_nothing_that_looks_whole(world: World) -> N
 GET_FROM = """
 import json, sys
 from pathlib import Path
-from qwen_tts_service.model.hub import Hub, find_or_download
-from qwen_tts_service.model.published import PublishedFile, Release
+from qwen_tts_service.hub.download import Hub, find_or_download
+from qwen_tts_service.hub.published import PublishedFile, Release
 name, models, cache, endpoint, release = sys.argv[1:]
 given = json.loads(release)
 files = tuple(PublishedFile(*file) for file in given.pop("files"))
