@@ -18,7 +18,7 @@ from qwen_tts_service.api.app import make_app
 from qwen_tts_service.api.doors import PendingFile, StreamStart, Ticket, speak_stream
 from qwen_tts_service.api.front import Front
 from qwen_tts_service.api.runtime import Runtime
-from qwen_tts_service.api.sockets import bound_send_buffers
+from qwen_tts_service.api.sockets import bound_connections
 from qwen_tts_service.api.wire import AudioFile, AudioStream, StreamTTSInput, TTSInput
 from qwen_tts_service.build import build, check
 from qwen_tts_service.errors import StartupError
@@ -56,9 +56,10 @@ class QwenTTS:
     """Text and a voice in, speech out: as a whole file or while it is being made."""
 
     def __init__(self) -> None:
-        bound_send_buffers()
+        settings = load_settings()
+        bound_connections(settings.stall_timeout_s)
         worker = (bentoml.server_context.worker_index or 1) - 1
-        runtime.open(load_settings(), partial(build, worker=worker), _give_up)
+        runtime.open(settings, partial(build, worker=worker), _give_up)
 
     @bentoml.on_deployment
     @staticmethod

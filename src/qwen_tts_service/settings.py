@@ -59,6 +59,8 @@ class Settings(BaseModel):
     """Largest request body, in bytes."""
     request_timeout_s: Annotated[float, Field(gt=0, le=MAX_REQUEST_TIMEOUT_S)] = 1800.0
     """Longest wait for a whole file, or for a stream's first audio."""
+    stall_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """A client that takes nothing of its stream for so long is cut off."""
     max_positions: Annotated[int, Field(ge=256)] = 8192
     """Longest prompt and speech of one request together, in frames and tokens; sizes the slots."""
     runaway_factor: Annotated[float, Field(ge=1, le=100)] = 4.0

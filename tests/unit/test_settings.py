@@ -54,6 +54,7 @@ def test_values_are_read_from_their_variables() -> None:
         ("DEVICE", "tpu"),
         ("LOG_LEVEL", "loud"),
         ("REQUEST_TIMEOUT_S", "nan"),
+        ("STALL_TIMEOUT_S", "0"),
         ("CPU_THREADS", "0"),
         ("CPU_WEIGHTS", "fp4"),
         ("CODEC_DTYPE", "half"),
