@@ -17,6 +17,7 @@ COMMANDS = [ROOT / "scripts" / name for name in ("serve", "test", "check", "setu
 STAND_IN = """#!/usr/bin/env bash
 case "$*" in
     "-V") echo "Python 3.11.99" ;;
+    "-c import socket"*) exit "${IS_TAKEN:-0}" ;;
     "-c "*) exit "${TOO_OLD:-0}" ;;
     "-m venv"*"--without-pip .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
     "-m venv"*) [ -z "${NO_ENSUREPIP:-}" ] && mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
@@ -155,6 +156,13 @@ def test_serve_without_a_model_name_says_what_that_means(checkout: Checkout) -> 
     _, output = checkout.run("scripts/serve")
     assert checkout.calls()[0] == install_of("qwen")
     assert "MODEL_NAME=espeak-ng ./scripts/serve" in output
+
+
+def test_serve_names_another_port_when_its_own_is_taken(checkout: Checkout) -> None:
+    code, output = checkout.run("scripts/serve", MODEL_NAME="espeak-ng", IS_TAKEN="1")
+    assert code == 1
+    assert "PORT=8189" in output.splitlines()[-1]
+    assert not any("bentoml" in call for call in checkout.calls())
 
 
 def test_serve_becomes_the_server(checkout: Checkout) -> None:
