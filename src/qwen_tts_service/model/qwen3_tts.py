@@ -96,6 +96,7 @@ class Qwen3TTS:
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
             codec = CodecDecoder(config.codec, weights, codec_dtype)
+        on_progress("loaded", 1.0)
         return cls(
             config,
             tokenizer,
