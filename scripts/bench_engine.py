@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from qwen_tts_service.engine.engine import Engine, EngineOptions, EngineStatistics, choose_runner
 from qwen_tts_service.engine.job import Job
+from qwen_tts_service.engine.threads import on_a_thread_that_ends
 from qwen_tts_service.model.config import ModelConfig, TransformerConfig
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.types import FRAME_S, SamplingOptions
@@ -136,13 +137,7 @@ def main() -> int:
     arguments = parse()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    model = Qwen3TTS.load(
-        arguments.checkpoint,
-        device=arguments.device,
-        linear=arguments.linear,
-        codec_dtype=getattr(torch, arguments.codec_dtype),
-    )
-    facts = describe(model)
+    model, facts = on_a_thread_that_ends(load, arguments)
     for name, value in facts.items():
         print(f"{name}: {value}")
     clock = Clock(model.device)
@@ -167,6 +162,17 @@ def main() -> int:
         result = {"facts": facts, "rows": [asdict(row) for row in rows], "references": references}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def load(arguments: argparse.Namespace) -> tuple[Qwen3TTS, dict[str, Any]]:
+    """Load the checkpoint and say what is measured, where and when."""
+    model = Qwen3TTS.load(
+        arguments.checkpoint,
+        device=arguments.device,
+        linear=arguments.linear,
+        codec_dtype=getattr(torch, arguments.codec_dtype),
+    )
+    return model, describe(model)
 
 
 def parse() -> argparse.Namespace:
@@ -200,7 +206,8 @@ def measure(
         silence_rms=0.0,
         max_lead_s=3600,
     )
-    runner = TimedRunner(choose_runner(model, options, lambda _step, _done: None), clock)
+    plain = on_a_thread_that_ends(choose_runner, model, options, lambda _step, _done: None)
+    runner = TimedRunner(plain, clock)
     engine = Engine(model, options, on_step=clock.end_step, runner=runner)
     try:
         asyncio.run(speak(engine, [make_job(model, 99, arguments)]))

@@ -94,6 +94,7 @@ def _load_espeak() -> Voice[Any]:
 
 def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
     from .engine.engine import Engine, EngineOptions  # noqa: PLC0415
+    from .engine.threads import on_a_thread_that_ends  # noqa: PLC0415
     from .hub.download import Hub, find_or_download  # noqa: PLC0415
     from .model.device import choose_device, dtype_named  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
@@ -105,7 +106,8 @@ def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
         hub=Hub(is_offline=settings.hf_hub_offline),
         on_progress=lambda p: report(p.step, p.fraction),
     )
-    model = Qwen3TTS.load(
+    model = on_a_thread_that_ends(
+        Qwen3TTS.load,
         directory,
         device=choose_device(settings.device, worker),
         codec_dtype=dtype_named(settings.codec_dtype),

@@ -20,6 +20,7 @@ from .job import Job
 from .loop import EngineLoop, OnStep
 from .options import EngineOptions, EngineStatistics
 from .runner import PlainRunner, Runner
+from .threads import on_a_thread_that_ends
 
 __all__ = ["Engine", "EngineOptions", "EngineStatistics"]
 
@@ -49,9 +50,8 @@ class Engine:
         self._device = model.device
         codec = model.config.codec
         self._capacity_samples = int(options.max_lead_s * codec.sample_rate_hz)
-        self._loop = EngineLoop(
-            runner or choose_runner(model, options, on_progress), options, on_step
-        )
+        runner = runner or on_a_thread_that_ends(choose_runner, model, options, on_progress)
+        self._loop = EngineLoop(runner, options, on_step)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
