@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -586,3 +587,24 @@ def test_every_control_has_a_name(page: Page) -> None:
           && !node.textContent.trim()).map((node) => node.id)"""
     )
     assert unnamed == []
+
+
+# With the real service --------------------------------------------------------------------
+
+
+@in_browser
+def test_real_service_speaks_with_a_key_and_without_a_word_in_the_console(
+    browser: Any, start_server: Any
+) -> None:
+    with start_server(API_KEY=KEY) as server:
+        browser.get_log("browser")
+        page = Page(browser, SimpleNamespace(url=server.base_url)).open()
+        page.speak()
+        page.until(lambda: page.at("key").is_displayed())
+        page.at("key").send_keys(KEY, Keys.ENTER)
+        page.until_status("Finished")
+        assert page.text("first-audio").endswith("ms")
+        assert page.text("duration") != "–"
+        assert page.fact("x-model") == "espeak-ng"
+        refusals = [entry for entry in browser.get_log("browser") if "401" not in entry["message"]]
+        assert refusals == []
