@@ -1,6 +1,8 @@
 """Frames of many slots at once: each row is what it would be alone."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.model.attention import MaskedAttention, RowwiseAttention
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS, sum_embeddings
+from qwen_tts_service.model.state import zeros
 from qwen_tts_service.types import SamplingOptions
 
 POSITIONS = 120
@@ -264,3 +267,14 @@ def test_a_wait_for_the_device_would_be_noticed(cuda_like, monkeypatch):
         state = cuda_like.new_state(slots=4, max_positions=POSITIONS)
         with pytest.raises(DataDependentOutputException):
             cuda_like.frame_step(state, torch.arange(3))
+
+
+def test_a_large_state_takes_memory_only_where_it_is_written():
+    def resident_bytes():
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident_bytes()
+    state = zeros(1 << 30, dtype=torch.float32, device=torch.device("cpu"))
+    assert resident_bytes() - before < 1 << 28
+    assert (state[:1000] == 0).all()
