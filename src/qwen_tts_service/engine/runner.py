@@ -162,7 +162,8 @@ class Slots:
         """Weights and state in words."""
         state = tensor_bytes((self.state, self.codec_state, self.ring))
         return (
-            f"weights {weight_bytes(self.model) / 2**20:.0f} MiB, state up to {state / 2**20:.0f} MiB "
+            f"weights {weight_bytes(self.model) / 2**20:.0f} MiB, "
+            f"state up to {state / 2**20:.0f} MiB "
             f"({self.count} slots of {self.options.max_positions} positions)"
         )
 
