@@ -353,7 +353,7 @@ def describe(model: Qwen3TTS) -> dict[str, Any]:
         "load_average": os.getloadavg()[0],
         "versions": f"python {platform.python_version()}, torch {torch.__version__.split('+')[0]}",
         "arithmetic": f"{model.dtype}, linear layers {model.linear}".removeprefix("torch."),
-        "codec": str(model.codec_dtype).removeprefix("torch."),
+        "codec": str(model.codec.dtype).removeprefix("torch."),
         "attention": f"{model.attention.name} ({model.attention.reason})",
         "copy_bandwidth_gb_s": round(copy_bandwidth_gb_s(model.device), 1),
     }

@@ -18,16 +18,42 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
-from qwen_tts_service.model.sampling import TorchDraw
+from qwen_tts_service.model.sampling import FrameDraw
 from qwen_tts_service.types import SamplingOptions
 
 TOLERANCE = 1e-5
 REPETITION_PENALTY = 1.05
 """generation_config.json's value, in force unless a case says otherwise."""
+
+
+class TorchDraw:
+    """Draws with torch.multinomial from the global generator, as the reference implementation does.
+
+    For comparing with it: one row at a time, since the order of draws matters. torch.multinomial
+    uses up one random number per column, so codebook 0 is spread over the reference's columns.
+    """
+
+    def __init__(self, vocabulary: int, eos_id: int) -> None:
+        self._vocabulary = vocabulary
+        self._eos_id = eos_id
+
+    def frame(self, _seed: Tensor, _frame: Tensor, _codebooks: int, _choices: int) -> FrameDraw:
+        return self._draw
+
+    def _draw(self, logits: Tensor, codebook: int) -> Tensor:
+        if codebook:
+            return torch.multinomial(logits.softmax(dim=1), 1).squeeze(1)
+        last = logits.shape[1] - 1
+        wide = logits.new_full((logits.shape[0], self._vocabulary), float("-inf"))
+        wide[:, :last] = logits[:, :last]
+        wide[:, self._eos_id] = logits[:, last]
+        drawn = torch.multinomial(wide.softmax(dim=1), 1).squeeze(1)
+        return torch.where(drawn == self._eos_id, last, drawn)
 
 
 def main() -> int:

@@ -90,7 +90,7 @@ def observe(model: Qwen3TTS, text: str, *, frames: int = 2) -> Values:
     state = model.new_state(slots=1, max_positions=len(prompt.rows) + frames)
     slots = torch.zeros(1, dtype=torch.int64, device=model.device)
     with torch.inference_mode():
-        hidden = model.talker.prefill(prompt.rows[None], state, slots, 0)[0, 0]
+        hidden = model.prefill(state, slots, prompt.rows[None])[0, 0]
     model.join(state, 0, prompt, seed=0, sampling=GREEDY)
     codes = []
     for frame in range(frames):

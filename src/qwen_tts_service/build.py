@@ -96,7 +96,7 @@ def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
     from .engine.engine import Engine, EngineOptions  # noqa: PLC0415
     from .engine.threads import on_a_thread_that_ends  # noqa: PLC0415
     from .hub.download import Hub, find_or_download  # noqa: PLC0415
-    from .model.device import choose_device, dtype_named  # noqa: PLC0415
+    from .kernels.device import choose_device, dtype_named  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
     from .qwen import QwenOptions, QwenVoice  # noqa: PLC0415
 

@@ -11,8 +11,9 @@ from .channel import PcmChannel
 from .engine.engine import Engine
 from .engine.job import Job, TextFeed
 from .errors import CannotSpeak, InvalidRequest
+from .growing_text import GrowingText
 from .model.qwen3_tts import Qwen3TTS
-from .model.tokenizer import GrowingText, Tokenizer
+from .model.tokenizer import Tokenizer
 from .text.language import detect_language
 from .types import FRAME_S, FinishReason, Language, Samples, SpeechRequest, VoiceChoice
 from .voice.mapping import VoiceCapabilities, choose_voice
@@ -64,7 +65,7 @@ class QwenVoice:
         self.speakers = model.config.speakers
         self.facts: Mapping[str, str] = {
             "attention": f"{model.attention.name}: {model.attention.reason}",
-            "number_format": f"{model.dtype}, codec {model.codec_dtype}".replace("torch.", ""),
+            "number_format": f"{model.dtype}, codec {model.codec.dtype}".replace("torch.", ""),
         }
         self._model = model
         self._engine = engine

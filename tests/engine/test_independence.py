@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.engine.harness import RUNNERS, make_job, plain, read, running, until
 
-from qwen_tts_service.model.linear import can_pack
+from qwen_tts_service.kernels.linear import can_pack
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 
 DATA = Path(__file__).parents[1] / "data"

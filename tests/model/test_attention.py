@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qwen_tts_service.model.attention import (
+from qwen_tts_service.kernels.attention import (
     CacheRows,
     FlashAttention,
     MaskedAttention,
@@ -73,7 +73,7 @@ def test_prefill_sees_what_lies_before_and_itself(cache, start):
     q, k, v = new_rows(2, T=5)
     slots = torch.tensor([3, 1])
     before = [x.clone() for x in cache]
-    out = prefill(q, k, v, cache, slots, start=start)
+    out = prefill(q, k, v, cache, CacheRows(slots, torch.arange(start, start + 5), start + 5))
     for row, slot in enumerate(slots):
         for step in range(5):
             keys, values = (
@@ -104,7 +104,9 @@ def test_flash_attention_is_told_where_each_row_lies(cache):
     q, k, v = new_rows(2)
     rows = CacheRows(torch.tensor([2, 0]), torch.tensor([5, 11]), L)
     copies = tuple(x.clone() for x in cache)
-    flash = FlashAttention("test", FakeLibrary()).decode(q, k, v, copies, rows)
+    flash = FlashAttention("test", FakeLibrary().flash_attn_with_kvcache).decode(
+        q, k, v, copies, rows
+    )
     torch.testing.assert_close(flash, RowwiseAttention("test").decode(q, k, v, cache, rows))
 
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import conv1d, conv_transpose1d, gelu, layer_norm, linear, pad, silu
 
+from qwen_tts_service.kernels.linear import can_pack
 from qwen_tts_service.model.codec.decoder import CodecDecoder
 from qwen_tts_service.model.codec.transformer import window_mask
 from qwen_tts_service.model.config import load_config
-from qwen_tts_service.model.linear import can_pack
 
 TOLERANCE = 1e-5  # "the same samples" in float32; measured: about 1e-7
 FRAMES = 60
@@ -301,7 +301,7 @@ def real(random_checkpoint, tmp_path_factory):
     with torch.inference_mode():
         samples = plain_decode(tensors, config, codes[0])
     arithmetic = "packed" if can_pack() else "float"
-    codec = CodecDecoder(config, TensorWeights(tensors, arithmetic), torch.float32)
+    codec = CodecDecoder(config, TensorWeights(tensors, arithmetic))
     return SimpleNamespace(codec=codec, codes=codes, samples=samples, tensors=tensors)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qwen_tts_service.model.device import choose_device
+from qwen_tts_service.kernels.device import choose_device
 
 
 @pytest.fixture

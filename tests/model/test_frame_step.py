@@ -9,9 +9,9 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from qwen_tts_service.errors import InvalidRequest
-from qwen_tts_service.model.attention import MaskedAttention, RowwiseAttention
+from qwen_tts_service.kernels.attention import MaskedAttention, RowwiseAttention
+from qwen_tts_service.kernels.device import zeros
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS, sum_embeddings
-from qwen_tts_service.model.state import zeros
 from qwen_tts_service.types import SamplingOptions
 
 POSITIONS = 120
@@ -188,7 +188,7 @@ def test_text_may_come_while_it_is_spoken(model, state, solo):
     early = type(prompt)(prompt.rows, rows[:2])
     model.join(state, 0, early, seed=WISHES[3][5], sampling=WISHES[3][4])
     first = speak(model, state, [0], 2)
-    model.append_text(state, 0, rows[2:])
+    model.append_text(state, 0, rows[2:], start=2)
     rest = speak(model, state, [0], 10)
     assert torch.equal(torch.cat((first, rest), dim=1)[0], solo[3])
 
@@ -207,7 +207,7 @@ def test_more_streamed_text_than_a_slot_holds_is_refused(model):
     state = model.new_state(slots=1, max_positions=POSITIONS, max_text_rows=count)
     model.begin(state, 0, prompt, seed=0, sampling=GREEDY)
     with pytest.raises(InvalidRequest, match=f"{count} tokens at most"):
-        model.append_text(state, 0, prompt.text_rows[:1])
+        model.append_text(state, 0, prompt.text_rows[:1], start=count)
 
 
 def test_tokens_speak_like_the_text_they_came_from(model, solo):

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.model.conftest import DATA
 
+from qwen_tts_service.growing_text import GrowingText
 from qwen_tts_service.model.config import load_config
-from qwen_tts_service.model.tokenizer import GrowingText, Tokenizer
+from qwen_tts_service.model.tokenizer import Tokenizer
 
 TEXTS = [
     "Hello, world! The world's one two three.",

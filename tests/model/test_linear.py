@@ -5,17 +5,16 @@ import torch
 from torch import Tensor
 
 from qwen_tts_service.errors import StartupError
-from qwen_tts_service.model.linear import (
+from qwen_tts_service.kernels.linear import (
     HalfLinear,
     Int8Linear,
     Linear,
     PackedLinear,
     can_pack,
     make_linear,
-    read_linear,
 )
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
-from qwen_tts_service.model.weights import CheckpointError
+from qwen_tts_service.model.weights import CheckpointError, read_linear
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this torch has no FBGEMM (not x86)")
 
@@ -213,8 +212,7 @@ def test_float32_on_the_cpu_is_half_unless_something_else_is_asked(model, data):
 
 
 def test_packed_layers_are_refused_where_there_are_no_kernels(data, monkeypatch):
-    monkeypatch.setattr("qwen_tts_service.model.qwen3_tts.can_pack", lambda: False)
-    monkeypatch.setattr("qwen_tts_service.model.linear.can_pack", lambda: False)
+    monkeypatch.setattr("qwen_tts_service.kernels.linear.can_pack", lambda: False)
     with pytest.raises(StartupError, match="'half' need an x86 CPU"):
         Qwen3TTS.load(data / "tiny_1b7", linear="half")
     assert Qwen3TTS.load(data / "tiny_1b7").linear == "float"

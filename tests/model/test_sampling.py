@@ -12,7 +12,6 @@ from qwen_tts_service.model.sampling import (
     MAX_TOP_K,
     CounterDraw,
     Sampler,
-    TorchDraw,
     penalise,
 )
 from qwen_tts_service.model.state import SamplingState
@@ -213,12 +212,12 @@ def test_the_noise_of_a_seed_never_changes():
 PINNED = [-0.4177884, -0.9129325, -3.0101614, 0.8613662]
 
 
-def test_the_torch_draw_uses_up_one_number_per_column_of_the_reference():
+def test_the_torch_draw_uses_up_one_number_per_column_of_the_reference(parity):
     logits = torch.randn(1, 65, generator=torch.Generator().manual_seed(0))
     wide = torch.full((1, 1088), -math.inf)
     wide[:, :64], wide[:, 166] = logits[:, :64], logits[:, 64]
     nothing = torch.zeros(1, dtype=torch.int64)
-    draw = TorchDraw(1088, 166).frame(nothing, nothing, 16, 65)
+    draw = parity.TorchDraw(1088, 166).frame(nothing, nothing, 16, 65)
     for seed in range(50):
         torch.manual_seed(seed)
         expected = int(torch.multinomial(wide.softmax(1), 1))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qwen_tts_service.errors import StartupError
-from qwen_tts_service.model.attention import RowwiseAttention
+from qwen_tts_service.kernels.attention import RowwiseAttention
 from qwen_tts_service.model.code_predictor import CodePredictor
 from qwen_tts_service.model.codec.decoder import CodecDecoder
 from qwen_tts_service.model.config import load_config
@@ -171,7 +171,7 @@ def test_the_published_codec_tensors_are_asked_for_but_input_projections(
     random_checkpoint, tmp_path
 ):
     ledger, config = Ledger(), write_configs(random_checkpoint, "1.7b", tmp_path)
-    CodecDecoder(config.codec, ledger, torch.float32)
+    CodecDecoder(config.codec, ledger)
     decoder = random_checkpoint.codec_config("1.7b")["decoder_config"]
     inventory = dict(random_checkpoint.codec_tensors(decoder))
     assert len(inventory) == 271
@@ -208,7 +208,10 @@ def edit_config(checkpoint, change, file="config.json"):
         (lambda c: c.pop("im_end_token_id"), "field im_end_token_id is missing"),
         (lambda c: c["talker_config"].pop("head_dim"), "talker_config: the field head_dim is m"),
         (lambda c: c["talker_config"].update(head_dim="x"), "head_dim must be an integer"),
-        (lambda c: c.update(tts_model_type="base"), "only 'custom_voice' checkpoints"),
+        (
+            lambda c: c.update(tts_model_type="base"),
+            "tts_model_type must be 'custom_voice', not 'base'",
+        ),
         (lambda c: c["talker_config"].update(attention_bias=True), "attention_bias must be False"),
         (
             lambda c: c["talker_config"]["code_predictor_config"].update(vocab_size=63),

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from qwen_tts_service.model.attention import MaskedAttention
+from qwen_tts_service.kernels.attention import MaskedAttention
 from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
 from qwen_tts_service.model.qwen3_tts import Progress, Qwen3TTS
 from qwen_tts_service.types import Samples

@@ -162,22 +162,10 @@ class Slots:
         """Weights and state in words."""
         state = tensor_bytes((self.state, self.codec_state, self.ring))
         return (
-            f"weights {weight_bytes(self.model) / 2**20:.0f} MiB, "
+            f"weights {self.model.weight_bytes / 2**20:.0f} MiB, "
             f"state up to {state / 2**20:.0f} MiB "
             f"({self.count} slots of {self.options.max_positions} positions)"
         )
-
-
-def weight_bytes(model: Qwen3TTS) -> int:
-    """Sum the bytes of all weights but the text embedding, which stays in its file."""
-    parts = (model.talker, model.code_predictor, model.prompts, model.codec)
-    plain = {t.data_ptr(): t.nbytes for part in parts for t in part.parameters()}
-    packed = {
-        id(module): getattr(module, "packed_bytes", 0)
-        for part in parts
-        for module in part.modules()
-    }
-    return sum(plain.values()) + sum(packed.values())
 
 
 def tensor_bytes(value: object) -> int:

@@ -14,10 +14,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from qwen_tts_service.kernels.linear import fixed
+
 from .config import ModelConfig
 from .layers import DecoderStack
-from .linear import read_linear
-from .weights import Weights, stack_rows
+from .weights import Weights, read_linear, stack_rows
 
 Choose = Callable[[Tensor, int], Tensor]
 """(logits float32 [B, V], codebook) -> int64 [B]"""
@@ -38,15 +39,12 @@ class CodePredictor(nn.Module):
             (f"{_NAME}.model.codec_embedding.{book}.weight", self.choices)
             for book in range(self.books)
         ]
-        self.embedding = nn.Parameter(stack_rows(weights, tables, width), requires_grad=False)
-        self.projection = (
-            None
-            if sizes.width == width
-            else read_linear(
-                weights, [(f"{_NAME}.small_to_mtp_projection", sizes.width)], width, bias=True
-            )
-        )
-        self.stack = DecoderStack(sizes, weights, f"{_NAME}.model", positions=config.codebooks)
+        self.embedding = fixed(stack_rows(weights, tables, width))
+        self.projection: nn.Module | None = None
+        if sizes.width != width:
+            projection = [(f"{_NAME}.small_to_mtp_projection", sizes.width)]
+            self.projection = read_linear(weights, projection, width, bias=True)
+        self.stack = DecoderStack(sizes, weights, f"{_NAME}.model", config.codebooks)
         self.heads = nn.ModuleList(
             read_linear(weights, [(f"{_NAME}.lm_head.{book}", self.choices)], sizes.width)
             for book in range(self.books)

@@ -1,12 +1,13 @@
-"""The Qwen3 decoder block that the talker and the code predictor share.
+"""The decoder block that the talker, the code predictor and the codec's transformer share.
 
 Formulas: "Qwen3 Technical Report" (pre-norm blocks, RMS norm on each query and key head), "Root
 Mean Square Layer Normalization", "GLU Variants Improve Transformer" (SwiGLU) and "RoFormer"
 (rotary positions, in the rotate-half form), as in the Qwen3-TTS reference implementation, qwen-tts
-0.1.1. Its three M-RoPE planes always hold the same position, which makes it plain RoPE.
+0.1.1. Its three M-RoPE planes always hold the same position, which makes it plain RoPE. The codec
+has no head norms, and scales each branch ("LayerScale", "Going deeper with Image Transformers").
 
 Letters: B rows, T positions, C width, H heads, K key/value heads, D head size. Attention itself
-comes in as a function, so that a block knows neither caches nor positions.
+comes in as a function, so that a block knows neither caches nor masks.
 """
 
 from collections.abc import Callable
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qwen_tts_service.kernels.linear import fixed
+
 from .config import TransformerConfig
-from .linear import read_linear
-from .weights import Weights
+from .weights import Weights, read_linear
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [B, T, H, D], k [B, T, K, D], v [B, T, K, D]) -> [B, T, H, D]; keeps k and v."""
@@ -28,11 +30,11 @@ class RMSNorm(nn.Module):
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.weight = fixed(weight)
         self.eps = eps
         C = weight.shape[-1]
-        self.scaled = nn.Parameter(weight * C**0.5, requires_grad=False)
-        self.floor = nn.Parameter(weight.new_tensor((C * eps) ** 0.5), requires_grad=False)
+        self.scaled = fixed(weight * C**0.5)
+        self.floor = fixed(weight.new_tensor((C * eps) ** 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., C]; a weight of several rows goes with the axes before C."""
@@ -47,12 +49,12 @@ class RMSNorm(nn.Module):
 def rotary_tables(
     positions: Tensor, head_size: int, theta: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return cos and sin [..., D] for integer positions [...], rounded from float32.
+    """Return cos and sin [..., 1, D] for integer positions [...], rounded from float32.
 
     The first half of sin is negated, as `rotate` wants it.
     """
     exponents = torch.arange(0, head_size, 2, dtype=torch.float32, device=positions.device)
-    angles = positions.float().unsqueeze(-1) * (1.0 / theta ** (exponents / head_size))
+    angles = positions.float()[..., None, None] * (1.0 / theta ** (exponents / head_size))
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
@@ -67,75 +69,81 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, config: TransformerConfig, weights: Weights, name: str) -> None:
         super().__init__()
-        width, size, eps = config.width, config.head_size, config.norm_eps
+        width, size, ffn = config.width, config.head_size, config.feed_forward
         queries, keys = config.heads * size, config.kv_heads * size
-        self.heads = (config.heads + config.kv_heads, config.kv_heads)
-        self.queries = config.heads
-        self.head_size = size
-        self.feed_forward = config.feed_forward
-        self.attention_norm = RMSNorm(weights.take(f"{name}.input_layernorm.weight", width), eps)
-        self.mlp_norm = RMSNorm(weights.take(f"{name}.post_attention_layernorm.weight", width), eps)
+        self.sizes = config
         attention, mlp = f"{name}.self_attn", f"{name}.mlp"
+        self.attention_norm = _read_norm(config, weights, f"{name}.input_layernorm")
+        self.mlp_norm = _read_norm(config, weights, f"{name}.post_attention_layernorm")
         projections = (("q_proj", queries), ("k_proj", keys), ("v_proj", keys))
         parts = [(f"{attention}.{part}", rows) for part, rows in projections]
         self.qkv = read_linear(weights, parts, width)
-        # One norm for the heads of q and k together: a row of weights for each head.
-        head_weights = torch.cat(
-            [
-                weights.take(f"{attention}.{part}_norm.weight", size).expand(heads, -1)
-                for part, heads in (("q", config.heads), ("k", config.kv_heads))
-            ]
-        )
-        self.head_norm = RMSNorm(head_weights, eps)
         self.out = read_linear(weights, [(f"{attention}.o_proj", width)], queries)
-        ffn = config.feed_forward
-        both = [(f"{mlp}.gate_proj", ffn), (f"{mlp}.up_proj", ffn)]
-        self.gate_up = read_linear(weights, both, width)
+        self.gate_up = read_linear(
+            weights, [(f"{mlp}.gate_proj", ffn), (f"{mlp}.up_proj", ffn)], width
+        )
         self.down = read_linear(weights, [(f"{mlp}.down_proj", width)], ffn)
+        if config.is_codec:
+            self.attention_scale = fixed(weights.take(f"{attention}_layer_scale.scale", width))
+            self.mlp_scale = fixed(weights.take(f"{mlp}_layer_scale.scale", width))
+            return
+        # One norm for the heads of q and k together: a row of weights for each head.
+        heads = (("q_norm", config.heads), ("k_norm", config.kv_heads))
+        rows = [weights.take(f"{attention}.{part}.weight", size).expand(n, -1) for part, n in heads]
+        self.head_norm = RMSNorm(torch.cat(rows), config.norm_eps)
 
     def forward(
         self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor], attend: Attend
     ) -> Tensor:
         """[B, T, C] -> [B, T, C]; `rotary`: tables [B or 1, T, 1, D], `layer` is for `attend`."""
-        B, T, _ = x.shape
-        qkv = self.qkv(self.attention_norm(x)).view(B, T, sum(self.heads), self.head_size)
-        qk, v = qkv.split(self.heads, dim=2)
-        q, k = rotate(self.head_norm(qk), *rotary).tensor_split((self.queries,), dim=2)
-        x = x + self.out(attend(layer, q, k, v).reshape(B, T, -1))
-        gate, up = self.gate_up(self.mlp_norm(x)).split(self.feed_forward, dim=-1)
-        mixed: Tensor = x + self.down(functional.silu(gate) * up)
+        heard = self.out(attend(layer, *self.heads(x, rotary)).flatten(2))
+        x = x + (self.attention_scale * heard if self.sizes.is_codec else heard)
+        gate, up = self.gate_up(self.mlp_norm(x)).split(self.sizes.feed_forward, dim=-1)
+        y = self.down(functional.silu(gate) * up)
+        mixed: Tensor = x + (self.mlp_scale * y if self.sizes.is_codec else y)
         return mixed
+
+    def heads(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q [B, T, H, D], k and v [B, T, K, D] of x [B, T, C]; q and k are rotated."""
+        H, K = self.sizes.heads, self.sizes.kv_heads
+        qkv = self.qkv(self.attention_norm(x)).unflatten(2, (H + 2 * K, self.sizes.head_size))
+        qk, v = qkv.tensor_split((H + K,), dim=2)
+        qk = rotate(qk if self.sizes.is_codec else self.head_norm(qk), *rotary)
+        q, k = qk.tensor_split((H,), dim=2)
+        return q, k, v
 
 
 class DecoderStack(nn.Module):
     """All blocks and the final norm.
 
-    positions: how many positions there are at most; their rotary tables are made at load
+    positions: how many there are at most, whose rotary tables are made at load; None: no bound
     """
 
     def __init__(
-        self, config: TransformerConfig, weights: Weights, name: str, *, positions: int
+        self, config: TransformerConfig, weights: Weights, name: str, positions: int | None = None
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             DecoderBlock(config, weights, f"{name}.layers.{layer}")
             for layer in range(config.layers)
         )
-        self.norm = RMSNorm(weights.take(f"{name}.norm.weight", config.width), config.norm_eps)
-        tables = rotary_tables(
-            torch.arange(positions, device=weights.device),
-            config.head_size,
-            config.rope_theta,
-            weights.dtype,
-        )
-        self.rotary = nn.ParameterList(
-            nn.Parameter(table[:, None], requires_grad=False) for table in tables
-        )
+        self.norm = _read_norm(config, weights, f"{name}.norm")
+        self._rotary = (config.head_size, config.rope_theta, weights.dtype)
+        every = torch.arange(positions or 0, device=weights.device)
+        tables = rotary_tables(every, *self._rotary) if positions else ()
+        self.tables = nn.ParameterList(fixed(table) for table in tables)
 
     def forward(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run x [B, T, C] at integer positions [B or 1, T]; returns normed hidden states."""
-        cos, sin = (table[positions] for table in self.rotary)
+        if len(self.tables):
+            cos, sin = (table[positions] for table in self.tables)
+        else:
+            cos, sin = rotary_tables(positions, *self._rotary)
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, (cos, sin), attend)
         normed: Tensor = self.norm(x)
         return normed
+
+
+def _read_norm(config: TransformerConfig, weights: Weights, name: str) -> RMSNorm:
+    return RMSNorm(weights.take(f"{name}.weight", config.width), config.norm_eps)

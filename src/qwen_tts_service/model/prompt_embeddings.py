@@ -21,9 +21,8 @@ from torch.nn.functional import silu
 from qwen_tts_service.errors import InvalidRequest
 
 from .config import ModelConfig
-from .linear import read_linear
 from .tokenizer import PREFIX_TOKENS, SUFFIX_TOKENS
-from .weights import Weights
+from .weights import Weights, read_linear
 
 Layout = Literal["full_text", "streaming_text"]
 

@@ -10,24 +10,25 @@ Letters: S slots, B rows, P prompt rows, Q codebooks, C width, V = codes + 1.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from qwen_tts_service.errors import InvalidRequest, StartupError
+from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.kernels.attention import Attention, CacheRows, choose_attention
+from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
 from qwen_tts_service.types import SamplingOptions
 
-from .attention import Attention, CacheRows, choose_attention
 from .code_predictor import CodePredictor
 from .codec.decoder import CodecDecoder
 from .config import ModelConfig, load_config
-from .linear import can_pack, default_arithmetic
 from .prompt_embeddings import PromptEmbedder, PromptEmbeddings
 from .sampling import CounterDraw, Draw, Sampler, penalise
 from .state import SlotState, allocate_slots
 from .talker import Talker
 from .tokenizer import Split, Tokenizer
-from .weights import Arithmetic, CheckpointFile
+from .weights import CheckpointFile
 
 Progress = Callable[[str, float], None]
 """(what is being done, fraction of the whole load done so far)"""
@@ -45,7 +46,6 @@ class Qwen3TTS:
     codec: CodecDecoder
     device: torch.device
     dtype: torch.dtype
-    codec_dtype: torch.dtype
     linear: Arithmetic
 
     @classmethod
@@ -55,7 +55,7 @@ class Qwen3TTS:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
-        codec_dtype: torch.dtype | None = None,
+        codec_dtype: torch.dtype = torch.float32,
         linear: Arithmetic | None = None,
         use_flash_attention: bool = True,
         split: Split = "qwen2",
@@ -64,15 +64,15 @@ class Qwen3TTS:
         """Read a checkpoint; raises StartupError that names every file, field or tensor amiss.
 
         dtype: of talker and code predictor; None is bfloat16 on CUDA and float32 on the CPU
-        codec_dtype: of the codec; None is float32, which is how it is published
+        codec_dtype: of the codec, which is published in float32
         linear: arithmetic of the matrices of talker and code predictor; None is "float" but on
             the CPU, where it is "half" for float32 (as exact, half the bytes) and "packed" for
             bfloat16; "int8" is faster there and rounds. The codec is "packed" unless "float".
         """
         device = torch.device(device)
-        dtype = dtype or default_dtype(device)
-        codec_dtype = codec_dtype or torch.float32
-        linear = _checked(linear or default_arithmetic(device, dtype), device)
+        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        linear = choose_arithmetic(linear, device, dtype)
+        codec_linear: Arithmetic = "float" if linear == "float" else "packed"
         attention = choose_attention(device, dtype, use_flash=use_flash_attention)
         on_progress("reading the configuration", 0.0)
         config = load_config(path)
@@ -90,25 +90,14 @@ class Qwen3TTS:
         with CheckpointFile(
             path / "speech_tokenizer" / "model.safetensors",
             device=device,
-            dtype=torch.float32,  # tables are folded in float32 and rounded once
-            arithmetic="float" if linear == "float" else "packed",
+            dtype=codec_dtype,
+            arithmetic=codec_linear,
             ignored=CodecDecoder.IGNORED,
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
-            codec = CodecDecoder(config.codec, weights, codec_dtype)
+            codec = CodecDecoder(config.codec, weights)
         on_progress("loaded", 1.0)
-        return cls(
-            config,
-            tokenizer,
-            prompts,
-            talker,
-            code_predictor,
-            codec,
-            device,
-            dtype,
-            codec_dtype,
-            linear,
-        )
+        return cls(config, tokenizer, prompts, talker, code_predictor, codec, device, dtype, linear)
 
     @property
     def attention(self) -> Attention:
@@ -140,25 +129,9 @@ class Qwen3TTS:
         )
 
     @torch.inference_mode()
-    def join(
-        self,
-        state: SlotState,
-        slot: int,
-        prompt: PromptEmbeddings,
-        *,
-        seed: int,
-        sampling: SamplingOptions,
-        predictor_sampling: SamplingOptions | None = None,
-    ) -> None:
+    def join(self, state: SlotState, slot: int, prompt: PromptEmbeddings, **how: Any) -> None:
         """Start an utterance in a slot: `begin`, then `prefill` of all rows but the last."""
-        self.begin(
-            state,
-            slot,
-            prompt,
-            seed=seed,
-            sampling=sampling,
-            predictor_sampling=predictor_sampling,
-        )
+        self.begin(state, slot, prompt, **how)
         if len(prompt.rows) > 1:
             slots = torch.tensor([slot], device=self.device)
             self.prefill(state, slots, prompt.rows[None, :-1])
@@ -184,36 +157,49 @@ class Qwen3TTS:
             raise InvalidRequest(
                 f"text and instruction need more than {longest} places", param="text"
             )
-        state.length[slot] = len(prompt.rows) - 1
-        state.frame[slot] = 0
+        # `x[slot] = number` would copy from the host and wait for it; `fill_` does not.
+        state.length[slot].fill_(len(prompt.rows) - 1)
+        state.frame[slot].fill_(0)
         state.next_input[slot] = prompt.rows[-1]
-        state.seen[slot] = False
-        state.seed[slot] = seed
-        state.repetition_penalty[slot] = sampling.repetition_penalty
+        state.seen[slot].fill_(False)
+        state.seed[slot].fill_(seed)
+        state.repetition_penalty[slot].fill_(sampling.repetition_penalty)
         state.talker_sampling.put(slot, sampling)
         state.predictor_sampling.put(slot, predictor_sampling or sampling)
-        state.text_length[slot] = 0
         self.append_text(state, slot, prompt.text_rows, start=0)
 
     @torch.inference_mode()
-    def append_text(
-        self, state: SlotState, slot: int, rows: Tensor, *, start: int | None = None
-    ) -> None:
-        """Add text rows [n, C] behind those that a slot has; InvalidRequest if they do not fit.
-
-        start: how many it has; None asks the device, and waits for it
-        """
+    def append_text(self, state: SlotState, slot: int, rows: Tensor, *, start: int) -> None:
+        """Add text rows [n, C] behind the `start` that a slot has; InvalidRequest if too many."""
         most = state.text_rows.shape[1]
-        start = int(state.text_length[slot]) if start is None else start
         if start + len(rows) > most:
             raise InvalidRequest(f"streamed text may have {most} tokens at most", param="text")
         state.text_rows[slot, start : start + len(rows)] = rows
-        state.text_length[slot] = start + len(rows)
+        state.text_length[slot].fill_(start + len(rows))
 
     @torch.inference_mode()
-    def prefill(self, state: SlotState, slots: Tensor, rows: Tensor, *, start: int = 0) -> None:
-        """Read prompt rows [B, P, C] into positions start.. of the slots int64 [B]."""
-        self.talker.prefill(rows, state, slots, start)
+    def prefill(
+        self,
+        state: SlotState,
+        slots: Tensor,
+        rows: Tensor,
+        *,
+        start: int | Tensor = 0,
+        max_position: int | None = None,
+    ) -> Tensor:
+        """Read prompt rows [B, P, C] into positions start.. of the slots; normed hidden states.
+
+        slots: int64 [B]
+
+        start, max_position: a tensor, int64 [], and a static bound, for a CUDA graph
+        Rows may be padded at their end: what padding writes lies behind the row's length.
+        """
+        P = rows.shape[1]
+        positions = torch.arange(P, device=self.device) + start
+        if max_position is None:
+            max_position = int(start) + P
+        positions = positions.clamp(max=state.max_positions - 1)
+        return self.talker.prefill(rows, state, CacheRows(slots, positions, max_position))
 
     @torch.inference_mode()
     def frame_step(
@@ -256,7 +242,6 @@ class Qwen3TTS:
         positions = state.length[slots].clamp(max=state.max_positions - 1)
         rows = CacheRows(slots, positions, max_position or state.max_positions)
         hidden, logits = self.talker.step(state.next_input[slots], state, rows)
-        state.hidden[slots] = hidden
         state.logits[slots] = logits
         state.length[slots] = positions + 1
         return hidden, logits
@@ -272,12 +257,6 @@ class Qwen3TTS:
         return sum_embeddings(codes) + torch.where(has_text, text, self.prompts.pad_row)
 
 
-def _checked(linear: Arithmetic, device: torch.device) -> Arithmetic:
-    if linear != "float" and not (device.type == "cpu" and can_pack()):
-        raise StartupError(f"linear layers in {linear!r} need an x86 CPU")
-    return linear
-
-
 def sum_embeddings(embeddings: Tensor) -> Tensor:
     """Sum [B, Q, C] over Q in one reduction: float32 inside, rounded once.
 
@@ -285,8 +264,3 @@ def sum_embeddings(embeddings: Tensor) -> Tensor:
     implementation's codes within a few frames.
     """
     return embeddings.sum(dim=1)
-
-
-def default_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype of talker and code predictor: bfloat16 on CUDA, float32 on the CPU."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32

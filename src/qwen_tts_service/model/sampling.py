@@ -142,28 +142,3 @@ class CounterDraw:
         # bit, and which one a value gets depends on how many rows there are.
         uniform = words.double().add_(0.5).mul_(-(2.0**-32))
         return uniform.log1p_().neg_().log_().float()
-
-
-class TorchDraw:
-    """Draws with torch.multinomial from the global generator, as the reference implementation does.
-
-    For comparing with it: one row at a time, since the order of draws matters. torch.multinomial
-    uses up one random number per column, so codebook 0 is spread over the reference's columns.
-    """
-
-    def __init__(self, vocabulary: int, eos_id: int) -> None:
-        self._vocabulary = vocabulary
-        self._eos_id = eos_id
-
-    def frame(self, _seed: Tensor, _frame: Tensor, _codebooks: int, _choices: int) -> FrameDraw:
-        return self._draw
-
-    def _draw(self, logits: Tensor, codebook: int) -> Tensor:
-        if codebook:
-            return torch.multinomial(logits.softmax(dim=1), 1).squeeze(1)
-        last = logits.shape[1] - 1
-        wide = logits.new_full((logits.shape[0], self._vocabulary), _OUT)
-        wide[:, :last] = logits[:, :last]
-        wide[:, self._eos_id] = logits[:, last]
-        drawn = torch.multinomial(wide.softmax(dim=1), 1).squeeze(1)
-        return torch.where(drawn == self._eos_id, last, drawn)

@@ -7,13 +7,12 @@ Letters: S slots, L positions, K key/value heads, D head size, C width, V = code
 end of speech), R text rows.
 """
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from qwen_tts_service.kernels.device import zeros
 from qwen_tts_service.types import SamplingOptions
 
 from .config import ModelConfig
@@ -37,9 +36,9 @@ class SamplingState:
 
     def put(self, slot: int, options: SamplingOptions) -> None:
         """Fill one slot; temperature 0 is greedy."""
-        self.temperature[slot] = options.temperature
-        self.top_k[slot] = options.top_k
-        self.top_p[slot] = options.top_p
+        self.temperature[slot].fill_(options.temperature)
+        self.top_k[slot].fill_(options.top_k)
+        self.top_p[slot].fill_(options.top_p)
 
     def rows(self, slots: Tensor) -> "SamplingState":
         """Return the values of the slots [B], each [B]."""
@@ -54,7 +53,6 @@ class SlotState:
     length:       int64 [S], positions in the cache = the position of `next_input`
     frame:        int64 [S], frames made
     next_input:   [S, C], what the next frame step feeds the talker
-    hidden:       [S, C], the talker's last normed hidden state
     logits:       float32 [S, V], codebook 0 of the last frame before any processing
     text_rows:    [S, R, C], added to the inputs of frames 0, 1, ...; tts_pad after `text_length`
     text_length:  int64 [S]
@@ -68,7 +66,6 @@ class SlotState:
     length: Tensor
     frame: Tensor
     next_input: Tensor
-    hidden: Tensor
     logits: Tensor
     text_rows: Tensor
     text_length: Tensor
@@ -109,7 +106,6 @@ def allocate_slots(
         length=numbers(slots, of=torch.int64),
         frame=numbers(slots, of=torch.int64),
         next_input=numbers(slots, width),
-        hidden=numbers(slots, width),
         logits=numbers(slots, choices, of=torch.float32),
         text_rows=numbers(slots, max_text_rows, width),
         text_length=numbers(slots, of=torch.int64),
@@ -119,15 +115,3 @@ def allocate_slots(
         talker_sampling=SamplingState.allocate(slots, device),
         predictor_sampling=SamplingState.allocate(slots, device),
     )
-
-
-def zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return zeros; on the CPU their memory is taken page by page as it is written.
-
-    torch.zeros writes all of it at once: 19 GB for ten slots of 8192 positions in float32, of
-    which ordinary utterances use a few hundred positions each.
-    """
-    if device.type != "cpu":
-        return torch.zeros(*shape, dtype=dtype, device=device)
-    count = math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(np.zeros(count, np.uint8)).view(dtype).view(shape)

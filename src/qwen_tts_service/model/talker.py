@@ -10,10 +10,11 @@ Letters: B rows, P prompt rows, C width, V = codes + 1.
 import torch
 from torch import Tensor, nn
 
-from .attention import Attention, CacheRows, prefill
+from qwen_tts_service.kernels.attention import Attention, CacheRows, prefill
+from qwen_tts_service.kernels.linear import fixed, make_linear
+
 from .config import ModelConfig
 from .layers import DecoderStack
-from .linear import make_linear
 from .state import SlotState
 from .weights import Weights
 
@@ -25,32 +26,22 @@ class Talker(nn.Module):
         super().__init__()
         vocabulary, width, codes = config.vocabulary, config.width, config.codes
         self.attention = attention
-        self.embedding = nn.Parameter(
-            weights.take("talker.model.codec_embedding.weight", vocabulary, width),
-            requires_grad=False,
+        self.embedding = fixed(
+            weights.take("talker.model.codec_embedding.weight", vocabulary, width)
         )
-        self.stack = DecoderStack(
-            config.talker, weights, "talker.model", positions=config.max_positions
-        )
+        self.stack = DecoderStack(config.talker, weights, "talker.model", config.max_positions)
         head = weights.take_raw("talker.codec_head.weight", vocabulary, width)
         rows = torch.cat((head[:codes], head[config.eos_id : config.eos_id + 1]))
         self.head = make_linear(
             rows.to(weights.device, weights.dtype), arithmetic=weights.arithmetic
         )
 
-    def prefill(self, rows: Tensor, state: SlotState, slots: Tensor, start: int) -> Tensor:
-        """Read prompt rows [B, P, C] at positions start.. of the slots [B]; normed hidden states.
-
-        Rows may be padded at their end: what padding writes lies behind the row's length.
-        """
-        P = rows.shape[1]
-        positions = torch.arange(start, start + P, device=rows.device)[None]
+    def prefill(self, x: Tensor, state: SlotState, rows: CacheRows) -> Tensor:
+        """Read prompt rows [B, P, C] at the P positions of `rows`; normed hidden states."""
         hidden: Tensor = self.stack(
-            rows,
-            positions,
-            lambda layer, q, k, v: prefill(
-                q, k, v, (state.keys[layer], state.values[layer]), slots, start=start
-            ),
+            x,
+            rows.positions[None],
+            lambda layer, q, k, v: prefill(q, k, v, (state.keys[layer], state.values[layer]), rows),
         )
         return hidden
 

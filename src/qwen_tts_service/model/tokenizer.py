@@ -70,14 +70,14 @@ class Tokenizer:
         """
         # Role and text are one piece to BPE, as in the official package: a text that starts
         # with a newline merges with the role's.
-        return self._close(self._plain(f"assistant\n{text}"))
+        return self._close(self.plain_ids(f"assistant\n{text}"))
 
     def wrap(self, tokens: Sequence[int]) -> list[int]:
         """Return the ids of an utterance whose text is already tokens."""
-        return self._close([*self._plain("assistant\n"), *tokens])
+        return self._close([*self.plain_ids("assistant\n"), *tokens])
 
     def _close(self, body: list[int]) -> list[int]:
-        newline, role = self._plain("\n"), self._plain("assistant\n")
+        newline, role = self.plain_ids("\n"), self.plain_ids("assistant\n")
         return [self._im_start, *body, self._im_end, *newline, self._im_start, *role]
 
     def encode_instruct(self, instruct: str) -> list[int]:
@@ -87,8 +87,8 @@ class Tokenizer:
         """
         if not instruct:
             return []
-        body = self._plain(f"user\n{instruct}")
-        return [self._im_start, *body, self._im_end, *self._plain("\n")]
+        body = self.plain_ids(f"user\n{instruct}")
+        return [self._im_start, *body, self._im_end, *self.plain_ids("\n")]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of ids that are all text."""
@@ -122,38 +122,8 @@ class Tokenizer:
 
     def plain_ids(self, text: str) -> list[int]:
         """Return the ids of a text alone, without the frame of an utterance."""
-        return self._plain(text)
-
-    def _plain(self, text: str) -> list[int]:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
-
-
-class GrowingText:
-    """Gives out the ids of a text that is still being written as soon as they are certain.
-
-    All ids together are those of the whole text without the space around it, whatever the pieces.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._held = ""
-        self._has_begun = False
-
-    def append(self, text: str) -> list[int]:
-        """Take the next piece of text; return the ids that are now certain, often none."""
-        held = self._tokenizer.normal(self._held + text)
-        self._held = held if self._has_begun else held.lstrip()
-        return self._give(self._tokenizer.settled_chars(self._held))
-
-    def finish(self) -> list[int]:
-        """Return the ids of what is left."""
-        return self._give(len(self._held.rstrip()))
-
-    def _give(self, chars: int) -> list[int]:
-        ready, self._held = self._held[:chars], self._held[chars:]
-        self._has_begun = self._has_begun or bool(ready)
-        return self._tokenizer.plain_ids(ready) if ready else []
 
 
 def _read_vocabulary(directory: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:

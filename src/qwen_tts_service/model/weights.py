@@ -8,17 +8,14 @@ is copied once, straight to its place. It does not know what the tensors mean.
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from qwen_tts_service.errors import StartupError
-
-Arithmetic = Literal["float", "packed", "half", "int8"]
-"""How layers keep their weights: as they are, or packed for the CPU in one of three ways."""
+from qwen_tts_service.kernels.linear import Arithmetic, fixed, make_linear
 
 
 class CheckpointError(StartupError):
@@ -36,7 +33,12 @@ class Weights(Protocol):
         """Return the tensor in this source's dtype on its device."""
 
     def take_raw(self, name: str, *shape: int) -> Tensor:
-        """Return the tensor as it is stored, on the host: for tables that stay there."""
+        """Return the tensor as it is stored, on the host: to stay there, or to be folded first."""
+
+
+def placed(tensor: Tensor, weights: Weights) -> nn.Parameter:
+    """Return a parameter made of a folded tensor, where and in what dtype `weights` has its own."""
+    return fixed(tensor.to(weights.device, weights.dtype))
 
 
 def stack_rows(weights: Weights, parts: Sequence[tuple[str, int]], columns: int) -> Tensor:
@@ -48,6 +50,31 @@ def stack_rows(weights: Weights, parts: Sequence[tuple[str, int]], columns: int)
         fused[start : start + rows].copy_(weights.take_raw(name, rows, columns))
         start += rows
     return fused
+
+
+def read_linear(
+    weights: Weights,
+    parts: Sequence[tuple[str, int]],
+    columns: int,
+    *,
+    bias: bool = False,
+    arithmetic: Arithmetic | None = None,
+) -> nn.Module:
+    """Read matrices `name`.weight [rows, columns] as one layer, outputs side by side.
+
+    parts: (name, rows) of each; bias: the one part has `name`.bias [rows] too; arithmetic: None
+    is that of `weights`. Raises CheckpointError for weights that the arithmetic cannot hold.
+    """
+    named = [(f"{name}.weight", rows) for name, rows in parts]
+    if len(named) == 1:
+        weight = weights.take(*named[0], columns)
+    else:
+        weight = stack_rows(weights, named, columns)
+    offset = weights.take(f"{parts[0][0]}.bias", parts[0][1]) if bias else None
+    try:
+        return make_linear(weight, offset, arithmetic=arithmetic or weights.arithmetic)
+    except ValueError as error:
+        raise CheckpointError(f"{parts[0][0]}: {error}; linear layers must be float") from error
 
 
 class CheckpointFile:
@@ -93,22 +120,16 @@ class CheckpointFile:
         self._left.remove(name)
         self._on_take(1 - len(self._left) / self._count)
         tensor: Tensor = self._file.get_tensor(name)
-        if tuple(tensor.shape) != shape:
-            self._problems.append(
-                f"wrong shape: {name} is {list(tensor.shape)}, must be {list(shape)}"
-            )
-            return torch.zeros(1, dtype=self.dtype).expand(shape)
-        return tensor
+        if tensor.shape == shape:
+            return tensor
+        found = list(tensor.shape)
+        self._problems.append(f"wrong shape: {name} is {found}, must be {list(shape)}")
+        return torch.zeros(1, dtype=self.dtype).expand(shape)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
 

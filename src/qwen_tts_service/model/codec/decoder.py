@@ -17,7 +17,7 @@ from qwen_tts_service.model.weights import Weights
 from .quantizer import Dequantizer
 from .state import Chunk, CodecState
 from .transformer import WindowedTransformer
-from .vocoder import CausalConv, Vocoder
+from .vocoder import CausalConv, Vocoder, read_conv
 
 
 class CodecDecoder(nn.Module):
@@ -34,16 +34,16 @@ class CodecDecoder(nn.Module):
     )
     """Tensors of the file that decoding has no use for."""
 
-    def __init__(self, config: CodecConfig, weights: Weights, dtype: torch.dtype) -> None:
-        """Build from float32 weights; tables are folded in float32 and rounded to dtype once."""
+    def __init__(self, config: CodecConfig, weights: Weights) -> None:
+        """Build in the dtype of `weights`; tables are folded as stored and rounded once."""
         super().__init__()
         self.config = config
-        self.dtype = dtype
-        self.quantizer = Dequantizer(config, weights, dtype)
+        self.dtype = weights.dtype
+        self.quantizer = Dequantizer(config, weights)
         shape = (config.latent_width, config.codebook_width, 3)
-        self.enter = CausalConv.load(weights, "decoder.pre_conv.conv", shape, dtype)
-        self.transformer = WindowedTransformer(config, weights, dtype)
-        self.vocoder = Vocoder(config, weights, dtype)
+        self.enter = read_conv(weights, "decoder.pre_conv.conv", shape)
+        self.transformer = WindowedTransformer(config, weights)
+        self.vocoder = Vocoder(config, weights)
 
     def new_state(self, *, slots: int) -> CodecState:
         """Allocate the state of S streams that have not begun."""
@@ -86,7 +86,8 @@ class CodecDecoder(nn.Module):
         """
         B, books, T = codes.shape
         assert books == self.config.codebooks
-        chunk = Chunk(state, B, slots, active)
+        slots = torch.arange(B, device=codes.device) if slots is None else slots
+        chunk = Chunk(state, slots, active)
         x = self.enter(self.quantizer(codes), chunk)
         samples: Tensor = self.vocoder(self.transformer(x, chunk), chunk)
         chunk.finish(T)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qwen_tts_service.model.config import CodecConfig
-from qwen_tts_service.model.weights import Weights
+from qwen_tts_service.model.weights import Weights, placed
 
 _MIN_USAGE = 1e-5
 
@@ -19,15 +19,13 @@ _MIN_USAGE = 1e-5
 class Dequantizer(nn.Module):
     """One table [Q * codes, C] of ready vectors."""
 
-    def __init__(self, config: CodecConfig, weights: Weights, dtype: torch.dtype) -> None:
+    def __init__(self, config: CodecConfig, weights: Weights) -> None:
         super().__init__()
         self.codes = config.codes
         self.books = config.codebooks
-        tables = [
-            *_tables(config, weights, "first", 1),
-            *_tables(config, weights, "rest", config.codebooks - 1),
-        ]
-        self.table = nn.Parameter(torch.cat(tables).to(dtype), requires_grad=False)
+        tables = _tables(config, weights, "first", 1)
+        tables += _tables(config, weights, "rest", config.codebooks - 1)
+        self.table = placed(torch.cat(tables), weights)
 
     def forward(self, codes: Tensor) -> Tensor:
         """int64 [B, Q, T] -> [B, T, C]."""
@@ -39,11 +37,11 @@ class Dequantizer(nn.Module):
 def _tables(config: CodecConfig, weights: Weights, group: str, books: int) -> list[Tensor]:
     name = f"decoder.quantizer.rvq_{group}"
     inner, outer = config.codebook_width // 2, config.codebook_width
-    projection = weights.take(f"{name}.output_proj.weight", outer, inner, 1).squeeze(-1)
+    projection = weights.take_raw(f"{name}.output_proj.weight", outer, inner, 1).squeeze(-1)
     tables = []
     for book in range(books):
         codebook = f"{name}.vq.layers.{book}._codebook"
-        sums = weights.take(f"{codebook}.embedding_sum", config.codes, inner)
-        usage = weights.take(f"{codebook}.cluster_usage", config.codes)
+        sums = weights.take_raw(f"{codebook}.embedding_sum", config.codes, inner)
+        usage = weights.take_raw(f"{codebook}.cluster_usage", config.codes)
         tables.append((sums / usage.clamp(min=_MIN_USAGE)[:, None]) @ projection.T)
     return tables

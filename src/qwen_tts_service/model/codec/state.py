@@ -36,44 +36,32 @@ class CodecState:
 class Chunk:
     """The state of the rows of one call: layers read the past from it and leave the future in it.
 
-    slots:  int64 [B] or None for the first B slots
+    slots:  int64 [B], whose state each row continues
     active: bool [B] or None for all; the others' state will not change
     """
 
-    def __init__(
-        self, state: CodecState, rows: int, slots: Tensor | None, active: Tensor | None
-    ) -> None:
+    def __init__(self, state: CodecState, slots: Tensor, active: Tensor | None) -> None:
         self._state = state
         self._slots = slots
         self._active = active
-        self._rows = rows
-        self._tail = 0
-        self.frames = self._pick(state.frames)
+        self._tails = iter(state.tails)
+        self.frames = state.frames[slots]
 
     def extend(self, x: Tensor) -> Tensor:
         """Put the next convolution's last inputs before x [B, N, C]: longer by its reach."""
-        stored = self._state.tails[self._tail]
-        self._tail += 1
-        return self._extend(stored, x, axis=1)
+        return self._extend(next(self._tails), x, axis=1)
 
     def extend_layer(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put a layer's remembered keys and values before new ones [B, H, T, D]."""
-        return (
-            self._extend(self._state.keys[layer], k, axis=2),
-            self._extend(self._state.values[layer], v, axis=2),
-        )
+        keys, values = self._state.keys[layer], self._state.values[layer]
+        return self._extend(keys, k, axis=2), self._extend(values, v, axis=2)
 
     def finish(self, T: int) -> None:
         """Count T frames more for the active rows."""
         self._store(self._state.frames, self.frames, self.frames + T)
 
-    def _pick(self, stored: Tensor) -> Tensor:
-        if self._slots is None:
-            return stored[: self._rows]
-        return stored.index_select(0, self._slots)
-
     def _extend(self, stored: Tensor, x: Tensor, *, axis: int) -> Tensor:
-        old = self._pick(stored)
+        old = stored.index_select(0, self._slots)
         joined = torch.cat((old, x), dim=axis)
         reach = old.shape[axis]
         self._store(stored, old, joined.narrow(axis, joined.shape[axis] - reach, reach))
@@ -83,7 +71,4 @@ class Chunk:
         if self._active is not None:
             active = self._active.view(-1, *(1,) * (new.dim() - 1))
             new = torch.where(active, new, old)
-        if self._slots is None:
-            stored[: self._rows] = new
-        else:
-            stored.index_copy_(0, self._slots, new)
+        stored.index_copy_(0, self._slots, new)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, layer_norm
 
+from qwen_tts_service.kernels.linear import Arithmetic, fixed, make_linear
 from qwen_tts_service.model.config import CodecConfig
-from qwen_tts_service.model.linear import make_linear
-from qwen_tts_service.model.weights import Arithmetic, Weights
+from qwen_tts_service.model.weights import Weights, placed, read_linear
 
 from .state import Chunk
 
@@ -26,63 +26,32 @@ _WIDE = 384
 """From so many channels on, weights are larger than windows, and packing them pays on the CPU."""
 
 
-def _fixed(tensor: Tensor, dtype: torch.dtype) -> nn.Parameter:
-    return nn.Parameter(tensor.to(dtype), requires_grad=False)
-
-
 class CausalConv(nn.Module):
     """A stride 1 convolution that sees its input and what came before.
 
-    arithmetic: "packed" computes wide layers, on the CPU, as windows times a packed matrix; what
-    a row comes to then does not depend on how many rows there are
+    weight: [out, in, kernel], or [out, 1, kernel] for groups of one channel; bias: [out]
+    In packed arithmetic, on the CPU, wide layers are computed as windows times a packed matrix;
+    what a row comes to then does not depend on how many rows there are.
     """
 
     def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor,
-        *,
-        dtype: torch.dtype,
-        arithmetic: Arithmetic,
-        dilation: int = 1,
-        groups: int = 1,
+        self, weight: Tensor, bias: Tensor, arithmetic: Arithmetic, *, dilation: int = 1
     ) -> None:
         super().__init__()
         out, inner, self.kernel = weight.shape
         self.dilation = dilation
-        self.groups = groups
-        self.in_channels = inner * groups
+        self.groups = out if inner == 1 else 1
+        self.in_channels = inner * self.groups
         self.reach = (self.kernel - 1) * dilation
         """How many inputs before the first new one are needed."""
         self.matrix: nn.Module | None = None
         is_wide = self.in_channels >= _WIDE or self.kernel == 1
-        if arithmetic != "float" and groups == 1 and is_wide:
-            rows = weight.to(dtype).transpose(1, 2).reshape(out, -1)
-            self.matrix = make_linear(rows, bias.to(dtype), arithmetic=arithmetic)
+        if arithmetic != "float" and self.groups == 1 and is_wide:
+            rows = weight.transpose(1, 2).reshape(out, -1)
+            self.matrix = make_linear(rows, bias, arithmetic=arithmetic)
         else:
             image = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-            self.weight, self.bias = _fixed(image, dtype), _fixed(bias, dtype)
-
-    @classmethod
-    def load(
-        cls,
-        weights: Weights,
-        name: str,
-        shape: tuple[int, int, int],
-        dtype: torch.dtype,
-        *,
-        dilation: int = 1,
-        groups: int = 1,
-    ) -> "CausalConv":
-        """Read `name`.weight [out, in / groups, kernel] and `name`.bias [out]."""
-        return cls(
-            weights.take(f"{name}.weight", *shape),
-            weights.take(f"{name}.bias", shape[0]),
-            dtype=dtype,
-            arithmetic=weights.arithmetic,
-            dilation=dilation,
-            groups=groups,
-        )
+            self.weight, self.bias = fixed(image), fixed(bias)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
         """[B, N, C] -> [B, N, C out]."""
@@ -105,28 +74,29 @@ class CausalConv(nn.Module):
         return x.as_strided(shape, (row, step, step * self.dilation, 1)).flatten(2)
 
 
+def read_conv(
+    weights: Weights, name: str, shape: tuple[int, int, int], *, dilation: int = 1
+) -> CausalConv:
+    """Read `name`.weight of a shape [out, in, kernel] or [out, 1, kernel] and `name`.bias [out]."""
+    weight, bias = weights.take(f"{name}.weight", *shape), weights.take(f"{name}.bias", shape[0])
+    return CausalConv(weight, bias, weights.arithmetic, dilation=dilation)
+
+
 class Upsample(nn.Module):
     """A transposed convolution with stride s and kernel s or 2s, as the module's text says."""
 
     def __init__(
-        self,
-        weights: Weights,
-        name: str,
-        shape: tuple[int, int, int],
-        dtype: torch.dtype,
-        *,
-        stride: int,
+        self, weights: Weights, name: str, shape: tuple[int, int, int], *, stride: int
     ) -> None:
-        """Read `name`.weight [in, out, kernel] and `name`.bias [out]."""
+        """Read `name`.weight of a shape [in, out, kernel] and `name`.bias [out]."""
         super().__init__()
-        into, out, kernel = shape
+        into, self.out, kernel = shape
         taps = weights.take(f"{name}.weight", *shape)
         # [in, out, taps, s] -> [s, out, in, taps], the oldest input's tap first
-        folded = taps.reshape(into, out, kernel // stride, stride).permute(3, 1, 0, 2).flip(3)
-        weight = folded.reshape(stride * out, into, -1).contiguous()
-        bias = weights.take(f"{name}.bias", out).repeat(stride)
-        self.out = out
-        self.conv = CausalConv(weight, bias, dtype=dtype, arithmetic=weights.arithmetic)
+        taps = taps.reshape(into, self.out, kernel // stride, stride).permute(3, 1, 0, 2).flip(3)
+        weight = taps.reshape(stride * self.out, into, -1).contiguous()
+        bias = weights.take(f"{name}.bias", self.out).repeat(stride)
+        self.conv = CausalConv(weight, bias, weights.arithmetic)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
         """[B, N, C in] -> [B, N * s, C out]."""
@@ -137,14 +107,14 @@ class Upsample(nn.Module):
 class SnakeBeta(nn.Module):
     """x + sin²(x·e^α) / (e^β + 1e-9), α and β per channel; the exponentials are taken at load."""
 
-    def __init__(self, weights: Weights, name: str, channels: int, dtype: torch.dtype) -> None:
+    def __init__(self, weights: Weights, name: str, channels: int) -> None:
         super().__init__()
-        alpha = weights.take(f"{name}.alpha", channels).exp()
-        beta = weights.take(f"{name}.beta", channels).exp()
-        self.frequency = _fixed(alpha, dtype)
-        self.height = _fixed(1.0 / (beta + 1e-9), dtype)
+        alpha = weights.take_raw(f"{name}.alpha", channels)
+        beta = weights.take_raw(f"{name}.beta", channels)
+        self.frequency = placed(alpha.exp(), weights)
+        self.height = placed(1.0 / (beta.exp() + 1e-9), weights)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _chunk: Chunk) -> Tensor:
         """[B, N, C] -> [B, N, C]."""
         wave = (x * self.frequency).sin_().square_()
         return torch.addcmul(x, wave, self.height, out=wave)
@@ -153,21 +123,14 @@ class SnakeBeta(nn.Module):
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution, layer norm, and a two-layer MLP, scaled and added to the input."""
 
-    def __init__(self, weights: Weights, name: str, C: int, dtype: torch.dtype) -> None:
+    def __init__(self, weights: Weights, name: str, C: int) -> None:
         super().__init__()
-        self.depthwise = CausalConv.load(weights, f"{name}.dwconv.conv", (C, 1, 7), dtype, groups=C)
-
-        def take(suffix: str, *shape: int) -> nn.Parameter:
-            return _fixed(weights.take(f"{name}.{suffix}", *shape), dtype)
-
-        def matrix(suffix: str, rows: int, columns: int) -> nn.Module:
-            weight, bias = take(f"{suffix}.weight", rows, columns), take(f"{suffix}.bias", rows)
-            return make_linear(weight, bias, arithmetic=weights.arithmetic)
-
-        self.norm_weight, self.norm_bias = take("norm.weight", C), take("norm.bias", C)
-        self.widen = matrix("pwconv1", 4 * C, C)
-        self.narrow = matrix("pwconv2", C, 4 * C)
-        self.gamma = take("gamma", C)
+        self.depthwise = read_conv(weights, f"{name}.dwconv.conv", (C, 1, 7))
+        self.norm_weight = fixed(weights.take(f"{name}.norm.weight", C))
+        self.norm_bias = fixed(weights.take(f"{name}.norm.bias", C))
+        self.widen = read_linear(weights, [(f"{name}.pwconv1", 4 * C)], C, bias=True)
+        self.narrow = read_linear(weights, [(f"{name}.pwconv2", C)], 4 * C, bias=True)
+        self.gamma = fixed(weights.take(f"{name}.gamma", C))
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
         """[B, N, C] -> [B, N, C]."""
@@ -180,80 +143,47 @@ class ConvNeXtBlock(nn.Module):
 class ResidualUnit(nn.Module):
     """Snake, dilated convolution, snake, pointwise convolution, added to the input."""
 
-    def __init__(
-        self, weights: Weights, name: str, C: int, dilation: int, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, weights: Weights, name: str, C: int, dilation: int) -> None:
         super().__init__()
-        self.act1 = SnakeBeta(weights, f"{name}.act1", C, dtype)
-        self.conv1 = CausalConv.load(
-            weights, f"{name}.conv1.conv", (C, C, 7), dtype, dilation=dilation
-        )
-        self.act2 = SnakeBeta(weights, f"{name}.act2", C, dtype)
-        self.conv2 = CausalConv.load(weights, f"{name}.conv2.conv", (C, C, 1), dtype)
+        self.act1 = SnakeBeta(weights, f"{name}.act1", C)
+        self.conv1 = read_conv(weights, f"{name}.conv1.conv", (C, C, 7), dilation=dilation)
+        self.act2 = SnakeBeta(weights, f"{name}.act2", C)
+        self.conv2 = read_conv(weights, f"{name}.conv2.conv", (C, C, 1))
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
         """[B, N, C] -> [B, N, C]."""
-        y = self.conv1(self.act1(x), chunk)
-        mixed: Tensor = x + self.conv2(self.act2(y), chunk)
+        y = self.conv1(self.act1(x, chunk), chunk)
+        mixed: Tensor = x + self.conv2(self.act2(y, chunk), chunk)
         return mixed
-
-
-class VocoderStage(nn.Module):
-    """Snake, upsampling by s to half the channels, three residual units."""
-
-    def __init__(
-        self, weights: Weights, name: str, into: int, stride: int, dtype: torch.dtype
-    ) -> None:
-        super().__init__()
-        out = into // 2
-        self.act = SnakeBeta(weights, f"{name}.block.0", into, dtype)
-        self.up = Upsample(
-            weights, f"{name}.block.1.conv", (into, out, 2 * stride), dtype, stride=stride
-        )
-        self.units = nn.ModuleList(
-            ResidualUnit(weights, f"{name}.block.{2 + unit}", out, dilation, dtype)
-            for unit, dilation in enumerate(_DILATIONS)
-        )
-
-    def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
-        """[B, N, C] -> [B, N * s, C / 2]."""
-        x = self.up(self.act(x), chunk)
-        for unit in self.units:
-            x = unit(x, chunk)
-        return x
 
 
 class Vocoder(nn.Module):
     """From latent frames to samples."""
 
-    def __init__(self, config: CodecConfig, weights: Weights, dtype: torch.dtype) -> None:
+    def __init__(self, config: CodecConfig, weights: Weights) -> None:
         super().__init__()
         latent, C = config.latent_width, config.decoder_width
-        lift: list[nn.Module] = []
+        layers: list[nn.Module] = []
         for index, ratio in enumerate(config.upsampling_ratios):
-            name = f"decoder.upsample.{index}"
-            lift.append(
-                Upsample(weights, f"{name}.0.conv", (latent, latent, ratio), dtype, stride=ratio)
-            )
-            lift.append(ConvNeXtBlock(weights, f"{name}.1", latent, dtype))
-        self.lift = nn.ModuleList(lift)
+            name, shape = f"decoder.upsample.{index}", (latent, latent, ratio)
+            layers.append(Upsample(weights, f"{name}.0.conv", shape, stride=ratio))
+            layers.append(ConvNeXtBlock(weights, f"{name}.1", latent))
         name = "decoder.decoder"
-        self.enter = CausalConv.load(weights, f"{name}.0.conv", (C, latent, 7), dtype)
-        stages = []
-        for index, stride in enumerate(config.upsample_rates):
-            stages.append(VocoderStage(weights, f"{name}.{1 + index}", C, stride, dtype))
+        layers.append(read_conv(weights, f"{name}.0.conv", (C, latent, 7)))
+        for stage, stride in enumerate(config.upsample_rates, 1):
+            block, shape = f"{name}.{stage}.block", (C, C // 2, 2 * stride)
+            layers.append(SnakeBeta(weights, f"{block}.0", C))
+            layers.append(Upsample(weights, f"{block}.1.conv", shape, stride=stride))
             C //= 2
-        self.stages = nn.ModuleList(stages)
-        last = 1 + len(stages)
-        self.act = SnakeBeta(weights, f"{name}.{last}", C, dtype)
-        self.leave = CausalConv.load(weights, f"{name}.{last + 1}.conv", (1, C, 7), dtype)
+            for unit, dilation in enumerate(_DILATIONS, 2):
+                layers.append(ResidualUnit(weights, f"{block}.{unit}", C, dilation))
+        last = 1 + len(config.upsample_rates)
+        layers.append(SnakeBeta(weights, f"{name}.{last}", C))
+        layers.append(read_conv(weights, f"{name}.{last + 1}.conv", (1, C, 7)))
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
         """[B, T, C] -> [B, T * samples per frame], not yet clamped."""
-        for layer in self.lift:
+        for layer in self.layers:
             x = layer(x, chunk)
-        x = self.enter(x, chunk)
-        for stage in self.stages:
-            x = stage(x, chunk)
-        samples: Tensor = self.leave(self.act(x), chunk)
-        return samples.squeeze(2)
+        return x.squeeze(2)

@@ -12,9 +12,10 @@ also cost a copy of the cache for every step.)
 Letters: S slots, L positions, B rows, T new positions, H heads, K key/value heads, D head size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,10 +24,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 @dataclass(frozen=True, slots=True)
 class CacheRows:
-    """Where the rows of one decode step lie.
+    """Where the rows of one call lie.
 
     slots:        int64 [B]
-    positions:    int64 [B], the cache position that each row's new key takes
+    positions:    int64, the cache positions that new keys take: [B] for one of each row, [T] for
+                  the same several of all rows
     max_position: static bound: every position is below it
     """
 
@@ -51,31 +53,22 @@ class Attention(Protocol):
 
 
 def prefill(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cache: tuple[Tensor, Tensor],
-    slots: Tensor,
-    *,
-    start: int,
+    q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows
 ) -> Tensor:
-    """Add T positions from `start` to the slots [B]; each sees itself and what lies before.
+    """Add T positions to each row; each sees itself and what lies before it.
 
     q [B, T, H, D], k and v [B, T, K, D] -> [B, T, H, D]; cache: keys, values [S, L, K, D]
     """
-    T = q.shape[1]
-    for stored, new in zip(cache, (k, v), strict=True):
-        stored[slots, start : start + T] = new
-    if start:
-        k, v = (stored[slots, : start + T] for stored in cache)
-    steps = torch.arange(start + T, device=q.device)
-    mask = None if start == 0 else steps <= steps[start:, None]
     group = q.shape[2] // k.shape[2]
-    k, v = (x.repeat_interleave(group, dim=2).transpose(1, 2) for x in (k, v))
-    out = scaled_dot_product_attention(
-        q.transpose(1, 2), k, v, attn_mask=mask, is_causal=mask is None
+    for stored, new in zip(cache, (k, v), strict=True):
+        stored.index_put_((rows.slots[:, None], rows.positions), new)
+    keys, values = (
+        stored[:, : rows.max_position].index_select(0, rows.slots).repeat_interleave(group, dim=2)
+        for stored in cache
     )
-    return out.transpose(1, 2)
+    mask = torch.arange(rows.max_position, device=q.device) <= rows.positions[:, None]
+    q, keys, values = (x.transpose(1, 2) for x in (q, keys, values))
+    return scaled_dot_product_attention(q, keys, values, attn_mask=mask).transpose(1, 2)
 
 
 def _write(k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows) -> None:
@@ -129,7 +122,8 @@ class MaskedAttention:
         out = scaled_dot_product_attention(
             q.view(B, K, H // K, D), keys, values, attn_mask=mask[:, None, None]
         )
-        return out.view(B, 1, H, D)
+        # Some backends lay heads out otherwise, which `view` refuses.
+        return out.reshape(B, 1, H, D)
 
 
 class FlashAttention:
@@ -137,15 +131,15 @@ class FlashAttention:
 
     name = "flash-attn"
 
-    def __init__(self, reason: str, library: Any) -> None:
+    def __init__(self, reason: str, attend: Callable[..., Tensor]) -> None:
         self.reason = reason
-        self._library = library
+        self._attend = attend
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows
     ) -> Tensor:
         _write(k, v, cache, rows)
-        out: Tensor = self._library.flash_attn_with_kvcache(
+        return self._attend(
             q,
             *cache,
             cache_seqlens=(rows.positions + 1).to(torch.int32),
@@ -153,7 +147,6 @@ class FlashAttention:
             causal=True,
             num_splits=1,  # a split count chosen from the batch would change a row's bits
         )
-        return out
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype, *, use_flash: bool) -> Attention:
@@ -165,9 +158,9 @@ def choose_attention(device: torch.device, dtype: torch.dtype, *, use_flash: boo
     if dtype not in {torch.bfloat16, torch.float16}:
         return MaskedAttention(f"flash-attn needs bfloat16 or float16, not {dtype}")
     try:
-        library = import_module("flash_attn")
-    except ImportError as error:
+        attend = import_module("flash_attn").flash_attn_with_kvcache
+    except (ImportError, AttributeError) as error:  # version 4 alone has no such function
         return MaskedAttention(f"flash-attn cannot be imported: {error}")
     if torch.cuda.get_device_capability(device) < (8, 0):
         return MaskedAttention("flash-attn needs compute capability 8.0 or higher")
-    return FlashAttention("flash-attn is installed", library)
+    return FlashAttention("flash-attn is installed", attend)

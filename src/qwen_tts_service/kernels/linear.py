@@ -10,13 +10,17 @@ layers there are.
 
 import ctypes
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .weights import Arithmetic, CheckpointError, Weights, stack_rows
+from qwen_tts_service.errors import StartupError
+
+Arithmetic = Literal["float", "packed", "half", "int8"]
+"""How layers keep their weights: as they are, or packed for the CPU in one of three ways."""
 
 _RESIDUAL_SCALE = 2.0**11
 """A float16 keeps 11 bits, so what it drops is this much smaller than what it keeps."""
@@ -25,7 +29,8 @@ _NEGLIGIBLE = 2.0**-25
 (0.00006); larger ones fit exactly."""
 
 
-def _fixed(tensor: Tensor) -> nn.Parameter:
+def fixed(tensor: Tensor) -> nn.Parameter:
+    """Return a parameter that is not trained."""
     return nn.Parameter(tensor, requires_grad=False)
 
 
@@ -34,8 +39,8 @@ class Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.weight = _fixed(weight)
-        self.bias = None if bias is None else _fixed(bias)
+        self.weight = fixed(weight)
+        self.bias = None if bias is None else fixed(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
@@ -54,7 +59,7 @@ class PackedLinear(nn.Module):
         self.rows = len(weight)
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)  # noqa: SLF001
         self.packed_bytes = weight.nbytes
-        self.bias = None if bias is None else _fixed(bias)
+        self.bias = None if bias is None else fixed(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
@@ -91,7 +96,7 @@ class HalfLinear(nn.Module):
                 remainder * _RESIDUAL_SCALE, None
             )
             self.packed_bytes *= 2
-        self.bias = None if bias is None else _fixed(bias.float())
+        self.bias = None if bias is None else fixed(bias.float())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], the dtype of `x`."""
@@ -127,7 +132,7 @@ class Int8Linear(nn.Module):
         self._zeros = torch.zeros(self.rows, dtype=torch.int64)
         self._middle = torch.tensor(self._levels + 1.5)
         self.packed_bytes = packed.numel()
-        self.bias = None if bias is None else _fixed(bias.float())
+        self.bias = None if bias is None else fixed(bias.float())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], the dtype of `x`."""
@@ -157,11 +162,19 @@ def can_pack() -> bool:
     return has_fbgemm and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
-def default_arithmetic(device: torch.device, dtype: torch.dtype) -> Arithmetic:
-    """Return what suits a device: on a CPU that can, "half" for float32 and else "packed"."""
-    if device.type != "cpu" or not can_pack():
-        return "float"
-    return "half" if dtype == torch.float32 else "packed"
+def choose_arithmetic(
+    asked: Arithmetic | None, device: torch.device, dtype: torch.dtype
+) -> Arithmetic:
+    """Return what is asked, or what suits a device: on a CPU that can, "half" or "packed".
+
+    Raises StartupError for packed kinds where there are no kernels for them.
+    """
+    is_able = device.type == "cpu" and can_pack()
+    if asked is None:
+        return ("half" if dtype == torch.float32 else "packed") if is_able else "float"
+    if asked != "float" and not is_able:
+        raise StartupError(f"linear layers in {asked!r} need an x86 CPU")
+    return asked
 
 
 _KINDS: dict[Arithmetic, type[nn.Module]] = {
@@ -175,35 +188,12 @@ _KINDS: dict[Arithmetic, type[nn.Module]] = {
 def make_linear(
     weight: Tensor, bias: Tensor | None = None, *, arithmetic: Arithmetic = "float"
 ) -> nn.Module:
-    """Build a layer from `weight` [out, in] and `bias` [out], which it does not keep if packed."""
-    return _KINDS[arithmetic](weight, bias)
+    """Build a layer from `weight` [out, in] and `bias` [out], which it does not keep if packed.
 
-
-def read_linear(
-    weights: Weights,
-    parts: Sequence[tuple[str, int]],
-    columns: int,
-    *,
-    bias: bool = False,
-    arithmetic: Arithmetic | None = None,
-) -> nn.Module:
-    """Read matrices `name`.weight [rows, columns] as one layer, outputs side by side.
-
-    parts: (name, rows) of each; bias: the one part has `name`.bias [rows] too; arithmetic: None
-    is that of `weights`. Raises CheckpointError for weights that the arithmetic cannot hold.
+    Raises ValueError for weights that the arithmetic cannot hold.
     """
-    named = [(f"{name}.weight", rows) for name, rows in parts]
-    if len(named) == 1:
-        weight = weights.take(*named[0], columns)
-    else:
-        weight = stack_rows(weights, named, columns)
-    offset = weights.take(f"{parts[0][0]}.bias", parts[0][1]) if bias else None
-    try:
-        layer = make_linear(weight, offset, arithmetic=arithmetic or weights.arithmetic)
-    except ValueError as error:
-        raise CheckpointError(f"{parts[0][0]}: {error}; linear layers must be float") from error
-    if not isinstance(layer, Linear):
-        del weight
+    layer = _KINDS[arithmetic](weight, bias)
+    if arithmetic != "float":
         _return_freed_memory()
     return layer
 

@@ -1,0 +1,41 @@
+"""Which device a worker's model lives on, number formats by name, and memory there.
+
+It does not know settings, workers' processes or what the memory is for.
+"""
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def choose_device(asked: str | None, worker: int) -> torch.device:
+    """Return the device for worker number `worker`, from 0.
+
+    asked: "cpu", "cuda:N": that one; "cuda": the workers share the GPUs out among themselves;
+    None: CUDA if torch can use it, and otherwise the CPU
+    """
+    if asked is None:
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    if asked == "cuda":
+        return torch.device("cuda", worker % max(1, torch.cuda.device_count()))
+    return torch.device(asked)
+
+
+def dtype_named(name: Literal["float32", "bfloat16"]) -> torch.dtype:
+    """Return torch's number format of this name."""
+    return torch.float32 if name == "float32" else torch.bfloat16
+
+
+def zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros; on the CPU their memory is taken page by page as it is written.
+
+    torch.zeros writes all of it at once: 19 GB for ten slots of 8192 positions in float32, of
+    which ordinary utterances use a few hundred positions each.
+    """
+    if device.type != "cpu":
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    count = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(count, np.uint8)).view(dtype).view(shape)
