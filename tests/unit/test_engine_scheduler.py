@@ -55,6 +55,21 @@ def test_prompts_are_read_in_equal_pieces_within_the_budget():
     assert plan.advance == [first]
 
 
+def test_a_prefix_is_read_by_itself():
+    shared = stream(prompt_rows=20, prefix_rows=3)
+    assert plan_step([shared], OPTIONS).prefill == [(shared, 0, 3), (shared, 3, 8), (shared, 11, 8)]
+    long = stream(prompt_rows=20, prefix_rows=10)
+    assert plan_step([long], OPTIONS).prefill == [(long, 0, 8), (long, 8, 2), (long, 10, 8)]
+    known = stream(prompt_rows=20, prefix_rows=10, prefilled=10)
+    assert plan_step([known], OPTIONS).prefill == [(known, 10, 8), (known, 18, 2)]
+
+
+def test_a_prompt_that_is_all_prefix_and_known_speaks_at_once():
+    known = stream(prefix_rows=5, prefilled=5)
+    plan = plan_step([known], OPTIONS)
+    assert (plan.prefill, plan.advance) == ([], [known])
+
+
 def test_a_piece_larger_than_the_budget_is_still_read():
     waiting = stream(prompt_rows=20)
     small = replace(OPTIONS, prefill_tokens_per_step=1)

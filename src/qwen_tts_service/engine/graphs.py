@@ -1,14 +1,16 @@
-"""Runs steps on CUDA: whole frames as captured graphs, the codec beside them on its own stream.
+"""Runs steps on CUDA: prompts and whole frames as captured graphs, the codec on its own stream.
 
-There is a graph per number of rows, bound of positions and kind of sorting; each reads the slots'
-numbers from a small tensor that is filled before it is replayed, and rows that nobody needs go to
-a spare slot. Outcomes are copied to pinned memory and looked at one frame later, so the device
-never waits for Python. `Driver` is the seam to CUDA: with another one the same logic runs on the
-CPU. It does not know streams of audio or plans.
+Frames have a graph per number of rows, bound of positions and kind of sorting; prompts one per
+length of a piece and bound; the codec one per number of rows and of frames. Each reads the slots'
+numbers from a small tensor that is filled before it is replayed; what a graph has too many of goes
+to a spare slot, or behind the end. Outcomes are copied to pinned memory and looked at one frame
+later, so the device never waits for Python. `Driver` is the seam to CUDA: with another one the
+same logic runs on the CPU. It does not know streams of audio or plans.
 
 NOT MEASURED: no CUDA device was at hand; what is tested is the logic, with a driver for the CPU.
+`scripts/check_cuda.py` is what to run on the first one.
 
-Letters: B rows of a graph, S slots, N samples.
+Letters: B rows of a graph, S slots, P prompt rows, C width, N samples.
 """
 
 import logging
@@ -16,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import count, product
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 MIN_BOUND = 256
 """The smallest bound of positions that has graphs of its own."""
+MIN_PIECE_ROWS = 16
+"""The smallest piece of a prompt that has graphs of its own."""
 CODEC_LAG_STEPS = 8
 """Frame steps that the codec may lag behind before the next one waits for it."""
 assert CODEC_LAG_STEPS * 2 + 8 <= RING_FRAMES
@@ -58,7 +63,8 @@ class Driver(Protocol):
     def capture(self, work: Work, pool: str) -> Work:
         """Run `work` to warm up, then record it; returns what repeats it on the same tensors.
 
-        Graphs of one pool share memory, so they must run on one stream.
+        Graphs of one pool share memory, so they must run one after another. Graphs of two pools
+        share nothing.
         """
 
     def codec_stream(self) -> AbstractContextManager[object]:
@@ -84,6 +90,15 @@ class _FrameCall:
 
 
 @dataclass(frozen=True, slots=True)
+class _PrefillCall:
+    """rows: [1, P, C] and place: int64 [2], slot and first position, both read by `run`."""
+
+    rows: Tensor
+    place: Tensor
+    run: Work
+
+
+@dataclass(frozen=True, slots=True)
 class _SoundCall:
     """rows: int64 [3, B], slots, first frames and whether active; samples: float32 [B, N]."""
 
@@ -104,16 +119,18 @@ class _MarkedEnds:
 
 
 class _MarkedSound:
-    def __init__(self, mark: Mark, samples: Tensor) -> None:
+    def __init__(self, mark: Mark, samples: Tensor, count: int) -> None:
         self._mark = mark
         self._samples = samples
+        self._count = count
 
     def is_ready(self) -> bool:
         return self._mark.is_reached()
 
     def wait(self) -> Samples:
         self._mark.wait()
-        samples: Samples = self._samples.numpy().copy()  # pinned memory goes back at once
+        # A copy, for pinned memory goes back at once.
+        samples: Samples = self._samples.numpy()[:, : self._count].copy()
         return samples
 
 
@@ -136,6 +153,11 @@ class GraphRunner:
         self._buckets = (options.slots,) if options.deterministic else buckets(options.slots)
         needs_bounds = isinstance(model.attention, MaskedAttention) and not options.deterministic
         self._bounds = bounds(options.max_positions) if needs_bounds else (options.max_positions,)
+        self._chunks = sorted(set(options.chunk_frames))
+        self._pieces = pieces(options.prefill_piece_rows)
+        self._prefill_bounds = sorted(
+            {min(MIN_BOUND, options.max_positions), options.max_positions}
+        )
         # Two of each: one may still be read by the device while the other is filled.
         self._to_device = [driver.pinned(options.slots, dtype=torch.int64) for _ in range(2)]
         self._to_host = [driver.pinned(options.slots, dtype=torch.bool) for _ in range(2)]
@@ -143,22 +165,28 @@ class GraphRunner:
         self._frame_marks: deque[Mark] = deque(maxlen=2)
         self._sound_mark: Mark | None = None
         self._old_sounds: deque[Mark | None] = deque()
+        self._is_ring_in_use = False
         self._frames: dict[tuple[int, int, bool], _FrameCall] = {}
+        self._prefills: dict[tuple[int, int], _PrefillCall] = {}
         self._sounds: dict[tuple[int, int], _SoundCall] = {}
         self._capture_all(on_progress)
         logger.info("engine memory: %s", self._slots.memory)
 
-    def begin(self, slot: int, job: Job) -> PromptEmbeddings:
+    def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
         # The codec may still be reading the codes of the slot's last user.
-        if self._sound_mark is not None:
-            self._driver.hold(self._sound_mark)
-        prompt = self._slots.begin(slot, job)
+        self._is_ring_in_use = True
+        begun = self._slots.begin(slot, job)
         with self._driver.codec_stream():
             self._slots.model.codec.reset(self._slots.codec_state, self._slots.index(slot))
-        return prompt
+        return begun
 
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
-        self._slots.prefill(slot, prompt, start, rows)
+        end = start + rows
+        call = self._prefills[smallest(self._pieces, rows), smallest(self._prefill_bounds, end)]
+        call.rows[0, :rows] = prompt.rows[start:end]
+        self._fill(call.place, [slot, start])
+        call.run()
+        self._slots.keep_prefix(slot, prompt, end)
 
     def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
         self._slots.append_text(slot, ids, start=start, is_end=is_end)
@@ -167,7 +195,6 @@ class GraphRunner:
         rows = len(slots)
         size = smallest(self._buckets, rows)
         call = self._frames[size, smallest(self._bounds, positions), full_sort]
-        self._turn = 1 - self._turn
         numbers = self._to_device[self._turn][:size]
         numbers.copy_(torch.tensor([*slots, *[self._spare] * (size - rows)]))
         call.slots.copy_(numbers, non_blocking=True)
@@ -177,37 +204,49 @@ class GraphRunner:
         ends.copy_(call.ends[:rows], non_blocking=True)
         mark = self._driver.mark()
         self._frame_marks.append(mark)
+        self._turn = 1 - self._turn
         return _MarkedEnds(mark, ends)
 
     def sound(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Sound:
         rows = len(slots)
         size = smallest(self._buckets, rows)
-        if (size, frames) not in self._sounds:  # the end of an utterance may have any length
-            self._sounds[size, frames] = self._sound_call(size, frames, is_captured=False)
-        call = self._sounds[size, frames]
+        # Only the last chunk of an utterance has a length of its own. What the graph decodes
+        # behind it is cut off, and its state is never used again.
+        call = self._sounds[size, smallest(self._chunks, frames)]
         # The codec wants no slot twice: rows that nobody needs are others' slots, inactive.
         others = [slot for slot in range(self._slots.count) if slot not in slots][: size - rows]
         unused = [0] * len(others)
-        table = self._driver.pinned(3, size, dtype=torch.int64)
-        table.copy_(torch.tensor([[*slots, *others], [*first, *unused], [*[1] * rows, *unused]]))
         with self._driver.codec_stream():
             # Codes that are asked for were seen to be made one frame step ago.
             if self._frame_marks:
                 self._driver.hold(self._frame_marks[0])
-            call.rows.copy_(table, non_blocking=True)
+            self._fill(call.rows, [[*slots, *others], [*first, *unused], [*[1] * rows, *unused]])
             call.run()
             samples = self._driver.pinned(rows, call.samples.shape[1], dtype=torch.float32)
             samples.copy_(call.samples[:rows], non_blocking=True)
             self._sound_mark = self._driver.mark()
-        return _MarkedSound(self._sound_mark, samples)
+        count = frames * self._slots.model.config.codec.samples_per_frame
+        return _MarkedSound(self._sound_mark, samples, count)
 
     def clear(self, slots: Sequence[int]) -> None:
         if self._sound_mark is not None:
             self._driver.hold(self._sound_mark)
         self._slots.clear(slots)
 
+    def _fill(self, target: Tensor, numbers: Sequence[Any]) -> None:
+        """Put numbers into a graph's input, in the order of the current stream."""
+        pinned = self._driver.pinned(*target.shape, dtype=target.dtype)
+        pinned.copy_(torch.tensor(numbers))
+        target.copy_(pinned, non_blocking=True)
+
     def _hold_for_codec(self) -> None:
-        """Keep the ring of codes from overtaking a codec that lags far behind."""
+        """Keep codes from being written where the codec still reads.
+
+        It does in the ring of a slot that changed hands, and of all slots when it lags far behind.
+        """
+        if self._is_ring_in_use and self._sound_mark is not None:
+            self._driver.hold(self._sound_mark)
+        self._is_ring_in_use = False
         self._old_sounds.append(self._sound_mark)
         if len(self._old_sounds) > CODEC_LAG_STEPS:
             mark = self._old_sounds.popleft()
@@ -216,18 +255,27 @@ class GraphRunner:
 
     @torch.inference_mode()
     def _capture_all(self, on_progress: Progress) -> None:
-        """Capture the largest first, whose memory the others then share."""
+        """Capture everything; the largest first, whose memory the others of its pool then share."""
         sizes = sorted(self._buckets, reverse=True)
-        ramp = sorted(set(self._slots.options.chunk_frames), reverse=True)
-        kinds = [(bound, full) for bound in reversed(self._bounds) for full in (True, False)]
-        total = len(sizes) * (len(kinds) + len(ramp))
-        for size in sizes:
-            for bound, full_sort in kinds:
-                on_progress("capturing graphs", (len(self._frames) + len(self._sounds)) / total)
-                self._frames[size, bound, full_sort] = self._frame_call(size, bound, full_sort)
-            for frames in ramp:
-                self._sounds[size, frames] = self._sound_call(size, frames, is_captured=True)
-        on_progress("capturing graphs", 1.0)
+        bounds = self._bounds[::-1]
+        frames = list(product(sizes, bounds, (True, False)))
+        prefills = list(product(self._pieces[::-1], self._prefill_bounds[::-1]))
+        sounds = list(product(sizes, self._chunks[::-1]))
+        total, done = len(frames) + len(prefills) + len(sounds), count()
+
+        def tell() -> None:
+            on_progress("capturing graphs", next(done) / total)
+
+        for size, bound, full_sort in frames:
+            tell()
+            self._frames[size, bound, full_sort] = self._frame_call(size, bound, full_sort)
+        for rows, bound in prefills:
+            tell()
+            self._prefills[rows, bound] = self._prefill_call(rows, bound)
+        for size, length in sounds:
+            tell()
+            self._sounds[size, length] = self._sound_call(size, length)
+        tell()
 
     def _frame_call(self, size: int, bound: int, full_sort: bool) -> _FrameCall:
         slots = torch.full((size,), self._spare, device=self._device)
@@ -240,7 +288,18 @@ class GraphRunner:
 
         return _FrameCall(slots, ends, self._driver.capture(work, "frames"))
 
-    def _sound_call(self, size: int, frames: int, *, is_captured: bool) -> _SoundCall:
+    def _prefill_call(self, rows: int, bound: int) -> _PrefillCall:
+        model, state = self._slots.model, self._slots.state
+        inputs = torch.zeros(1, rows, model.config.width, dtype=model.dtype, device=self._device)
+        place = torch.tensor([self._spare, 0], device=self._device)
+
+        def work() -> None:
+            model.prefill(state, place[:1], inputs, start=place[1], max_position=bound)
+
+        # In the pool of the frames, which run on the same stream.
+        return _PrefillCall(inputs, place, self._driver.capture(work, "frames"))
+
+    def _sound_call(self, size: int, frames: int) -> _SoundCall:
         rows = torch.zeros(3, size, dtype=torch.int64, device=self._device)
         rows[0] = torch.arange(size, device=self._device)
         length = frames * self._slots.model.config.codec.samples_per_frame
@@ -249,14 +308,23 @@ class GraphRunner:
         def work() -> None:
             samples.copy_(self._slots.sound(rows[0], rows[1], frames, active=rows[2].bool()))
 
-        run = self._driver.capture(work, "codec") if is_captured else work
-        return _SoundCall(rows, samples, run)
+        return _SoundCall(rows, samples, self._driver.capture(work, "codec"))
 
 
 def buckets(slots: int) -> tuple[int, ...]:
     """Return the numbers of rows that have graphs: powers of two, and all slots."""
     powers = (1 << bit for bit in range(slots.bit_length()))
     return (*(size for size in powers if size < slots), slots)
+
+
+def pieces(most: int) -> tuple[int, ...]:
+    """Return the lengths of a prompt's pieces that have graphs: doubling, up to the longest."""
+    sizes = []
+    size = MIN_PIECE_ROWS
+    while size < most:
+        sizes.append(size)
+        size *= 2
+    return (*sizes, most)
 
 
 def bounds(max_positions: int) -> tuple[int, ...]:
@@ -287,29 +355,39 @@ class _CudaMark:
 
 
 class CudaDriver:
-    """CUDA's graphs, events and one more stream; the model's stream is the current one."""
+    """CUDA's graphs, events and streams; frames and prompts run on the current stream.
+
+    Sets torch's switches for the process: matrices keep float32, which the codec's tolerance
+    needs, algorithms are the deterministic ones, and attention is not cuDNN's, which plans for up
+    to a second at every shape that a thread has not had yet.
+    """
 
     def __init__(self, device: torch.device) -> None:
         cuda.set_device(device)
-        self._codec = cuda.Stream(device, priority=-1)
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        # cuBLAS has one workspace per stream, which graphs keep using: graphs that run at the
+        # same time must be captured on different ones. So is a graph's priority its stream's.
+        self._streams = {"frames": cuda.Stream(device), "codec": cuda.Stream(device, priority=-1)}
         self._pools: dict[str, Any] = {}
 
     def capture(self, work: Work, pool: str) -> Work:
-        side = cuda.Stream()
-        side.wait_stream(cuda.current_stream())
-        with cuda.stream(side):
+        stream = self._streams[pool]
+        stream.wait_stream(cuda.current_stream())
+        with cuda.stream(stream):
             work()
             work()
-        cuda.current_stream().wait_stream(side)
+        cuda.current_stream().wait_stream(stream)
         graph = cuda.CUDAGraph()
-        with cuda.graph(graph, pool=self._pools.get(pool)):
+        with cuda.graph(graph, pool=self._pools.get(pool), stream=stream):
             work()
         self._pools.setdefault(pool, graph.pool())
         replay: Work = graph.replay
         return replay
 
     def codec_stream(self) -> AbstractContextManager[object]:
-        stream: AbstractContextManager[object] = cuda.stream(self._codec)
+        stream: AbstractContextManager[object] = cuda.stream(self._streams["codec"])
         return stream
 
     def mark(self) -> Mark:

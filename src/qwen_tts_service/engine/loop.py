@@ -192,12 +192,14 @@ class EngineLoop:
 
     def _begin(self, job: Job, channel: PcmChannel) -> None:
         slot = self._free[-1]
-        prompt = self._runner.begin(slot, job)
+        prompt, read = self._runner.begin(slot, job)
         self._free.pop()
         sampling = job.sampling
         speech = Speech(
             slot=slot,
             prompt_rows=len(prompt.rows) - 1,
+            prefix_rows=prompt.prefix_rows,
+            prefilled=read,
             max_frames=job.max_frames,
             runaway_frames=job.runaway_frames,
             needs_full_sort=sampling.top_p < 1 or sampling.top_k > MAX_TOP_K,

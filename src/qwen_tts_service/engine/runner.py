@@ -21,6 +21,7 @@ from qwen_tts_service.types import Samples
 
 from .job import Job
 from .options import EngineOptions
+from .prefix import PrefixCache
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +51,11 @@ class Runner(Protocol):
 
     run_ahead: int
 
-    def begin(self, slot: int, job: Job) -> PromptEmbeddings:
-        """Give a slot to a job; its prompt, of which `prefill` reads all rows but the last.
+    def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
+        """Give a slot to a job; its prompt, and how many rows of it need not be read any more.
 
-        Raises InvalidRequest for what the job asks and this model does not have.
+        `prefill` reads the others but for the last; its prefix by itself. Raises InvalidRequest
+        for what the job asks and this model does not have.
         """
 
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
@@ -91,14 +93,18 @@ class Slots:
         self.codec_state = model.codec.new_state(slots=self.count)
         shape = (self.count, RING_FRAMES, model.config.codebooks)
         self.ring = torch.zeros(*shape, dtype=torch.int64, device=model.device)
+        self.prefixes = PrefixCache(options.prefix_rows)
         self._numbers = torch.arange(self.count, device=model.device)
 
     def index(self, slot: int) -> Tensor:
         """Return a slot's number as int64 [1], without a copy to the device."""
         return self._numbers[slot : slot + 1]
 
-    def begin(self, slot: int, job: Job) -> PromptEmbeddings:
-        """Build a job's prompt and reset the slot for it, but for the codec's part."""
+    def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
+        """Build a job's prompt and reset the slot for it, but for the codec's part.
+
+        Returns the prompt, and how many of its rows the slot has already.
+        """
         prompt = self.model.prompts.build(
             job.ids,
             speaker=job.speaker,
@@ -117,20 +123,31 @@ class Slots:
         if len(prompt.text_rows) > self.options.max_text_rows:
             raise InvalidRequest("the text is too long for this layout", param="text")
         self.model.begin(self.state, slot, prompt, seed=job.seed, sampling=job.sampling)
-        return prompt
+        cached = self.prefixes.get(prompt.prefix)
+        if cached is None:
+            return prompt, 0
+        for stored, kept in zip((self.state.keys, self.state.values), cached, strict=True):
+            stored[:, slot, : prompt.prefix_rows] = kept
+        return prompt, prompt.prefix_rows
 
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
         """Read some prompt rows of one slot alone, so that nobody else's length matters."""
-        slots = self.index(slot)
         part = prompt.rows[None, start : start + rows]
-        self.model.prefill(self.state, slots, part, start=start)
+        self.model.prefill(self.state, self.index(slot), part, start=start)
+        self.keep_prefix(slot, prompt, start + rows)
+
+    def keep_prefix(self, slot: int, prompt: PromptEmbeddings, read: int) -> None:
+        """Keep the beginning of a prompt of which `read` rows have been read, once it is that."""
+        if read == prompt.prefix_rows and prompt.prefix not in self.prefixes:
+            keys, values = (x[:, slot, :read].clone() for x in (self.state.keys, self.state.values))
+            self.prefixes.put(prompt.prefix, (keys, values))
 
     def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
-        """Add text rows, each computed alone, so that no row depends on what came with it."""
-        rows = [self.model.prompts.text_rows((token,)) for token in ids]
+        """Add text rows, of which none depends on what came with it."""
+        rows = self.model.prompts.text_rows(ids, one_by_one=True)
         if is_end:
-            rows.append(self.model.prompts.end_row)
-        self.model.append_text(self.state, slot, torch.cat(rows), start=start)
+            rows = torch.cat((rows, self.model.prompts.end_row))
+        self.model.append_text(self.state, slot, rows, start=start)
 
     def frame(self, slots: Tensor, *, full_sort: bool, max_position: int | None = None) -> Tensor:
         """Make a frame of the slots int64 [B], keep its codes; is_end bool [B]."""
@@ -156,11 +173,13 @@ class Slots:
             cache.index_fill_(1, index, 0)
         self.state.length.index_fill_(0, index, 0)
         self.model.codec.reset(self.codec_state, index)
+        self.prefixes.clear()
 
     @property
     def memory(self) -> str:
         """Weights and state in words."""
         state = tensor_bytes((self.state, self.codec_state, self.ring))
+        state += self.options.prefix_rows * 2 * self.state.keys[:, 0, 0].nbytes
         return (
             f"weights {self.model.weight_bytes / 2**20:.0f} MiB, "
             f"state up to {state / 2**20:.0f} MiB "
@@ -195,23 +214,24 @@ class _DoneEnds(_Done):
 
 class _DoneSound(_Done):
     def wait(self) -> Samples:
-        samples: Samples = self._tensor.numpy()
+        samples: Samples = self._tensor.cpu().numpy()
         return samples
 
 
 class PlainRunner:
-    """For the CPU: plain calls, nothing runs ahead."""
+    """For the CPU: plain calls, nothing runs ahead. On CUDA graphs are compared with it."""
 
     run_ahead = 0
 
     def __init__(self, model: Qwen3TTS, options: EngineOptions) -> None:
         self._slots = Slots(model, options)
+        self._device = model.device
         logger.info("engine memory: %s", self._slots.memory)
 
-    def begin(self, slot: int, job: Job) -> PromptEmbeddings:
-        prompt = self._slots.begin(slot, job)
+    def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
+        begun = self._slots.begin(slot, job)
         self._slots.model.codec.reset(self._slots.codec_state, self._slots.index(slot))
-        return prompt
+        return begun
 
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
         self._slots.prefill(slot, prompt, start, rows)
@@ -226,7 +246,8 @@ class PlainRunner:
         full_sort: bool,
         positions: int,  # noqa: ARG002 - attention on the CPU reads each row's own length
     ) -> Ends:
-        return _DoneEnds(self._slots.frame(torch.tensor(slots), full_sort=full_sort))
+        index = torch.tensor(slots, device=self._device)
+        return _DoneEnds(self._slots.frame(index, full_sort=full_sort))
 
     def sound(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Sound:
         rows = list(zip(slots, first, strict=True))
@@ -234,7 +255,8 @@ class PlainRunner:
         size = 1 if self._slots.options.deterministic else len(rows)
         parts = []
         for start in range(0, len(rows), size):
-            index, begins = torch.tensor(rows[start : start + size]).unbind(1)
+            part = torch.tensor(rows[start : start + size], device=self._device)
+            index, begins = part.unbind(1)
             parts.append(self._slots.sound(index, begins, frames))
         return _DoneSound(torch.cat(parts) if len(parts) > 1 else parts[0])
 

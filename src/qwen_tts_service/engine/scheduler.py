@@ -18,6 +18,7 @@ class Stream:
     """What planning needs to know of one utterance in a slot.
 
     prompt_rows, prefilled: rows to read before the first frame, and how many have been read
+    prefix_rows: so many of them are read by themselves, as others may have them too
     max_frames, runaway_frames: see `Job`
     started: frame steps begun, of which the last ones may still be under way
     frames:  frames made whose codes are known to be speech
@@ -33,6 +34,7 @@ class Stream:
     prompt_rows: int
     max_frames: int
     runaway_frames: int
+    prefix_rows: int = 0
     needs_full_sort: bool = False
     prefilled: int = 0
     started: int = 0
@@ -106,7 +108,8 @@ def plan_step(streams: Sequence[StreamT], options: EngineOptions) -> StepPlan[St
             continue
         row = stream.prefilled
         while row < stream.prompt_rows and (left > 0 or not plan.prefill):
-            rows = min(options.prefill_piece_rows, stream.prompt_rows - row)
+            end = stream.prefix_rows if row < stream.prefix_rows else stream.prompt_rows
+            rows = min(options.prefill_piece_rows, end - row)
             plan.prefill.append((stream, row, rows))
             row += rows
             left -= rows

@@ -24,6 +24,20 @@ def choose_device(asked: str | None, worker: int) -> torch.device:
     return torch.device(asked)
 
 
+def with_number(device: torch.device) -> torch.device:
+    """Return the device by its number, which "cuda" alone leaves open."""
+    if device == torch.device("cuda"):
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy from the host's memory, without a wait for what the device is doing."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def dtype_named(name: Literal["float32", "bfloat16"]) -> torch.dtype:
     """Return torch's number format of this name."""
     return torch.float32 if name == "float32" else torch.bfloat16

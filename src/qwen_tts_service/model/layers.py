@@ -42,8 +42,7 @@ class RMSNorm(nn.Module):
             # w·√C·x / √(|x|² + C·eps): the same in four passes over x; torch's own takes eight.
             length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(self.floor)
             return (x * self.scaled).div_(length)
-        normed = functional.rms_norm(x.float(), x.shape[-1:], eps=self.eps)
-        return self.weight * normed.to(x.dtype)
+        return self.weight * functional.rms_norm(x, x.shape[-1:], eps=self.eps)
 
 
 def rotary_tables(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.kernels.device import upload
 
 from .config import ModelConfig
 from .tokenizer import PREFIX_TOKENS, SUFFIX_TOKENS
@@ -31,12 +32,15 @@ Layout = Literal["full_text", "streaming_text"]
 class PromptEmbeddings:
     """What the talker reads before and while it speaks.
 
-    rows:      [P, C]; the last row is the first frame's input
-    text_rows: [R, C]; added to the inputs after frames 0, 1, ...; tts_pad is added after the last
+    rows:        [P, C]; the last row is the first frame's input
+    text_rows:   [R, C]; added to the inputs after frames 0, 1, ...; tts_pad is added after the last
+    prefix_rows: so many of the first rows do not depend on the text, but on `prefix` alone
     """
 
     rows: Tensor
     text_rows: Tensor
+    prefix_rows: int
+    prefix: tuple[int, ...]
 
 
 class PromptEmbedder(nn.Module):
@@ -63,15 +67,19 @@ class PromptEmbedder(nn.Module):
         rows = self.text_rows(special)
         self.pad_row, self._begin_row, self.end_row = rows[:1], rows[1:2], rows[2:]
 
-    def text_rows(self, ids: Sequence[int]) -> Tensor:
-        """Return T(ids) [N, C]; raises InvalidRequest for ids outside the vocabulary."""
+    def text_rows(self, ids: Sequence[int], *, one_by_one: bool = False) -> Tensor:
+        """Return T(ids) [N, C]; raises InvalidRequest for ids outside the vocabulary.
+
+        one_by_one: no row's last bits depend on which others are asked for with it
+        """
         count = self._text_embedding.shape[0]
         if any(not 0 <= token < count for token in ids):
             raise InvalidRequest(f"token ids must lie in 0..{count - 1}", param="tokens")
         rows = self._text_embedding[torch.tensor(ids, dtype=torch.int64)]
         like = self._codec_embedding
-        projected: Tensor = self.fc2(silu(self.fc1(rows.to(like.device, like.dtype))))
-        return projected
+        rows = upload(rows, like.device).to(like.dtype)
+        parts = rows.tensor_split(max(1, len(rows))) if one_by_one else (rows,)
+        return torch.cat([self.fc2(silu(self.fc1(part))) for part in parts])
 
     def build(
         self,
@@ -91,21 +99,23 @@ class PromptEmbedder(nn.Module):
         """
         config = self.config
         text_ids = ids[PREFIX_TOKENS:-SUFFIX_TOKENS]
-        instruct = self.text_rows(instruct_ids if config.obeys_instruct else ())
-        constant = self._constant_rows(ids[:PREFIX_TOKENS], self._tags(speaker, language))
+        instruct_ids = instruct_ids if config.obeys_instruct else ()
+        tags = self._tags(speaker, language)
+        constant = self._constant_rows(ids[:PREFIX_TOKENS], tags)
+        start = torch.cat((self.text_rows(instruct_ids), constant))
+        prefix = (*instruct_ids, *ids[:PREFIX_TOKENS], *tags)
         bos = self._codec_embedding[config.bos_id]
         text = self.text_rows(text_ids)
         if layout == "streaming_text":
             if not len(text_ids):
                 raise InvalidRequest("there is no text to start with", param="text")
-            rows = torch.cat((instruct, constant, text[:1] + bos))
-            return PromptEmbeddings(
-                rows, text[1:] if is_open else torch.cat((text[1:], self.end_row))
-            )
+            rows = torch.cat((start, text[:1] + bos))
+            rest = text[1:] if is_open else torch.cat((text[1:], self.end_row))
+            return PromptEmbeddings(rows, rest, len(start), prefix)
         pad = self._codec_embedding[config.pad_id]
         body = torch.cat((text, self.end_row)) + pad
-        rows = torch.cat((instruct, constant, body, self.pad_row + bos))
-        return PromptEmbeddings(rows, self.pad_row[:0])
+        rows = torch.cat((start, body, self.pad_row + bos))
+        return PromptEmbeddings(rows, self.pad_row[:0], len(start), prefix)
 
     def _constant_rows(self, role_ids: Sequence[int], tags: tuple[int, ...]) -> Tensor:
         """Role, tags and begin of text: [3 + M + 1, C]."""

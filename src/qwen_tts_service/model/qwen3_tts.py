@@ -17,6 +17,7 @@ from torch import Tensor
 
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.kernels.attention import Attention, CacheRows, choose_attention
+from qwen_tts_service.kernels.device import with_number
 from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
 from qwen_tts_service.types import SamplingOptions
 
@@ -69,7 +70,7 @@ class Qwen3TTS:
             the CPU, where it is "half" for float32 (as exact, half the bytes) and "packed" for
             bfloat16; "int8" is faster there and rounds. The codec is "packed" unless "float".
         """
-        device = torch.device(device)
+        device = with_number(torch.device(device))
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         linear = choose_arithmetic(linear, device, dtype)
         codec_linear: Arithmetic = "float" if linear == "float" else "packed"
