@@ -113,6 +113,7 @@ def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
         codec_dtype=dtype_named(settings.codec_dtype),
         linear=settings.cpu_weights,
         use_flash_attention=settings.use_flash_attention,
+        fuse=settings.torch_compile,
         on_progress=report,
     )
     # Speech has four frames and more to a token: more tokens than this could not be said.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qwen_tts_service.kernels.fuse import Compiler, fused
 from qwen_tts_service.kernels.linear import fixed
 
 from .config import TransformerConfig
@@ -95,7 +96,11 @@ class DecoderBlock(nn.Module):
         self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor], attend: Attend
     ) -> Tensor:
         """[B, T, C] -> [B, T, C]; `rotary`: tables [B or 1, T, 1, D], `layer` is for `attend`."""
-        heard = self.out(attend(layer, *self.heads(x, rotary)).flatten(2))
+        return self.mix(x, attend(layer, *self.heads(x, rotary)))
+
+    def mix(self, x: Tensor, heard: Tensor) -> Tensor:
+        """Add what was heard [B, T, H, D] to x [B, T, C], then the MLP: [B, T, C]."""
+        heard = self.out(heard.flatten(2))
         x = x + (self.attention_scale * heard if self.sizes.is_codec else heard)
         gate, up = self.gate_up(self.mlp_norm(x)).split(self.sizes.feed_forward, dim=-1)
         y = self.down(functional.silu(gate) * up)
@@ -131,6 +136,12 @@ class DecoderStack(nn.Module):
         every = torch.arange(positions or 0, device=weights.device)
         tables = rotary_tables(every, *self._rotary) if positions else ()
         self.tables = nn.ParameterList(fixed(table) for table in tables)
+
+    def fuse(self, compiler: Compiler = fused) -> None:
+        """Have what is not attention compiled, once for all blocks, at the first call."""
+        for block in self.blocks:
+            for name in ("heads", "mix"):
+                setattr(block, name, compiler(getattr(block, name)))
 
     def forward(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run x [B, T, C] at integer positions [B or 1, T]; returns normed hidden states."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.errors import InvalidRequest, StartupError
 from qwen_tts_service.kernels.attention import Attention, CacheRows, choose_attention
 from qwen_tts_service.kernels.device import with_number
 from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
@@ -59,6 +59,7 @@ class Qwen3TTS:
         codec_dtype: torch.dtype = torch.float32,
         linear: Arithmetic | None = None,
         use_flash_attention: bool = True,
+        fuse: bool = False,
         split: Split = "qwen2",
         on_progress: Progress = lambda _step, _fraction: None,
     ) -> "Qwen3TTS":
@@ -69,9 +70,12 @@ class Qwen3TTS:
         linear: arithmetic of the matrices of talker and code predictor; None is "float" but on
             the CPU, where it is "half" for float32 (as exact, half the bytes) and "packed" for
             bfloat16; "int8" is faster there and rounds. The codec is "packed" unless "float".
+        fuse: compile talker and code predictor for fewer kernels; for CUDA alone
         """
         device = with_number(torch.device(device))
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        if fuse and device.type != "cuda":
+            raise StartupError(f"fused kernels (TORCH_COMPILE=1) need CUDA, and this is {device}")
         linear = choose_arithmetic(linear, device, dtype)
         codec_linear: Arithmetic = "float" if linear == "float" else "packed"
         attention = choose_attention(device, dtype, use_flash=use_flash_attention)
@@ -87,6 +91,8 @@ class Qwen3TTS:
         ) as weights:
             talker = Talker(config, weights, attention)
             code_predictor = CodePredictor(config, weights)
+            for stack in (talker.stack, code_predictor.stack) if fuse else ():
+                stack.fuse()
             prompts = PromptEmbedder(config, weights, talker.embedding)
         with CheckpointFile(
             path / "speech_tokenizer" / "model.safetensors",

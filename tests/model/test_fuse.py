@@ -1,0 +1,63 @@
+"""Fused kernels speak the codes of plain ones, and are compiled once for all blocks."""
+
+import shutil
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from qwen_tts_service.errors import StartupError
+from qwen_tts_service.kernels.fuse import fused
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.types import SamplingOptions
+
+FRAMES = 6
+
+
+@torch.inference_mode()  # as the engine's thread is; tensors of the other kind compile once more
+def speak(model, rows):
+    """Codes and last logits of a few utterances, spoken together."""
+    prompt = model.prompts.build(model.tokenizer.encode("hello the world"), speaker="ryan")
+    state = model.new_state(slots=rows, max_positions=64)
+    for slot in range(rows):
+        model.join(state, slot, prompt, seed=slot, sampling=SamplingOptions())
+    slots = torch.arange(rows)
+    codes = [model.frame_step(state, slots)[0] for _ in range(FRAMES)]
+    return torch.stack(codes), state.logits.clone()
+
+
+def fuse(model, backend):
+    torch._dynamo.reset()
+    counters.clear()
+    for stack in (model.talker.stack, model.code_predictor.stack):
+        stack.fuse(lambda function: fused(function, backend))
+
+
+def test_the_code_is_traced_whole_and_gives_the_same_bits(data):
+    model = Qwen3TTS.load(data / "tiny_1b7", linear="float")
+    plain = [speak(model, rows) for rows in (1, 3)]
+    fuse(model, "aot_eager")
+    for (codes, logits), expected in zip(
+        [speak(model, rows) for rows in (1, 3)], plain, strict=True
+    ):
+        assert torch.equal(codes, expected[0])
+        assert torch.equal(logits, expected[1])
+    # Two functions for: the prompt, as a slice in the first block and whole in the others, and
+    # one and three rows of talker, of the predictor's first two positions and of its others.
+    assert counters["stats"]["unique_graphs"] == 2 * (2 + 2 * 3)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor itself, torch 2.13
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for the CPU with g++ only")
+def test_compiled_kernels_round_bfloat16_as_the_plain_ones_do(data):
+    model = Qwen3TTS.load(data / "tiny_1b7", linear="float", dtype=torch.bfloat16)
+    codes, logits = speak(model, 1)
+    fuse(model, "inductor")
+    fused_codes, fused_logits = speak(model, 1)
+    assert torch.equal(fused_codes, codes)
+    assert torch.equal(fused_logits, logits)
+
+
+def test_it_is_refused_where_it_cannot_be(data):
+    with pytest.raises(StartupError, match=r"TORCH_COMPILE=1.* need CUDA, and this is cpu"):
+        Qwen3TTS.load(data / "tiny_1b7", fuse=True)
