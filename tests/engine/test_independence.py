@@ -127,6 +127,24 @@ def test_the_deterministic_mode_repeats_every_bit(model, jobs, runner):
         assert np.array_equal(samples, expected[0])
 
 
+def test_the_deterministic_mode_runs_rows_alone_where_company_changes_bits(jobs, monkeypatch):
+    # The tiny matrices are too small to show it: 1024 columns and more are summed by row count.
+    model = Qwen3TTS.load(DATA / "tiny_1b7", linear="float")
+    step, rows = model.talker.step, []
+    monkeypatch.setattr(
+        model.talker, "step", lambda x, *rest: rows.append(len(x)) or step(x, *rest)
+    )
+    for deterministic in (False, True):
+        with running(model, deterministic=deterministic) as engine:
+
+            async def run(engine=engine):
+                return await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs[:4]])
+
+            asyncio.run(run())
+        assert max(rows) == (1 if deterministic else 4)
+        rows.clear()
+
+
 @pytest.mark.skipif(not can_pack(), reason="this torch has no int8 kernels (not x86)")
 def test_int8_layers_are_as_independent(jobs):
     # Here the smallest difference grows: a value near the middle of two steps takes the other.

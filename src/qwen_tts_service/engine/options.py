@@ -26,8 +26,8 @@ class EngineOptions:
     max_failures:   steps that may fail in a row before the engine gives up
     stall_s:        a step that takes longer makes the engine unhealthy
     threads:        of torch on the CPU; None leaves torch's own choice
-    deterministic:  bit-equal audio: chunks by `chunk_frames` alone, the codec row by row on the
-                    CPU and in one batch size on CUDA
+    deterministic:  bit-equal audio: chunks by `chunk_frames` alone; on the CPU row by row what
+                    depends on the batch, on CUDA everything in one batch size
     """
 
     slots: int

@@ -226,6 +226,7 @@ class PlainRunner:
     def __init__(self, model: Qwen3TTS, options: EngineOptions) -> None:
         self._slots = Slots(model, options)
         self._device = model.device
+        self._is_exact = options.deterministic
         logger.info("engine memory: %s", self._slots.memory)
 
     def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
@@ -246,19 +247,23 @@ class PlainRunner:
         full_sort: bool,
         positions: int,  # noqa: ARG002 - attention on the CPU reads each row's own length
     ) -> Ends:
-        index = torch.tensor(slots, device=self._device)
-        return _DoneEnds(self._slots.frame(index, full_sort=full_sort))
+        # Packed layers give a row the same bits in any company, the library's own do not.
+        size = 1 if self._is_exact and self._slots.model.linear == "float" else len(slots)
+        parts = [
+            self._slots.frame(index, full_sort=full_sort)
+            for index in torch.split(torch.tensor(slots, device=self._device), size)
+        ]
+        return _DoneEnds(torch.cat(parts))
 
     def sound(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Sound:
-        rows = list(zip(slots, first, strict=True))
         # A convolution's last bits depend on the batch; alone they are always the same.
-        size = 1 if self._slots.options.deterministic else len(rows)
-        parts = []
-        for start in range(0, len(rows), size):
-            part = torch.tensor(rows[start : start + size], device=self._device)
-            index, begins = part.unbind(1)
-            parts.append(self._slots.sound(index, begins, frames))
-        return _DoneSound(torch.cat(parts) if len(parts) > 1 else parts[0])
+        size = 1 if self._is_exact else len(slots)
+        rows = torch.tensor([slots, first], device=self._device)
+        parts = [
+            self._slots.sound(index, begins, frames)
+            for index, begins in torch.split(rows, size, dim=1)
+        ]
+        return _DoneSound(torch.cat(parts))
 
     def clear(self, slots: Sequence[int]) -> None:
         self._slots.clear(slots)
