@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Measure the engine: milliseconds per frame by part, for batches of several sizes.
+"""Measure the engine: milliseconds per frame by part, and first audio under load.
 
     scripts/bench_engine.py CHECKPOINT [--batch 1,2,4,8,16] [--frames 48] [--device cpu]
-                            [--threads N] [--layout full_text] [--linear half] [--json FILE]
+                            [--threads N] [--layout full_text] [--linear half] [--compile]
+                            [--closed 1,64] [--open 1,20] [--requests 64] [--json FILE]
 
 CHECKPOINT may come from scripts/make_random_checkpoint.py: what is measured does not depend on
 the weights, as every utterance is made to last for exactly the frames asked for. For each batch
@@ -14,7 +15,11 @@ thread outside these, that is of its Python. `prompt` is what reading one prompt
 all the time taken, prompts included. `roofline` compares the time that the weights of a frame
 need at the bandwidth of a large copy, measured here, with the time the frame took.
 
-On CUDA a frame is one graph, so its parts cannot be told apart: all of it is `talker`.
+On CUDA a frame is one graph; `talker` and `predictor` are then those parts captured and timed by
+themselves.
+
+--closed and --open are the loads of scripts/bench_http.py, without HTTP: first audio is counted
+from the job's submission to its first samples at the engine's door.
 """
 
 import argparse
@@ -25,28 +30,41 @@ import os
 import platform
 import resource
 import shlex
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench_common import (
+    Collector,
+    LoadRow,
+    Player,
+    commit,
+    load_table,
+    loads,
+    measure_reference,
+    numbers,
+    reference_line,
+)
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from qwen_tts_service.engine.engine import Engine, EngineOptions, EngineStatistics, choose_runner
+from qwen_tts_service.engine.graphs import CudaDriver, Driver
 from qwen_tts_service.engine.job import Job
 from qwen_tts_service.engine.threads import on_a_thread_that_ends
+from qwen_tts_service.kernels.attention import CacheRows
 from qwen_tts_service.model.config import ModelConfig, TransformerConfig
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.model.sampling import CounterDraw, Sampler
 from qwen_tts_service.types import FRAME_S, SamplingOptions
 
-ROOT = Path(__file__).resolve().parent.parent
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody knows why it does."
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
 COPY_BYTES = 1 << 28
@@ -148,18 +166,21 @@ def main() -> int:
     print_line(
         ["batch", "step", *PARTS, "own/row", "prompt", "first", "last", "x real", "roofline"]
     )
-    rows = []
-    for batch in arguments.batch:
+    rows, references = [], []
+    for batch in map(int, arguments.batch):
         rows.append(measure(model, clock, batch, arguments, facts["copy_bandwidth_gb_s"]))
         print_row(rows[-1])
+    under_load = measure_loads(model, arguments)
     facts["peak_memory_mib"] = peak_memory_mib(model.device)
     print(f"peak memory: {facts['peak_memory_mib']:.0f} MiB")
-    references = []
     for row in rows if arguments.reference else ():
-        references.append(measure_reference(row.batch, arguments))
-        print_reference(row, references[-1])
+        options = {"batch": row.batch, "frames": arguments.frames, "threads": arguments.threads}
+        found = measure_reference(arguments.reference, arguments.checkpoint, text=TEXT, **options)
+        references.append(found)
+        print(reference_line(found, row.batch * FRAME_S / row.step * 1e3))
     if arguments.json:
         result = {"facts": facts, "rows": [asdict(row) for row in rows], "references": references}
+        result["loads"] = [asdict(row) for row in under_load]
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
 
@@ -170,6 +191,7 @@ def load(arguments: argparse.Namespace) -> tuple[Qwen3TTS, dict[str, Any]]:
         arguments.checkpoint,
         device=arguments.device,
         linear=arguments.linear,
+        fuse=arguments.compile,
         codec_dtype=getattr(torch, arguments.codec_dtype),
     )
     return model, describe(model)
@@ -180,32 +202,26 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--batch", type=numbers, default=[1, 2, 4, 8, 16])
+    parser.add_argument("--closed", type=numbers, default=[], help="streams at all times")
+    parser.add_argument("--open", type=numbers, default=[], help="requests per second, Poisson")
+    parser.add_argument("--requests", type=int, default=64, help="of each load")
     parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--layout", choices=["full_text", "streaming_text"], default="full_text")
     parser.add_argument("--linear", choices=["float", "packed", "half", "int8"])
+    parser.add_argument("--compile", action="store_true", help="TORCH_COMPILE=1, on CUDA")
     parser.add_argument("--codec-dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--reference", help="the Python of .venv-reference: time the official too")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 
-def numbers(text: str) -> list[int]:
-    """Read "1,2,4"."""
-    return [int(part) for part in text.split(",")]
-
-
 def measure(
     model: Qwen3TTS, clock: Clock, batch: int, arguments: argparse.Namespace, copy_gb_s: float
 ) -> Row:
     """Speak `batch` utterances at once and average the steps in which all advanced."""
-    options = EngineOptions(
-        slots=batch,
-        max_positions=min(model.config.max_positions, arguments.frames + 128),
-        silence_rms=0.0,
-        max_lead_s=3600,
-    )
+    options = engine_options(model, batch, arguments)
     plain = on_a_thread_that_ends(choose_runner, model, options, lambda _step, _done: None)
     runner = TimedRunner(plain, clock)
     engine = Engine(model, options, on_step=clock.end_step, runner=runner)
@@ -223,8 +239,8 @@ def measure(
         name: sum(spent.get(name, 0.0) for spent in steps) / len(steps)
         for name in ("step", "frame", "talker", "predictor", "codec", "own")
     }
-    if not mean["talker"]:
-        mean["talker"] = mean["frame"]
+    if model.device.type == "cuda":
+        mean |= captured_parts(model, CudaDriver(model.device), batch, options)
     return Row(
         batch=batch,
         step=1e3 * mean["step"],
@@ -242,27 +258,89 @@ def measure(
     )
 
 
-def measure_reference(batch: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Let the official package make as many frames of the same text, in its own process."""
-    command = [arguments.reference, str(ROOT / "scripts/reference/speak.py")]
-    command += [str(arguments.checkpoint), "--text", TEXT, "--batch", str(batch)]
-    command += ["--frames", str(arguments.frames), "--threads", str(arguments.threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"the official package failed; is it set up?\n{done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found | {"batch": batch}
+def captured_parts(
+    model: Qwen3TTS, driver: Driver, batch: int, options: EngineOptions
+) -> dict[str, float]:
+    """Seconds that talker and code predictor take, each as a graph of its own."""
+    state = model.new_state(slots=batch, max_positions=options.max_positions)
+    slots = torch.arange(batch, device=model.device)
+    state.length.fill_(options.max_positions // 2)
+    positions = torch.full((batch,), options.max_positions // 2, device=model.device)
+    rows = CacheRows(slots, positions, options.max_positions)
+    hidden = torch.zeros(batch, model.config.width, dtype=model.dtype, device=model.device)
+    choose = Sampler(
+        state.predictor_sampling.rows(slots),
+        CounterDraw().frame(state.seed, state.frame, model.config.codebooks, model.config.codes),
+        full_sort=False,
+    )
+    work = {
+        "talker": lambda: model.talker.step(hidden, state, rows),
+        "predictor": lambda: model.code_predictor(hidden, hidden, choose),
+    }
+    with torch.inference_mode():
+        return {name: timed(driver.capture(part, "frames")) for name, part in work.items()}
 
 
-def print_reference(row: Row, reference: dict[str, Any]) -> None:
-    """Say what the official package took, and how many times as much that is."""
-    ours = row.batch * FRAME_S / row.step * 1e3
-    print(
-        f"{reference['package']} ({reference['dtype']}) at batch {row.batch}: "
-        f"{reference['ms_per_frame']:.0f} ms per frame, "
-        f"{reference['audio_s_per_s']:.2f} audio-s per s, "
-        f"first audio {reference['first_audio_s']:.1f} s; "
-        f"ours makes {ours / reference['audio_s_per_s']:.1f} times as much audio"
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds of one call, the mean of twenty."""
+
+    def synchronise() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    work()
+    synchronise()
+    began_s = time.perf_counter()
+    for _ in range(20):
+        work()
+    synchronise()
+    return (time.perf_counter() - began_s) / 20
+
+
+class EngineClient(Collector):
+    """Asks an engine for utterances that differ in their seed."""
+
+    def __init__(self, engine: Engine, job: Job, sample_rate_hz: int) -> None:
+        super().__init__()
+        self._engine = engine
+        self._job = job
+        self._sample_rate_hz = sample_rate_hz
+
+    async def ask(self) -> None:
+        self._job = replace(self._job, seed=self._job.seed + 1)
+        player = Player(self._sample_rate_hz)
+        async for chunk in self._engine.submit(self._job):
+            player.hear(len(chunk))
+        self.samples.append(player.end())
+
+
+def measure_loads(model: Qwen3TTS, arguments: argparse.Namespace) -> list[LoadRow]:
+    """Run the loads on one engine with as many slots as the largest needs, and print a table."""
+    runs = loads(arguments.closed, arguments.open)
+    if not runs:
+        return []
+    slots = max(64 if arguments.open else 1, *(load.streams for load in runs))
+    engine = on_a_thread_that_ends(Engine, model, engine_options(model, slots, arguments))
+    rate_hz, rows = model.config.codec.sample_rate_hz, []
+    try:
+        for load in runs:
+            job = make_job(model, 0, arguments)
+            asyncio.run(EngineClient(engine, job, rate_hz).ask())
+            collector = EngineClient(engine, job, rate_hz)
+            rows.append(asyncio.run(load.run(collector, arguments.requests)))
+    finally:
+        engine.close()
+    print("\n" + load_table(rows) + "\n")
+    return rows
+
+
+def engine_options(model: Qwen3TTS, slots: int, arguments: argparse.Namespace) -> EngineOptions:
+    """Options under which every utterance runs for the frames asked for."""
+    return EngineOptions(
+        slots=slots,
+        max_positions=min(model.config.max_positions, arguments.frames + 128),
+        silence_rms=0.0,
+        max_lead_s=3600,
     )
 
 
@@ -335,17 +413,10 @@ def peak_memory_mib(device: torch.device) -> float:
 
 def describe(model: Qwen3TTS) -> dict[str, Any]:
     """Say what was measured, where and when."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     is_cuda = model.device.type == "cuda"
     return {
         "command": shlex.join(["scripts/bench_engine.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
         "date": date.today().isoformat(),
         "device": torch.cuda.get_device_name() if is_cuda else cpu_name(),
         "cpu_flags": cpu_flags(),

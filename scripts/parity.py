@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare this project's model with recorded outputs of the official package.
 
-    scripts/parity.py CHECKPOINT GOLDEN.json [--linear float|half|int8]
+    scripts/parity.py CHECKPOINT GOLDEN.json [--linear float|half|int8] [--device cuda]
 
 GOLDEN.json is a list of cases: text, speaker, language, instruct, non_streaming_mode,
 max_new_tokens, sampling, seed (for torch.manual_seed; null when greedy) and what the official
@@ -47,13 +47,18 @@ class TorchDraw:
 
     def _draw(self, logits: Tensor, codebook: int) -> Tensor:
         if codebook:
-            return torch.multinomial(logits.softmax(dim=1), 1).squeeze(1)
+            return _multinomial(logits)
         last = logits.shape[1] - 1
         wide = logits.new_full((logits.shape[0], self._vocabulary), float("-inf"))
         wide[:, :last] = logits[:, :last]
         wide[:, self._eos_id] = logits[:, last]
-        drawn = torch.multinomial(wide.softmax(dim=1), 1).squeeze(1)
+        drawn = _multinomial(wide)
         return torch.where(drawn == self._eos_id, last, drawn)
+
+
+def _multinomial(logits: Tensor) -> Tensor:
+    """Draw on the CPU, whose generator the cases were recorded with, on whatever device it is."""
+    return torch.multinomial(logits.softmax(dim=1).cpu(), 1).squeeze(1).to(logits.device)
 
 
 def main() -> int:
@@ -64,8 +69,14 @@ def main() -> int:
     parser.add_argument(
         "--linear", choices=("float", "half", "int8"), help="arithmetic; default: the device's"
     )
+    parser.add_argument("--device", default="cpu", help="computes in float32 on any")
     arguments = parser.parse_args()
-    model = Qwen3TTS.load(arguments.checkpoint, linear=arguments.linear)
+    model = Qwen3TTS.load(
+        arguments.checkpoint,
+        linear=arguments.linear,
+        device=arguments.device,
+        dtype=torch.float32,
+    )
     cases = json.loads(arguments.golden.read_text(encoding="utf-8"))
     equal = 0
     with np.load(arguments.golden.with_suffix(".npz")) as waveforms:
@@ -137,7 +148,7 @@ def speak(model: Qwen3TTS, ids: list[int], case: dict[str, Any]) -> list[list[in
         predictor_sampling=sampling_of(case, "subtalker_"),
     )
     draw = TorchDraw(model.config.vocabulary, model.config.eos_id)
-    slots = torch.tensor([0])
+    slots = torch.tensor([0], device=model.device)
     made: list[list[int]] = []
     while len(made) < frames:
         codes, is_end = model.frame_step(state, slots, draw=draw)
@@ -150,7 +161,8 @@ def speak(model: Qwen3TTS, ids: list[int], case: dict[str, Any]) -> list[list[in
 def decode(model: Qwen3TTS, codes: list[list[int]]) -> np.ndarray:
     """Decode frames [T][16] whole: float32 [T * 1920]."""
     state = model.codec.new_state(slots=1)
-    return model.codec.decode(torch.tensor(codes).T[None], state)[0].numpy()
+    frames = torch.tensor(codes, device=model.device).T[None]
+    return model.codec.decode(frames, state)[0].cpu().numpy()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Engines on tiny checkpoints, with either runner, and the event loop around them."""
 
 import asyncio
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qwen_tts_service.engine.engine import Engine, EngineOptions
-from qwen_tts_service.engine.graphs import GraphRunner
+from qwen_tts_service.engine.graphs import EagerDriver, GraphRunner
 from qwen_tts_service.engine.job import Job
 from qwen_tts_service.engine.runner import PlainRunner
 from qwen_tts_service.types import SamplingOptions
@@ -19,35 +19,15 @@ SLOTS = 16
 OPTIONS = EngineOptions(slots=SLOTS, max_positions=320, threads=1, silence_rms=0.0)
 
 
-class PlainMark:
-    """A mark on the CPU, where work is done when a call returns."""
-
-    def is_reached(self):
-        return True
-
-    def wait(self):
-        pass
-
-
-class PlainDriver:
-    """CUDA's part played by the CPU: a graph is the work itself."""
+class RecordingDriver(EagerDriver):
+    """Notes what is captured; host memory that nobody has written is conspicuous."""
 
     def __init__(self):
         self.captured = []
 
     def capture(self, work, pool):
-        work()
         self.captured.append(pool)
-        return work
-
-    def codec_stream(self):
-        return nullcontext()
-
-    def mark(self):
-        return PlainMark()
-
-    def hold(self, mark):
-        assert isinstance(mark, PlainMark)
+        return super().capture(work, pool)
 
     def pinned(self, *shape, dtype):
         return torch.full(shape, 77).to(dtype)
@@ -58,7 +38,7 @@ def plain(model, options):
 
 
 def graphs(model, options):
-    return GraphRunner(model, options, PlainDriver())
+    return GraphRunner(model, options, RecordingDriver())
 
 
 RUNNERS = [pytest.param(plain, id="plain"), pytest.param(graphs, id="graphs")]

@@ -290,11 +290,11 @@ def test_more_jobs_than_slots_are_all_spoken(model):
 
 
 def test_graphs_of_all_sizes_are_made_at_the_start(model):
-    from tests.engine.harness import PlainDriver
+    from tests.engine.harness import RecordingDriver
 
     from qwen_tts_service.engine.graphs import GraphRunner
 
-    driver, told = PlainDriver(), []
+    driver, told = RecordingDriver(), []
     GraphRunner(model, OPTIONS, driver, lambda step, done: told.append((step, done)))
     # Buckets 1, 2, 4, 8, 16; each with and without the full sort, and four sizes of chunks.
     # Prompts in pieces of 16, 32 and 64 rows, up to position 256 and beyond.

@@ -16,7 +16,7 @@ Letters: B rows of a graph, S slots, P prompt rows, C width, N samples.
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import count, product
 from typing import Any, Protocol
@@ -342,6 +342,35 @@ def smallest(sizes: Sequence[int], need: int) -> int:
     return next(size for size in sizes if size >= need)
 
 
+class _Reached:
+    def is_reached(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        pass
+
+
+class EagerDriver:
+    """The same steps by plain calls on one stream: what graphs must agree with to the bit."""
+
+    def capture(self, work: Work, pool: str) -> Work:  # noqa: ARG002
+        work()
+        return work
+
+    def codec_stream(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def mark(self) -> Mark:
+        return _Reached()
+
+    def hold(self, mark: Mark) -> None:
+        assert isinstance(mark, _Reached)
+
+    def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        # Copies to pageable memory are waited for.
+        return torch.empty(*shape, dtype=dtype)
+
+
 class _CudaMark:
     def __init__(self) -> None:
         self.event = cuda.Event()
@@ -355,18 +384,10 @@ class _CudaMark:
 
 
 class CudaDriver:
-    """CUDA's graphs, events and streams; frames and prompts run on the current stream.
-
-    Sets torch's switches for the process: matrices keep float32, which the codec's tolerance
-    needs, algorithms are the deterministic ones, and attention is not cuDNN's, which plans for up
-    to a second at every shape that a thread has not had yet.
-    """
+    """CUDA's graphs, events and streams; frames and prompts run on the current stream."""
 
     def __init__(self, device: torch.device) -> None:
         cuda.set_device(device)
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cuda.enable_cudnn_sdp(False)
         # cuBLAS has one workspace per stream, which graphs keep using: graphs that run at the
         # same time must be captured on different ones. So is a graph's priority its stream's.
         self._streams = {"frames": cuda.Stream(device), "codec": cuda.Stream(device, priority=-1)}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qwen_tts_service.errors import InvalidRequest, StartupError
 from qwen_tts_service.kernels.attention import Attention, CacheRows, choose_attention
-from qwen_tts_service.kernels.device import with_number
+from qwen_tts_service.kernels.device import prepare, with_number
 from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
 from qwen_tts_service.types import SamplingOptions
 
@@ -73,6 +73,7 @@ class Qwen3TTS:
         fuse: compile talker and code predictor for fewer kernels; for CUDA alone
         """
         device = with_number(torch.device(device))
+        prepare(device)
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         if fuse and device.type != "cuda":
             raise StartupError(f"fused kernels (TORCH_COMPILE=1) need CUDA, and this is {device}")

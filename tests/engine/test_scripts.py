@@ -1,0 +1,90 @@
+"""The scripts for the engine say what they measure, and fail when they should."""
+
+import json
+import sys
+
+import pytest
+import torch
+from tests.engine.harness import RecordingDriver
+from tests.model.conftest import DATA, ROOT, load_script
+
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+
+TINY = str(DATA / "tiny_1b7")
+
+
+@pytest.fixture(scope="module")
+def bench():
+    sys.path.insert(0, str(ROOT / "scripts"))  # as when it is run
+    try:
+        yield load_script("bench_engine")
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+
+
+def test_the_engine_is_measured_by_part_and_under_load(bench, monkeypatch, capsys, tmp_path):
+    out = tmp_path / "figures.json"
+    given = ["--batch", "1,3", "--frames", "6", "--closed", "2", "--open", "50", "--requests", "4"]
+    monkeypatch.setattr(sys, "argv", ["bench_engine", TINY, *given, "--json", str(out)])
+    assert bench.main() == 0
+    figures = json.loads(out.read_text())
+    assert {"command", "commit", "device", "cpu_flags", "date"} <= set(figures["facts"])
+    assert [row["batch"] for row in figures["rows"]] == [1, 3]
+    for row in figures["rows"]:
+        parts = [row[name] for name in ("talker", "predictor", "other", "codec")]
+        assert min(parts) > 0
+        assert sum(parts) < row["step"] * 1.01
+    assert [row["load"] for row in figures["loads"]] == ["2 streams", "50 requests/s"]
+    for row in figures["loads"]:
+        assert (row["requests"], row["errors"]) == (4, 0)
+        assert 0 < row["first_audio_p50_ms"] <= row["first_audio_p95_ms"]
+    assert "| 2 streams | 4 | 0 |" in capsys.readouterr().out
+
+
+def test_parts_of_a_captured_frame_are_timed_by_themselves(bench, model):
+    options = bench.engine_options(model, 3, bench.argparse.Namespace(frames=6))
+    driver = RecordingDriver()
+    seconds = bench.captured_parts(model, driver, 3, options)
+    assert driver.captured == ["frames", "frames"]
+    assert set(seconds) == {"talker", "predictor"}
+    assert min(seconds.values()) > 0
+
+
+@pytest.fixture
+def check(monkeypatch):
+    module = load_script("check_cuda")
+    monkeypatch.setattr(module, "CudaDriver", lambda _device: RecordingDriver())
+    return module
+
+
+def test_all_checks_for_cuda_pass_with_a_stand_in_for_it(check, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["check_cuda", TINY, "--device", "cpu"])
+    assert check.main() == 0
+    said = capsys.readouterr().out
+    assert "5/5 checks passed" in said
+    assert "8/8 utterances have the bits of plain calls" in said
+
+
+def test_a_driver_that_repeats_nothing_is_found(check, model, monkeypatch):
+    class Lazy(RecordingDriver):
+        def capture(self, work, pool):
+            super().capture(work, pool)
+            return lambda: None
+
+    monkeypatch.setattr(check, "CudaDriver", lambda _device: Lazy())
+    assert not check.run(check.graphs_are_plain_calls, model)
+
+
+def test_other_logits_are_found(check, model):
+    other = Qwen3TTS.load(DATA / "tiny_1b7")
+    assert check.run(lambda plain: check.fused_kernels(plain, other), model)
+    with torch.inference_mode():
+        other.talker.stack.norm.scaled.mul_(torch.linspace(0.9, 1.1, 64))
+    assert not check.run(lambda plain: check.fused_kernels(plain, other), model)
+
+
+def test_without_a_device_it_says_so(check, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["check_cuda", TINY])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert check.main() == 2
+    assert "needs a CUDA device" in capsys.readouterr().err
