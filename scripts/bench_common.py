@@ -1,7 +1,7 @@
 """What the benchmarks share: loads, players that run dry, tables, and where a figure comes from.
 
-A load is anything with `ask`, which speaks once and adds to what a `Collector` holds. It does not
-know servers or engines.
+A `Load` says when to ask, a `Collector` asks and keeps what came back. It does not know servers or
+engines.
 """
 
 import asyncio
@@ -79,6 +79,13 @@ class Collector(ABC):
     @abstractmethod
     async def ask(self) -> None:
         """Have one answer spoken to its end."""
+
+    def count(self, player: Player) -> None:
+        """Count an answer that came to its end."""
+        if (sample := player.end()).audio_s:
+            self.samples.append(sample)
+        else:
+            self.count_error("no audio")
 
     def count_error(self, kind: str) -> None:
         """Count a failure."""

@@ -15,8 +15,10 @@ thread outside these, that is of its Python. `prompt` is what reading one prompt
 all the time taken, prompts included. `roofline` compares the time that the weights of a frame
 need at the bandwidth of a large copy, measured here, with the time the frame took.
 
-On CUDA a frame is one graph; `talker` and `predictor` are then those parts captured and timed by
-themselves.
+The second prompt of a voice is measured: its prefix has been read, as in a service that runs.
+
+On CUDA a frame is one graph; `talker`, `predictor` and, for `other` and `roofline`, the frame are
+then captured and timed by themselves, and `prompt` is what launching takes.
 
 --closed and --open are the loads of scripts/bench_http.py, without HTTP: first audio is counted
 from the job's submission to its first samples at the engine's door.
@@ -55,11 +57,12 @@ from bench_common import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
+from qwen_tts_service.engine.driver import CudaDriver, Driver
 from qwen_tts_service.engine.engine import Engine, EngineOptions, EngineStatistics, choose_runner
-from qwen_tts_service.engine.graphs import CudaDriver, Driver
 from qwen_tts_service.engine.job import Job
 from qwen_tts_service.engine.threads import on_a_thread_that_ends
-from qwen_tts_service.kernels.attention import CacheRows
+from qwen_tts_service.errors import TTSError
+from qwen_tts_service.kernels.attention import Places
 from qwen_tts_service.model.config import ModelConfig, TransformerConfig
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.model.sampling import CounterDraw, Sampler
@@ -74,8 +77,7 @@ PARTS = ("talker", "predictor", "other", "codec", "own")
 class Clock:
     """Seconds spent in each part of the step that is under way, and in each finished step."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self) -> None:
         self._spent: Counter[str] = Counter()
         self._busy = 0.0
         self.steps: list[tuple[int, dict[str, float]]] = []
@@ -155,10 +157,10 @@ def main() -> int:
     arguments = parse()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    model, facts = on_a_thread_that_ends(load, arguments)
+    model, facts = on_a_thread_that_ends(load_model, arguments)
     for name, value in facts.items():
         print(f"{name}: {value}")
-    clock = Clock(model.device)
+    clock = Clock()
     if model.device.type == "cpu":
         model.talker.step = clock.timed("talker", model.talker.step)  # type: ignore[method-assign]
         forward = clock.timed("predictor", model.code_predictor.forward)
@@ -185,7 +187,7 @@ def main() -> int:
     return 0
 
 
-def load(arguments: argparse.Namespace) -> tuple[Qwen3TTS, dict[str, Any]]:
+def load_model(arguments: argparse.Namespace) -> tuple[Qwen3TTS, dict[str, Any]]:
     """Load the checkpoint and say what is measured, where and when."""
     model = Qwen3TTS.load(
         arguments.checkpoint,
@@ -254,34 +256,36 @@ def measure(
         first=1e3 * min(first),
         last_first=1e3 * max(first),
         x_real_time=batch * arguments.frames * FRAME_S / whole_s,
-        roofline=weight_bytes(model) / (copy_gb_s * 1e9) / mean["frame"],
+        roofline=frame_bytes(model) / (copy_gb_s * 1e9) / mean["frame"],
     )
 
 
+@torch.inference_mode()
 def captured_parts(
     model: Qwen3TTS, driver: Driver, batch: int, options: EngineOptions
 ) -> dict[str, float]:
-    """Seconds that talker and code predictor take, each as a graph of its own."""
+    """Seconds that the device takes for a frame and for its parts, each as a graph of its own."""
     state = model.new_state(slots=batch, max_positions=options.max_positions)
-    slots = torch.arange(batch, device=model.device)
     state.length.fill_(options.max_positions // 2)
-    positions = torch.full((batch,), options.max_positions // 2, device=model.device)
-    rows = CacheRows(slots, positions, options.max_positions)
+    slots = torch.arange(batch, device=model.device)
+    places = Places(slots, state.length[slots], options.max_positions)
     hidden = torch.zeros(batch, model.config.width, dtype=model.dtype, device=model.device)
     choose = Sampler(
         state.predictor_sampling.rows(slots),
         CounterDraw().frame(state.seed, state.frame, model.config.codebooks, model.config.codes),
         full_sort=False,
     )
-    work = {
-        "talker": lambda: model.talker.step(hidden, state, rows),
+    work: dict[str, Callable[[], Any]] = {
+        "talker": lambda: model.talker.step(hidden, state, places),
         "predictor": lambda: model.code_predictor(hidden, hidden, choose),
+        "frame": lambda: model.frame_step(
+            state, slots, full_sort=False, bound=options.max_positions
+        ),
     }
-    with torch.inference_mode():
-        return {name: timed(driver.capture(part, "frames")) for name, part in work.items()}
+    return {name: mean_s(driver.capture(part, "frames")) for name, part in work.items()}
 
 
-def timed(work: Callable[[], Any]) -> float:
+def mean_s(work: Callable[[], Any]) -> float:
     """Seconds of one call, the mean of twenty."""
 
     def synchronise() -> None:
@@ -309,9 +313,13 @@ class EngineClient(Collector):
     async def ask(self) -> None:
         self._job = replace(self._job, seed=self._job.seed + 1)
         player = Player(self._sample_rate_hz)
-        async for chunk in self._engine.submit(self._job):
-            player.hear(len(chunk))
-        self.samples.append(player.end())
+        try:
+            async for chunk in self._engine.submit(self._job):
+                player.hear(len(chunk))
+        except TTSError as error:
+            self.count_error(error.code)
+        else:
+            self.count(player)
 
 
 def measure_loads(model: Qwen3TTS, arguments: argparse.Namespace) -> list[LoadRow]:
@@ -371,7 +379,7 @@ def make_job(model: Qwen3TTS, seed: int, arguments: argparse.Namespace) -> Job:
     )
 
 
-def weight_bytes(model: Qwen3TTS) -> float:
+def frame_bytes(model: Qwen3TTS) -> float:
     """Return the bytes of weights that one frame step reads at least once per use."""
     config: ModelConfig = model.config
     books = config.codebooks - 1

@@ -78,7 +78,7 @@ class Client(Collector):
         except httpx.HTTPError as error:
             self.count_error(type(error).__name__)
         else:
-            self.samples.append(player.end())
+            self.count(player)
 
 
 async def measure(

@@ -139,7 +139,7 @@ def speak(model: Qwen3TTS, ids: list[int], case: dict[str, Any]) -> list[list[in
     state = model.new_state(slots=1, max_positions=len(prompt.rows) + frames)
     if case["seed"] is not None:
         torch.manual_seed(case["seed"])
-    model.join(
+    model.begin(
         state,
         0,
         prompt,
@@ -147,6 +147,7 @@ def speak(model: Qwen3TTS, ids: list[int], case: dict[str, Any]) -> list[list[in
         sampling=sampling_of(case, ""),
         predictor_sampling=sampling_of(case, "subtalker_"),
     )
+    model.read_prompt(state, 0, prompt)
     draw = TorchDraw(model.config.vocabulary, model.config.eos_id)
     slots = torch.tensor([0], device=model.device)
     made: list[list[int]] = []

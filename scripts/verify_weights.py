@@ -91,7 +91,8 @@ def observe(model: Qwen3TTS, text: str, *, frames: int = 2) -> Values:
     slots = torch.zeros(1, dtype=torch.int64, device=model.device)
     with torch.inference_mode():
         hidden = model.prefill(state, slots, prompt.rows[None])[0, 0]
-    model.join(state, 0, prompt, seed=0, sampling=GREEDY)
+    model.begin(state, 0, prompt, seed=0, sampling=GREEDY)
+    model.read_prompt(state, 0, prompt)
     codes = []
     for frame in range(frames):
         made, _ = model.frame_step(state, slots)

@@ -57,6 +57,14 @@ def _check_embedded(settings: Settings) -> None:
 def _check_qwen(settings: Settings) -> None:
     from .hub.download import Hub, require_available  # noqa: PLC0415
 
+    device = settings.device or ""
+    if settings.torch_compile and device == "cpu":
+        raise StartupError("TORCH_COMPILE=1 needs CUDA, and DEVICE=cpu. Unset one of them.")
+    if device.startswith("cuda") and settings.cpu_weights not in (None, "float"):
+        raise StartupError(
+            f"CPU_WEIGHTS={settings.cpu_weights} is for the CPU, and DEVICE={device}. "
+            "Unset CPU_WEIGHTS."
+        )
     require_available(
         settings.model_name,
         Path(settings.model_path),
@@ -116,6 +124,11 @@ def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
         fuse=settings.torch_compile,
         on_progress=report,
     )
+    if settings.max_positions > model.config.max_positions:
+        raise StartupError(
+            f"MAX_POSITIONS={settings.max_positions} is more than this model has: "
+            f"{model.config.max_positions} at most"
+        )
     # Speech has four frames and more to a token: more tokens than this could not be said.
     max_text_rows = settings.max_positions // 4
     options = EngineOptions(

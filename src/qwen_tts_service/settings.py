@@ -50,7 +50,7 @@ class Settings(BaseModel):
     codec_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the codec; bfloat16 is faster and adds a little noise."""
     torch_compile: bool = False
-    """On CUDA, fuse kernels by torch.compile: a longer start, fewer milliseconds a frame."""
+    """On CUDA, fuse kernels by torch.compile: a longer start, fewer kernels."""
     deterministic: bool = False
     """Bit-equal audio for the same request, at some cost in speed."""
     max_queue: Annotated[int, Field(ge=0)] | None = None

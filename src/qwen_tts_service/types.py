@@ -14,6 +14,8 @@ Gender = Literal["male", "female", "neutral"]
 AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"]
 NormalizeLevel = Literal["none", "light", "full"]
 """How much of a text is rewritten before it is spoken; see text/normalise.py."""
+Layout = Literal["full_text", "streaming_text"]
+"""Where a model's text stands: all of it before the first frame, or along with the frames."""
 FinishReason = Literal["stop", "length", "runaway", "cancelled", "error"]
 Samples = NDArray[np.float32]
 """Mono audio, float32 [N] in [-1, 1]."""

@@ -203,3 +203,15 @@ def test_the_deterministic_mode_repeats_to_the_bit_whatever_else_is_spoken(
             crowd = [samples(done.result()) for done in asked]
         assert np.array_equal(crowd[1], alone)
         assert np.array_equal(crowd[3], alone)
+
+
+def test_more_positions_than_the_model_has_are_refused() -> None:
+    from qwen_tts_service.build import build
+    from qwen_tts_service.errors import StartupError
+    from qwen_tts_service.settings import load_settings
+
+    settings = load_settings(
+        {"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(DATA), "MAX_POSITIONS": "32769"}
+    )
+    with pytest.raises(StartupError, match="MAX_POSITIONS=32769 .* 32768 at most"):
+        build(settings, lambda _step, _fraction: None, 0)

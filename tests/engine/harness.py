@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from qwen_tts_service.engine.driver import EagerDriver
 from qwen_tts_service.engine.engine import Engine, EngineOptions
-from qwen_tts_service.engine.graphs import EagerDriver, GraphRunner
+from qwen_tts_service.engine.graphs import GraphRunner
 from qwen_tts_service.engine.job import Job
 from qwen_tts_service.engine.runner import PlainRunner
 from qwen_tts_service.types import SamplingOptions

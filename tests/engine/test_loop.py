@@ -160,7 +160,7 @@ def test_a_bad_job_fails_alone(model, runner):
 @pytest.mark.parametrize("call", ["begin", "prefill", "frame", "sound"])
 def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(model, runner, call):
     job = make_job(model, 1, max_frames=12)
-    with endless(model, runner, max_failures=10**9, prefix_rows=0) as (engine, made):
+    with endless(model, runner, max_failures=10**9, prefix_cache_rows=0) as (engine, made):
         expected = engine.run_whole(job)
 
         async def run():

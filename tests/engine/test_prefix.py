@@ -1,4 +1,4 @@
-"""A beginning that was read before is not read again, and nobody hears the difference."""
+"""A prefix that was read before is not read again, and nobody hears the difference."""
 
 import asyncio
 from dataclasses import replace
@@ -59,7 +59,7 @@ def prefix_of(model, job):
 
 
 @both
-def test_a_known_beginning_is_not_read_again(model, runner):
+def test_a_known_prefix_is_not_read_again(model, runner):
     job, other_text = make_job(model, 4), make_job(model, 4, ids=make_job(model, 1).ids)
     prefix = prefix_of(model, job)
     first, again, other = rows_read(model, runner, [job, job, other_text])
@@ -82,7 +82,7 @@ def test_the_speech_is_the_same_to_the_bit(model, runner, layout):
     job = make_job(model, 3, layout=layout, max_frames=20)
     with running(model, runner=runner, deterministic=True, slots=2) as engine:
         first, again = engine.run_whole(job), engine.run_whole(job)
-    with running(model, runner=runner, deterministic=True, slots=2, prefix_rows=0) as engine:
+    with running(model, runner=runner, deterministic=True, slots=2, prefix_cache_rows=0) as engine:
         engine.run_whole(job)
         without = engine.run_whole(job)
     assert len(first) > 1920
@@ -98,7 +98,7 @@ def test_the_speech_is_the_same_to_the_bit(model, runner, layout):
         pytest.param({"instruct_ids": (1, 2, 3)}, id="instruct"),
     ],
 )
-def test_another_beginning_is_not_mistaken_for_it(model, change):
+def test_another_prefix_is_not_mistaken_for_it(model, change):
     job = make_job(model, 4, speaker="serena", language="auto", instruct_ids=())
     other = replace(job, **change)
     _, read = rows_read(model, RUNNERS[0].values[0], [job, other])
@@ -121,29 +121,31 @@ def test_nothing_is_kept_of_a_failure(model, runner):
 def test_what_was_used_least_recently_goes_first():
     cache = PrefixCache(10)
 
-    def rows(count):
-        return (torch.zeros(2, count, 1, 4),) * 2
+    def put(name, rows):
+        if cache.wants(name, rows):
+            cache.put(name, (torch.zeros(2, rows, 1, 4),) * 2)
 
-    cache.put("a", rows(4))
-    cache.put("b", rows(4))
+    put("a", 4)
+    put("b", 4)
     assert cache.get("a") is not None
-    cache.put("c", rows(4))
-    assert [name in cache for name in "abc"] == [True, False, True]
-    cache.put("long", rows(11))
-    assert "long" not in cache
+    put("c", 4)
+    assert [cache.get(name) is not None for name in "abc"] == [True, False, True]
+    put("long", 11)
     assert cache.get("long") is None
-    cache.put("a", rows(4))
+    assert not cache.wants("a", 4)
+    put("d", 6)
+    assert [cache.get(name) is not None for name in "acd"] == [False, True, True]
     cache.clear()
-    cache.put("d", rows(10))
-    assert "d" in cache
+    put("whole", 10)
+    assert cache.get("whole") is not None
 
 
-def test_the_memory_of_beginnings_is_said(model):
+def test_the_memory_of_prefixes_is_said(model):
     from qwen_tts_service.engine.runner import PlainRunner
 
     sizes = [
         int(
-            PlainRunner(model, replace(OPTIONS, prefix_rows=rows))
+            PlainRunner(model, replace(OPTIONS, prefix_cache_rows=rows))
             ._slots.memory.split("up to ")[1]
             .split()[0]
         )

@@ -34,7 +34,9 @@ def prompt_of(model, wish):
 
 
 def join(model, state, slot, wish):
-    model.join(state, slot, prompt_of(model, wish), seed=wish[5], sampling=wish[4])
+    prompt = prompt_of(model, wish)
+    model.begin(state, slot, prompt, seed=wish[5], sampling=wish[4])
+    model.read_prompt(state, slot, prompt)
 
 
 def speak(model, state, slots, frames, **options):
@@ -125,7 +127,8 @@ def test_the_same_seed_is_the_same_speech_and_another_is_not(solo):
 def test_the_predictor_may_draw_by_its_own_settings(model, solo):
     state = model.new_state(slots=1, max_positions=POSITIONS)
     prompt, seed = prompt_of(model, WISHES[0]), WISHES[0][5]
-    model.join(state, 0, prompt, seed=seed, sampling=DRAWN, predictor_sampling=GREEDY)
+    model.begin(state, 0, prompt, seed=seed, sampling=DRAWN, predictor_sampling=GREEDY)
+    model.read_prompt(state, 0, prompt)
     codes = speak(model, state, [0], 1)[0]
     assert codes[0, 0] == solo[0][0, 0]
     assert not torch.equal(codes[0, 1:], solo[0][0, 1:])
@@ -185,8 +188,9 @@ def test_prompts_of_several_lengths_may_be_read_at_once(model, state, solo):
 def test_text_may_come_while_it_is_spoken(model, state, solo):
     prompt = prompt_of(model, WISHES[3])
     rows = prompt.text_rows
-    early = type(prompt)(prompt.rows, rows[:2])
-    model.join(state, 0, early, seed=WISHES[3][5], sampling=WISHES[3][4])
+    early = replace(prompt, text_rows=rows[:2])
+    model.begin(state, 0, early, seed=WISHES[3][5], sampling=WISHES[3][4])
+    model.read_prompt(state, 0, early)
     first = speak(model, state, [0], 2)
     model.append_text(state, 0, rows[2:], start=2)
     rest = speak(model, state, [0], 10)
@@ -214,7 +218,8 @@ def test_tokens_speak_like_the_text_they_came_from(model, solo):
     tokens = model.tokenizer.encode(WISHES[0][0])[3:-5]
     prompt = model.prompts.build(model.tokenizer.wrap(tokens), speaker="vivian", language="english")
     state = model.new_state(slots=1, max_positions=POSITIONS)
-    model.join(state, 0, prompt, seed=1, sampling=DRAWN)
+    model.begin(state, 0, prompt, seed=1, sampling=DRAWN)
+    model.read_prompt(state, 0, prompt)
     assert torch.equal(speak(model, state, [0], 12)[0], solo[0])
 
 
@@ -254,7 +259,7 @@ def test_a_frame_step_on_cuda_never_waits_for_the_device(cuda_like, full_sort):
     with FakeTensorMode(allow_non_fake_inputs=True):
         state = cuda_like.new_state(slots=4, max_positions=POSITIONS)
         slots = torch.arange(3)
-        codes, is_end = cuda_like.frame_step(state, slots, full_sort=full_sort, max_position=64)
+        codes, is_end = cuda_like.frame_step(state, slots, full_sort=full_sort, bound=64)
         codec_state = cuda_like.codec.new_state(slots=4)
         samples = cuda_like.codec.decode(codes[..., None], codec_state, slots, is_end)
     assert (codes.shape, is_end.shape, samples.shape) == ((3, 16), (3,), (3, 1920))

@@ -15,7 +15,8 @@ from qwen_tts_service.channel import PcmChannel
 from qwen_tts_service.model.qwen3_tts import Progress, Qwen3TTS
 from qwen_tts_service.types import Samples
 
-from .graphs import CudaDriver, GraphRunner
+from .driver import CudaDriver
+from .graphs import GraphRunner
 from .job import Job
 from .loop import EngineLoop, OnStep
 from .options import EngineOptions, EngineStatistics

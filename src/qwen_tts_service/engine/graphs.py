@@ -4,8 +4,8 @@ Frames have a graph per number of rows, bound of positions and kind of sorting; 
 length of a piece and bound; the codec one per number of rows and of frames. Each reads the slots'
 numbers from a small tensor that is filled before it is replayed; what a graph has too many of goes
 to a spare slot, or behind the end. Outcomes are copied to pinned memory and looked at one frame
-later, so the device never waits for Python. `Driver` is the seam to CUDA: with another one the
-same logic runs on the CPU. It does not know streams of audio or plans.
+later, so the device never waits for Python. `driver.py` is the seam to CUDA. It does not know
+streams of audio or plans.
 
 NOT MEASURED: no CUDA device was at hand; what is tested is the logic, with a driver for the CPU.
 `scripts/check_cuda.py` is what to run on the first one.
@@ -15,11 +15,10 @@ Letters: B rows of a graph, S slots, P prompt rows, C width, N samples.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, product
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +28,7 @@ from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
 from qwen_tts_service.model.qwen3_tts import Progress, Qwen3TTS
 from qwen_tts_service.types import Samples
 
+from .driver import Driver, Mark, Work
 from .job import Job
 from .options import EngineOptions
 from .runner import RING_FRAMES, Ends, Slots, Sound
@@ -42,42 +42,6 @@ MIN_PIECE_ROWS = 16
 CODEC_LAG_STEPS = 8
 """Frame steps that the codec may lag behind before the next one waits for it."""
 assert CODEC_LAG_STEPS * 2 + 8 <= RING_FRAMES
-
-cuda: Any = torch.cuda  # much of it has no annotations
-
-Work = Callable[[], None]
-
-
-class Mark(Protocol):
-    """A place in a device's stream of work."""
-
-    def is_reached(self) -> bool: ...
-
-    def wait(self) -> None:
-        """Block this thread until it is reached."""
-
-
-class Driver(Protocol):
-    """What is needed of CUDA."""
-
-    def capture(self, work: Work, pool: str) -> Work:
-        """Run `work` to warm up, then record it; returns what repeats it on the same tensors.
-
-        Graphs of one pool share memory, so they must run one after another. Graphs of two pools
-        share nothing.
-        """
-
-    def codec_stream(self) -> AbstractContextManager[object]:
-        """Within it, work goes to the codec's own stream."""
-
-    def mark(self) -> Mark:
-        """Mark the end of what the current stream has been given so far."""
-
-    def hold(self, mark: Mark) -> None:
-        """Make the current stream wait for a mark of the other; returns at once."""
-
-    def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Return host memory that copies can go to and from by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +83,10 @@ class _MarkedEnds:
 
 
 class _MarkedSound:
-    def __init__(self, mark: Mark, samples: Tensor, count: int) -> None:
+    def __init__(self, mark: Mark, samples: Tensor, length: int) -> None:
         self._mark = mark
         self._samples = samples
-        self._count = count
+        self._length = length
 
     def is_ready(self) -> bool:
         return self._mark.is_reached()
@@ -130,7 +94,7 @@ class _MarkedSound:
     def wait(self) -> Samples:
         self._mark.wait()
         # A copy, for pinned memory goes back at once.
-        samples: Samples = self._samples.numpy()[:, : self._count].copy()
+        samples: Samples = self._samples.numpy()[:, : self._length].copy()
         return samples
 
 
@@ -150,16 +114,15 @@ class GraphRunner:
         self._spare = options.slots
         self._driver = driver
         self._device = model.device
-        self._buckets = (options.slots,) if options.deterministic else buckets(options.slots)
-        needs_bounds = isinstance(model.attention, MaskedAttention) and not options.deterministic
-        self._bounds = bounds(options.max_positions) if needs_bounds else (options.max_positions,)
+        self._buckets = doubling(options.slots if options.deterministic else 1, options.slots)
+        every_bound = doubling(MIN_BOUND, options.max_positions)
+        reads_all = isinstance(model.attention, MaskedAttention)  # the others read what is there
+        has_bounds = reads_all and not options.deterministic
+        self._bounds = every_bound if has_bounds else (options.max_positions,)
+        self._prefill_bounds = every_bound
+        self._pieces = doubling(MIN_PIECE_ROWS, options.prefill_piece_rows)
         self._chunks = sorted(set(options.chunk_frames))
-        self._pieces = pieces(options.prefill_piece_rows)
-        self._prefill_bounds = sorted(
-            {min(MIN_BOUND, options.max_positions), options.max_positions}
-        )
-        # Two of each: one may still be read by the device while the other is filled.
-        self._to_device = [driver.pinned(options.slots, dtype=torch.int64) for _ in range(2)]
+        # Two: one may not have been looked at yet when the other is filled.
         self._to_host = [driver.pinned(options.slots, dtype=torch.bool) for _ in range(2)]
         self._turn = 0
         self._frame_marks: deque[Mark] = deque(maxlen=2)
@@ -195,9 +158,7 @@ class GraphRunner:
         rows = len(slots)
         size = smallest(self._buckets, rows)
         call = self._frames[size, smallest(self._bounds, positions), full_sort]
-        numbers = self._to_device[self._turn][:size]
-        numbers.copy_(torch.tensor([*slots, *[self._spare] * (size - rows)]))
-        call.slots.copy_(numbers, non_blocking=True)
+        self._fill(call.slots, [*slots, *[self._spare] * (size - rows)])
         self._hold_for_codec()
         call.run()
         ends = self._to_host[self._turn][:rows]
@@ -225,8 +186,8 @@ class GraphRunner:
             samples = self._driver.pinned(rows, call.samples.shape[1], dtype=torch.float32)
             samples.copy_(call.samples[:rows], non_blocking=True)
             self._sound_mark = self._driver.mark()
-        count = frames * self._slots.model.config.codec.samples_per_frame
-        return _MarkedSound(self._sound_mark, samples, count)
+        length = frames * self._slots.model.config.codec.samples_per_frame
+        return _MarkedSound(self._sound_mark, samples, length)
 
     def clear(self, slots: Sequence[int]) -> None:
         if self._sound_mark is not None:
@@ -284,7 +245,7 @@ class GraphRunner:
 
         def work() -> None:
             spare_length.zero_()  # or its attention would grow for ever
-            ends.copy_(self._slots.frame(slots, full_sort=full_sort, max_position=bound))
+            ends.copy_(self._slots.frame(slots, full_sort=full_sort, bound=bound))
 
         return _FrameCall(slots, ends, self._driver.capture(work, "frames"))
 
@@ -294,7 +255,7 @@ class GraphRunner:
         place = torch.tensor([self._spare, 0], device=self._device)
 
         def work() -> None:
-            model.prefill(state, place[:1], inputs, start=place[1], max_position=bound)
+            model.prefill(state, place[:1], inputs, start=place[1], bound=bound)
 
         # In the pool of the frames, which run on the same stream.
         return _PrefillCall(inputs, place, self._driver.capture(work, "frames"))
@@ -311,112 +272,15 @@ class GraphRunner:
         return _SoundCall(rows, samples, self._driver.capture(work, "codec"))
 
 
-def buckets(slots: int) -> tuple[int, ...]:
-    """Return the numbers of rows that have graphs: powers of two, and all slots."""
-    powers = (1 << bit for bit in range(slots.bit_length()))
-    return (*(size for size in powers if size < slots), slots)
-
-
-def pieces(most: int) -> tuple[int, ...]:
-    """Return the lengths of a prompt's pieces that have graphs: doubling, up to the longest."""
+def doubling(first: int, most: int) -> tuple[int, ...]:
+    """Return `first`, twice that, and so on below `most`, and `most`: sizes that have graphs."""
     sizes = []
-    size = MIN_PIECE_ROWS
-    while size < most:
-        sizes.append(size)
-        size *= 2
+    while first < most:
+        sizes.append(first)
+        first *= 2
     return (*sizes, most)
-
-
-def bounds(max_positions: int) -> tuple[int, ...]:
-    """Return the bounds of positions that have graphs: doubling, and the whole cache."""
-    sizes = []
-    size = MIN_BOUND
-    while size < max_positions:
-        sizes.append(size)
-        size *= 2
-    return (*sizes, max_positions)
 
 
 def smallest(sizes: Sequence[int], need: int) -> int:
     """Return the smallest of the rising sizes that is enough."""
     return next(size for size in sizes if size >= need)
-
-
-class _Reached:
-    def is_reached(self) -> bool:
-        return True
-
-    def wait(self) -> None:
-        pass
-
-
-class EagerDriver:
-    """The same steps by plain calls on one stream: what graphs must agree with to the bit."""
-
-    def capture(self, work: Work, pool: str) -> Work:  # noqa: ARG002
-        work()
-        return work
-
-    def codec_stream(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def mark(self) -> Mark:
-        return _Reached()
-
-    def hold(self, mark: Mark) -> None:
-        assert isinstance(mark, _Reached)
-
-    def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        # Copies to pageable memory are waited for.
-        return torch.empty(*shape, dtype=dtype)
-
-
-class _CudaMark:
-    def __init__(self) -> None:
-        self.event = cuda.Event()
-        self.event.record()
-
-    def is_reached(self) -> bool:
-        return bool(self.event.query())
-
-    def wait(self) -> None:
-        self.event.synchronize()
-
-
-class CudaDriver:
-    """CUDA's graphs, events and streams; frames and prompts run on the current stream."""
-
-    def __init__(self, device: torch.device) -> None:
-        cuda.set_device(device)
-        # cuBLAS has one workspace per stream, which graphs keep using: graphs that run at the
-        # same time must be captured on different ones. So is a graph's priority its stream's.
-        self._streams = {"frames": cuda.Stream(device), "codec": cuda.Stream(device, priority=-1)}
-        self._pools: dict[str, Any] = {}
-
-    def capture(self, work: Work, pool: str) -> Work:
-        stream = self._streams[pool]
-        stream.wait_stream(cuda.current_stream())
-        with cuda.stream(stream):
-            work()
-            work()
-        cuda.current_stream().wait_stream(stream)
-        graph = cuda.CUDAGraph()
-        with cuda.graph(graph, pool=self._pools.get(pool), stream=stream):
-            work()
-        self._pools.setdefault(pool, graph.pool())
-        replay: Work = graph.replay
-        return replay
-
-    def codec_stream(self) -> AbstractContextManager[object]:
-        stream: AbstractContextManager[object] = cuda.stream(self._streams["codec"])
-        return stream
-
-    def mark(self) -> Mark:
-        return _CudaMark()
-
-    def hold(self, mark: Mark) -> None:
-        assert isinstance(mark, _CudaMark)
-        cuda.current_stream().wait_event(mark.event)
-
-    def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(*shape, dtype=dtype, pin_memory=True)

@@ -7,12 +7,8 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from qwen_tts_service.types import SamplingOptions
-
-Layout = Literal["full_text", "streaming_text"]
-"""Where the text stands: all of it before the first frame, or along with the frames."""
+from qwen_tts_service.types import Layout, SamplingOptions
 
 
 class TextFeed:

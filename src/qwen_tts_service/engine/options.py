@@ -18,7 +18,7 @@ class EngineOptions:
     chunk_frames:   frames of an utterance's 1st, 2nd, ... call of the codec; the last one repeats
     prefill_piece_rows: prompt rows read at once; fixed, so that a prompt is always cut alike
     prefill_tokens_per_step: prompt rows read between two frames, in whole pieces, at least one
-    prefix_rows:    rows of beginnings that prompts share which are kept read; 0 keeps none
+    prefix_cache_rows: prompt rows that are kept read for other prompts that begin alike
     max_lead_s:     audio that may wait for a slow reader; then its slot pauses
     margin_s:       audio that a reader should have left when the next chunk arrives
     silence_s:      a run of silence this long has lost its end
@@ -36,7 +36,7 @@ class EngineOptions:
     chunk_frames: tuple[int, ...] = (1, 1, 2, 4, 8)
     prefill_piece_rows: int = 64
     prefill_tokens_per_step: int = 64
-    prefix_rows: int = 1024
+    prefix_cache_rows: int = 1024
     max_lead_s: float = 8.0
     margin_s: float = 0.05
     silence_s: float = 10.0

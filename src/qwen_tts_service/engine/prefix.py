@@ -1,8 +1,8 @@
-"""Beginnings that prompts share, already read: instruction, speaker and language.
+"""Prefixes that prompts share, already read: instruction, speaker and language.
 
-A prompt whose beginning has been read before takes its keys and values from here, and only its
-text is left to read. Beginnings are always read by themselves, so what a prompt comes to does not
-depend on whether its beginning was here. It does not know slots, jobs or what ids mean.
+A prompt whose prefix has been read before takes its keys and values from here, and only its text
+is left to read. A prefix is always read by itself, so what a prompt comes to does not depend on
+whether its prefix was here. It does not know slots, jobs or what ids mean.
 
 Letters: P positions, K key/value heads, D head size.
 """
@@ -24,22 +24,20 @@ class PrefixCache:
         self._rows = 0
         self._entries: OrderedDict[Hashable, Cached] = OrderedDict()
 
-    def __contains__(self, prefix: Hashable) -> bool:
-        return prefix in self._entries
-
     def get(self, prefix: Hashable) -> Cached | None:
-        """Return what is kept of a beginning, and keep it longer."""
+        """Return what is kept of a prefix, and keep it longer."""
         if prefix in self._entries:
             self._entries.move_to_end(prefix)
         return self._entries.get(prefix)
 
+    def wants(self, prefix: Hashable, rows: int) -> bool:
+        """Whether to `put` a prefix of so many positions: it is new, and short enough."""
+        return prefix not in self._entries and rows <= self._max_rows
+
     def put(self, prefix: Hashable, cached: Cached) -> None:
-        """Keep a beginning, unless it alone is too long."""
-        rows = cached[0].shape[1]
-        if prefix in self._entries or rows > self._max_rows:
-            return
+        """Keep a prefix that `wants` says yes to."""
         self._entries[prefix] = cached
-        self._rows += rows
+        self._rows += cached[0].shape[1]
         while self._rows > self._max_rows:
             _, (keys, _) = self._entries.popitem(last=False)
             self._rows -= keys.shape[1]

@@ -54,8 +54,8 @@ class Runner(Protocol):
     def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
         """Give a slot to a job; its prompt, and how many rows of it need not be read any more.
 
-        `prefill` reads the others but for the last; its prefix by itself. Raises InvalidRequest
-        for what the job asks and this model does not have.
+        `prefill` is to read the others, except the last, and a prefix in calls of its own. Raises
+        InvalidRequest for what the job asks and this model does not have.
         """
 
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
@@ -93,7 +93,7 @@ class Slots:
         self.codec_state = model.codec.new_state(slots=self.count)
         shape = (self.count, RING_FRAMES, model.config.codebooks)
         self.ring = torch.zeros(*shape, dtype=torch.int64, device=model.device)
-        self.prefixes = PrefixCache(options.prefix_rows)
+        self.prefixes = PrefixCache(options.prefix_cache_rows)
         self._numbers = torch.arange(self.count, device=model.device)
 
     def index(self, slot: int) -> Tensor:
@@ -138,7 +138,7 @@ class Slots:
 
     def keep_prefix(self, slot: int, prompt: PromptEmbeddings, read: int) -> None:
         """Keep the beginning of a prompt of which `read` rows have been read, once it is that."""
-        if read == prompt.prefix_rows and prompt.prefix not in self.prefixes:
+        if read == prompt.prefix_rows and self.prefixes.wants(prompt.prefix, read):
             keys, values = (x[:, slot, :read].clone() for x in (self.state.keys, self.state.values))
             self.prefixes.put(prompt.prefix, (keys, values))
 
@@ -149,12 +149,10 @@ class Slots:
             rows = torch.cat((rows, self.model.prompts.end_row))
         self.model.append_text(self.state, slot, rows, start=start)
 
-    def frame(self, slots: Tensor, *, full_sort: bool, max_position: int | None = None) -> Tensor:
+    def frame(self, slots: Tensor, *, full_sort: bool, bound: int | None = None) -> Tensor:
         """Make a frame of the slots int64 [B], keep its codes; is_end bool [B]."""
         place = self.state.frame[slots] % RING_FRAMES
-        codes, is_end = self.model.frame_step(
-            self.state, slots, full_sort=full_sort, max_position=max_position
-        )
+        codes, is_end = self.model.frame_step(self.state, slots, full_sort=full_sort, bound=bound)
         self.ring[slots, place] = codes
         return is_end
 
@@ -179,7 +177,7 @@ class Slots:
     def memory(self) -> str:
         """Weights and state in words."""
         state = tensor_bytes((self.state, self.codec_state, self.ring))
-        state += self.options.prefix_rows * 2 * self.state.keys[:, 0, 0].nbytes
+        state += self.options.prefix_cache_rows * 2 * self.state.keys[:, 0, 0].nbytes
         return (
             f"weights {self.model.weight_bytes / 2**20:.0f} MiB, "
             f"state up to {state / 2**20:.0f} MiB "
@@ -214,18 +212,17 @@ class _DoneEnds(_Done):
 
 class _DoneSound(_Done):
     def wait(self) -> Samples:
-        samples: Samples = self._tensor.cpu().numpy()
+        samples: Samples = self._tensor.numpy()
         return samples
 
 
 class PlainRunner:
-    """For the CPU: plain calls, nothing runs ahead. On CUDA graphs are compared with it."""
+    """For the CPU: plain calls, nothing runs ahead."""
 
     run_ahead = 0
 
     def __init__(self, model: Qwen3TTS, options: EngineOptions) -> None:
         self._slots = Slots(model, options)
-        self._device = model.device
         self._is_exact = options.deterministic
         logger.info("engine memory: %s", self._slots.memory)
 
@@ -251,14 +248,14 @@ class PlainRunner:
         size = 1 if self._is_exact and self._slots.model.linear == "float" else len(slots)
         parts = [
             self._slots.frame(index, full_sort=full_sort)
-            for index in torch.split(torch.tensor(slots, device=self._device), size)
+            for index in torch.split(torch.tensor(slots), size)
         ]
         return _DoneEnds(torch.cat(parts))
 
     def sound(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Sound:
         # A convolution's last bits depend on the batch; alone they are always the same.
         size = 1 if self._is_exact else len(slots)
-        rows = torch.tensor([slots, first], device=self._device)
+        rows = torch.tensor([slots, first])
         parts = [
             self._slots.sound(index, begins, frames)
             for index, begins in torch.split(rows, size, dim=1)

@@ -14,6 +14,7 @@ Letters: S slots, L positions, B rows, T new positions, H heads, K key/value hea
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import Protocol
 
@@ -22,19 +23,29 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 
-@dataclass(frozen=True, slots=True)
-class CacheRows:
+@dataclass(frozen=True)
+class Places:
     """Where the rows of one call lie.
 
     slots:        int64 [B]
     positions:    int64, the cache positions that new keys take: [B] for one of each row, [T] for
                   the same several of all rows
-    max_position: static bound: every position is below it
+    bound:        static; every position is below it
     """
 
     slots: Tensor
     positions: Tensor
-    max_position: int
+    bound: int
+
+    @cached_property  # the same for all layers
+    def visible(self) -> Tensor:
+        """Which positions each new one sees, bool [B or T, bound]: itself and those before it."""
+        return torch.arange(self.bound, device=self.slots.device) <= self.positions[:, None]
+
+    @cached_property
+    def lengths(self) -> tuple[Tensor, Tensor]:
+        """How many positions each row has then, and its slot, int32 [B] as flash-attn has it."""
+        return (self.positions + 1).to(torch.int32), self.slots.to(torch.int32)
 
 
 class Attention(Protocol):
@@ -44,7 +55,7 @@ class Attention(Protocol):
     reason: str
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
     ) -> Tensor:
         """Add one position to each row: q [B, 1, H, D], k and v [B, 1, K, D] -> [B, 1, H, D].
 
@@ -53,7 +64,7 @@ class Attention(Protocol):
 
 
 def prefill(
-    q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows
+    q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
 ) -> Tensor:
     """Add T positions to each row; each sees itself and what lies before it.
 
@@ -61,19 +72,19 @@ def prefill(
     """
     group = q.shape[2] // k.shape[2]
     for stored, new in zip(cache, (k, v), strict=True):
-        stored.index_put_((rows.slots[:, None], rows.positions), new)
+        stored.index_put_((places.slots[:, None], places.positions), new)
     keys, values = (
-        stored[:, : rows.max_position].index_select(0, rows.slots).repeat_interleave(group, dim=2)
+        stored[:, : places.bound].index_select(0, places.slots).repeat_interleave(group, dim=2)
         for stored in cache
     )
-    mask = torch.arange(rows.max_position, device=q.device) <= rows.positions[:, None]
     q, keys, values = (x.transpose(1, 2) for x in (q, keys, values))
-    return scaled_dot_product_attention(q, keys, values, attn_mask=mask).transpose(1, 2)
+    out = scaled_dot_product_attention(q, keys, values, attn_mask=places.visible)
+    return out.transpose(1, 2)
 
 
-def _write(k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows) -> None:
+def _write(k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places) -> None:
     for stored, new in zip(cache, (k, v), strict=True):
-        stored.index_put_((rows.slots, rows.positions), new.squeeze(1))
+        stored.index_put_((places.slots, places.positions), new.squeeze(1))
 
 
 class RowwiseAttention:
@@ -85,23 +96,23 @@ class RowwiseAttention:
         self.reason = reason
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
     ) -> Tensor:
-        _write(k, v, cache, rows)
+        _write(k, v, cache, places)
         B, _, H, D = q.shape
         K = k.shape[2]
         # The query heads of a group are the "positions" that look at their one key head.
         queries = q.view(B, K, H // K, D)
         out = torch.empty_like(queries)
-        places = zip(rows.slots.tolist(), rows.positions.tolist(), strict=True)
-        for row, (slot, position) in enumerate(places):
+        where = zip(places.slots.tolist(), places.positions.tolist(), strict=True)
+        for row, (slot, position) in enumerate(where):
             keys, values = (x[slot, : position + 1].transpose(0, 1)[None] for x in cache)
             out[row] = scaled_dot_product_attention(queries[row : row + 1], keys, values)[0]
         return out.view(B, 1, H, D)
 
 
 class MaskedAttention:
-    """For CUDA without flash-attn: all rows at once over the first `max_position` positions."""
+    """For CUDA without flash-attn: all rows at once over the first `bound` positions."""
 
     name = "sdpa"
 
@@ -109,19 +120,17 @@ class MaskedAttention:
         self.reason = reason
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
     ) -> Tensor:
-        _write(k, v, cache, rows)
+        _write(k, v, cache, places)
         B, _, H, D = q.shape
         K = k.shape[2]
         keys, values = (
-            x[:, : rows.max_position].index_select(0, rows.slots).transpose(1, 2) for x in cache
+            x[:, : places.bound].index_select(0, places.slots).transpose(1, 2) for x in cache
         )
-        steps = torch.arange(rows.max_position, device=q.device)
-        mask = steps <= rows.positions[:, None]
-        out = scaled_dot_product_attention(
-            q.view(B, K, H // K, D), keys, values, attn_mask=mask[:, None, None]
-        )
+        mask = places.visible[:, None, None]
+        queries = q.view(B, K, H // K, D)
+        out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         # Some backends lay heads out otherwise, which `view` refuses.
         return out.reshape(B, 1, H, D)
 
@@ -136,14 +145,15 @@ class FlashAttention:
         self._attend = attend
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], rows: CacheRows
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
     ) -> Tensor:
-        _write(k, v, cache, rows)
+        _write(k, v, cache, places)
+        lengths, slots = places.lengths
         return self._attend(
             q,
             *cache,
-            cache_seqlens=(rows.positions + 1).to(torch.int32),
-            cache_batch_idx=rows.slots.to(torch.int32),
+            cache_seqlens=lengths,
+            cache_batch_idx=slots,
             causal=True,
             num_splits=1,  # a split count chosen from the batch would change a row's bits
         )

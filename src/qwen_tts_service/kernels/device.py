@@ -34,12 +34,13 @@ def with_number(device: torch.device) -> torch.device:
 def prepare(device: torch.device) -> None:
     """Set torch's switches, for the whole process, to what the model is specified with.
 
-    On CUDA: float32 stays float32 in convolutions, which the codec's tolerance needs; algorithms
+    On CUDA: float32 stays float32, which the codec's tolerance needs; algorithms
     are the deterministic ones; and attention is not cuDNN's, which plans for up to a second at
     every shape that a thread has not had yet.
     """
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False  # some images turn it on
         torch.backends.cudnn.deterministic = True
         torch.backends.cuda.enable_cudnn_sdp(False)
 

@@ -20,8 +20,16 @@ def fused(function: Callable[..., Any], backend: str = "inductor") -> Callable[.
 
     What cannot be compiled is an error, never a plain call without a word.
     """
-    torch._dynamo.config.recompile_limit = _SHAPES  # noqa: SLF001
-    # Fused kernels keep float32 between steps where plain ones round to bfloat16: others lost
-    # much of the voice's quality by that.
+    # Fused kernels keep float32 between steps where plain ones round to bfloat16. Without this
+    # switch the tiny checkpoint's logits were off by up to 3.6, and its codes were others.
     options: dict[str, Any] = {"emulate_precision_casts": True} if backend == "inductor" else {}
-    return torch.compile(function, fullgraph=True, dynamic=False, backend=backend, options=options)
+    compiled = torch.compile(
+        function, fullgraph=True, dynamic=False, backend=backend, options=options
+    )
+
+    def call(*arguments: Any) -> Any:
+        # Here, since torch keeps settings per thread, and who loads is not who calls.
+        torch._dynamo.config.recompile_limit = _SHAPES  # noqa: SLF001
+        return compiled(*arguments)
+
+    return call

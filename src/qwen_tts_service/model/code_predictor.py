@@ -27,14 +27,14 @@ _NAME = "talker.code_predictor"
 
 
 class CodePredictor(nn.Module):
-    """The network; `codes` runs it for one frame."""
+    """The network; `forward` runs it for one frame."""
 
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         super().__init__()
         sizes, width = config.code_predictor, config.width
         self.books = config.codebooks - 1
         self.choices = config.codes
-        # The 15 tables below one another: [(Q-1) * V, C], in the talker's width.
+        # The tables of all codebooks below one another: [(Q-1) * V, C], in the talker's width.
         tables = [
             (f"{_NAME}.model.codec_embedding.{book}.weight", self.choices)
             for book in range(self.books)
@@ -62,7 +62,7 @@ class CodePredictor(nn.Module):
         first:  [B, C], the talker's embedding of the code of codebook 0
         choose: picks a code from each row's logits
         """
-        attend = _FrameCache(len(self.stack.blocks))
+        cache = _FrameCache(len(self.stack.blocks))
         x = torch.stack((hidden, first), dim=1)
         codes: list[Tensor] = []
         for book, head in enumerate(self.heads):
@@ -70,7 +70,7 @@ class CodePredictor(nn.Module):
                 x = self.embedding[codes[-1] + (book - 1) * self.choices].unsqueeze(1)
             if self.projection is not None:
                 x = self.projection(x)
-            x = attend.run(self.stack, x)
+            x = cache.run(self.stack, x)
             codes.append(choose(head(x[:, -1]).float(), book + 1))
         return torch.stack(codes, dim=1)
 

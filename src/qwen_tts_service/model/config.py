@@ -17,7 +17,7 @@ from qwen_tts_service.errors import StartupError
 SUPPRESSED_IDS = 1024
 """The last ids of the codec vocabulary are control, language and speaker rows, never audio."""
 
-T = TypeVar("T")
+ConfigT = TypeVar("ConfigT")
 
 
 def _key(*path: str) -> Any:
@@ -125,7 +125,7 @@ class ModelConfig:
 def load_config(directory: Path) -> ModelConfig:
     """Read both config files; StartupError names the file and the field that is wrong."""
     main = _Section.open(directory / "config.json")
-    main.demand(tts_model_type="custom_voice")
+    main.demand("only CustomVoice checkpoints are served", tts_model_type="custom_voice")
     speech = _Section.open(directory / "speech_tokenizer" / "config.json")
     talker = main.section("talker_config")
     predictor = talker.section("code_predictor_config")
@@ -136,12 +136,14 @@ def load_config(directory: Path) -> ModelConfig:
         code_predictor=_transformer(predictor),
         codec=speech.build(CodecConfig, transformer=codec),
     )
-    predictor.demand(num_code_groups=config.codebooks, vocab_size=config.codes)
+    predictor.demand(
+        "the talker has it so", num_code_groups=config.codebooks, vocab_size=config.codes
+    )
     return config
 
 
 def _transformer(section: "_Section", *, is_codec: bool = False) -> TransformerConfig:
-    section.demand(hidden_act="silu", attention_bias=False)
+    section.demand("the layers know no other", hidden_act="silu", attention_bias=False)
     return section.build(TransformerConfig, is_codec=is_codec)
 
 
@@ -150,8 +152,10 @@ _KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
     int: (int, "an integer"),
     float: ((int, float), "a number"),
     tuple[int, ...]: (list, "a list"),
+    Mapping[str, int]: (dict, "an object"),
+    Mapping[str, str]: (dict, "an object"),
 }
-"""What JSON must hold for a field of some type; a mapping for any other."""
+"""What JSON must hold for a field of some type."""
 
 
 class _Section:
@@ -173,14 +177,19 @@ class _Section:
     def section(self, key: str) -> "_Section":
         return _Section(f"{self._name}: {key}", self._get(key))
 
-    def demand(self, **only: object) -> None:
-        """Raise StartupError unless each key has the only value that is served."""
+    def demand(self, reason: str, **only: object) -> None:
+        """Raise StartupError, with the reason, unless each key has its one value."""
         for key, value in only.items():
             if (found := self._get(key)) != value:
-                raise StartupError(f"{self._name}: {key} must be {value!r}, not {found!r}")
+                said = f"{key} must be {value!r}, not {found!r}: {reason}"
+                raise StartupError(f"{self._name}: {said}")
 
-    def build(self, kind: type[T], **rest: object) -> T:
-        """Make a dataclass of its fields that name their keys, and of the rest."""
+    def build(self, kind: type[ConfigT], **rest: object) -> ConfigT:
+        """Make a dataclass of its fields that name their keys, and of the rest.
+
+        `pad_id: int = _key("talker_config", "codec_pad_id")` is read as an integer from that key
+        of that section of this one. Names, which are keys of objects, become lower case.
+        """
         for item in fields(kind):  # type: ignore[arg-type]
             if "path" in item.metadata:
                 *outer, key = item.metadata["path"]
@@ -190,7 +199,7 @@ class _Section:
 
     def read(self, key: str, kind: Any) -> Any:
         value = self._get(key)
-        allowed, what = _KINDS.get(kind, (dict, "an object"))
+        allowed, what = _KINDS[kind]
         if not isinstance(value, allowed) or isinstance(value, bool):
             raise StartupError(f"{self._name}: the field {key} must be {what}")
         if isinstance(value, dict):  # false instead of a name: no dialect

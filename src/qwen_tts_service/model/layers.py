@@ -86,28 +86,21 @@ class DecoderBlock(nn.Module):
         if config.is_codec:
             self.attention_scale = fixed(weights.take(f"{attention}_layer_scale.scale", width))
             self.mlp_scale = fixed(weights.take(f"{mlp}_layer_scale.scale", width))
-            return
-        # One norm for the heads of q and k together: a row of weights for each head.
-        heads = (("q_norm", config.heads), ("k_norm", config.kv_heads))
-        rows = [weights.take(f"{attention}.{part}.weight", size).expand(n, -1) for part, n in heads]
-        self.head_norm = RMSNorm(torch.cat(rows), config.norm_eps)
+        else:
+            self.head_norm = _read_head_norm(config, weights, attention)
 
     def forward(
         self, x: Tensor, layer: int, rotary: tuple[Tensor, Tensor], attend: Attend
     ) -> Tensor:
-        """[B, T, C] -> [B, T, C]; `rotary`: tables [B or 1, T, 1, D], `layer` is for `attend`."""
-        return self.mix(x, attend(layer, *self.heads(x, rotary)))
+        """[B, T, C] -> [B, T, C]; `rotary`: tables [B or 1, T, 1, D], `layer` is for `attend`.
 
-    def mix(self, x: Tensor, heard: Tensor) -> Tensor:
-        """Add what was heard [B, T, H, D] to x [B, T, C], then the MLP: [B, T, C]."""
-        heard = self.out(heard.flatten(2))
-        x = x + (self.attention_scale * heard if self.sizes.is_codec else heard)
-        gate, up = self.gate_up(self.mlp_norm(x)).split(self.sizes.feed_forward, dim=-1)
-        y = self.down(functional.silu(gate) * up)
-        mixed: Tensor = x + (self.mlp_scale * y if self.sizes.is_codec else y)
-        return mixed
+        In two parts around attention, which has state: `DecoderStack.fuse` compiles them.
+        """
+        return self.after_attention(x, attend(layer, *self.queries_keys_values(x, rotary)))
 
-    def heads(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def queries_keys_values(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return q [B, T, H, D], k and v [B, T, K, D] of x [B, T, C]; q and k are rotated."""
         H, K = self.sizes.heads, self.sizes.kv_heads
         qkv = self.qkv(self.attention_norm(x)).unflatten(2, (H + 2 * K, self.sizes.head_size))
@@ -115,6 +108,15 @@ class DecoderBlock(nn.Module):
         qk = rotate(qk if self.sizes.is_codec else self.head_norm(qk), *rotary)
         q, k = qk.tensor_split((H,), dim=2)
         return q, k, v
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add what was attended to [B, T, H, D] to x [B, T, C], then the MLP: [B, T, C]."""
+        y = self.out(attended.flatten(2))
+        x = x + (self.attention_scale * y if self.sizes.is_codec else y)
+        gate, up = self.gate_up(self.mlp_norm(x)).split(self.sizes.feed_forward, dim=-1)
+        y = self.down(functional.silu(gate) * up)
+        mixed: Tensor = x + (self.mlp_scale * y if self.sizes.is_codec else y)
+        return mixed
 
 
 class DecoderStack(nn.Module):
@@ -140,7 +142,7 @@ class DecoderStack(nn.Module):
     def fuse(self, compiler: Compiler = fused) -> None:
         """Have what is not attention compiled, once for all blocks, at the first call."""
         for block in self.blocks:
-            for name in ("heads", "mix"):
+            for name in ("queries_keys_values", "after_attention"):
                 setattr(block, name, compiler(getattr(block, name)))
 
     def forward(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
@@ -157,3 +159,13 @@ class DecoderStack(nn.Module):
 
 def _read_norm(config: TransformerConfig, weights: Weights, name: str) -> RMSNorm:
     return RMSNorm(weights.take(f"{name}.weight", config.width), config.norm_eps)
+
+
+def _read_head_norm(config: TransformerConfig, weights: Weights, name: str) -> RMSNorm:
+    """One norm for the heads of q and k together: a row of weights for each head."""
+    heads = (("q_norm", config.heads), ("k_norm", config.kv_heads))
+    rows = [
+        weights.take(f"{name}.{part}.weight", config.head_size).expand(count, -1)
+        for part, count in heads
+    ]
+    return RMSNorm(torch.cat(rows), config.norm_eps)

@@ -12,7 +12,6 @@ Letters: P prompt rows, R text rows, N text tokens, M tag rows, C width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +19,11 @@ from torch.nn.functional import silu
 
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.kernels.device import upload
+from qwen_tts_service.types import Layout
 
 from .config import ModelConfig
-from .tokenizer import PREFIX_TOKENS, SUFFIX_TOKENS
+from .tokenizer import ROLE_TOKENS, SUFFIX_TOKENS
 from .weights import Weights, read_linear
-
-Layout = Literal["full_text", "streaming_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +96,12 @@ class PromptEmbedder(nn.Module):
         text goes on, so "streaming_text" does not end it
         """
         config = self.config
-        text_ids = ids[PREFIX_TOKENS:-SUFFIX_TOKENS]
+        text_ids = ids[ROLE_TOKENS:-SUFFIX_TOKENS]
         instruct_ids = instruct_ids if config.obeys_instruct else ()
         tags = self._tags(speaker, language)
-        constant = self._constant_rows(ids[:PREFIX_TOKENS], tags)
+        constant = self._constant_rows(ids[:ROLE_TOKENS], tags)
         start = torch.cat((self.text_rows(instruct_ids), constant))
-        prefix = (*instruct_ids, *ids[:PREFIX_TOKENS], *tags)
+        prefix = (*instruct_ids, *ids[:ROLE_TOKENS], *tags)
         bos = self._codec_embedding[config.bos_id]
         text = self.text_rows(text_ids)
         if layout == "streaming_text":

@@ -1,6 +1,6 @@
 """A loaded Qwen3-TTS CustomVoice checkpoint and what can be done with it.
 
-`load` reads the official directory as it is published. `join` puts an utterance into a slot,
+`load` reads the official directory as it is published. `begin` gives a slot to an utterance,
 `frame_step` makes the next 16 codes of any set of slots, `codec.decode` turns codes into sound.
 State is passed in (`SlotState`, `CodecState`). It does not know requests, threads or schedules.
 
@@ -10,13 +10,12 @@ Letters: S slots, B rows, P prompt rows, Q codebooks, C width, V = codes + 1.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from qwen_tts_service.errors import InvalidRequest, StartupError
-from qwen_tts_service.kernels.attention import Attention, CacheRows, choose_attention
+from qwen_tts_service.kernels.attention import Attention, Places, choose_attention
 from qwen_tts_service.kernels.device import prepare, with_number
 from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
 from qwen_tts_service.types import SamplingOptions
@@ -137,14 +136,6 @@ class Qwen3TTS:
         )
 
     @torch.inference_mode()
-    def join(self, state: SlotState, slot: int, prompt: PromptEmbeddings, **how: Any) -> None:
-        """Start an utterance in a slot: `begin`, then `prefill` of all rows but the last."""
-        self.begin(state, slot, prompt, **how)
-        if len(prompt.rows) > 1:
-            slots = torch.tensor([slot], device=self.device)
-            self.prefill(state, slots, prompt.rows[None, :-1])
-
-    @torch.inference_mode()
     def begin(
         self,
         state: SlotState,
@@ -176,6 +167,10 @@ class Qwen3TTS:
         state.predictor_sampling.put(slot, predictor_sampling or sampling)
         self.append_text(state, slot, prompt.text_rows, start=0)
 
+    def read_prompt(self, state: SlotState, slot: int, prompt: PromptEmbeddings) -> None:
+        """Read at once all rows of a prompt that its slot has begun, but for the last."""
+        self.prefill(state, torch.tensor([slot], device=self.device), prompt.rows[None, :-1])
+
     @torch.inference_mode()
     def append_text(self, state: SlotState, slot: int, rows: Tensor, *, start: int) -> None:
         """Add text rows [n, C] behind the `start` that a slot has; InvalidRequest if too many."""
@@ -193,21 +188,19 @@ class Qwen3TTS:
         rows: Tensor,
         *,
         start: int | Tensor = 0,
-        max_position: int | None = None,
+        bound: int | None = None,
     ) -> Tensor:
-        """Read prompt rows [B, P, C] into positions start.. of the slots; normed hidden states.
+        """Read prompt rows [B, P, C] into the slots int64 [B]; normed hidden states [B, P, C].
 
-        slots: int64 [B]
-
-        start, max_position: a tensor, int64 [], and a static bound, for a CUDA graph
+        start: position of the first row; for a CUDA graph an int64 [] and, in `bound`, a static
+        number that all positions are below; None is exactly what is needed
         Rows may be padded at their end: what padding writes lies behind the row's length.
         """
         P = rows.shape[1]
+        bound = int(start) + P if bound is None else bound
         positions = torch.arange(P, device=self.device) + start
-        if max_position is None:
-            max_position = int(start) + P
         positions = positions.clamp(max=state.max_positions - 1)
-        return self.talker.prefill(rows, state, CacheRows(slots, positions, max_position))
+        return self.talker.prefill(rows, state, Places(slots, positions, bound))
 
     @torch.inference_mode()
     def frame_step(
@@ -217,17 +210,17 @@ class Qwen3TTS:
         *,
         draw: Draw = CounterDraw(),  # noqa: B008 - it has no state
         full_sort: bool = True,
-        max_position: int | None = None,
+        bound: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Make the next frame of each of the slots int64 [B], without a wait for the device.
 
-        draw: how codes are drawn; full_sort: see `Sampler`; max_position: a bound above
+        draw: how codes are drawn; full_sort: see `Sampler`; bound: a bound above
         `state.length` of all rows, None for the whole cache
         returns: codes int64 [B, Q], and is_end bool [B]: the row drew end of speech, and its
         codes (in range, but meaningless) are no frame
         """
         seed, frame = state.seed[slots], state.frame[slots]
-        hidden, logits = self._talk(state, slots, max_position)
+        hidden, logits = self._talk(state, slots, bound)
         draws = draw.frame(seed, frame, self.config.codebooks, logits.shape[1])
         seen = state.seen[slots]
         choose = Sampler(state.talker_sampling.rows(slots), draws, full_sort=full_sort)
@@ -242,14 +235,12 @@ class Qwen3TTS:
         state.frame[slots] = frame + 1
         return torch.cat((first[:, None], rest), dim=1), is_end
 
-    def _talk(
-        self, state: SlotState, slots: Tensor, max_position: int | None
-    ) -> tuple[Tensor, Tensor]:
+    def _talk(self, state: SlotState, slots: Tensor, bound: int | None) -> tuple[Tensor, Tensor]:
         """Feed the talker what each slot has waiting; hidden [B, C], logits float32 [B, V]."""
         # A row that runs on after its end stays inside its own slot.
         positions = state.length[slots].clamp(max=state.max_positions - 1)
-        rows = CacheRows(slots, positions, max_position or state.max_positions)
-        hidden, logits = self.talker.step(state.next_input[slots], state, rows)
+        places = Places(slots, positions, bound or state.max_positions)
+        hidden, logits = self.talker.step(state.next_input[slots], state, places)
         state.logits[slots] = logits
         state.length[slots] = positions + 1
         return hidden, logits

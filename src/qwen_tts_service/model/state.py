@@ -76,10 +76,6 @@ class SlotState:
     predictor_sampling: SamplingState
 
     @property
-    def slots(self) -> int:
-        return self.length.shape[0]
-
-    @property
     def max_positions(self) -> int:
         return self.keys.shape[2]
 

@@ -10,7 +10,7 @@ Letters: B rows, P prompt rows, C width, V = codes + 1.
 import torch
 from torch import Tensor, nn
 
-from qwen_tts_service.kernels.attention import Attention, CacheRows, prefill
+from qwen_tts_service.kernels.attention import Attention, Places, prefill
 from qwen_tts_service.kernels.linear import fixed, make_linear
 
 from .config import ModelConfig
@@ -36,22 +36,24 @@ class Talker(nn.Module):
             rows.to(weights.device, weights.dtype), arithmetic=weights.arithmetic
         )
 
-    def prefill(self, x: Tensor, state: SlotState, rows: CacheRows) -> Tensor:
-        """Read prompt rows [B, P, C] at the P positions of `rows`; normed hidden states."""
+    def prefill(self, x: Tensor, state: SlotState, places: Places) -> Tensor:
+        """Read prompt rows [B, P, C] at the P positions of `places`; normed hidden states."""
         hidden: Tensor = self.stack(
             x,
-            rows.positions[None],
-            lambda layer, q, k, v: prefill(q, k, v, (state.keys[layer], state.values[layer]), rows),
+            places.positions[None],
+            lambda layer, q, k, v: prefill(
+                q, k, v, (state.keys[layer], state.values[layer]), places
+            ),
         )
         return hidden
 
-    def step(self, x: Tensor, state: SlotState, rows: CacheRows) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, state: SlotState, places: Places) -> tuple[Tensor, Tensor]:
         """Feed one input [B, C] per row; normed hidden state [B, C] and logits float32 [B, V]."""
         hidden = self.stack(
             x[:, None],
-            rows.positions[:, None],
+            places.positions[:, None],
             lambda layer, q, k, v: self.attention.decode(
-                q, k, v, (state.keys[layer], state.values[layer]), rows
+                q, k, v, (state.keys[layer], state.values[layer]), places
             ),
         )[:, 0]
         return hidden, self.head(hidden).float()

@@ -35,7 +35,7 @@ SPLIT_REGEX: dict[Split, str] = {
 }
 """Qwen2's and Mistral's published pre-tokeniser patterns."""
 
-PREFIX_TOKENS = 3
+ROLE_TOKENS = 3
 """Ids before the text in an utterance: `<|im_start|>`, "assistant", newline."""
 SUFFIX_TOKENS = 5
 """Ids after it: `<|im_end|>`, newline, and the three of the prefix again."""

@@ -44,6 +44,9 @@ class CodecDecoder(nn.Module):
         self.enter = read_conv(weights, "decoder.pre_conv.conv", shape)
         self.transformer = WindowedTransformer(config, weights)
         self.vocoder = Vocoder(config, weights)
+        self._convs = [x for x in self.modules() if isinstance(x, CausalConv) and x.reach]
+        for tail, conv in enumerate(self._convs):
+            conv.tail = tail
 
     def new_state(self, *, slots: int) -> CodecState:
         """Allocate the state of S streams that have not begun."""
@@ -52,12 +55,10 @@ class CodecDecoder(nn.Module):
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=self.dtype, device=device)
 
-        # modules() goes in the order of construction, which is the order of running.
-        convs = [layer for layer in self.modules() if isinstance(layer, CausalConv)]
         layers = range(self.config.transformer.layers)
         window = self.transformer.state_shape(slots)
         return CodecState(
-            tails=tuple(zeros(slots, conv.reach, conv.in_channels) for conv in convs if conv.reach),
+            tails=tuple(zeros(slots, conv.reach, conv.in_channels) for conv in self._convs),
             keys=tuple(zeros(*window) for _ in layers),
             values=tuple(zeros(*window) for _ in layers),
             frames=torch.zeros(slots, dtype=torch.int64, device=device),

@@ -4,7 +4,8 @@ A causal convolution needs its last inputs, the windowed transformer the keys an
 last frames, and both start as zeros, like the zero padding in front of a whole decode. Tensors
 are filled in place, never rebound. It does not know the layers' weights.
 
-Letters: S slots, B rows, C channels, T frames, H heads, D head size, W window of frames.
+Letters: S slots, B rows, C channels, T frames, N steps at a layer's own rate, H heads, D head size,
+W window of frames.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor
 class CodecState:
     """One entry per slot in every tensor.
 
-    tails:  per causal convolution, in running order, its last inputs [S, reach, C]
+    tails:  per causal convolution that has a reach, by number, its last inputs [S, reach, C]
     keys:   per transformer layer [S, H, W - 1, D], oldest first, already rotated
     values: the same
     frames: int64 [S], frames decoded so far
@@ -44,12 +45,11 @@ class Chunk:
         self._state = state
         self._slots = slots
         self._active = active
-        self._tails = iter(state.tails)
         self.frames = state.frames[slots]
 
-    def extend(self, x: Tensor) -> Tensor:
-        """Put the next convolution's last inputs before x [B, N, C]: longer by its reach."""
-        return self._extend(next(self._tails), x, axis=1)
+    def extend(self, tail: int, x: Tensor) -> Tensor:
+        """Put the last inputs of convolution number `tail` before x [B, N, C]."""
+        return self._extend(self._state.tails[tail], x, axis=1)
 
     def extend_layer(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put a layer's remembered keys and values before new ones [B, H, T, D]."""

@@ -21,11 +21,8 @@ class WindowedTransformer(nn.Module):
 
     def __init__(self, config: CodecConfig, weights: Weights) -> None:
         super().__init__()
-        name, width, latent = (
-            "decoder.pre_transformer",
-            config.transformer.width,
-            config.latent_width,
-        )
+        name = "decoder.pre_transformer"
+        width, latent = config.transformer.width, config.latent_width
         self.config = config
         self.enter = read_linear(weights, [(f"{name}.input_proj", width)], latent, bias=True)
         self.stack = DecoderStack(config.transformer, weights, name)

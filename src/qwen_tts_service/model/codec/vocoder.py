@@ -44,6 +44,8 @@ class CausalConv(nn.Module):
         self.in_channels = inner * self.groups
         self.reach = (self.kernel - 1) * dilation
         """How many inputs before the first new one are needed."""
+        self.tail = -1
+        """Number of its state; `CodecDecoder` gives them out."""
         self.matrix: nn.Module | None = None
         is_wide = self.in_channels >= _WIDE or self.kernel == 1
         if arithmetic != "float" and self.groups == 1 and is_wide:
@@ -56,7 +58,7 @@ class CausalConv(nn.Module):
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
         """[B, N, C] -> [B, N, C out]."""
         if self.reach:
-            x = chunk.extend(x)
+            x = chunk.extend(self.tail, x)
         if self.matrix is not None:
             y: Tensor = self.matrix(self._windows(x))
             return y

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from qwen_tts_service.kernels.attention import (
-    CacheRows,
     FlashAttention,
     MaskedAttention,
+    Places,
     RowwiseAttention,
     choose_attention,
     prefill,
@@ -41,7 +41,7 @@ def new_rows(B, T=1):
 def test_each_row_sees_its_own_positions_and_no_more(kind, cache):
     q, k, v = new_rows(3)
     slots, positions = torch.tensor([2, 0, 3]), torch.tensor([5, 0, 19])
-    rows = CacheRows(slots, positions, 20)
+    rows = Places(slots, positions, 20)
     before = [x.clone() for x in cache]
     out = kind("test").decode(q, k, v, cache, rows)
     for row, (slot, position) in enumerate(zip(slots, positions, strict=True)):
@@ -58,11 +58,11 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(cache):
     q, k, v = new_rows(4)
     slots, positions = torch.arange(4), torch.tensor([3, 17, 9, 22])
     together = RowwiseAttention("test").decode(
-        q, k, v, tuple(x.clone() for x in cache), CacheRows(slots, positions, L)
+        q, k, v, tuple(x.clone() for x in cache), Places(slots, positions, L)
     )
     for row in range(4):
         at = slice(row, row + 1)
-        one = CacheRows(slots[at], positions[at], L)
+        one = Places(slots[at], positions[at], L)
         copies = tuple(x.clone() for x in cache)
         alone = RowwiseAttention("test").decode(q[at], k[at], v[at], copies, one)
         assert torch.equal(alone[0], together[row])
@@ -73,7 +73,7 @@ def test_prefill_sees_what_lies_before_and_itself(cache, start):
     q, k, v = new_rows(2, T=5)
     slots = torch.tensor([3, 1])
     before = [x.clone() for x in cache]
-    out = prefill(q, k, v, cache, CacheRows(slots, torch.arange(start, start + 5), start + 5))
+    out = prefill(q, k, v, cache, Places(slots, torch.arange(start, start + 5), start + 5))
     for row, slot in enumerate(slots):
         for step in range(5):
             keys, values = (
@@ -102,7 +102,7 @@ class FakeLibrary:
 
 def test_flash_attention_is_told_where_each_row_lies(cache):
     q, k, v = new_rows(2)
-    rows = CacheRows(torch.tensor([2, 0]), torch.tensor([5, 11]), L)
+    rows = Places(torch.tensor([2, 0]), torch.tensor([5, 11]), L)
     copies = tuple(x.clone() for x in cache)
     flash = FlashAttention("test", FakeLibrary().flash_attn_with_kvcache).decode(
         q, k, v, copies, rows
@@ -144,8 +144,9 @@ def test_the_model_speaks_the_same_with_either_sdpa(model, monkeypatch):
     for attention in (RowwiseAttention("test"), MaskedAttention("test")):
         monkeypatch.setattr(model.talker, "attention", attention)
         state = model.new_state(slots=2, max_positions=64)
-        model.join(state, 1, prompt, seed=0, sampling=SamplingOptions(temperature=0.0))
-        steps = [model.frame_step(state, torch.tensor([1]), max_position=48) for _ in range(8)]
+        model.begin(state, 1, prompt, seed=0, sampling=SamplingOptions(temperature=0.0))
+        model.read_prompt(state, 1, prompt)
+        steps = [model.frame_step(state, torch.tensor([1]), bound=48) for _ in range(8)]
         spoken.append(torch.stack([codes for codes, _ in steps]))
     assert torch.equal(*spoken)
 

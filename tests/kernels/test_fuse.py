@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from qwen_tts_service.engine.threads import on_a_thread_that_ends
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.kernels.fuse import fused
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
@@ -20,7 +21,8 @@ def speak(model, rows):
     prompt = model.prompts.build(model.tokenizer.encode("hello the world"), speaker="ryan")
     state = model.new_state(slots=rows, max_positions=64)
     for slot in range(rows):
-        model.join(state, slot, prompt, seed=slot, sampling=SamplingOptions())
+        model.begin(state, slot, prompt, seed=slot, sampling=SamplingOptions())
+        model.read_prompt(state, slot, prompt)
     slots = torch.arange(rows)
     codes = [model.frame_step(state, slots)[0] for _ in range(FRAMES)]
     return torch.stack(codes), state.logits.clone()
@@ -31,6 +33,21 @@ def fuse(model, backend):
     counters.clear()
     for stack in (model.talker.stack, model.code_predictor.stack):
         stack.fuse(lambda function: fused(function, backend))
+
+
+def test_who_captures_may_be_another_thread_than_who_loads(data):
+    # torch allows eight shapes, and keeps its settings per thread: an engine has more of both.
+    model = on_a_thread_that_ends(load_fused, data)
+    sizes = range(1, 6)
+    codes = on_a_thread_that_ends(lambda: [speak(model, rows)[0] for rows in sizes])
+    assert counters["stats"]["unique_graphs"] > 2 * 8
+    assert [code.shape[1] for code in codes] == list(sizes)
+
+
+def load_fused(data):
+    model = Qwen3TTS.load(data / "tiny_1b7", linear="float")
+    fuse(model, "aot_eager")
+    return model
 
 
 def test_the_code_is_traced_whole_and_gives_the_same_bits(data):

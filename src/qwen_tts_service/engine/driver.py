@@ -1,0 +1,131 @@
+"""What the engine needs of a device that works by itself: graphs, streams and marks in them.
+
+`CudaDriver` is CUDA. `EagerDriver` does the same steps by plain calls, which is how the logic runs
+on a CPU, and what graphs are compared with. It does not know what is captured.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+cuda: Any = torch.cuda  # much of it has no annotations
+
+Work = Callable[[], None]
+
+
+class Mark(Protocol):
+    """A place in a device's stream of work."""
+
+    def is_reached(self) -> bool: ...
+
+    def wait(self) -> None:
+        """Block this thread until it is reached."""
+
+
+class Driver(Protocol):
+    """What is needed of CUDA."""
+
+    def capture(self, work: Work, pool: str) -> Work:
+        """Run `work` to warm up, then record it; returns what repeats it on the same tensors.
+
+        Graphs of one pool share memory, so they must run one after another. Graphs of two pools
+        share nothing.
+        """
+
+    def codec_stream(self) -> AbstractContextManager[object]:
+        """Within it, work goes to the codec's own stream."""
+
+    def mark(self) -> Mark:
+        """Mark the end of what the current stream has been given so far."""
+
+    def hold(self, mark: Mark) -> None:
+        """Make the current stream wait for a mark of the other; returns at once."""
+
+    def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Return host memory that copies can go to and from by themselves."""
+
+
+class _Reached:
+    def is_reached(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        pass
+
+
+class EagerDriver:
+    """The same steps by plain calls on one stream: what graphs must agree with to the bit."""
+
+    def capture(self, work: Work, pool: str) -> Work:  # noqa: ARG002
+        work()
+        return work
+
+    def codec_stream(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def mark(self) -> Mark:
+        if cuda.is_initialized():
+            cuda.current_stream().synchronize()
+        return _Reached()
+
+    def hold(self, mark: Mark) -> None:
+        assert isinstance(mark, _Reached)
+
+    def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(*shape, dtype=dtype)
+
+
+class _CudaMark:
+    def __init__(self) -> None:
+        self.event = cuda.Event()
+        self.event.record()
+
+    def is_reached(self) -> bool:
+        return bool(self.event.query())
+
+    def wait(self) -> None:
+        self.event.synchronize()
+
+
+class CudaDriver:
+    """CUDA's graphs, events and streams; frames and prompts run on the current stream."""
+
+    def __init__(self, device: torch.device) -> None:
+        cuda.set_device(device)
+        # cuBLAS has one workspace per stream, which graphs keep using: graphs that run at the
+        # same time must be captured on different ones. So is a graph's priority its stream's.
+        self._streams = {"frames": cuda.Stream(device), "codec": cuda.Stream(device, priority=-1)}
+        self._pools: dict[str, Any] = {}
+
+    def capture(self, work: Work, pool: str) -> Work:
+        stream = self._streams[pool]
+        stream.wait_stream(cuda.current_stream())
+        with cuda.stream(stream):
+            work()
+            work()
+        cuda.current_stream().wait_stream(stream)
+        graph = cuda.CUDAGraph()
+        # Other threads may do as they like: they do not touch what is captured here.
+        how = {"stream": stream, "capture_error_mode": "thread_local"}
+        with cuda.graph(graph, pool=self._pools.get(pool), **how):
+            work()
+        self._pools.setdefault(pool, graph.pool())
+        replay: Work = graph.replay
+        return replay
+
+    def codec_stream(self) -> AbstractContextManager[object]:
+        stream: AbstractContextManager[object] = cuda.stream(self._streams["codec"])
+        return stream
+
+    def mark(self) -> Mark:
+        return _CudaMark()
+
+    def hold(self, mark: Mark) -> None:
+        assert isinstance(mark, _CudaMark)
+        cuda.current_stream().wait_event(mark.event)
+
+    def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, pin_memory=True)
