@@ -213,5 +213,5 @@ def test_more_positions_than_the_model_has_are_refused() -> None:
     settings = load_settings(
         {"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(DATA), "MAX_POSITIONS": "32769"}
     )
-    with pytest.raises(StartupError, match="MAX_POSITIONS=32769 .* 32768 at most"):
+    with pytest.raises(StartupError, match=r"MAX_POSITIONS=32769 .* 32768 at most"):
         build(settings, lambda _step, _fraction: None, 0)
