@@ -8,12 +8,12 @@
 CHECKPOINT may come from scripts/make_random_checkpoint.py: what is measured does not depend on
 the weights, as every utterance is made to last for exactly the frames asked for. For each batch
 so many utterances start together. `talker`, `predictor`, `other` (sampling, embeddings) and
-`codec` are means per step over the steps in which all rows advanced and no prompt was read;
-`own` is the CPU time of the engine's
-thread outside these, that is of its Python. `prompt` is what reading one prompt takes,
-`first` and `last` when the first and the last of them got audio, and `x real` all audio made by
-all the time taken, prompts included. `roofline` compares the time that the weights of a frame
-need at the bandwidth of a large copy, measured here, with the time the frame took.
+`codec` are means per step over the steps in which all rows advanced and no prompt was read; `own`
+is the CPU time of the engine's thread outside these, that is of its Python. `prompt` is what
+reading one prompt takes, `first` and `last` when the first and the last of them got audio, and
+`x real` all audio made by all the time taken, prompts included. `roofline` compares the time that
+the weights of a frame need at the bandwidth of a large copy, measured here, with the time the
+frame took.
 
 The second prompt of a voice is measured: its prefix has been read, as in a service that runs.
 

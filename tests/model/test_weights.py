@@ -208,6 +208,8 @@ def edit_config(checkpoint, change, file="config.json"):
         (lambda c: c.pop("im_end_token_id"), "field im_end_token_id is missing"),
         (lambda c: c["talker_config"].pop("head_dim"), "talker_config: the field head_dim is m"),
         (lambda c: c["talker_config"].update(head_dim="x"), "head_dim must be an integer"),
+        (lambda c: c["talker_config"].update(head_dim=True), "head_dim must be an integer"),
+        (lambda c: c["talker_config"].update(spk_id=[]), "spk_id must be an object"),
         (
             lambda c: c.update(tts_model_type="base"),
             "tts_model_type must be 'custom_voice', not 'base'",
@@ -222,6 +224,14 @@ def edit_config(checkpoint, change, file="config.json"):
 def test_a_wrong_configuration_is_named(checkpoint, change, said):
     edit_config(checkpoint, change)
     with pytest.raises(StartupError, match=said):
+        load_config(checkpoint)
+
+
+@pytest.mark.parametrize("rates", ["8543", [8, "5", 4, 3], [8, True, 4, 3]])
+def test_rates_that_are_no_list_of_integers_are_named(checkpoint, rates):
+    file = "speech_tokenizer/config.json"
+    edit_config(checkpoint, lambda c: c["decoder_config"].update(upsample_rates=rates), file)
+    with pytest.raises(StartupError, match="upsample_rates must be a list of integers"):
         load_config(checkpoint)
 
 

@@ -128,7 +128,7 @@ class GraphRunner:
         self._frame_marks: deque[Mark] = deque(maxlen=2)
         self._sound_mark: Mark | None = None
         self._old_sounds: deque[Mark | None] = deque()
-        self._is_ring_in_use = False
+        self._has_new_slot = False
         self._frames: dict[tuple[int, int, bool], _FrameCall] = {}
         self._prefills: dict[tuple[int, int], _PrefillCall] = {}
         self._sounds: dict[tuple[int, int], _SoundCall] = {}
@@ -137,7 +137,7 @@ class GraphRunner:
 
     def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
         # The codec may still be reading the codes of the slot's last user.
-        self._is_ring_in_use = True
+        self._has_new_slot = True
         begun = self._slots.begin(slot, job)
         with self._driver.codec_stream():
             self._slots.model.codec.reset(self._slots.codec_state, self._slots.index(slot))
@@ -205,9 +205,9 @@ class GraphRunner:
 
         It does in the ring of a slot that changed hands, and of all slots when it lags far behind.
         """
-        if self._is_ring_in_use and self._sound_mark is not None:
+        if self._has_new_slot and self._sound_mark is not None:
             self._driver.hold(self._sound_mark)
-        self._is_ring_in_use = False
+        self._has_new_slot = False
         self._old_sounds.append(self._sound_mark)
         if len(self._old_sounds) > CODEC_LAG_STEPS:
             mark = self._old_sounds.popleft()

@@ -137,7 +137,7 @@ class Slots:
         self.keep_prefix(slot, prompt, start + rows)
 
     def keep_prefix(self, slot: int, prompt: PromptEmbeddings, read: int) -> None:
-        """Keep the beginning of a prompt of which `read` rows have been read, once it is that."""
+        """Keep a prompt's prefix, once the `read` rows that have been read are just that."""
         if read == prompt.prefix_rows and self.prefixes.wants(prompt.prefix, read):
             keys, values = (x[:, slot, :read].clone() for x in (self.state.keys, self.state.values))
             self.prefixes.put(prompt.prefix, (keys, values))
@@ -223,7 +223,6 @@ class PlainRunner:
 
     def __init__(self, model: Qwen3TTS, options: EngineOptions) -> None:
         self._slots = Slots(model, options)
-        self._is_exact = options.deterministic
         logger.info("engine memory: %s", self._slots.memory)
 
     def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
@@ -245,7 +244,8 @@ class PlainRunner:
         positions: int,  # noqa: ARG002 - attention on the CPU reads each row's own length
     ) -> Ends:
         # Packed layers give a row the same bits in any company, the library's own do not.
-        size = 1 if self._is_exact and self._slots.model.linear == "float" else len(slots)
+        is_exact = self._slots.options.deterministic
+        size = 1 if is_exact and self._slots.model.linear == "float" else len(slots)
         parts = [
             self._slots.frame(index, full_sort=full_sort)
             for index in torch.split(torch.tensor(slots), size)
@@ -254,7 +254,7 @@ class PlainRunner:
 
     def sound(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Sound:
         # A convolution's last bits depend on the batch; alone they are always the same.
-        size = 1 if self._is_exact else len(slots)
+        size = 1 if self._slots.options.deterministic else len(slots)
         rows = torch.tensor([slots, first])
         parts = [
             self._slots.sound(index, begins, frames)

@@ -87,13 +87,12 @@ def _write(k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places) -
         stored.index_put_((places.slots, places.positions), new.squeeze(1))
 
 
+@dataclass
 class RowwiseAttention:
     """For the CPU: row by row, reading the cache where it lies."""
 
-    name = "sdpa"
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    reason: str
+    name: str = "sdpa"
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
@@ -111,13 +110,12 @@ class RowwiseAttention:
         return out.view(B, 1, H, D)
 
 
+@dataclass
 class MaskedAttention:
     """For CUDA without flash-attn: all rows at once over the first `bound` positions."""
 
-    name = "sdpa"
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    reason: str
+    name: str = "sdpa"
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
@@ -135,21 +133,20 @@ class MaskedAttention:
         return out.reshape(B, 1, H, D)
 
 
+@dataclass
 class FlashAttention:
     """For CUDA with flash-attn: reads only each row's own positions, in the cache itself."""
 
-    name = "flash-attn"
-
-    def __init__(self, reason: str, attend: Callable[..., Tensor]) -> None:
-        self.reason = reason
-        self._attend = attend
+    reason: str
+    attend: Callable[..., Tensor]
+    name: str = "flash-attn"
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
     ) -> Tensor:
         _write(k, v, cache, places)
         lengths, slots = places.lengths
-        return self._attend(
+        return self.attend(
             q,
             *cache,
             cache_seqlens=lengths,

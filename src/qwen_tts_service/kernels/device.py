@@ -1,4 +1,4 @@
-"""Which device a worker's model lives on, number formats by name, and memory there.
+"""Which device a worker's model lives on, torch's switches, number formats and memory there.
 
 It does not know settings, workers' processes or what the memory is for.
 """
@@ -34,9 +34,9 @@ def with_number(device: torch.device) -> torch.device:
 def prepare(device: torch.device) -> None:
     """Set torch's switches, for the whole process, to what the model is specified with.
 
-    On CUDA: float32 stays float32, which the codec's tolerance needs; algorithms
-    are the deterministic ones; and attention is not cuDNN's, which plans for up to a second at
-    every shape that a thread has not had yet.
+    On CUDA: float32 stays float32, which the codec's tolerance needs; algorithms are the
+    deterministic ones; and attention is not cuDNN's, which plans for up to a second at every shape
+    that a thread has not had yet.
     """
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False

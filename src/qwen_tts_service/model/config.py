@@ -151,7 +151,7 @@ _KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
     str: (str, "a text"),
     int: (int, "an integer"),
     float: ((int, float), "a number"),
-    tuple[int, ...]: (list, "a list"),
+    tuple[int, ...]: (list, "a list of integers"),
     Mapping[str, int]: (dict, "an object"),
     Mapping[str, str]: (dict, "an object"),
 }
@@ -200,11 +200,14 @@ class _Section:
     def read(self, key: str, kind: Any) -> Any:
         value = self._get(key)
         allowed, what = _KINDS[kind]
-        if not isinstance(value, allowed) or isinstance(value, bool):
+        is_right = isinstance(value, allowed) and not isinstance(value, bool)
+        if isinstance(value, list):
+            is_right = is_right and all(type(entry) is int for entry in value)
+        if not is_right:
             raise StartupError(f"{self._name}: the field {key} must be {what}")
         if isinstance(value, dict):  # false instead of a name: no dialect
             return {name.lower(): entry for name, entry in value.items() if entry is not False}
-        return tuple(value) if isinstance(value, list) else value
+        return tuple(value) if isinstance(value, list) else kind(value)
 
     def _get(self, key: str) -> Any:
         if key not in self._values:

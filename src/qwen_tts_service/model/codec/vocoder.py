@@ -44,7 +44,7 @@ class CausalConv(nn.Module):
         self.in_channels = inner * self.groups
         self.reach = (self.kernel - 1) * dilation
         """How many inputs before the first new one are needed."""
-        self.tail = -1
+        self.tail: int
         """Number of its state; `CodecDecoder` gives them out."""
         self.matrix: nn.Module | None = None
         is_wide = self.in_channels >= _WIDE or self.kernel == 1
