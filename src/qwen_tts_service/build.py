@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
-from .synthesizer import Synthesizer
+from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
 from .types import Voice
 from .voice.catalogue import gender_of_openai_voice
@@ -106,7 +106,7 @@ def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
     from .hub.download import Hub, find_or_download  # noqa: PLC0415
     from .kernels.device import choose_device, dtype_named  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
-    from .qwen import QwenOptions, QwenVoice  # noqa: PLC0415
+    from .qwen.voice import QwenOptions, QwenVoice  # noqa: PLC0415
 
     directory = find_or_download(
         settings.model_name,

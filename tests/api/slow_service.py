@@ -15,10 +15,10 @@ import numpy as np
 import service
 
 from qwen_tts_service.build import Report
-from qwen_tts_service.channel import PcmChannel
+from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
 from qwen_tts_service.settings import Settings
-from qwen_tts_service.synthesizer import Synthesizer
+from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.types import SpeechRequest, VoiceChoice
 
 FRAME_SAMPLES = 1920

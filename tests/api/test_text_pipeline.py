@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from qwen_tts_service.build import build
-from qwen_tts_service.script import write_script
 from qwen_tts_service.settings import load_settings
+from qwen_tts_service.speech.parts import write_script
 from qwen_tts_service.text.split import Pause
 from qwen_tts_service.types import SpeechRequest
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.model.conftest import DATA
 
-from qwen_tts_service.growing_text import GrowingText
 from qwen_tts_service.model.config import load_config
 from qwen_tts_service.model.tokenizer import Tokenizer
+from qwen_tts_service.qwen.open_text import GrowingText
 
 TEXTS = [
     "Hello, world! The world's one two three.",

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from qwen_tts_service.admission import Admission
+from qwen_tts_service.api.admission import Admission
 from qwen_tts_service.errors import Busy
 
 

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from qwen_tts_service.channel import PcmChannel
+from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import SynthesisFailed
 from qwen_tts_service.types import Samples
 

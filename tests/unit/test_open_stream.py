@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
-from qwen_tts_service.open_stream import GAP_S, OpenStream
+from qwen_tts_service.speech.writing import GAP_S, OpenStream
 from qwen_tts_service.types import SpeechRequest, VoiceChoice
 
 RATE_HZ = 1000

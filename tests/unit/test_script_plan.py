@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
-from qwen_tts_service.script import GAP, Script, write_script
+from qwen_tts_service.speech.parts import GAP, Script, write_script
 from qwen_tts_service.text import normalise
 from qwen_tts_service.text.split import MAX_PAUSE_S, Pause
 from qwen_tts_service.types import SpeechRequest

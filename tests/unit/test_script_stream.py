@@ -6,9 +6,9 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 
-from qwen_tts_service.channel import PcmChannel
+from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import NotReady, SynthesisFailed
-from qwen_tts_service.script_stream import ScriptStream
+from qwen_tts_service.speech.sequence import ScriptStream
 from qwen_tts_service.text.split import Pause
 
 RATE_HZ = 1000

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from qwen_tts_service.channel import PcmChannel
+from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import CannotSpeak
-from qwen_tts_service.synthesizer import Output, Synthesizer
+from qwen_tts_service.speech.synthesizer import Output, Synthesizer
 from qwen_tts_service.types import SpeechRequest, VoiceChoice
 
 RATE_HZ = 24000

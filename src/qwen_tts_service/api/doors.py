@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from qwen_tts_service.admission import Place
+from qwen_tts_service.api.admission import Place
 from qwen_tts_service.audio.formats import content_type, file_extension
 from qwen_tts_service.errors import (
     BodyTooLarge,
@@ -33,7 +33,7 @@ from qwen_tts_service.errors import (
     UnsupportedMediaType,
 )
 from qwen_tts_service.fields import MAX_SEED, SpeechBody
-from qwen_tts_service.synthesizer import Output, Speech
+from qwen_tts_service.speech.synthesizer import Output, Speech
 from qwen_tts_service.telemetry import metrics
 from qwen_tts_service.types import AudioFormat, SpeechRequest
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qwen_tts_service import __version__
-from qwen_tts_service.admission import Admission
+from qwen_tts_service.api.admission import Admission
 from qwen_tts_service.errors import NotReady
 from qwen_tts_service.settings import EMBEDDED_VOICE, Settings, metrics_directory
-from qwen_tts_service.synthesizer import Synthesizer
+from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.telemetry import logs, metrics, resources
 
 logger = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ from qwen_tts_service.errors import (
     TTSError,
     Unauthorized,
 )
-from qwen_tts_service.synthesizer import OpenSpeech, Output, Speech
+from qwen_tts_service.speech.synthesizer import OpenSpeech, Output, Speech
 from qwen_tts_service.telemetry import metrics
 from qwen_tts_service.text.normalise import normalise
 from qwen_tts_service.text.split import SentenceSplitter, is_speakable, split_pauses

@@ -16,7 +16,7 @@ from qwen_tts_service.build import build, check
 from qwen_tts_service.errors import StartupError, SynthesisFailed, TTSError
 from qwen_tts_service.fields import MAX_SEED, SpeechBody
 from qwen_tts_service.settings import Settings
-from qwen_tts_service.synthesizer import Output, Speech, Synthesizer
+from qwen_tts_service.speech.synthesizer import Output, Speech, Synthesizer
 from qwen_tts_service.types import SpeechRequest
 from qwen_tts_service.voice.catalogue import SPEAKERS
 

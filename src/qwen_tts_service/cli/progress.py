@@ -7,7 +7,7 @@ know what is being made.
 import asyncio
 import sys
 
-from qwen_tts_service.synthesizer import Speech
+from qwen_tts_service.speech.synthesizer import Speech
 
 BAR_CHARS = 24
 SHORT_S = 10.0

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 
-from qwen_tts_service.channel import PcmChannel
+from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.model.qwen3_tts import Progress, Qwen3TTS
 from qwen_tts_service.types import Samples
 

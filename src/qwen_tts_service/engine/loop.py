@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from qwen_tts_service.channel import PcmChannel
+from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import NotReady, SynthesisFailed, TTSError
 from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
 from qwen_tts_service.model.sampling import MAX_TOP_K

@@ -9,11 +9,11 @@ Pure. It does not know voices, nor how long anything takes to speak.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from .errors import CannotSpeak
-from .text.language import detect_language
-from .text.normalise import LANGUAGES_WITH_FULL, normalise
-from .text.split import Pause, is_speakable, split_pauses, split_sentences
-from .types import Language, SpeechRequest
+from qwen_tts_service.errors import CannotSpeak
+from qwen_tts_service.text.language import detect_language
+from qwen_tts_service.text.normalise import LANGUAGES_WITH_FULL, normalise
+from qwen_tts_service.text.split import Pause, is_speakable, split_pauses, split_sentences
+from qwen_tts_service.types import Language, SpeechRequest
 
 GAP = Pause(0.3)
 """Silence between two parts of a text that was too long for one; about what a reader takes."""

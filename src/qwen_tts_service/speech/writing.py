@@ -13,11 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from .errors import CannotSpeak, InvalidRequest, TTSError
-from .text.language import detect_language
-from .text.split import SentenceSplitter, is_speakable
-from .text.words import WordNormaliser
-from .types import (
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, TTSError
+from qwen_tts_service.text.language import detect_language
+from qwen_tts_service.text.split import SentenceSplitter, is_speakable
+from qwen_tts_service.text.words import WordNormaliser
+from qwen_tts_service.types import (
     FRAME_S,
     FinishReason,
     Language,

@@ -3,7 +3,7 @@
 It does not know who writes, or how tokens are spoken.
 """
 
-from .model.tokenizer import Tokenizer
+from qwen_tts_service.model.tokenizer import Tokenizer
 
 
 class GrowingText:

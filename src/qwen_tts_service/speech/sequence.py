@@ -9,9 +9,9 @@ from typing import Generic
 
 import numpy as np
 
-from .errors import TTSError
-from .text.split import Pause
-from .types import FRAME_S, FinishReason, PcmStream, Samples, UtteranceT
+from qwen_tts_service.errors import TTSError
+from qwen_tts_service.text.split import Pause
+from qwen_tts_service.types import FRAME_S, FinishReason, PcmStream, Samples, UtteranceT
 
 
 class ScriptStream(Generic[UtteranceT]):

@@ -11,16 +11,16 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .audio.formats import check_format
-from .audio.pipe import AudioPipe
-from .errors import CannotSpeak, InvalidRequest, SynthesisFailed
-from .open_stream import OpenStream
-from .script import Script, write_script
-from .script_stream import ScriptStream
-from .text.language import preload_detector
-from .text.normalise import preload_russian
-from .text.split import Pause
-from .types import (
+from qwen_tts_service.audio.formats import check_format
+from qwen_tts_service.audio.pipe import AudioPipe
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from qwen_tts_service.speech.parts import Script, write_script
+from qwen_tts_service.speech.sequence import ScriptStream
+from qwen_tts_service.speech.writing import OpenStream
+from qwen_tts_service.text.language import preload_detector
+from qwen_tts_service.text.normalise import preload_russian
+from qwen_tts_service.text.split import Pause
+from qwen_tts_service.types import (
     FRAME_S,
     AudioFormat,
     FinishReason,

@@ -10,8 +10,8 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator
 
-from .errors import TTSError
-from .types import FinishReason, Samples
+from qwen_tts_service.errors import TTSError
+from qwen_tts_service.types import FinishReason, Samples
 
 
 class PcmChannel:

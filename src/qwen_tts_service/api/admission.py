@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
-from .errors import Busy
+from qwen_tts_service.errors import Busy
 
 
 class Place:

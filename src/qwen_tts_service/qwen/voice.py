@@ -7,16 +7,23 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 
-from .channel import PcmChannel
-from .engine.engine import Engine
-from .engine.job import Job, TextFeed
-from .errors import CannotSpeak, InvalidRequest
-from .growing_text import GrowingText
-from .model.qwen3_tts import Qwen3TTS
-from .model.tokenizer import Tokenizer
-from .text.language import detect_language
-from .types import FRAME_S, FinishReason, Language, Samples, SpeechRequest, VoiceChoice
-from .voice.mapping import VoiceCapabilities, choose_voice
+from qwen_tts_service.engine.channel import PcmChannel
+from qwen_tts_service.engine.engine import Engine
+from qwen_tts_service.engine.job import Job, TextFeed
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.model.tokenizer import Tokenizer
+from qwen_tts_service.qwen.open_text import GrowingText
+from qwen_tts_service.text.language import detect_language
+from qwen_tts_service.types import (
+    FRAME_S,
+    FinishReason,
+    Language,
+    Samples,
+    SpeechRequest,
+    VoiceChoice,
+)
+from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice
 
 PROMPT_FRAME_TOKENS = 8
 """Ids of an utterance that are not its text."""
