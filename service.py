@@ -1,4 +1,4 @@
-"""The BentoML service: two doors, and the routes that stand beside them. No logic lives here."""
+"""The BentoML service: two APIs, and the ASGI routes beside them. No logic lives here."""
 
 import os
 import signal
@@ -15,10 +15,11 @@ import bentoml
 import psutil
 
 from qwen_tts_service.api.app import make_app
-from qwen_tts_service.api.doors import PendingFile, StreamStart, Ticket, speak_stream
 from qwen_tts_service.api.front import Front
+from qwen_tts_service.api.responses import PendingFile, speak_stream
 from qwen_tts_service.api.runtime import Runtime
 from qwen_tts_service.api.sockets import bound_connections
+from qwen_tts_service.api.tickets import Ticket
 from qwen_tts_service.api.wire import AudioFile, AudioStream, StreamTTSInput, TTSInput
 from qwen_tts_service.build import build, check
 from qwen_tts_service.errors import StartupError
@@ -90,7 +91,7 @@ class QwenTTS:
         return [PendingFile(ticket) for ticket in requests]
 
     @bentoml.api(route="/stream-tts", input_spec=StreamTTSInput, output_spec=AudioStream)
-    async def stream_tts(self, request: Ticket) -> AsyncGenerator[StreamStart | bytes, None]:
+    async def stream_tts(self, request: Ticket) -> AsyncGenerator[bytes, None]:
         """Say a text and answer with audio while it is being made."""
         async for part in speak_stream(request):
             yield part

@@ -6,21 +6,16 @@ this file costs nothing and `check` can run in a process that never loads a mode
 
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
-from .types import Voice
+from .types import ReportProgress, Voice
 from .voice.catalogue import gender_of_openai_voice
 from .voice.emotions import known_emotion
-
-Report = Callable[[str, float], None]
-"""Called with the step and how much of it is done, 0 to 1."""
 
 _CAN_USE_CUDA = "import sys, torch; torch.zeros(1, device=sys.argv[1])"
 
@@ -36,7 +31,7 @@ def check(settings: Settings) -> None:
         _check_qwen(settings)
 
 
-def build(settings: Settings, report: Report, worker: int) -> Synthesizer:
+def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesizer:
     """Load the voice that the settings name; raises StartupError.
 
     worker: the number of this process among the workers, from 0
@@ -94,19 +89,20 @@ def _can_use(device: str) -> bool:
     return done.returncode == 0
 
 
-def _load_espeak() -> Voice[Any]:
+def _load_espeak() -> Voice:
     from .espeak.voice import EspeakVoice  # noqa: PLC0415
 
     return EspeakVoice(known_emotion=known_emotion, gender_of_name=gender_of_openai_voice)
 
 
-def _load_qwen(settings: Settings, report: Report, worker: int) -> Voice[Any]:
+def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice:
     from .engine.engine import Engine, EngineOptions  # noqa: PLC0415
     from .engine.threads import on_a_thread_that_ends  # noqa: PLC0415
     from .hub.download import Hub, find_or_download  # noqa: PLC0415
     from .kernels.device import choose_device, dtype_named  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
-    from .qwen.voice import QwenOptions, QwenVoice  # noqa: PLC0415
+    from .qwen.limits import QwenOptions  # noqa: PLC0415
+    from .qwen.voice import QwenVoice  # noqa: PLC0415
 
     directory = find_or_download(
         settings.model_name,

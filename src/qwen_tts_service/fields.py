@@ -13,6 +13,7 @@ from .errors import InvalidRequest
 from .settings import Settings
 from .text.language import parse_language
 from .types import (
+    MAX_SEED,
     AudioFormat,
     Gender,
     NormalizeLevel,
@@ -22,7 +23,6 @@ from .types import (
 )
 
 MAX_FRAMES = 4096
-MAX_SEED = 2**32 - 1
 _STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
@@ -107,6 +107,7 @@ class SpeechBody(BaseModel):
         attributes = self.voice_attributes or VoiceAttributesBody.model_construct()
         return SpeechRequest(
             request_id=request_id,
+            is_seed_drawn=self.seed is None,
             seed=secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed,
             text=self._checked_text(settings.max_text_chars),
             tokens=self._checked_tokens(settings.max_text_chars),

@@ -1,11 +1,8 @@
-"""The values that layers hand to one another: what was asked, which voice answers, what comes out.
+"""Shared value types and protocols: requests, voices, utterances, audio streams."""
 
-A leaf: it imports nothing of ours. It knows nothing about HTTP, models or encoders.
-"""
-
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +16,12 @@ Layout = Literal["full_text", "streaming_text"]
 FinishReason = Literal["stop", "length", "runaway", "cancelled", "error"]
 Samples = NDArray[np.float32]
 """Mono audio, float32 [N] in [-1, 1]."""
+
+ReportProgress = Callable[[str, float], None]
+"""Called with a step of starting up and the fraction of it that is done, 0 to 1."""
+
+MAX_SEED = 2**32 - 1
+"""Largest value of `SpeechRequest.seed`."""
 
 FRAME_S = 0.08
 """Seconds of audio in one codec frame; the unit of `SpeechRequest.max_frames` for every voice."""
@@ -56,17 +59,17 @@ class SamplingOptions:
     top_p: float = 1.0
     repetition_penalty: float = 1.05
 
-    @property
-    def is_greedy(self) -> bool:
-        return self.temperature == 0.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechRequest:
-    """One validated request. Exactly one of `text` and `tokens` is set."""
+    """One validated request. Exactly one of `text` and `tokens` is set.
+
+    is_seed_drawn: the caller gave no seed, so another one may be tried after a runaway
+    """
 
     request_id: str
     seed: int
+    is_seed_drawn: bool = False
     text: str | None = None
     tokens: tuple[int, ...] | None = None
     attributes: VoiceAttributes = field(default_factory=VoiceAttributes)
@@ -84,11 +87,10 @@ class VoiceChoice:
 
     applied: wishes that were honoured, for example ``("gender", "emotion")``
     not_applied: wish -> plain reason, for example ``{"age": "speaker was given"}``
-    language: a language name, or ``"auto"`` when the model was left to decide
     """
 
     speaker: str
-    language: str
+    language: Language
     instruct: str | None = None
     applied: tuple[str, ...] = ()
     not_applied: dict[str, str] = field(default_factory=dict)
@@ -111,7 +113,7 @@ class PcmStream(Protocol):
 
 
 class Utterance(Protocol):
-    """A request made ready to speak: all that can be refused has been refused."""
+    """A part of a text made ready to speak: all that can be refused has been refused."""
 
     @property
     def choice(self) -> VoiceChoice: ...
@@ -122,13 +124,13 @@ class Utterance(Protocol):
 
     @property
     def expected_s(self) -> float:
-        """Seconds that it will take to say, by estimate."""
+        """Estimated seconds of audio."""
+
+    def speak(self) -> PcmStream:
+        """Start speaking; returns at once. Called on the event loop that reads the stream."""
 
 
-UtteranceT = TypeVar("UtteranceT", bound=Utterance)
-
-
-class Voice(Protocol[UtteranceT]):
+class Voice(Protocol):
     """Something that speaks: the Qwen model or the embedded espeak-ng."""
 
     model_name: str
@@ -140,11 +142,14 @@ class Voice(Protocol[UtteranceT]):
     facts: Mapping[str, str]
     """More about how it speaks, for /health: attention, number formats."""
 
-    def prepare(self, request: SpeechRequest) -> UtteranceT:
-        """Choose the voice and read the text; quick, pure, raises `TTSError` on refusal."""
+    def choose(self, request: SpeechRequest) -> VoiceChoice:
+        """Choose speaker, language and instruct; needs no text, raises `TTSError` on refusal.
 
-    def speak(self, utterance: UtteranceT) -> PcmStream:
-        """Start speaking; returns at once."""
+        A request without a language and without tokens is taken for English.
+        """
+
+    def prepare(self, request: SpeechRequest) -> Utterance:
+        """Choose the voice and read the text; quick, pure, raises `TTSError` on refusal."""
 
     def warm_up(self) -> None:
         """Make one real utterance on the calling thread; raises if that fails."""
@@ -158,7 +163,7 @@ class Voice(Protocol[UtteranceT]):
 
 
 class OpenUtterance(PcmStream, Protocol):
-    """A speech whose text is still being written, by the coroutine's own event loop.
+    """An utterance whose text is still being written, on one event loop.
 
     Iterating starts it, and waits whenever the text so far has been spoken. What it sounds like
     does not depend on the pieces in which the text came.
@@ -167,7 +172,7 @@ class OpenUtterance(PcmStream, Protocol):
     @property
     def choice(self) -> VoiceChoice: ...
 
-    def append(self, text: str) -> None:
+    def feed(self, text: str) -> None:
         """Add text; raises InvalidRequest when it has become too long."""
 
     def finish(self) -> None:
@@ -175,8 +180,8 @@ class OpenUtterance(PcmStream, Protocol):
 
 
 @runtime_checkable
-class TextStreamer(Protocol):
+class OpenVoice(Protocol):
     """What a voice also is if it can begin to speak before the text is complete."""
 
-    def speak_open(self, request: SpeechRequest) -> OpenUtterance:
+    def open(self, request: SpeechRequest) -> OpenUtterance:
         """Prepare to speak a request with a language and without a text; raises `TTSError`."""

@@ -7,6 +7,7 @@ Every sample says how many were made before it, so that a lost one would show.
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +15,6 @@ from typing import ClassVar
 import numpy as np
 import service
 
-from qwen_tts_service.build import Report
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
 from qwen_tts_service.settings import Settings
@@ -30,8 +30,12 @@ class SlowUtterance:
     words: list[str]
     seed: int
     choice: VoiceChoice
+    start: Callable[["SlowUtterance"], PcmChannel]
     warning: str | None = None
     expected_s: float = 0.0
+
+    def speak(self) -> PcmChannel:
+        return self.start(self)
 
 
 class SlowVoice:
@@ -42,13 +46,16 @@ class SlowVoice:
     longest_part_chars = None
     facts: ClassVar[dict[str, str]] = {}
 
+    def choose(self, request: SpeechRequest) -> VoiceChoice:
+        return VoiceChoice(speaker="slow", language=request.language or "english")
+
     def prepare(self, request: SpeechRequest) -> SlowUtterance:
         if request.text is None:
             raise CannotSpeak("no tokens here", code="tokens_not_supported", param="tokens")
-        choice = VoiceChoice(speaker="slow", language=request.language or "english")
-        return SlowUtterance(request.text.split(), request.seed, choice)
+        choice = self.choose(request)
+        return SlowUtterance(request.text.split(), request.seed, choice, self._start)
 
-    def speak(self, utterance: SlowUtterance) -> PcmChannel:
+    def _start(self, utterance: SlowUtterance) -> PcmChannel:
         channel = PcmChannel(capacity_samples=10 * FRAME_SAMPLES)
         threading.Thread(target=self._make, args=(utterance, channel), daemon=True).start()
         return channel
@@ -84,7 +91,7 @@ class SlowVoice:
         pass
 
 
-def build_slow(settings: Settings, report: Report, worker: int) -> Synthesizer:
+def build_slow(settings: Settings, report: ReportProgress, worker: int) -> Synthesizer:
     print(f"worker {worker} loads", flush=True)  # noqa: T201 - for the test to see
     report("pretending to load", 0.5)
     threading.Event().wait(float(os.environ.get("LOAD_S", "0")))

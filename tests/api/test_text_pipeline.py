@@ -12,7 +12,7 @@ import pytest
 
 from qwen_tts_service.build import build
 from qwen_tts_service.settings import load_settings
-from qwen_tts_service.speech.parts import write_script
+from qwen_tts_service.speech.parts import split_request
 from qwen_tts_service.text.split import Pause
 from qwen_tts_service.types import SpeechRequest
 
@@ -154,7 +154,7 @@ def checkpoint() -> Iterator[Any]:
 def test_a_checkpoint_says_behind_a_pause_what_it_says_alone(checkpoint: Any) -> None:
     def hear(text: str, max_frames: int) -> Any:
         request = SpeechRequest(request_id="r", seed=5, text=text, max_frames=max_frames)
-        data, _ = asyncio.run(checkpoint.speak_whole(request, "pcm", second_seed=None))
+        data, _ = asyncio.run(checkpoint.speak_whole(request, "pcm"))
         return np.frombuffer(data, "<i2").astype(int)
 
     alone = hear("hello the world", 15)
@@ -168,9 +168,9 @@ def test_a_checkpoint_says_behind_a_pause_what_it_says_alone(checkpoint: Any) ->
 def test_a_text_too_long_for_one_part_is_parts_to_a_checkpoint(checkpoint: Any) -> None:
     text = "hello the world. " * 60
     request = SpeechRequest(request_id="r", seed=5, text=text, language="english")
-    script = write_script(request, checkpoint.voice.longest_part_chars)
-    assert [type(part) for part in script.parts] == [SpeechRequest, Pause, SpeechRequest]
-    first, _, second = script.parts
+    text_parts = split_request(request, checkpoint.voice.longest_part_chars)
+    assert [type(part) for part in text_parts.parts] == [SpeechRequest, Pause, SpeechRequest]
+    first, _, second = text_parts.parts
     jobs = [checkpoint.voice.prepare(part).job for part in (first, second)]
     assert jobs[0].speaker == jobs[1].speaker
     assert jobs[0].seed == jobs[1].seed == 5

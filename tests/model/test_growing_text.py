@@ -9,7 +9,7 @@ from tests.model.conftest import DATA
 
 from qwen_tts_service.model.config import load_config
 from qwen_tts_service.model.tokenizer import Tokenizer
-from qwen_tts_service.qwen.open_text import GrowingText
+from qwen_tts_service.qwen.open_text import OpenTokenizer
 
 TEXTS = [
     "Hello, world! The world's one two three.",
@@ -31,8 +31,8 @@ def tokenizer(request):
 
 
 def ids_of(tokenizer, pieces):
-    growing = GrowingText(tokenizer)
-    return [token for piece in pieces for token in growing.append(piece)] + growing.finish()
+    growing = OpenTokenizer(tokenizer)
+    return [token for piece in pieces for token in growing.feed(piece)] + growing.finish()
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -49,18 +49,18 @@ def test_the_ids_do_not_depend_on_the_pieces(tokenizer, pieces):
 
 
 def test_a_word_is_given_out_once_there_is_something_behind_it(tokenizer):
-    growing = GrowingText(tokenizer)
-    assert growing.append("Hello") == []
-    assert tokenizer.decode(growing.append(" ")) == "Hello"
-    assert growing.append("wor") == []
-    assert tokenizer.decode(growing.append("ld, y")) == " world,"
+    growing = OpenTokenizer(tokenizer)
+    assert growing.feed("Hello") == []
+    assert tokenizer.decode(growing.feed(" ")) == "Hello"
+    assert growing.feed("wor") == []
+    assert tokenizer.decode(growing.feed("ld, y")) == " world,"
     assert tokenizer.decode(growing.finish()) == " y"
 
 
 def test_most_of_a_text_is_given_out_before_its_end(tokenizer):
-    growing = GrowingText(tokenizer)
+    growing = OpenTokenizer(tokenizer)
     for word in ("one ", "two ", "three ", "four "):
-        assert growing.append(word)
+        assert growing.feed(word)
     assert growing.finish() == []
 
 

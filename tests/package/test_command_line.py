@@ -17,7 +17,7 @@ import soundfile
 from tests.conftest import clean_environment
 
 from qwen_tts_service import __version__
-from qwen_tts_service.api.schemas import TTSBody
+from qwen_tts_service.api.wire import TTSBody
 from qwen_tts_service.cli import commands
 from qwen_tts_service.fields import VoiceAttributesBody
 

@@ -31,7 +31,7 @@ async def collect(stream):
 
 
 async def speak(voice, **fields):
-    stream = voice.speak(voice.prepare(request(**fields)))
+    stream = voice.prepare(request(**fields)).speak()
     return await collect(stream), stream.finish_reason
 
 
@@ -192,7 +192,7 @@ def test_closed_voice_is_not_ready():
     utterance = voice.prepare(request())
     voice.close()
     with pytest.raises(NotReady):
-        voice.speak(utterance)
+        utterance.speak()
     voice.close()
 
 

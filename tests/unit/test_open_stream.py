@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
-from qwen_tts_service.speech.writing import GAP_S, OpenStream
+from qwen_tts_service.speech.parts import GAP
+from qwen_tts_service.speech.sequence import PartSequence
+from qwen_tts_service.speech.writing import OpenText
 from qwen_tts_service.types import SpeechRequest, VoiceChoice
 
 RATE_HZ = 1000
@@ -30,7 +32,7 @@ class FakeUtterance:
     def text(self):
         return "".join(self.pieces)
 
-    def append(self, text):
+    def feed(self, text):
         assert text
         self.pieces.append(text)
         self._news.set()
@@ -67,7 +69,7 @@ class FakeVoice:
         self.opened = []
         self.ends = list(ends)
 
-    def speak_open(self, request):
+    def open(self, request):
         end = self.ends.pop(0) if self.ends else "stop"
         self.opened.append(FakeUtterance(request, end))
         return self.opened[-1]
@@ -77,9 +79,31 @@ class FakeVoice:
         return [utterance.text for utterance in self.opened]
 
 
+class OpenStream:
+    """Open text and the sequence that speaks it, as one stream."""
+
+    def __init__(self, voice, request, part_chars):
+        self.sequence = PartSequence(sample_rate_hz=RATE_HZ, max_frames=request.max_frames)
+        self.text = OpenText(voice, request, self.sequence, part_chars=part_chars)
+        self.feed = self.text.feed
+        self.finish = self.text.finish
+        self.aclose = self.sequence.aclose
+
+    def __aiter__(self):
+        return aiter(self.sequence)
+
+    @property
+    def finish_reason(self):
+        return self.sequence.finish_reason
+
+    @property
+    def choice(self):
+        return self.text.info().choice
+
+
 def open_stream(voice, part_chars=1000, **fields):
     request = SpeechRequest(request_id="t", seed=1, **{"language": "english", **fields})
-    return OpenStream(voice, request, sample_rate_hz=RATE_HZ, part_chars=part_chars)
+    return OpenStream(voice, request, part_chars)
 
 
 async def read(stream):
@@ -95,7 +119,7 @@ def written(pieces, **fields):
         voice = FakeVoice()
         stream = open_stream(voice, **fields)
         for piece in pieces:
-            stream.append(piece)
+            stream.feed(piece)
         stream.finish()
         return voice.texts, await read(stream), stream.finish_reason
 
@@ -106,7 +130,7 @@ def test_what_is_written_is_spoken_before_it_is_complete():
     async def run():
         voice = FakeVoice()
         stream = open_stream(voice)
-        stream.append("one two")
+        stream.feed("one two")
         heard = aiter(stream)
         async with asyncio.timeout(5):
             assert len(await anext(heard)) == len("one ")
@@ -138,7 +162,7 @@ def test_a_long_text_is_spoken_in_utterances_that_end_with_sentences():
         "Seven (eight) nine? Ten, eleven. ",
         "Twelve",
     ]
-    assert len(heard) == len(LONG) + 2 * round(GAP_S * RATE_HZ)
+    assert len(heard) == len(LONG) + 2 * round(GAP.duration_s * RATE_HZ)
     assert reason == "stop"
 
 
@@ -151,9 +175,9 @@ def test_the_language_is_found_in_the_first_words():
     async def run():
         voice = FakeVoice()
         stream = open_stream(voice, language=None)
-        stream.append("Привет, мир! ")
+        stream.feed("Привет, мир! ")
         assert voice.opened == []
-        stream.append("Как дела сегодня? ")
+        stream.feed("Как дела сегодня? ")
         assert voice.opened[0].request.language == "russian"
 
     asyncio.run(run())
@@ -180,7 +204,7 @@ def test_nothing_is_begun_before_it_is_read():
     async def run():
         voice = FakeVoice()
         stream = open_stream(voice, part_chars=5)
-        stream.append("One two three. Four five six. Seven")
+        stream.feed("One two three. Four five six. Seven")
         assert [utterance.is_read for utterance in voice.opened] == [False, False]
         heard = aiter(stream)
         async with asyncio.timeout(5):
@@ -216,7 +240,7 @@ def test_an_utterance_that_ends_otherwise_is_the_end_of_all(end):
     async def run():
         voice = FakeVoice([end])
         stream = open_stream(voice, part_chars=5)
-        stream.append("One two three. Four five six. Seven")
+        stream.feed("One two three. Four five six. Seven")
         stream.finish()
         assert len(await read(stream)) == len("One two three. ")
         assert stream.finish_reason == end
@@ -227,7 +251,7 @@ def test_an_utterance_that_ends_otherwise_is_the_end_of_all(end):
 def test_a_failure_is_raised():
     async def run():
         stream = open_stream(FakeVoice(["error"]))
-        stream.append("One.")
+        stream.feed("One.")
         stream.finish()
         with pytest.raises(SynthesisFailed):
             await read(stream)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
-from qwen_tts_service.speech.parts import GAP, Script, write_script
+from qwen_tts_service.speech.parts import GAP, TextParts, split_request
 from qwen_tts_service.text import normalise
 from qwen_tts_service.text.split import MAX_PAUSE_S, Pause
 from qwen_tts_service.types import SpeechRequest
@@ -19,24 +19,24 @@ def request(text=None, **fields):
 
 def plan(text, longest_part_chars=None, **fields):
     """The script in short: texts and seconds."""
-    script = write_script(request(text, **fields), longest_part_chars)
+    script = split_request(request(text, **fields), longest_part_chars)
     return [p.duration_s if isinstance(p, Pause) else p.text for p in script.parts]
 
 
-def spoken(script: Script) -> list[SpeechRequest]:
+def spoken(script: TextParts) -> list[SpeechRequest]:
     return [part for part in script.parts if isinstance(part, SpeechRequest)]
 
 
 @pytest.mark.parametrize("text", ["Привет, мир!", "One.\n\nTwo: 3 * 4.", "3.14", "你好。"])
 def test_an_ordinary_text_is_one_part_and_unchanged(text):
-    script = write_script(request(text), 800)
+    script = split_request(request(text), 800)
     assert plan(text, 800) == [text]
     assert script.warning is None
 
 
 def test_token_ids_are_never_touched():
     asked = request(tokens=(1, 2, 3), normalize="full")
-    assert write_script(asked, 1).parts == (asked,)
+    assert split_request(asked, 1).parts == (asked,)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_pauses_count_at_every_level():
 
 
 def test_the_language_is_that_of_the_whole_text_without_its_pauses():
-    script = write_script(request("Да [pause:1s] ok [pause:1s] нет и ещё раз нет"), None)
+    script = split_request(request("Да [pause:1s] ok [pause:1s] нет и ещё раз нет"), None)
     assert [part.language for part in spoken(script)] == ["russian"] * 3
 
 
 def test_a_language_that_was_given_is_kept():
-    (part,) = spoken(write_script(request("Привет", language="english"), None))
+    (part,) = spoken(split_request(request("Привет", language="english"), None))
     assert part.language == "english"
 
 
@@ -77,10 +77,10 @@ def test_the_level_decides_what_is_rewritten(level, expected):
 
 
 def test_full_warns_where_there_are_no_full_rules():
-    warning = write_script(request("It is 5 pm.", normalize="full"), None).warning
+    warning = split_request(request("It is 5 pm.", normalize="full"), None).warning
     assert "english" in warning
     assert warning.isascii()
-    assert write_script(request("Уже 5 часов.", normalize="full"), None).warning is None
+    assert split_request(request("Уже 5 часов.", normalize="full"), None).warning is None
 
 
 def test_full_without_its_extra_is_refused(monkeypatch):
@@ -89,13 +89,13 @@ def test_full_without_its_extra_is_refused(monkeypatch):
 
     monkeypatch.setattr(normalise, "_load_russian", missing)
     with pytest.raises(InvalidRequest):
-        write_script(request("Уже 5 часов.", normalize="full"), None)
+        split_request(request("Уже 5 часов.", normalize="full"), None)
 
 
 @pytest.mark.parametrize("text", ["…", "😀", "[pause:1s]", "[pause:1s] ! [pause:1s]", "**", "---"])
 def test_a_text_with_nothing_to_speak_is_refused(text):
     with pytest.raises(CannotSpeak) as caught:
-        write_script(request(text), None)
+        split_request(request(text), None)
     assert (caught.value.code, caught.value.param) == ("no_reading", "text")
 
 
@@ -115,7 +115,7 @@ def test_parts_of_a_long_text_are_about_the_same_length():
 
 def test_every_part_has_the_voice_and_the_seed_of_the_request():
     asked = request(LONG, speaker="ryan", instruct="Calmly.", language="russian")
-    for part in spoken(write_script(asked, 200)):
+    for part in spoken(split_request(asked, 200)):
         assert (part.seed, part.speaker, part.instruct) == (7, "ryan", "Calmly.")
         assert (part.max_frames, part.sampling) == (asked.max_frames, asked.sampling)
 

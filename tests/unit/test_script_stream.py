@@ -2,13 +2,14 @@
 
 import asyncio
 from contextlib import aclosing
+from functools import partial
 
 import numpy as np
 import pytest
 
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import NotReady, SynthesisFailed
-from qwen_tts_service.speech.sequence import ScriptStream
+from qwen_tts_service.speech.sequence import PartSequence
 from qwen_tts_service.text.split import Pause
 
 RATE_HZ = 1000
@@ -41,7 +42,10 @@ class Teller:
 
 
 def stream_of(teller, *parts, max_frames=1000):
-    return ScriptStream(parts, teller.speak, sample_rate_hz=RATE_HZ, max_frames=max_frames)
+    starts = (part if isinstance(part, Pause) else partial(teller.speak, part) for part in parts)
+    stream = PartSequence(starts, sample_rate_hz=RATE_HZ, max_frames=max_frames)
+    stream.finish()
+    return stream
 
 
 async def collect(stream):
@@ -124,13 +128,14 @@ def test_a_part_that_fails_fails_the_whole():
 
 
 def test_a_voice_that_is_closed_on_the_way_fails_the_whole():
-    def speak(utterance):
-        if utterance == "late":
-            raise NotReady("the service is stopping")
-        return Teller().speak(utterance)
+    class Closing(Teller):
+        def speak(self, utterance):
+            if utterance == "late":
+                raise NotReady("the service is stopping")
+            return super().speak(utterance)
 
     async def run():
-        stream = ScriptStream([(5,), "late"], speak, sample_rate_hz=RATE_HZ, max_frames=99)
+        stream = stream_of(Closing(), (5,), "late", max_frames=99)
         with pytest.raises(NotReady):
             await collect(stream)
         return stream.finish_reason

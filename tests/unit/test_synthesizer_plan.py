@@ -1,6 +1,7 @@
 """How the synthesizer performs a script: refusals first, then one voice, part after part."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -22,6 +23,10 @@ class Told:
     choice: VoiceChoice
     warning: str | None
     expected_s: float
+    start: Callable[["Told"], PcmChannel]
+
+    def speak(self):
+        return self.start(self)
 
 
 class Teller:
@@ -39,8 +44,8 @@ class Teller:
         if "no" in (request.text or ""):
             raise CannotSpeak("not this")
         warning = "said oddly" if "hm" in (request.text or "") else None
-        choice = VoiceChoice(speaker="teller", language=request.language or "auto")
-        return Told(request, choice, warning, expected_s=len(request.text or "") / 100)
+        choice = VoiceChoice(speaker="teller", language=request.language or "english")
+        return Told(request, choice, warning, len(request.text or "") / 100, self.speak)
 
     def speak(self, told):
         channel = PcmChannel(capacity_samples=10**9)
@@ -69,7 +74,7 @@ def begin(teller, request):
 def hear(teller, request):
     async def run():
         synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
-        data, _ = await synthesizer.speak_whole(request, "pcm", second_seed=None)
+        data, _ = await synthesizer.speak_whole(request, "pcm")
         async with aclosing(synthesizer.speak(request, STREAM)) as speech:
             assert b"".join([part async for part in speech]) == data
         return np.frombuffer(data, "<i2")
@@ -119,17 +124,17 @@ def test_all_parts_share_max_length():
 def test_a_text_that_will_not_fit_as_a_whole_is_warned_about_once():
     teller = Teller()
     text = "Quite short. [pause:1s] Quite short."
-    assert begin(teller, ask(text, max_frames=20)).warning is None
-    warning = begin(teller, ask(text, max_frames=14)).warning
+    assert begin(teller, ask(text, max_frames=20)).info.warning is None
+    warning = begin(teller, ask(text, max_frames=14)).info.warning
     assert warning.count("max_length") == 1
     assert warning.isascii()
 
 
 def test_warnings_of_parts_are_said_once_and_together():
     speech = begin(Teller(), ask("hm [pause:1s] hm and 5", normalize="full", language="english"))
-    assert speech.warning.count("said oddly") == 1
-    assert "full" in speech.warning
+    assert speech.info.warning.count("said oddly") == 1
+    assert "full" in speech.info.warning
 
 
 def test_the_expected_length_is_that_of_parts_and_pauses():
-    assert begin(Teller(), ask("Quite [pause:2s] short")).expected_s == pytest.approx(2.1)
+    assert begin(Teller(), ask("Quite [pause:2s] short")).info.expected_s == pytest.approx(2.1)

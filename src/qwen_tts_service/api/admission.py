@@ -1,7 +1,6 @@
-"""Who may speak now, who waits, and who is sent away.
+"""Admission control: a fixed number of slots and a bounded queue, first come first served.
 
-A fixed number of places to speak and a bounded queue before them, first come first served.
-Lives on one event loop. It does not know what a request is or what speaking means.
+Lives on one event loop.
 """
 
 import asyncio
@@ -13,8 +12,8 @@ from time import monotonic
 from qwen_tts_service.errors import Busy
 
 
-class Place:
-    """A place in the queue that becomes a slot; give it back with `release`."""
+class Slot:
+    """A request's right to be spoken, granted at once or later; free it with `release`."""
 
     def __init__(self, admission: "Admission") -> None:
         self._admission = admission
@@ -23,11 +22,11 @@ class Place:
         self._is_released = False
 
     async def granted(self) -> None:
-        """Wait until this place is a slot."""
+        """Wait until it is granted."""
         await asyncio.shield(self._granted)
 
     def grant(self) -> None:
-        """Make it a slot; only `Admission` calls this."""
+        """Grant it; only `Admission` calls this."""
         self._granted_at_s = monotonic()
         self._granted.set_result(None)
 
@@ -37,7 +36,7 @@ class Place:
 
     @property
     def held_s(self) -> float:
-        """How long it has been a slot, in seconds."""
+        """Seconds since it was granted."""
         return monotonic() - self._granted_at_s
 
     def release(self) -> None:
@@ -57,7 +56,7 @@ class Admission:
         self.queue_limit = queue_limit
         self._on_change = on_change
         self.active = 0
-        self._queue: deque[Place] = deque()
+        self._queue: deque[Slot] = deque()
         # A guess until the first request has ended; afterwards a running mean.
         self._mean_held_s = 2.0
 
@@ -66,34 +65,34 @@ class Admission:
         """Requests that wait for a slot."""
         return len(self._queue)
 
-    def enter(self) -> Place:
-        """Take a slot or a place in the queue; raises Busy when both are full."""
+    def enter(self) -> Slot:
+        """Take a slot or a slot in the queue; raises Busy when both are full."""
         if self.active >= self.slots and self.queued >= self.queue_limit:
             raise Busy(
                 f"all {self.slots} slots are speaking and {self.queued} requests wait; "
                 f"try again in {self.retry_after_s} s",
                 retry_after_s=self.retry_after_s,
             )
-        place = Place(self)
-        self._queue.append(place)
+        slot = Slot(self)
+        self._queue.append(slot)
         self._grant_free_slots()
         self._on_change()
-        return place
+        return slot
 
     @property
     def retry_after_s(self) -> int:
-        """When a place is likely to be free, in whole seconds, 1 to 60."""
+        """When a slot is likely to be free, in whole seconds, 1 to 60."""
         turns = (self.queued + 1) / self.slots
         return min(60, max(1, math.ceil(self._mean_held_s * turns)))
 
-    def leave(self, place: Place) -> None:
-        """Free what `place` holds; called by `Place.release` once."""
-        if place.is_granted:
+    def leave(self, slot: Slot) -> None:
+        """Free what `slot` holds; called by `Slot.release` once."""
+        if slot.is_granted:
             self.active -= 1
-            self._mean_held_s += 0.1 * (place.held_s - self._mean_held_s)
+            self._mean_held_s += 0.1 * (slot.held_s - self._mean_held_s)
             self._grant_free_slots()
         else:
-            self._queue.remove(place)
+            self._queue.remove(slot)
         self._on_change()
 
     def _grant_free_slots(self) -> None:

@@ -14,8 +14,9 @@ from starlette.routing import Route
 from qwen_tts_service import __version__
 from qwen_tts_service.telemetry import metrics
 
-from . import docs, openai, playground, websocket
+from . import docs, openai, playground
 from .runtime import Runtime
+from .websocket import session
 
 
 def make_app(runtime: Runtime, openapi: Callable[[], dict[str, Any]]) -> Starlette:
@@ -41,7 +42,7 @@ def make_app(runtime: Runtime, openapi: Callable[[], dict[str, Any]]) -> Starlet
             Route("/health", show_health),
             Route("/metrics", show_metrics),
             *openai.ROUTES,
-            *websocket.ROUTES,
+            *session.ROUTES,
             *playground.routes(),
         ]
     )

@@ -1,7 +1,7 @@
-"""What one HTTP request gathers on its way: id, time, outcome, and what must be freed.
+"""Record of one HTTP request or WebSocket utterance: id, times, outcome, what must be freed.
 
-`Front` makes a `Call` for every request and ends it whatever happens, so a log line, the
-metrics and the clean-up have one place each. It does not know routes or bodies.
+`Front` makes a `Call` for every request and ends it whatever happens, so log line, metrics and
+clean-up are written in one file.
 """
 
 import logging
@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from time import monotonic
 from typing import Any
 
+from qwen_tts_service.errors import SynthesisFailed, TimedOut, TTSError
 from qwen_tts_service.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -18,13 +19,15 @@ SCOPE_KEY = "qwen_tts.call"
 
 
 class Call:
-    """One HTTP request from accepted to answered."""
+    """One request from accepted to answered."""
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(
+        self, request_id: str, *, route: str | None = None, status: int | None = None
+    ) -> None:
         self.request_id = request_id
         self.accepted_s = monotonic()
-        self.route: str | None = None
-        self.status: int | None = None
+        self.route = route
+        self.status = status
         self.outcome: str | None = None
         self.facts: dict[str, object] = {}
         self._first_audio_s: float | None = None
@@ -60,6 +63,19 @@ class Call:
         metrics.AUDIO_S.labels(self.route).inc(audio_s)
         metrics.REAL_TIME_FACTOR.labels(self.route).observe(factor)
         self.note(audio_s=round(audio_s, 3), real_time_factor=round(factor, 3))
+
+    def fail(self, error: Exception) -> TTSError:
+        """Record a failure; an error that was not foreseen becomes SynthesisFailed, and is logged.
+
+        The traceback goes to the log, a plain word to the client.
+        """
+        if isinstance(error, TimeoutError):
+            error = TimedOut("the speech took longer than REQUEST_TIMEOUT_S; send less text")
+        elif not isinstance(error, TTSError):
+            logger.error("id=%s failed while speaking", self.request_id, exc_info=error)
+            error = SynthesisFailed("the speech failed; the log has the details")
+        self.outcome = error.code
+        return error
 
     def end(self) -> None:
         """Free everything, count the request and write its line."""

@@ -18,11 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qwen_tts_service.errors import SynthesisFailed, Unauthorized
 
 from .call import SCOPE_KEY, Call
-from .doors import RUNTIME_KEY
 from .errors import plain_body, response_of
 from .runtime import Runtime
-from .websocket import KEY_IS_OWED
-from .websocket import PATH as SOCKET_PATH
+from .tickets import RUNTIME_KEY
+from .websocket.connection import PATH as SOCKET_PATH
+from .websocket.session import KEY_IS_DEFERRED
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Front:
         if not key or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES):
             return True
         if path == SOCKET_PATH and scope["type"] == "websocket" and "authorization" not in headers:
-            scope[KEY_IS_OWED] = True  # browsers cannot send it; it comes in the first message
+            scope[KEY_IS_DEFERRED] = True  # browsers cannot send it; it comes in the first message
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(

@@ -19,21 +19,13 @@ from starlette.routing import Route
 from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
-from qwen_tts_service.types import FRAME_S, AudioFormat, SpeechRequest
+from qwen_tts_service.types import FRAME_S, AudioFormat, SpeechRequest, Voice
 from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
 
-from .doors import (
-    RUNTIME_KEY,
-    Parts,
-    StreamedSpeech,
-    StreamStart,
-    failure_of,
-    read_ticket,
-    speak_stream,
-    stream_response,
-)
 from .errors import body_of, response_of
+from .responses import StreamedSpeech, speak_stream, stream_response
 from .runtime import Runtime
+from .tickets import RUNTIME_KEY, read_ticket
 
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
 """OpenAI's model names, which many clients have built in; each means the loaded model."""
@@ -133,13 +125,9 @@ def _check_model(name: str, settings: Settings) -> None:
 async def create_speech(http: Request) -> Response:
     """POST /v1/audio/speech."""
     ticket = await read_ticket(http, CreateSpeechBody)
-    return await stream_response(speak_stream(ticket), _answer_of)
-
-
-def _answer_of(parts: Parts, start: StreamStart) -> StreamedSpeech:
-    body = start.ticket.checked().body
-    assert isinstance(body, CreateSpeechBody)
-    return (SpeechEvents if body.stream_format == "sse" else StreamedSpeech)(parts, start)
+    is_sse = ticket.error is None and getattr(ticket.body, "stream_format", None) == "sse"
+    kind = SpeechEvents if is_sse else StreamedSpeech
+    return await stream_response(ticket, speak_stream(ticket), kind)
 
 
 class SpeechEvents(StreamedSpeech):
@@ -154,13 +142,13 @@ class SpeechEvents(StreamedSpeech):
                 yield _event("speech.audio.delta", audio=base64.b64encode(part).decode())
         except Exception as error:
             # Said for clients that read it, and broken off for those that do not.
-            failure = failure_of(error, self._ticket)
+            failure = self._ticket.fail(error)
             yield _event("error", **body_of(failure))
             raise failure from error
         yield _event("speech.audio.done", **self._last_word())
 
     def _last_word(self) -> dict[str, Any]:
-        request, speech = self._order.request, self._speech
+        request, speech = self._ticket.request, self._ticket.speech
         spoken = len(request.tokens or request.text or "")
         frames = math.ceil(round(speech.audio_s / FRAME_S, 6))
         return {
@@ -233,10 +221,9 @@ def _voices(runtime: Runtime) -> list[dict[str, Any]]:
     return own + [_describe(name, _who_speaks(voice, name)) for name in OPENAI_VOICES]
 
 
-def _who_speaks(voice: Any, name: str) -> str:
+def _who_speaks(voice: Voice, name: str) -> str:
     """Ask the voice itself, so that no name is listed that would then be refused."""
-    request = SpeechRequest(request_id="voices", seed=0, text="a", speaker=name, language="english")
-    return str(voice.prepare(request).choice.speaker)
+    return voice.choose(SpeechRequest(request_id="voices", seed=0, speaker=name)).speaker
 
 
 def _describe(name: str, who: str) -> dict[str, Any]:

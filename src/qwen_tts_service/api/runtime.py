@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qwen_tts_service import __version__
-from qwen_tts_service.api.admission import Admission
 from qwen_tts_service.errors import NotReady
 from qwen_tts_service.settings import EMBEDDED_VOICE, Settings, metrics_directory
 from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.telemetry import logs, metrics, resources
+from qwen_tts_service.types import ReportProgress
+
+from .admission import Admission
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[str, float], None]
-"""Called with the step and how much of it is done, 0 to 1."""
-Build = Callable[[Settings, Report], Synthesizer]
+Build = Callable[[Settings, ReportProgress], Synthesizer]
 """Loads the voice; called once, on a thread."""
 
 

@@ -1,27 +1,66 @@
-"""How the two doors look to BentoML: flat JSON in, raw audio out, a status per item.
+"""The two BentoML APIs on the wire: flat JSON in, raw audio out, a status per item.
 
 A batchable API would take `{"requests": [...]}` and answer with a JSON list. These input and
 output specs keep its batches inside the server: each HTTP request is a batch of one when it
-comes in, and its own answer when it goes out. It does not know how speech is made.
+comes in, and its own answer when it goes out.
 """
 
 from collections.abc import AsyncGenerator
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 # Private: the only way to declare a body that is raw bytes, and to stop waiting; bentoml is pinned.
 from _bentoml_sdk.io_models import IORootModel
 from bentoml import IODescriptor
 from bentoml._internal.marshal.dispatcher import Optimizer
+from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .doors import PendingFile, StreamStart, read_ticket, stream_response
-from .schemas import StreamTTSBody, TTSBody
+from qwen_tts_service.fields import MAX_FRAMES, SpeechBody
+
+from .responses import PendingFile, stream_response
+from .tickets import Ticket, read_ticket
 
 # BentoML holds a batch back for as long as those before it waited on average, and on a busy
 # machine that average hardly falls again: after one burst of 64 every lone file took 112 ms,
 # not 31 (espeak-ng, 2 cores). Waiting gains nothing here, where the engine batches.
 Optimizer.wait = property(lambda _: 0.0, lambda _, _s: None)  # type: ignore[assignment]
+
+
+_TICKET: ContextVar[Ticket] = ContextVar("ticket")
+"""The request whose answer this task makes: BentoML hands the output spec the audio alone."""
+
+
+class TTSBody(SpeechBody):
+    """A text and how to say it; answered with one audio file."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "text": "Привет, мир!",
+                "format": "wav",
+                "voice_attributes": {"gender": "male", "age": 30, "emotion": "neutral"},
+            }
+        }
+    )
+
+
+class StreamTTSBody(SpeechBody):
+    """A text or its tokens and how to say it; answered with audio while it is being made."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "text": "Привет, мир!",
+                "voice_attributes": {"gender": "female", "age": 25, "emotion": "happy"},
+            }
+        }
+    )
+
+    max_length: int = Field(
+        1000, ge=1, le=MAX_FRAMES, description="Most frames of 80 ms of the whole answer."
+    )
 
 
 class Batch(IODescriptor):
@@ -49,7 +88,9 @@ class StreamTTSInput(StreamTTSBody, IODescriptor):
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: object) -> IODescriptor:  # noqa: ARG003
-        return One.model_construct(request=await read_ticket(request, StreamTTSBody))
+        ticket = await read_ticket(request, StreamTTSBody)
+        _TICKET.set(ticket)
+        return One.model_construct(request=ticket)
 
 
 class AudioFile(IORootModel[bytes]):
@@ -71,7 +112,7 @@ class AudioStream(IORootModel[bytes]):
     @classmethod
     async def to_http_response(
         cls,
-        obj: AsyncGenerator[StreamStart | bytes, None],
+        obj: AsyncGenerator[bytes, None],
         serde: object,  # noqa: ARG003
     ) -> Response:
-        return await stream_response(obj)
+        return await stream_response(_TICKET.get(), obj)

@@ -5,7 +5,6 @@ They put together what the service puts together, for one request. They do not k
 
 import argparse
 import asyncio
-import secrets
 import sys
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from pathlib import Path
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.build import build, check
-from qwen_tts_service.errors import StartupError, SynthesisFailed, TTSError
-from qwen_tts_service.fields import MAX_SEED, SpeechBody
+from qwen_tts_service.errors import StartupError, TTSError
+from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Output, Speech, Synthesizer
 from qwen_tts_service.types import SpeechRequest
@@ -95,13 +94,8 @@ class _Task:
     async def write(self, path: Path) -> Speech:
         """Say it whole and write the file."""
         data, speech = await self.synthesizer.speak_whole(
-            self.request,
-            self.body.format,
-            second_seed=secrets.randbelow(MAX_SEED + 1) if self.body.seed is None else None,
-            on_begin=self.progress.watch,
+            self.request, self.body.format, on_begin=self.progress.watch
         )
-        if not speech.audio_s:
-            raise SynthesisFailed("the voice made no sound for this text")
         write_file(path, data)
         return speech
 
@@ -120,11 +114,11 @@ class _Task:
 
 def _report(speech: Speech, synthesizer: Synthesizer, out: str | None) -> str:
     """Say what was made, and what the caller should know about it."""
-    choice = speech.choice
+    choice = speech.info.choice
     where = {None: "played", STANDARD_IO: "standard output"}.get(out, out)
     notes = [f"{wish} was not applied: {why}" for wish, why in choice.not_applied.items()]
-    if speech.warning:
-        notes.append(speech.warning)
+    if speech.info.warning:
+        notes.append(speech.info.warning)
     if speech.finish_reason == "length":
         notes.append("cut at --max-length")
     facts = (synthesizer.voice.model_name, choice.speaker, choice.language, f"seed {speech.seed}")

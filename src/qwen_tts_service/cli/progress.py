@@ -30,7 +30,7 @@ class Progress:
     def watch(self, speech: Speech) -> None:
         """Draw how far a speech is, until `end`."""
         self.end()
-        if self._is_shown and speech.expected_s >= SHORT_S:
+        if self._is_shown and speech.info.expected_s >= SHORT_S:
             self._watching = asyncio.create_task(self._follow(speech))
 
     def end(self) -> None:
@@ -43,7 +43,7 @@ class Progress:
     async def _follow(self, speech: Speech) -> None:
         while True:
             made_s = speech.audio_s
-            expected_s = max(made_s, speech.expected_s)
+            expected_s = max(made_s, speech.info.expected_s)
             self._draw(f"{_bar(made_s / expected_s)} {made_s:.0f} s of about {expected_s:.0f} s")
             await asyncio.sleep(DRAW_EVERY_S)
 

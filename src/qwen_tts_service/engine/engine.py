@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from qwen_tts_service.engine.channel import PcmChannel
-from qwen_tts_service.model.qwen3_tts import Progress, Qwen3TTS
-from qwen_tts_service.types import Samples
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.types import ReportProgress, Samples
 
 from .driver import CudaDriver
 from .graphs import GraphRunner
@@ -38,7 +38,7 @@ class Engine:
         options: EngineOptions,
         *,
         on_step: OnStep = lambda _statistics: None,
-        on_progress: Progress = lambda _step, _fraction: None,
+        on_progress: ReportProgress = lambda _step, _fraction: None,
         runner: Runner | None = None,
     ) -> None:
         """Allocate everything and start the thread.
@@ -104,7 +104,7 @@ class Engine:
             self._loop.run()
 
 
-def choose_runner(model: Qwen3TTS, options: EngineOptions, on_progress: Progress) -> Runner:
+def choose_runner(model: Qwen3TTS, options: EngineOptions, on_progress: ReportProgress) -> Runner:
     """Return captured graphs for CUDA and plain calls for anything else."""
     if model.device.type == "cuda":
         return GraphRunner(model, options, CudaDriver(model.device), on_progress)

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from qwen_tts_service.kernels.attention import MaskedAttention
 from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
-from qwen_tts_service.model.qwen3_tts import Progress, Qwen3TTS
-from qwen_tts_service.types import Samples
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.types import ReportProgress, Samples
 
 from .driver import Driver, Mark, Work
 from .job import Job
@@ -108,7 +108,7 @@ class GraphRunner:
         model: Qwen3TTS,
         options: EngineOptions,
         driver: Driver,
-        on_progress: Progress = lambda _step, _fraction: None,
+        on_progress: ReportProgress = lambda _step, _fraction: None,
     ) -> None:
         self._slots = Slots(model, options, spare=1)
         self._spare = options.slots
@@ -215,7 +215,7 @@ class GraphRunner:
                 self._driver.hold(mark)
 
     @torch.inference_mode()
-    def _capture_all(self, on_progress: Progress) -> None:
+    def _capture_all(self, on_progress: ReportProgress) -> None:
         """Capture everything; the largest first, whose memory the others of its pool then share."""
         sizes = sorted(self._buckets, reverse=True)
         bounds = self._bounds[::-1]

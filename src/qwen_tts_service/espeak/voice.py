@@ -32,6 +32,11 @@ class EspeakUtterance:
     delivery: Delivery
     max_samples: int
     has_phonemes: bool
+    start: Callable[["EspeakUtterance"], EspeakStream]
+
+    def speak(self) -> EspeakStream:
+        """Start speaking. Raises NotReady after the voice was closed."""
+        return self.start(self)
 
 
 class EspeakVoice:
@@ -62,6 +67,21 @@ class EspeakVoice:
         self.speakers = self._library.variants
         self.facts: Mapping[str, str] = {}
 
+    def choose(self, request: SpeechRequest) -> VoiceChoice:
+        """Choose speaker and language. Raises InvalidRequest for an unknown speaker."""
+        return self._choose(request)[0]
+
+    def _choose(self, request: SpeechRequest) -> tuple[VoiceChoice, Delivery]:
+        return choose_delivery(
+            request.attributes,
+            request.language or "english",
+            request.speaker,
+            request.instruct,
+            speakers=self.speakers,
+            known_emotion=self._known_emotion,
+            gender_of_name=self._gender_of_name,
+        )
+
     def prepare(self, request: SpeechRequest) -> EspeakUtterance:
         """Read the text and choose the delivery.
 
@@ -75,15 +95,7 @@ class EspeakVoice:
                 code="tokens_not_supported",
             )
         language: Language = request.language or "english"
-        choice, delivery = choose_delivery(
-            request.attributes,
-            language,
-            request.speaker,
-            request.instruct,
-            speakers=self.speakers,
-            known_emotion=self._known_emotion,
-            gender_of_name=self._gender_of_name,
-        )
+        choice, delivery = self._choose(request)
         readable = self._read(request.text or "", language)
         pieces = text.split(readable, language)
         return EspeakUtterance(
@@ -94,10 +106,10 @@ class EspeakVoice:
             delivery=delivery,
             max_samples=round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ),
             has_phonemes=language == "chinese",
+            start=self._start,
         )
 
-    def speak(self, utterance: EspeakUtterance) -> EspeakStream:
-        """Start speaking. Raises NotReady after `close`."""
+    def _start(self, utterance: EspeakUtterance) -> EspeakStream:
         synthesise = partial(self._synthesise, utterance)
         return EspeakStream(
             utterance.pieces, synthesise, self._worker, max_samples=utterance.max_samples

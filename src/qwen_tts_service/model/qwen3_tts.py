@@ -7,7 +7,6 @@ State is passed in (`SlotState`, `CodecState`). It does not know requests, threa
 Letters: S slots, B rows, P prompt rows, Q codebooks, C width, V = codes + 1.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from qwen_tts_service.errors import InvalidRequest, StartupError
 from qwen_tts_service.kernels.attention import Attention, Places, choose_attention
 from qwen_tts_service.kernels.device import prepare, with_number
 from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
-from qwen_tts_service.types import SamplingOptions
+from qwen_tts_service.types import ReportProgress, SamplingOptions
 
 from .code_predictor import CodePredictor
 from .codec.decoder import CodecDecoder
@@ -29,9 +28,6 @@ from .state import SlotState, allocate_slots
 from .talker import Talker
 from .tokenizer import Split, Tokenizer
 from .weights import CheckpointFile
-
-Progress = Callable[[str, float], None]
-"""(what is being done, fraction of the whole load done so far)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,7 @@ class Qwen3TTS:
         use_flash_attention: bool = True,
         fuse: bool = False,
         split: Split = "qwen2",
-        on_progress: Progress = lambda _step, _fraction: None,
+        on_progress: ReportProgress = lambda _step, _fraction: None,
     ) -> "Qwen3TTS":
         """Read a checkpoint; raises StartupError that names every file, field or tensor amiss.
 

@@ -1,9 +1,8 @@
-"""What a request comes to when it is performed: parts to speak, and silence between them.
+"""Split a request's text into parts to speak and the silences between them.
 
     "Раз. [pause:1s] Два." -> a request for "Раз.", a pause of 1 s, a request for "Два."
 
 A text without pauses that the voice can take whole is one part, and that part is the request.
-Pure. It does not know voices, nor how long anything takes to speak.
 """
 
 from collections.abc import Iterator
@@ -20,25 +19,30 @@ GAP = Pause(0.3)
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """parts: at least one of them is a request; warning: in ASCII, for the caller."""
+class TextParts:
+    """A text split for speaking: at least one part is a request; warning: in ASCII."""
 
     parts: tuple[SpeechRequest | Pause, ...]
     warning: str | None = None
 
 
-def write_script(request: SpeechRequest, longest_part_chars: int | None) -> Script:
+def nothing_to_speak() -> CannotSpeak:
+    """The error for a text without a letter or a digit."""
+    return CannotSpeak("text has no letter or digit to speak", param="text", code="no_reading")
+
+
+def split_request(request: SpeechRequest, longest_part_chars: int | None) -> TextParts:
     """Take the pauses out, normalise what is left and cut what is too long for one part.
 
     The language is looked for once, in the whole text, so that every part has the same. Token
-    ids stay as they are: they have no script to look at, and for them the voice decides.
+    ids stay as they are: for them the voice decides.
 
     longest_part_chars: None for a voice that takes a text of any length
     raises: CannotSpeak, code `no_reading`, when no part has a letter or a digit; InvalidRequest
         when `normalize` asks for what is not installed
     """
     if request.text is None:
-        return Script((request,))
+        return TextParts((request,))
     pieces = split_pauses(request.text)
     language = request.language or detect_language(
         " ".join(piece for piece in pieces if isinstance(piece, str))
@@ -50,8 +54,8 @@ def write_script(request: SpeechRequest, longest_part_chars: int | None) -> Scri
         for part in _parts(piece, request, language, longest_part_chars)
     )
     if not any(isinstance(part, SpeechRequest) for part in parts):
-        raise CannotSpeak("text has no letter or digit to speak", param="text", code="no_reading")
-    return Script(parts, _warning(request, language))
+        raise nothing_to_speak()
+    return TextParts(parts, _warning(request, language))
 
 
 def _parts(

@@ -1,52 +1,57 @@
-"""Several utterances, and silences between them, as one stream of audio.
+"""Several utterances, and silences between them, as one stream of audio."""
 
-It does not know what an utterance is, nor which voice speaks.
-"""
-
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
-from typing import Generic
 
 import numpy as np
 
 from qwen_tts_service.errors import TTSError
 from qwen_tts_service.text.split import Pause
-from qwen_tts_service.types import FRAME_S, FinishReason, PcmStream, Samples, UtteranceT
+from qwen_tts_service.types import FRAME_S, FinishReason, PcmStream, Samples
+
+Part = Pause | Callable[[], PcmStream]
+"""A silence, or what starts an utterance once the one before it has ended."""
 
 
-class ScriptStream(Generic[UtteranceT]):
-    """A `PcmStream` that speaks one part after the other and holds one part's audio at a time.
+class PartSequence:
+    """A `PcmStream` that speaks one part after the other; parts may be added while it is read.
 
-    speak: starts an utterance; the next one starts when the one before has ended
-    max_frames: of all parts together, silence included; the speech is cut there as "length"
+    max_frames: of all parts together, silence included; the audio is cut there as "length"
 
-    A part that ends in any other way than "stop" is the end of the whole.
+    A part that ends in any other way than "stop" is the end of the whole. The queue of parts is
+    its only buffer: it holds text that is ahead of the audio, never samples.
     """
 
-    def __init__(
-        self,
-        parts: Sequence[UtteranceT | Pause],
-        speak: Callable[[UtteranceT], PcmStream],
-        *,
-        sample_rate_hz: int,
-        max_frames: int,
-    ) -> None:
-        self._parts = parts
-        self._speak = speak
+    def __init__(self, parts: Iterable[Part] = (), *, sample_rate_hz: int, max_frames: int) -> None:
+        self._parts = deque(parts)
         self._sample_rate_hz = sample_rate_hz
         self._samples_left = round(max_frames * FRAME_S * sample_rate_hz)
         self._silence_s = 0.0
         self._speaking: PcmStream | None = None
+        self._has_news = asyncio.Event()
+        self._is_complete = False
         self._finish_reason: FinishReason | None = None
+
+    def feed(self, part: Part) -> None:
+        """Add a part; called on the event loop that reads the stream."""
+        self._parts.append(part)
+        self._has_news.set()
+
+    def finish(self) -> None:
+        """Say that there are no more parts."""
+        self._is_complete = True
+        self._has_news.set()
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """How the speech ended; None while it has not."""
+        """How the audio ended; None while it has not."""
         return self._finish_reason
 
     async def __aiter__(self) -> AsyncIterator[Samples]:
-        async with aclosing(self._perform()) as performance:
-            async for samples in performance:
+        async with aclosing(self._uncut()) as uncut:
+            async for samples in uncut:
                 kept = samples[: self._samples_left]
                 self._samples_left -= len(kept)
                 if len(kept):
@@ -63,17 +68,16 @@ class ScriptStream(Generic[UtteranceT]):
 
     async def _end(self, reason: FinishReason) -> None:
         self._finish_reason = self._finish_reason or reason
+        self._has_news.set()
         if self._speaking is not None:
             await self._speaking.aclose()
 
-    async def _perform(self) -> AsyncGenerator[Samples, None]:
+    async def _uncut(self) -> AsyncGenerator[Samples, None]:
         """Yield everything, silence only once the part behind it has begun to sound.
 
         So a voice that fails at the first part is found out before anything has been heard.
         """
-        for part in self._parts:
-            if self._finish_reason is not None:
-                return
+        while (part := await self._next()) is not None:
             if isinstance(part, Pause):
                 self._silence_s += part.duration_s
                 continue
@@ -85,13 +89,20 @@ class ScriptStream(Generic[UtteranceT]):
             for silence in self._take_silence():
                 yield silence
 
-    async def _samples_of(self, utterance: UtteranceT) -> AsyncIterator[Samples]:
+    async def _next(self) -> Part | None:
+        """Wait for the next part; None when there is none to come."""
+        while not self._parts and not self._is_complete and self._finish_reason is None:
+            self._has_news.clear()
+            await self._has_news.wait()
+        return self._parts.popleft() if self._parts and self._finish_reason is None else None
+
+    async def _samples_of(self, start: Callable[[], PcmStream]) -> AsyncIterator[Samples]:
         try:
-            self._speaking = self._speak(utterance)
+            self._speaking = start()
             async for samples in self._speaking:
                 yield samples
         except TTSError:
-            self._finish_reason = "error"
+            self._finish_reason = self._finish_reason or "error"
             raise
         if self._speaking.finish_reason != "stop":
             self._finish_reason = self._finish_reason or self._speaking.finish_reason

@@ -1,42 +1,38 @@
-"""The use case: a request becomes a voice's audio, and the audio a file or a stream of bytes.
+"""Turn speech requests into encoded audio with one voice: whole files and streams.
 
-    SpeechRequest -> script -> voice.prepare -> voice.speak -> resample -> encode -> bytes
-
-It does not know HTTP, nor which voice speaks, nor who may speak now.
+SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> resample -> encode -> bytes
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
-from qwen_tts_service.speech.parts import Script, write_script
-from qwen_tts_service.speech.sequence import ScriptStream
-from qwen_tts_service.speech.writing import OpenStream
 from qwen_tts_service.text.language import preload_detector
 from qwen_tts_service.text.normalise import preload_russian
 from qwen_tts_service.text.split import Pause
 from qwen_tts_service.types import (
     FRAME_S,
+    MAX_SEED,
     AudioFormat,
     FinishReason,
     PcmStream,
+    Samples,
     SpeechRequest,
-    TextStreamer,
     Utterance,
     Voice,
     VoiceChoice,
 )
 
+from .parts import TextParts, split_request
+from .sequence import PartSequence
+
 ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
 """Formats so cheap to write that a thread would cost more than it saves."""
-
-OPEN_PART_CHARS = 800
-"""Parts of a text that is still being written, for a voice that names no length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +44,38 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preface:
+class SpeechInfo:
     """What is known of a speech before it has begun; `expected_s` is an estimate."""
 
     choice: VoiceChoice
-    warning: str | None
-    expected_s: float
-    seed: int
+    warning: str | None = None
+    expected_s: float = 0.0
 
 
-class EncodedStream:
-    """Audio being made and encoded; iterate it once for the bytes to send.
+class Speech:
+    """One request being spoken and encoded; iterate it once for the bytes to send.
 
-    Iteration raises TTSError if the speech fails, whatever has been sent before.
+    Iteration raises TTSError if the speech fails, whatever has been sent before, and if it
+    ends without any audio.
     """
 
-    def __init__(self, pcm: PcmStream, pipe: AudioPipe) -> None:
+    def __init__(
+        self,
+        pcm: PcmStream,
+        pipe: AudioPipe,
+        request: SpeechRequest,
+        info: Callable[[], SpeechInfo],
+    ) -> None:
         self._pcm = pcm
         self._pipe = pipe
+        self._info = info
+        self.seed = request.seed
+        self.text = request.text
+
+    @property
+    def info(self) -> SpeechInfo:
+        """Who speaks and for how long; for a text being written known once there is audio."""
+        return self._info()
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -88,13 +98,16 @@ class EncodedStream:
         async for samples in self._pcm:
             if data := await self._in_background(self._pipe.feed, samples):
                 yield data
-        if data := await self._in_background(self._pipe.finish):
+        data = await self._in_background(self._pipe.finish)
+        if not self.audio_s and self.finish_reason in ("stop", "length"):
+            raise SynthesisFailed("the voice made no sound for this text")
+        if data:
             yield data
 
-    async def _in_background(self, work: Any, *args: Any) -> bytes:
+    async def _in_background(self, work: Callable[..., bytes], *args: Samples) -> bytes:
         if self._pipe.format in ENCODED_IN_PLACE:
-            return bytes(work(*args))
-        return bytes(await asyncio.to_thread(work, *args))
+            return work(*args)
+        return await asyncio.to_thread(work, *args)
 
     async def aclose(self) -> None:
         """Stop speaking and free everything; harmless when repeated."""
@@ -102,36 +115,10 @@ class EncodedStream:
         self._pipe.close()
 
 
-class Speech(EncodedStream):
-    """One request being spoken."""
-
-    def __init__(self, pcm: PcmStream, pipe: AudioPipe, preface: Preface) -> None:
-        super().__init__(pcm, pipe)
-        self.choice = preface.choice
-        self.warning = preface.warning
-        self.expected_s = preface.expected_s
-        self.seed = preface.seed
-
-
-class OpenSpeech(EncodedStream):
-    """A text being spoken while it is still being written."""
-
-    def __init__(self, stream: OpenStream, pipe: AudioPipe) -> None:
-        super().__init__(stream, pipe)
-        self._stream = stream
-        self.append = stream.append
-        self.finish = stream.finish
-
-    @property
-    def choice(self) -> VoiceChoice | None:
-        """Who speaks; known by the time there is audio."""
-        return self._stream.choice
-
-
 class Synthesizer:
     """Speaks requests with one voice at one output rate."""
 
-    def __init__(self, voice: Voice[Any], *, sample_rate_hz: int) -> None:
+    def __init__(self, voice: Voice, *, sample_rate_hz: int) -> None:
         self.voice = voice
         self.sample_rate_hz = sample_rate_hz
 
@@ -152,39 +139,13 @@ class Synthesizer:
         Raises InvalidRequest or CannotSpeak before anything has started.
         """
         check_format(output.format, self.sample_rate_hz)
-        script = write_script(request, self.voice.longest_part_chars)
-        parts = [p if isinstance(p, Pause) else self.voice.prepare(p) for p in script.parts]
-        return Speech(
-            self._perform(parts, request.max_frames),
-            self._pipe(output),
-            _preface(request, script, parts),
-        )
+        text_parts = split_request(request, self.voice.longest_part_chars)
+        parts = [p if isinstance(p, Pause) else self.voice.prepare(p) for p in text_parts.parts]
+        info = _info(request, text_parts, parts)
+        return Speech(self._start(parts, request), self.pipe(output), request, lambda: info)
 
-    @property
-    def can_stream_text(self) -> bool:
-        """Whether the voice speaks a text while it is still being written."""
-        return isinstance(self.voice, TextStreamer)
-
-    def speak_open(self, request: SpeechRequest, output: Output) -> OpenSpeech:
-        """Prepare to speak a text that is still being written; it takes a slot when it is read.
-
-        Raises InvalidRequest for a voice that cannot, and for what needs the whole text.
-        """
-        check_format(output.format, self.sample_rate_hz)
-        if not isinstance(self.voice, TextStreamer):
-            raise InvalidRequest(
-                f'{self.voice.model_name} needs whole sentences; ask for split "sentence"',
-                param="split",
-            )
-        stream = OpenStream(
-            self.voice,
-            request,
-            sample_rate_hz=self.voice.sample_rate_hz,
-            part_chars=(self.voice.longest_part_chars or OPEN_PART_CHARS) // 2,
-        )
-        return OpenSpeech(stream, self._pipe(output))
-
-    def _pipe(self, output: Output) -> AudioPipe:
+    def pipe(self, output: Output) -> AudioPipe:
+        """Make what resamples and encodes one answer, of a format that was checked."""
         return AudioPipe(
             output.format,
             source_rate_hz=self.voice.sample_rate_hz,
@@ -192,33 +153,33 @@ class Synthesizer:
             is_stream=output.is_stream,
         )
 
-    def _perform(self, parts: Sequence[Any], max_frames: int) -> PcmStream:
-        if len(parts) == 1:
-            return self.voice.speak(parts[0])
-        return ScriptStream(
-            parts,
-            self.voice.speak,
+    def _start(self, parts: Sequence[Utterance | Pause], request: SpeechRequest) -> PcmStream:
+        if len(parts) == 1 and not isinstance(parts[0], Pause):
+            return parts[0].speak()
+        sequence = PartSequence(
+            (part if isinstance(part, Pause) else part.speak for part in parts),
             sample_rate_hz=self.voice.sample_rate_hz,
-            max_frames=max_frames,
+            max_frames=request.max_frames,
         )
+        sequence.finish()
+        return sequence
 
     async def speak_whole(
         self,
         request: SpeechRequest,
         format: AudioFormat,
         *,
-        second_seed: int | None,
         on_begin: Callable[[Speech], object] = lambda _speech: None,
     ) -> tuple[bytes, Speech]:
         """Speak to the end and return the file, and the speech with what to say about it.
 
-        A runaway is spoken once more with `second_seed`; with None, or when that runs away as
-        well, it raises CannotSpeak with code `runaway`. `on_begin` is handed each attempt, so
+        A runaway is spoken once more with another seed if the caller gave none; a runaway that
+        remains raises CannotSpeak with code `runaway`. `on_begin` is handed each attempt, so
         that its progress can be watched.
         """
         data, speech = await self._collect(request, format, on_begin)
-        if speech.finish_reason == "runaway" and second_seed is not None:
-            again = replace(request, seed=second_seed)
+        if speech.finish_reason == "runaway" and request.is_seed_drawn:
+            again = replace(request, seed=secrets.randbelow(MAX_SEED + 1))
             data, speech = await self._collect(again, format, on_begin)
         if speech.finish_reason == "runaway":
             raise CannotSpeak(
@@ -226,6 +187,7 @@ class Synthesizer:
                 "a higher temperature or a longer text",
                 code="runaway",
             )
+        speech.check_ending()
         return data, speech
 
     async def _collect(
@@ -234,26 +196,24 @@ class Synthesizer:
         speech = self.speak(request, Output(format, is_stream=False))
         async with aclosing(speech):
             on_begin(speech)
-            data = b"".join([part async for part in speech])
-            if speech.finish_reason == "cancelled":
-                raise SynthesisFailed("the speech was stopped before its end")
-            return data, speech
+            return b"".join([part async for part in speech]), speech
 
 
-def _preface(request: SpeechRequest, script: Script, parts: Sequence[Utterance | Pause]) -> Preface:
+def _info(
+    request: SpeechRequest, text_parts: TextParts, parts: Sequence[Utterance | Pause]
+) -> SpeechInfo:
     utterances = [part for part in parts if not isinstance(part, Pause)]
     pauses = [part for part in parts if isinstance(part, Pause)]
     expected_s = sum(u.expected_s for u in utterances) + sum(p.duration_s for p in pauses)
     warnings = [
-        script.warning,
+        text_parts.warning,
         *(utterance.warning for utterance in utterances),
         _length_warning(expected_s, request.max_frames * FRAME_S),
     ]
-    return Preface(
+    return SpeechInfo(
         choice=utterances[0].choice,
         warning="; ".join(dict.fromkeys(filter(None, warnings))) or None,
         expected_s=expected_s,
-        seed=request.seed,
     )
 
 

@@ -1,49 +1,89 @@
-"""The speech of a text that is still being written, as one stream of audio.
+"""Speak a text that is still being written, word by word or sentence by sentence.
 
-It waits for enough text to know the language, hands every word on as soon as it is complete, and
-begins a new utterance at a sentence end when one has become long, so that the voice stays what it
-is. Whatever the pieces in which the text comes, the speech is the same. It does not know which
-voice speaks, nor who writes.
+Whatever the pieces in which the text comes, the speech is the same. A piece by token waits in
+these buffers, each with its reason: `_beginning` until the language is known, `WordNormaliser`
+until its word is complete, `_unsent` until it is known where the utterance ends, and in the voice
+until its tokens are certain. By sentence it waits in the splitter, and complete sentences in a
+queue until they are spoken.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
+from typing import Protocol
 
-import numpy as np
-
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest, TTSError
+from qwen_tts_service.audio.formats import check_format
+from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.text.language import detect_language
-from qwen_tts_service.text.split import SentenceSplitter, is_speakable
+from qwen_tts_service.text.normalise import normalise
+from qwen_tts_service.text.split import SentenceSplitter, is_speakable, split_pauses
 from qwen_tts_service.text.words import WordNormaliser
 from qwen_tts_service.types import (
     FRAME_S,
-    FinishReason,
     Language,
     OpenUtterance,
-    Samples,
+    OpenVoice,
     SpeechRequest,
-    TextStreamer,
     VoiceChoice,
 )
 
+from .parts import GAP, nothing_to_speak
+from .sequence import PartSequence
+from .synthesizer import Output, Speech, SpeechInfo, Synthesizer
+
 LANGUAGE_CHARS = 20
 """Text that is waited for when the language must be found out: four or five words' tokens."""
-GAP_S = 0.3
-"""Silence between two utterances; about what a reader takes."""
+OPEN_PART_CHARS = 800
+"""Twice the text of one open utterance, for a voice that names no longest part."""
+
+BeforeSpeaking = Callable[[], Awaitable[None]]
+"""Awaited before the first audio is asked for: takes a slot."""
 
 
-class OpenStream:
-    """A `PcmStream` to whose text one may add, on the event loop that reads it.
+class OpenSpeech(Protocol):
+    """A text that is still being written and spoken meanwhile; used on one event loop."""
 
-    request: without a text; its `max_frames` bound the whole
+    def feed(self, text: str) -> None:
+        """Add text; raises InvalidRequest or CannotSpeak for what this voice cannot say."""
+
+    def finish(self) -> None:
+        """Say that the text is complete; may raise CannotSpeak if nothing in it can be said."""
+
+    def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
+        """Yield each stretch of audio; the next one follows once it has been read to its end.
+
+        Raises CannotSpeak if the text turns out to have nothing to say.
+        """
+
+
+def open_speech(
+    synthesizer: Synthesizer, request: SpeechRequest, output: Output, *, by_token: bool
+) -> OpenSpeech:
+    """Prepare to speak a request without a text; takes nothing before it is read.
+
+    Raises InvalidRequest for what cannot be done to a text that is still being written.
+    """
+    if by_token:
+        return SpeechByToken(synthesizer, request, output)
+    return SpeechBySentence(synthesizer, request, output)
+
+
+def can_speak_by_token(synthesizer: Synthesizer) -> bool:
+    """Whether the voice can speak a text before its sentences are complete."""
+    return isinstance(synthesizer.voice, OpenVoice)
+
+
+class OpenText:
+    """Turn text that is being written into open utterances, added to a sequence of parts.
+
+    request: without a text; each utterance speaks it in the language that was given or found
     part_chars: how long one utterance becomes before the next sentence end ends it
     raises: InvalidRequest for what can only be done to a text that is complete
     """
 
     def __init__(
-        self, voice: TextStreamer, request: SpeechRequest, *, sample_rate_hz: int, part_chars: int
+        self, voice: OpenVoice, request: SpeechRequest, sequence: PartSequence, *, part_chars: int
     ) -> None:
         if request.normalize == "full":
             raise InvalidRequest(
@@ -52,33 +92,24 @@ class OpenStream:
             )
         self._voice = voice
         self._request = request
-        self._sample_rate_hz = sample_rate_hz
-        self._samples_left = round(request.max_frames * FRAME_S * sample_rate_hz)
+        self._sequence = sequence
         self._part_chars = part_chars
         self._splitter = SentenceSplitter()
         self._words: WordNormaliser | None = None
         self._has_begun = False
-        self._beginning = ""  # what came before the language was known
+        self._beginning = ""
         self._unsent = ""
         self._sent_chars = 0  # of the utterance that is being written
         self._ended_chars = 0  # of its sentences that are complete
-        self._writing: OpenUtterance | None = None
-        self._ready: deque[OpenUtterance] = deque()
-        self._speaking: OpenUtterance | None = None
-        self._news = asyncio.Event()
-        self._is_complete = False
-        self._finish_reason: FinishReason | None = None
-        self.choice: VoiceChoice | None = None
+        self._utterance: OpenUtterance | None = None
+        self._choice: VoiceChoice | None = None
+
+    def info(self) -> SpeechInfo:
         """Who speaks; known by the time there is audio."""
+        assert self._choice is not None, "nothing has been spoken yet"
+        return SpeechInfo(choice=self._choice)
 
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """How the speech ended; None while it has not."""
-        return self._finish_reason
-
-    # The writer's side -----------------------------------------------------------------
-
-    def append(self, text: str) -> None:
+    def feed(self, text: str) -> None:
         """Add text; raises InvalidRequest or CannotSpeak for what this voice cannot say."""
         if self._has_begun:
             self._write(text)
@@ -94,12 +125,9 @@ class OpenStream:
             self._divide(self._words.finish())
         self._send(len(self._unsent))
         self._end_utterance()
-        if self.choice is None:
-            raise CannotSpeak(
-                "text has no letter or digit to speak", param="text", code="no_reading"
-            )
-        self._is_complete = True
-        self._news.set()
+        if self._choice is None:
+            raise nothing_to_speak()
+        self._sequence.finish()
 
     def _begin(self, *, is_all: bool) -> None:
         """Begin once there is something to say, in a language that is known."""
@@ -133,67 +161,109 @@ class OpenStream:
         self._send(min(self._part_chars - self._sent_chars, len(self._unsent)))
 
     def _send(self, chars: int) -> None:
-        if self._writing is None:
+        if self._utterance is None:
             if not is_speakable(self._unsent[: max(chars, 0)]):
                 return
-            self._writing = self._voice.speak_open(self._request)
-            self.choice = self._writing.choice
-            self._ready.append(self._writing)
-            self._news.set()
+            self._utterance = self._open_utterance()
         if chars > 0:
-            self._writing.append(self._unsent[:chars])
+            self._utterance.feed(self._unsent[:chars])
             self._unsent = self._unsent[chars:]
             self._sent_chars += chars
 
+    def _open_utterance(self) -> OpenUtterance:
+        utterance = self._voice.open(self._request)
+        if self._choice is not None:
+            self._sequence.feed(GAP)
+        self._choice = utterance.choice
+        self._sequence.feed(lambda: utterance)
+        return utterance
+
     def _end_utterance(self) -> None:
-        if self._writing is not None:
-            self._writing.finish()
-            self._writing = None
+        if self._utterance is not None:
+            self._utterance.finish()
+            self._utterance = None
         self._sent_chars = self._ended_chars = 0
 
-    # The reader's side -----------------------------------------------------------------
 
-    async def __aiter__(self) -> AsyncIterator[Samples]:
-        gap = np.zeros(0, np.float32)
-        try:
-            while (utterance := await self._next()) is not None:
-                async for samples in utterance:
-                    for part in (gap, samples):
-                        if kept := await self._keep(part):
-                            yield part[:kept]
-                    gap = gap[:0]
-                gap = np.zeros(round(GAP_S * self._sample_rate_hz), np.float32)
-                if utterance.finish_reason != "stop":
-                    self._finish_reason = self._finish_reason or utterance.finish_reason
-        except TTSError:
-            self._finish_reason = self._finish_reason or "error"
-            raise
-        self._finish_reason = self._finish_reason or "stop"
+class SpeechByToken:
+    """An `OpenSpeech` that speaks words as they come, as one stretch of audio.
 
-    async def _next(self) -> OpenUtterance | None:
-        """Wait for the next utterance; None when there is none to come."""
-        while not self._ready and not self._is_complete and self._finish_reason is None:
-            self._news.clear()
-            await self._news.wait()
-        if self._finish_reason is not None or not self._ready:
-            return None
-        self._speaking = self._ready.popleft()
-        return self._speaking
+    Raises InvalidRequest for a voice that cannot, and for what needs the whole text.
+    """
 
-    async def _keep(self, samples: Samples) -> int:
-        """How many of the samples there is room for; the speech ends when there is none."""
-        kept = min(len(samples), self._samples_left)
-        self._samples_left -= kept
-        if kept < len(samples) and self._finish_reason is None:
-            await self._end("length")
-        return kept
+    def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
+        check_format(output.format, synthesizer.sample_rate_hz)
+        voice = synthesizer.voice
+        if not isinstance(voice, OpenVoice):
+            raise InvalidRequest(
+                f'{voice.model_name} needs whole sentences; ask for split "sentence"',
+                param="split",
+            )
+        self._synthesizer = synthesizer
+        self._request = request
+        self._output = output
+        self._sequence = PartSequence(
+            sample_rate_hz=voice.sample_rate_hz, max_frames=request.max_frames
+        )
+        part_chars = (voice.longest_part_chars or OPEN_PART_CHARS) // 2
+        self._text = OpenText(voice, request, self._sequence, part_chars=part_chars)
+        self.feed = self._text.feed
+        self.finish = self._text.finish
 
-    async def aclose(self) -> None:
-        """Stop speaking; harmless when repeated."""
-        await self._end("cancelled")
+    async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
+        """Yield the one stretch of audio."""
+        await before()
+        pipe = self._synthesizer.pipe(self._output)
+        yield Speech(self._sequence, pipe, self._request, self._text.info)
 
-    async def _end(self, reason: FinishReason) -> None:
-        self._finish_reason = self._finish_reason or reason
-        self._news.set()
-        if self._speaking is not None:
-            await self._speaking.aclose()
+
+class SpeechBySentence:
+    """An `OpenSpeech` that speaks every sentence once it is complete, as audio of its own."""
+
+    def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
+        check_format(output.format, synthesizer.sample_rate_hz)
+        self._synthesizer = synthesizer
+        self._request = request
+        self._output = output
+        self._splitter = SentenceSplitter()
+        self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def feed(self, text: str) -> None:
+        """Add text."""
+        for sentence in self._splitter.feed(text):
+            self._sentences.put_nowait(sentence)
+
+    def finish(self) -> None:
+        """Say that the text is complete."""
+        for sentence in (*self._splitter.finish(), None):
+            self._sentences.put_nowait(sentence)
+
+    async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
+        """Yield a speech for each sentence that has words; raises CannotSpeak if none has."""
+        request, speech = self._request, None
+        while (sentence := await self._sentences.get()) is not None:
+            is_cut = speech is not None and speech.finish_reason == "length"
+            if is_cut or not _has_words(sentence, request):
+                continue
+            if speech is None:
+                await before()
+            speech = self._synthesizer.speak(replace(request, text=sentence), self._output)
+            yield speech
+            request = _following(request, speech)
+        if speech is None:
+            raise nothing_to_speak()
+
+
+def _has_words(sentence: str, request: SpeechRequest) -> bool:
+    """Whether anything is left to say once pauses, marks and emoji are out."""
+    text = "".join(part for part in split_pauses(sentence) if isinstance(part, str))
+    return is_speakable(
+        text if request.normalize == "none" else normalise(text, "light", "english")
+    )
+
+
+def _following(request: SpeechRequest, speech: Speech) -> SpeechRequest:
+    """What the next sentence is asked for: the same language, and the time that is left."""
+    used = math.ceil(speech.audio_s / FRAME_S - 1e-6)
+    language = speech.info.choice.language
+    return replace(request, language=language, max_frames=max(1, request.max_frames - used))

@@ -1,0 +1,109 @@
+"""Tickets: HTTP requests that were read, checked and given a slot or a position in the queue."""
+
+from dataclasses import dataclass, field
+from time import monotonic
+
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from qwen_tts_service.errors import (
+    BodyTooLarge,
+    ClientLeft,
+    InvalidRequest,
+    TTSError,
+    UnsupportedMediaType,
+)
+from qwen_tts_service.fields import SpeechBody
+from qwen_tts_service.speech.synthesizer import Speech
+from qwen_tts_service.types import SpeechRequest
+
+from .admission import Slot
+from .call import Call
+from .errors import from_validation, in_words_of
+from .runtime import Runtime
+
+RUNTIME_KEY = "qwen_tts.runtime"
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One HTTP request for speech, with what was made of it so far.
+
+    error: why it was refused; `request`, `body` and `slot` are there only without one
+    speech: set once speaking has begun
+
+    What a ticket holds is freed when its `call` ends.
+    """
+
+    http: Request
+    call: Call
+    runtime: Runtime
+    schema: type[SpeechBody]
+    error: TTSError | None = None
+    body: SpeechBody = field(init=False)
+    request: SpeechRequest = field(init=False)
+    slot: Slot = field(init=False)
+    speech: Speech = field(init=False)
+
+    async def slot_granted(self) -> None:
+        """Wait for the slot; raises what the request was refused for."""
+        if self.error is not None:
+            raise self.error
+        await self.slot.granted()
+        self.call.note(queued_ms=round((monotonic() - self.call.accepted_s) * 1000))
+
+    def fail(self, error: Exception) -> TTSError:
+        """Name an error for the log, the metrics and the client, in the client's words."""
+        return in_words_of(self.schema, self.call.fail(error))
+
+
+async def read_ticket(http: Request, schema: type[SpeechBody]) -> Ticket:
+    """Read and check the body and take a slot or queue for one; never raises TTSError."""
+    ticket = Ticket(http, Call.of(http.scope), http.scope[RUNTIME_KEY], schema)
+    ticket.call.route = http.url.path
+    try:
+        await _accept(ticket)
+    except TTSError as error:
+        ticket.error = error
+    return ticket
+
+
+async def _accept(ticket: Ticket) -> None:
+    settings, call = ticket.runtime.settings, ticket.call
+    ticket.body = parse_body(await read_body(ticket.http, settings.max_body_bytes), ticket.schema)
+    ticket.request = ticket.body.to_request(call.request_id, settings)
+    _ = ticket.runtime.synthesizer  # not ready is said before a slot is taken
+    ticket.slot = ticket.runtime.admission.enter()
+    call.at_end(ticket.slot.release)
+    call.note(
+        format=ticket.body.format, chars=len(ticket.request.text or ""), seed=ticket.request.seed
+    )
+
+
+async def read_body(http: Request, max_bytes: int) -> bytes:
+    """The JSON body's bytes; raises UnsupportedMediaType, BodyTooLarge or ClientLeft."""
+    media_type = http.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType(
+            "send JSON with the header `Content-Type: application/json`; "
+            "with curl: -H 'Content-Type: application/json'"
+        )
+    body = bytearray()
+    try:
+        async for part in http.stream():
+            body += part
+            if len(body) > max_bytes:
+                raise BodyTooLarge(f"the body has more than {max_bytes} bytes")
+    except ClientDisconnect:
+        raise ClientLeft("the client closed the connection within its body") from None
+    return bytes(body)
+
+
+def parse_body(data: bytes, schema: type[SpeechBody]) -> SpeechBody:
+    """The body as its schema; raises InvalidRequest that names the field."""
+    try:
+        return schema.model_validate_json(data)
+    except ValidationError as error:
+        if error.errors(include_input=False, include_context=False)[0]["type"] == "json_invalid":
+            raise InvalidRequest("the body is not valid JSON", code="invalid_json") from None
+        raise from_validation(error, schema) from None

@@ -1,0 +1,133 @@
+"""One WebSocket connection: events and audio out, events in, and what a session is asked for."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import AliasChoices, ConfigDict, Field
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from qwen_tts_service.api.errors import body_of, in_words_of
+from qwen_tts_service.api.openai import CreateSpeechBody
+from qwen_tts_service.errors import BodyTooLarge, ClientLeft, InvalidRequest, TTSError
+from qwen_tts_service.speech.synthesizer import Output
+from qwen_tts_service.types import AudioFormat, SpeechRequest
+
+PATH = "/v1/audio/speech/stream"
+MAX_FRAME_BYTES = 32 * 1024
+"""Longer audio is sent in several frames: some clients refuse frames of 1 MiB."""
+EVENT_TYPES = ("session.config", "input.text", "input.done", "input.cancel", "session.close")
+"""What a client may send."""
+
+
+class SessionConfig(CreateSpeechBody):
+    """What a session is asked for; fields of OpenAI and vLLM-Omni, and ours by either name."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    text: str | None = None  # is sent by input.text, and refused here
+    format: AudioFormat = Field(
+        "pcm",
+        validation_alias=AliasChoices("format", "response_format"),
+        description="The audio format.",
+    )
+    split: Literal["token", "sentence"] | None = Field(
+        None,
+        description="Speak words as they come, or sentences when they are complete; "
+        "token where the model can, if it is not said.",
+    )
+    api_key: str | None = Field(
+        None, description="The API key, for clients that cannot send headers."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """What every utterance of a session has in common; `request` is without a text."""
+
+    request: SpeechRequest
+    output: Output
+    is_by_token: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClientEvent:
+    """A message from the client: its type, its `text` field unchecked, and the message itself."""
+
+    type: str
+    text: Any
+    raw: str
+
+
+class Connection:
+    """Sends events and audio, reads events; every method raises ClientLeft once it is closed.
+
+    max_waiting_chars: of messages that have been read and not handled yet
+    """
+
+    def __init__(self, socket: WebSocket, *, max_waiting_chars: int) -> None:
+        self._socket = socket
+        self._max_waiting_chars = max_waiting_chars
+        self._waiting_chars = 0
+
+    async def send(self, kind: str, **facts: object) -> None:
+        """Send one JSON event."""
+        await self._send({"text": json.dumps({"type": kind, **facts}, ensure_ascii=False)})
+
+    async def send_audio(self, data: bytes) -> None:
+        """Send audio, waiting for a client that reads slowly."""
+        for start in range(0, len(data), MAX_FRAME_BYTES):
+            await self._send({"bytes": data[start : start + MAX_FRAME_BYTES]})
+
+    async def send_error(self, error: TTSError, **facts: object) -> None:
+        """Send the one error body; vLLM-Omni's clients look for its message outside as well."""
+        error = in_words_of(SessionConfig, error)
+        await self.send("error", message=error.message, **body_of(error), **facts)
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        try:
+            await self._socket.send({"type": "websocket.send", **message})
+        except (WebSocketDisconnect, RuntimeError, OSError):
+            raise ClientLeft("the client closed the connection") from None
+
+    async def close(self, code: int = 1000) -> None:
+        """Close with a WebSocket status code."""
+        try:
+            await self._socket.close(code)
+        except (WebSocketDisconnect, RuntimeError, OSError):
+            raise ClientLeft("the client closed the connection") from None
+
+    async def receive(self) -> ClientEvent:
+        """Wait for the next event, which counts as waiting until it is `handled`.
+
+        Raises InvalidRequest for a message that is no event, and BodyTooLarge.
+        """
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise ClientLeft("the client closed the connection")
+        raw = message.get("text")
+        if raw is None:
+            raise InvalidRequest("send JSON in text frames; audio only goes out")
+        if self._waiting_chars + len(raw) > self._max_waiting_chars:
+            raise BodyTooLarge(
+                f"messages of more than {self._max_waiting_chars} bytes together wait to be handled"
+            )
+        event = _event_of(raw)
+        self._waiting_chars += len(raw)
+        return event
+
+    def handled(self, event: ClientEvent) -> None:
+        """Give back what an event counted."""
+        self._waiting_chars -= len(event.raw)
+
+
+def _event_of(raw: str) -> ClientEvent:
+    try:
+        event = json.loads(raw)
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict):
+        raise InvalidRequest("the message is not a JSON object", code="invalid_json")
+    if event.get("type") not in EVENT_TYPES:
+        raise InvalidRequest(f"type must be one of {', '.join(EVENT_TYPES)}", param="type")
+    return ClientEvent(event["type"], event.get("text"), raw)

@@ -1,0 +1,247 @@
+"""One WebSocket session: its configuration, and one utterance at a time.
+
+Events are handled in the order they come in, but for `input.cancel`, which comes first: one task
+reads the connection, another handles events, and each utterance is spoken by a third.
+"""
+
+import asyncio
+import hmac
+from dataclasses import replace
+
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+from qwen_tts_service.api.call import Call
+from qwen_tts_service.api.runtime import Runtime
+from qwen_tts_service.api.tickets import RUNTIME_KEY, parse_body
+from qwen_tts_service.errors import (
+    BodyTooLarge,
+    ClientLeft,
+    InvalidRequest,
+    TimedOut,
+    TTSError,
+    Unauthorized,
+)
+from qwen_tts_service.speech.synthesizer import Output
+from qwen_tts_service.speech.writing import can_speak_by_token, open_speech
+
+from .connection import PATH, ClientEvent, Connection, SessionConfig, SessionPlan
+from .utterance import WebSocketUtterance
+
+KEY_IS_DEFERRED = "qwen_tts.key_is_deferred"
+"""Set in the scope by `Front` for a client that must name the API key in its first message."""
+
+CONFIG_TIMEOUT_S = 10.0
+"""How long a new connection may say nothing."""
+TEXT_TIMEOUT_S = 60.0
+"""How long a text may stop in its middle; it may be holding a slot."""
+IDLE_TIMEOUT_S = 900.0
+"""How long a session may rest between utterances."""
+
+POLICY_VIOLATION, TOO_BIG = 1008, 1009
+
+
+async def handle_socket(socket: WebSocket) -> None:
+    """Hold one session, from the handshake to the end of the connection."""
+    session = Session(socket)
+    await socket.accept()
+    await session.run()
+
+
+ROUTES = [WebSocketRoute(PATH, handle_socket, name="speak_as_written")]
+
+
+class Session:
+    """One connection's session. The inbox holds events so that a cancel can overtake them."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._runtime: Runtime = socket.scope[RUNTIME_KEY]
+        self._id = Call.of(socket.scope).request_id
+        self._connection = Connection(
+            socket, max_waiting_chars=self._runtime.settings.max_body_bytes
+        )
+        self._is_key_deferred = bool(socket.scope.get(KEY_IS_DEFERRED))
+        self._inbox: asyncio.Queue[ClientEvent] = asyncio.Queue()
+        self._plan: SessionPlan | None = None
+        self._utterance: WebSocketUtterance | None = None
+        self._utterances = 0
+        self._handlers = {
+            "session.config": self._configure,
+            "input.text": self._take_text,
+            "input.done": self._end_text,
+        }
+
+    async def run(self) -> None:
+        """Read and handle events until one of both ends."""
+        tasks = [asyncio.create_task(self._read_all()), asyncio.create_task(self._handle_all())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            await self._stop_speaking("cancelled")
+        for error in ended:
+            if isinstance(error, Exception) and not isinstance(error, ClientLeft):
+                raise error
+
+    async def _read_all(self) -> None:
+        """Put events into the inbox and cancel at once; ends when the client leaves."""
+        while True:
+            try:
+                event = await self._connection.receive()
+            except BodyTooLarge as error:
+                await self._connection.send_error(error)
+                await self._connection.close(TOO_BIG)
+                return
+            except InvalidRequest as error:
+                await self._connection.send_error(error)
+                continue
+            if event.type == "input.cancel":
+                self._connection.handled(event)
+                await self._cancel()
+            else:
+                self._inbox.put_nowait(event)
+
+    async def _cancel(self) -> None:
+        """Barge-in: stop speaking and forget what was written, also for later utterances."""
+        while not self._inbox.empty():
+            self._connection.handled(self._inbox.get_nowait())
+        utterance = await self._stop_speaking("interrupted")
+        await self._connection.send(
+            "audio.cancelled",
+            utterance_index=None if utterance is None else utterance.index,
+            audio_seconds=0.0 if utterance is None else round(utterance.audio_s, 3),
+        )
+
+    async def _stop_speaking(self, outcome: str) -> WebSocketUtterance | None:
+        utterance, self._utterance = self._utterance, None
+        if utterance is not None:
+            await utterance.stop(outcome)
+        return utterance
+
+    async def _handle_all(self) -> None:
+        """Handle one event after the other; ends with the session."""
+        try:
+            while (event := await self._next()).type != "session.close":
+                self._connection.handled(event)
+                await self._handle(event)
+        except TimeoutError:
+            await self._refuse(TimedOut("no message came in time"))
+        except Unauthorized as error:
+            await self._refuse(error)
+        else:
+            await self._connection.close()
+
+    async def _refuse(self, error: TTSError) -> None:
+        await self._connection.send_error(error)
+        await self._connection.close(POLICY_VIOLATION)
+
+    async def _next(self) -> ClientEvent:
+        limit_s = IDLE_TIMEOUT_S if self._utterance is None else TEXT_TIMEOUT_S
+        async with asyncio.timeout(CONFIG_TIMEOUT_S if self._plan is None else limit_s):
+            return await self._inbox.get()
+
+    async def _handle(self, event: ClientEvent) -> None:
+        try:
+            if self._plan is None and event.type != "session.config":
+                self._check_key(None)
+                raise InvalidRequest("session.config comes first", param="type")
+            await self._handlers[event.type](event)
+        except (Unauthorized, ClientLeft):
+            raise
+        except TTSError as error:
+            await self._connection.send_error(error)
+
+    # Handlers --------------------------------------------------------------------------
+
+    async def _configure(self, event: ClientEvent) -> None:
+        if self._utterance is not None:
+            raise InvalidRequest(
+                "an utterance is being written; send input.done or input.cancel first",
+                param="type",
+            )
+        body = parse_body(event.raw.encode("utf-8", "replace"), SessionConfig)
+        assert isinstance(body, SessionConfig)
+        self._check_key(body.api_key)
+        plan = self._make_plan(body)
+        synthesizer = self._runtime.synthesizer
+        choice = synthesizer.voice.choose(plan.request)
+        open_speech(synthesizer, plan.request, plan.output, by_token=plan.is_by_token)
+        self._plan = plan
+        is_known = plan.request.language is not None or plan.request.speaker is not None
+        await self._connection.send(
+            "session.ready",
+            request_id=self._id,
+            model=synthesizer.voice.model_name,
+            voice=choice.speaker if is_known else None,
+            language=plan.request.language,
+            split="token" if plan.is_by_token else "sentence",
+            format=plan.output.format,
+            sample_rate=synthesizer.sample_rate_hz,
+            channels=1,
+            normalize=plan.request.normalize,
+            seed=plan.request.seed,
+        )
+
+    def _check_key(self, given: str | None) -> None:
+        if not self._is_key_deferred:
+            return
+        key = self._runtime.settings.api_key.get_secret_value()
+        if not hmac.compare_digest((given or "").encode("utf-8", "replace"), key.encode()):
+            raise Unauthorized(
+                "give the API key as `Authorization: Bearer <key>` or in session.config.api_key"
+            )
+        self._is_key_deferred = False
+
+    def _make_plan(self, body: SessionConfig) -> SessionPlan:
+        if body.text is not None or body.tokens is not None:
+            raise InvalidRequest("text is sent by input.text", param="text")
+        # A body needs a text to become a request; this one is never spoken.
+        request = body.model_copy(update={"text": "-"}).to_request(self._id, self._runtime.settings)
+        by_default = body.split is None and can_speak_by_token(self._runtime.synthesizer)
+        return SessionPlan(
+            request=replace(request, text=None),
+            output=Output(body.format, is_stream=True),
+            is_by_token=body.split == "token" or by_default,
+        )
+
+    async def _take_text(self, event: ClientEvent) -> None:
+        text = event.text
+        if not isinstance(text, str):
+            raise InvalidRequest("text must be a string", param="text")
+        if self._utterance is None and text.strip():
+            assert self._plan is not None
+            self._utterance = WebSocketUtterance(
+                self._connection, self._runtime, self._plan, self._new_index(), self._id
+            )
+        if self._utterance is not None:
+            await self._utterance.feed(text)
+
+    def _new_index(self) -> int:
+        self._utterances += 1
+        return self._utterances - 1
+
+    async def _end_text(self, _event: ClientEvent) -> None:
+        utterance = self._utterance
+        if utterance is None:
+            await self._send_done(self._new_index())
+            return
+        await utterance.finish()
+        await utterance.ended()
+        if self._utterance is utterance:
+            self._utterance = None
+            await self._send_done(
+                utterance.index, utterance.sentences, utterance.finish_reason, utterance.audio_s
+            )
+
+    async def _send_done(
+        self, index: int, sentences: int = 0, reason: str = "stop", audio_s: float = 0.0
+    ) -> None:
+        await self._connection.send(
+            "session.done",
+            utterance_index=index,
+            total_sentences=sentences,
+            finish_reason=reason,
+            audio_seconds=round(audio_s, 3),
+        )

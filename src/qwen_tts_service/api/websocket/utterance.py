@@ -1,0 +1,188 @@
+"""One text of a WebSocket session, from its first word to the end of its audio."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+
+from qwen_tts_service.api.call import Call
+from qwen_tts_service.api.runtime import Runtime
+from qwen_tts_service.errors import ClientLeft, InvalidRequest, TimedOut, TTSError
+from qwen_tts_service.speech.synthesizer import Speech
+from qwen_tts_service.speech.writing import open_speech
+from qwen_tts_service.telemetry import metrics
+from qwen_tts_service.types import FinishReason
+
+from .connection import PATH, Connection, SessionPlan
+
+
+class WebSocketUtterance:
+    """Speaks one text on a task of its own; in the log and the metrics it is a call.
+
+    `_half` holds half a character that a client has cut in two, until the other half comes.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        runtime: Runtime,
+        plan: SessionPlan,
+        index: int,
+        session_id: str,
+    ) -> None:
+        self._connection = connection
+        self._runtime = runtime
+        self._plan = plan
+        self.index = index
+        self.sentences = 0
+        self.audio_s = 0.0
+        self.finish_reason: FinishReason = "stop"
+        self._chars = 0
+        self._half = ""
+        self._stopped: tuple[str, FinishReason] | None = None
+        self._is_closed = False
+        self._speech = open_speech(
+            runtime.synthesizer, plan.request, plan.output, by_token=plan.is_by_token
+        )
+        self._call = Call(f"{session_id}.{index}", route=PATH, status=101)
+        self._call.note(format=plan.output.format, seed=plan.request.seed)
+        self._task = asyncio.create_task(self._run())
+
+    # The writer's side -----------------------------------------------------------------
+
+    async def feed(self, text: str) -> None:
+        """Add text; what comes after the speech has ended or failed is ignored."""
+        await self._unless_refused(lambda: self._feed(text))
+
+    async def finish(self) -> None:
+        """Say that the text is complete."""
+        await self._unless_refused(self._speech.finish)
+
+    async def _unless_refused(self, write: Callable[[], None]) -> None:
+        """A text that is refused on its way ends the speech; the client is told why."""
+        if self._task.done():
+            return
+        try:
+            write()
+        except TTSError as error:
+            await self.stop(error.code, "error")
+            await self._connection.send_error(error, utterance_index=self.index)
+
+    def _feed(self, text: str) -> None:
+        self._chars += len(text)
+        most = self._runtime.settings.max_text_chars
+        if self._chars > most:
+            raise InvalidRequest(
+                f"text has more than {most} characters; end utterances with input.done",
+                param="text",
+            )
+        self._speech.feed(self._whole_characters(text))
+
+    def _whole_characters(self, text: str) -> str:
+        """Join surrogates, which clients send apart when they cut text by UTF-16 units."""
+        text, self._half = self._half + text, ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    async def ended(self) -> None:
+        """Wait until it has been spoken, stopped or failed."""
+        await asyncio.wait({self._task})
+
+    async def stop(self, outcome: str, reason: FinishReason = "cancelled") -> None:
+        """End it now; `outcome` is for log and metrics. Harmless when it has ended."""
+        if self._task.done():
+            return
+        self._stopped = outcome, reason
+        self._task.cancel()
+        await self.ended()
+        self._close()  # a task that had not begun has not done it
+
+    # The speaker's side ----------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            async with aclosing(self._speech.speeches(self._take_slot)) as speeches:
+                async for speech in speeches:
+                    async with aclosing(speech):
+                        await self._send_speech(speech)
+        except Exception as error:  # noqa: BLE001 - the utterance's top
+            await self._fail(self._call.fail(error))
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Free the slot, write the line; once."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._stopped is not None:
+            self._call.outcome, self.finish_reason = self._stopped
+        if self._call.outcome == "interrupted":
+            metrics.CANCELLATIONS.labels("barge_in").inc()
+        self._call.spoke(self.audio_s)
+        self._call.note(chars=self._chars, finish_reason=self.finish_reason)
+        self._call.end()
+
+    async def _fail(self, error: TTSError) -> None:
+        self.finish_reason = "cancelled" if isinstance(error, ClientLeft) else "error"
+        if not isinstance(error, ClientLeft):
+            try:
+                await self._connection.send_error(error, utterance_index=self.index)
+            except ClientLeft:
+                self._call.outcome = ClientLeft.code
+
+    async def _take_slot(self) -> None:
+        """Wait for a slot, which is held to the utterance's end; raises Busy."""
+        slot = self._runtime.admission.enter()
+        self._call.at_end(slot.release)
+        try:
+            async with asyncio.timeout(self._runtime.settings.request_timeout_s):
+                await slot.granted()
+        except TimeoutError:
+            raise TimedOut("no slot came free within REQUEST_TIMEOUT_S") from None
+
+    async def _send_speech(self, speech: Speech) -> None:
+        """Send one stretch of audio between its start and its done."""
+        sent_bytes = 0
+        before_s = self.audio_s
+        async for data in speech:
+            if not sent_bytes:
+                await self._send_start(speech)
+            sent_bytes += len(data)
+            await self._connection.send_audio(data)
+            self._call.first_audio(self._plan.output.format)
+            self.audio_s = before_s + speech.audio_s
+        speech.check_ending()
+        self.finish_reason = speech.finish_reason or "stop"
+        await self._connection.send(
+            "audio.done",
+            utterance_index=self.index,
+            sentence_index=self.sentences,
+            finish_reason=self.finish_reason,
+            audio_seconds=round(speech.audio_s, 3),
+            total_bytes=sent_bytes,
+            error=False,
+        )
+        self.sentences += 1
+
+    async def _send_start(self, speech: Speech) -> None:
+        choice = speech.info.choice
+        synthesizer = self._runtime.synthesizer
+        self._call.note(
+            model=synthesizer.voice.model_name, voice=choice.speaker, language=choice.language
+        )
+        await self._connection.send(
+            "audio.start",
+            utterance_index=self.index,
+            sentence_index=self.sentences,
+            **({} if speech.text is None else {"sentence_text": speech.text}),
+            request_id=self._call.request_id,
+            format=self._plan.output.format,
+            sample_rate=synthesizer.sample_rate_hz,
+            channels=1,
+            voice=choice.speaker,
+            language=choice.language,
+            seed=self._plan.request.seed,
+            applied=choice.applied,
+            not_applied=choice.not_applied,
+        )
