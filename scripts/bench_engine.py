@@ -62,7 +62,7 @@ from qwen_tts_service.engine.engine import Engine, EngineOptions, EngineStatisti
 from qwen_tts_service.engine.job import Job
 from qwen_tts_service.engine.threads import on_a_thread_that_ends
 from qwen_tts_service.errors import TTSError
-from qwen_tts_service.kernels.attention import Places
+from qwen_tts_service.kernels.attention import CachePositions
 from qwen_tts_service.model.config import ModelConfig, TransformerConfig
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.model.sampling import CounterDraw, Sampler
@@ -126,9 +126,9 @@ class TimedRunner:
         ends.wait = self._clock.timed("frame", lambda: [False] * len(wait()))
         return ends
 
-    def sound(self, *what: Any) -> Any:
+    def decode(self, *what: Any) -> Any:
         with self._clock.part("codec"):
-            sound = self._inner.sound(*what)
+            sound = self._inner.decode(*what)
         sound.wait = self._clock.timed("codec", sound.wait)
         return sound
 
@@ -268,7 +268,7 @@ def captured_parts(
     state = model.new_state(slots=batch, max_positions=options.max_positions)
     state.length.fill_(options.max_positions // 2)
     slots = torch.arange(batch, device=model.device)
-    places = Places(slots, state.length[slots], options.max_positions)
+    places = CachePositions(slots, state.length[slots], options.max_positions)
     hidden = torch.zeros(batch, model.config.width, dtype=model.dtype, device=model.device)
     choose = Sampler(
         state.predictor_sampling.rows(slots),

@@ -19,7 +19,7 @@ from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Synthesizer
-from qwen_tts_service.types import SpeechRequest, VoiceChoice
+from qwen_tts_service.types import ReportProgress, SpeechRequest, VoiceChoice
 
 FRAME_SAMPLES = 1920
 FRAME_EVERY_S = float(os.environ.get("FRAME_EVERY_S", "0.05"))

@@ -115,10 +115,10 @@ class Endless:
         ends.wait = lambda: [False] * len(slots)
         return ends
 
-    def sound(self, *what):
+    def decode(self, *what):
         if "sound" in self.failing:
             raise RuntimeError("out of luck")
-        sound = self._inner.sound(*what)
+        sound = self._inner.decode(*what)
         if self.silent:
             samples = sound.wait()
             sound.wait = lambda: samples * 0

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from qwen_tts_service.kernels.attention import (
+    CachePositions,
     FlashAttention,
     MaskedAttention,
-    Places,
     RowwiseAttention,
     choose_attention,
     prefill,
@@ -41,7 +41,7 @@ def new_rows(B, T=1):
 def test_each_row_sees_its_own_positions_and_no_more(kind, cache):
     q, k, v = new_rows(3)
     slots, positions = torch.tensor([2, 0, 3]), torch.tensor([5, 0, 19])
-    rows = Places(slots, positions, 20)
+    rows = CachePositions(slots, positions, 20)
     before = [x.clone() for x in cache]
     out = kind("test").decode(q, k, v, cache, rows)
     for row, (slot, position) in enumerate(zip(slots, positions, strict=True)):
@@ -58,11 +58,11 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(cache):
     q, k, v = new_rows(4)
     slots, positions = torch.arange(4), torch.tensor([3, 17, 9, 22])
     together = RowwiseAttention("test").decode(
-        q, k, v, tuple(x.clone() for x in cache), Places(slots, positions, L)
+        q, k, v, tuple(x.clone() for x in cache), CachePositions(slots, positions, L)
     )
     for row in range(4):
         at = slice(row, row + 1)
-        one = Places(slots[at], positions[at], L)
+        one = CachePositions(slots[at], positions[at], L)
         copies = tuple(x.clone() for x in cache)
         alone = RowwiseAttention("test").decode(q[at], k[at], v[at], copies, one)
         assert torch.equal(alone[0], together[row])
@@ -73,7 +73,7 @@ def test_prefill_sees_what_lies_before_and_itself(cache, start):
     q, k, v = new_rows(2, T=5)
     slots = torch.tensor([3, 1])
     before = [x.clone() for x in cache]
-    out = prefill(q, k, v, cache, Places(slots, torch.arange(start, start + 5), start + 5))
+    out = prefill(q, k, v, cache, CachePositions(slots, torch.arange(start, start + 5), start + 5))
     for row, slot in enumerate(slots):
         for step in range(5):
             keys, values = (
@@ -102,7 +102,7 @@ class FakeLibrary:
 
 def test_flash_attention_is_told_where_each_row_lies(cache):
     q, k, v = new_rows(2)
-    rows = Places(torch.tensor([2, 0]), torch.tensor([5, 11]), L)
+    rows = CachePositions(torch.tensor([2, 0]), torch.tensor([5, 11]), L)
     copies = tuple(x.clone() for x in cache)
     flash = FlashAttention("test", FakeLibrary().flash_attn_with_kvcache).decode(
         q, k, v, copies, rows

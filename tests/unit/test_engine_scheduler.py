@@ -6,11 +6,11 @@ import pytest
 
 from qwen_tts_service.engine.options import EngineOptions
 from qwen_tts_service.engine.scheduler import (
-    Stream,
+    SequenceState,
     chunk_frames,
     end_of,
     may_join,
-    plan_sound,
+    plan_decode,
     plan_step,
 )
 
@@ -20,7 +20,9 @@ OPTIONS = EngineOptions(
 
 
 def stream(**state):
-    return Stream(**{"slot": 0, "prompt_rows": 5, "max_frames": 50, "runaway_frames": 60, **state})
+    return SequenceState(
+        **{"slot": 0, "prompt_rows": 5, "max_frames": 50, "runaway_frames": 60, **state}
+    )
 
 
 def speaking(**state):
@@ -87,8 +89,8 @@ def test_planning_changes_nothing():
     state = {"prompt_rows": 20, "frames": 3, "started": 3}
     one, twin = stream(**state), stream(**state)
     assert plan_step([one], OPTIONS).prefill == [(one, 0, 8), (one, 8, 8)]
-    plan_sound([one], OPTIONS, now_s=1.0, step_s=0.01)
-    slots = Stream.__slots__
+    plan_decode([one], OPTIONS, now_s=1.0, step_s=0.01)
+    slots = SequenceState.__slots__
     assert [getattr(one, name) for name in slots] == [getattr(twin, name) for name in slots]
 
 
@@ -166,5 +168,5 @@ def test_fixed_chunks_ignore_the_clock():
 def test_streams_that_decode_as_much_go_together():
     fresh, other, far = speaking(frames=1), speaking(frames=1), speaking(frames=8, chunks=9)
     full, idle = speaking(frames=1, has_room=False), speaking()
-    groups = plan_sound([fresh, far, full, other, idle], OPTIONS, now_s=0.0, step_s=0.01)
+    groups = plan_decode([fresh, far, full, other, idle], OPTIONS, now_s=0.0, step_s=0.01)
     assert groups == {1: [fresh, other], 8: [far]}

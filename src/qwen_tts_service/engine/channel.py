@@ -1,8 +1,7 @@
-"""A bounded channel that carries audio from a synthesis thread to the event loop.
+"""A bounded channel that carries audio from a thread to the event loop.
 
-The producer is a thread that must be able to see a full channel (`has_room`), a reader who
-has left (`is_cancelled`) and to wait for either. The consumer is one coroutine. A leaf: it
-does not know which voice feeds it nor what becomes of the audio.
+The producer is a thread that must be able to see a full channel (`has_room`), a reader who has
+left (`is_cancelled`) and to wait for either. The consumer is one coroutine.
 """
 
 import asyncio

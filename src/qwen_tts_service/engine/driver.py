@@ -1,7 +1,7 @@
-"""What the engine needs of a device that works by itself: graphs, streams and marks in them.
+"""CUDA graphs, streams and events behind one interface.
 
 `CudaDriver` is CUDA. `EagerDriver` does the same steps by plain calls, which is how the logic runs
-on a CPU, and what graphs are compared with. It does not know what is captured.
+on a CPU, and what graphs are compared with.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Work = Callable[[], None]
 
 
 class Mark(Protocol):
-    """A place in a device's stream of work."""
+    """An event in a device's stream of work."""
 
     def is_reached(self) -> bool: ...
 
@@ -26,7 +26,7 @@ class Mark(Protocol):
 
 
 class Driver(Protocol):
-    """What is needed of CUDA."""
+    """Graphs, streams, events and pinned memory of one device."""
 
     def capture(self, work: Work, pool: str) -> Work:
         """Run `work` to warm up, then record it; returns what repeats it on the same tensors.

@@ -1,7 +1,6 @@
-"""The engine: jobs go in, audio comes out, many at a time.
+"""The engine: jobs go in, audio comes out, many at a time by continuous batching.
 
-One thread owns the model and everything on its device; callers only ever hold a `PcmChannel`. It
-does not know texts, voices, HTTP or settings.
+One thread owns the model and everything on its device; callers only ever hold a `PcmChannel`.
 """
 
 import asyncio

@@ -1,11 +1,10 @@
-"""Runs steps on CUDA: prompts and whole frames as captured graphs, the codec on its own stream.
+"""Run steps on CUDA: prompts and whole frames as captured graphs, the codec on its own stream.
 
 Frames have a graph per number of rows, bound of positions and kind of sorting; prompts one per
 length of a piece and bound; the codec one per number of rows and of frames. Each reads the slots'
 numbers from a small tensor that is filled before it is replayed; what a graph has too many of goes
 to a spare slot, or behind the end. Outcomes are copied to pinned memory and looked at one frame
-later, so the device never waits for Python. `driver.py` is the seam to CUDA. It does not know
-streams of audio or plans.
+later, so the device never waits for Python. driver.py is the interface to CUDA.
 
 NOT MEASURED: no CUDA device was at hand; what is tested is the logic, with a driver for the CPU.
 `scripts/check_cuda.py` is what to run on the first one.
@@ -31,7 +30,8 @@ from qwen_tts_service.types import ReportProgress, Samples
 from .driver import Driver, Mark, Work
 from .job import Job
 from .options import EngineOptions
-from .runner import RING_FRAMES, Ends, Slots, Sound
+from .runner import PendingAudio, PendingEnds
+from .slots import RING_FRAMES, SlotTensors
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +55,15 @@ class _FrameCall:
 
 @dataclass(frozen=True, slots=True)
 class _PrefillCall:
-    """rows: [1, P, C] and place: int64 [2], slot and first position, both read by `run`."""
+    """rows: [1, P, C] and target: int64 [2], slot and first position, both read by `run`."""
 
     rows: Tensor
-    place: Tensor
+    target: Tensor
     run: Work
 
 
 @dataclass(frozen=True, slots=True)
-class _SoundCall:
+class _DecodeCall:
     """rows: int64 [3, B], slots, first frames and whether active; samples: float32 [B, N]."""
 
     rows: Tensor
@@ -82,7 +82,7 @@ class _MarkedEnds:
         return ends
 
 
-class _MarkedSound:
+class _MarkedAudio:
     def __init__(self, mark: Mark, samples: Tensor, length: int) -> None:
         self._mark = mark
         self._samples = samples
@@ -110,7 +110,7 @@ class GraphRunner:
         driver: Driver,
         on_progress: ReportProgress = lambda _step, _fraction: None,
     ) -> None:
-        self._slots = Slots(model, options, spare=1)
+        self._slots = SlotTensors(model, options, spare=1)
         self._spare = options.slots
         self._driver = driver
         self._device = model.device
@@ -126,12 +126,12 @@ class GraphRunner:
         self._to_host = [driver.pinned(options.slots, dtype=torch.bool) for _ in range(2)]
         self._turn = 0
         self._frame_marks: deque[Mark] = deque(maxlen=2)
-        self._sound_mark: Mark | None = None
-        self._old_sounds: deque[Mark | None] = deque()
+        self._codec_mark: Mark | None = None
+        self._old_audio: deque[Mark | None] = deque()
         self._has_new_slot = False
         self._frames: dict[tuple[int, int, bool], _FrameCall] = {}
         self._prefills: dict[tuple[int, int], _PrefillCall] = {}
-        self._sounds: dict[tuple[int, int], _SoundCall] = {}
+        self._audio: dict[tuple[int, int], _DecodeCall] = {}
         self._capture_all(on_progress)
         logger.info("engine memory: %s", self._slots.memory)
 
@@ -147,14 +147,14 @@ class GraphRunner:
         end = start + rows
         call = self._prefills[smallest(self._pieces, rows), smallest(self._prefill_bounds, end)]
         call.rows[0, :rows] = prompt.rows[start:end]
-        self._fill(call.place, [slot, start])
+        self._fill(call.target, [slot, start])
         call.run()
         self._slots.keep_prefix(slot, prompt, end)
 
     def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
         self._slots.append_text(slot, ids, start=start, is_end=is_end)
 
-    def frame(self, slots: Sequence[int], *, full_sort: bool, positions: int) -> Ends:
+    def frame(self, slots: Sequence[int], *, full_sort: bool, positions: int) -> PendingEnds:
         rows = len(slots)
         size = smallest(self._buckets, rows)
         call = self._frames[size, smallest(self._bounds, positions), full_sort]
@@ -168,12 +168,12 @@ class GraphRunner:
         self._turn = 1 - self._turn
         return _MarkedEnds(mark, ends)
 
-    def sound(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Sound:
+    def decode(self, slots: Sequence[int], first: Sequence[int], frames: int) -> PendingAudio:
         rows = len(slots)
         size = smallest(self._buckets, rows)
         # Only the last chunk of an utterance has a length of its own. What the graph decodes
         # behind it is cut off, and its state is never used again.
-        call = self._sounds[size, smallest(self._chunks, frames)]
+        call = self._audio[size, smallest(self._chunks, frames)]
         # The codec wants no slot twice: rows that nobody needs are others' slots, inactive.
         others = [slot for slot in range(self._slots.count) if slot not in slots][: size - rows]
         unused = [0] * len(others)
@@ -185,13 +185,13 @@ class GraphRunner:
             call.run()
             samples = self._driver.pinned(rows, call.samples.shape[1], dtype=torch.float32)
             samples.copy_(call.samples[:rows], non_blocking=True)
-            self._sound_mark = self._driver.mark()
+            self._codec_mark = self._driver.mark()
         length = frames * self._slots.model.config.codec.samples_per_frame
-        return _MarkedSound(self._sound_mark, samples, length)
+        return _MarkedAudio(self._codec_mark, samples, length)
 
     def clear(self, slots: Sequence[int]) -> None:
-        if self._sound_mark is not None:
-            self._driver.hold(self._sound_mark)
+        if self._codec_mark is not None:
+            self._driver.hold(self._codec_mark)
         self._slots.clear(slots)
 
     def _fill(self, target: Tensor, numbers: Sequence[Any]) -> None:
@@ -205,12 +205,12 @@ class GraphRunner:
 
         It does in the ring of a slot that changed hands, and of all slots when it lags far behind.
         """
-        if self._has_new_slot and self._sound_mark is not None:
-            self._driver.hold(self._sound_mark)
+        if self._has_new_slot and self._codec_mark is not None:
+            self._driver.hold(self._codec_mark)
         self._has_new_slot = False
-        self._old_sounds.append(self._sound_mark)
-        if len(self._old_sounds) > CODEC_LAG_STEPS:
-            mark = self._old_sounds.popleft()
+        self._old_audio.append(self._codec_mark)
+        if len(self._old_audio) > CODEC_LAG_STEPS:
+            mark = self._old_audio.popleft()
             if mark is not None:
                 self._driver.hold(mark)
 
@@ -235,7 +235,7 @@ class GraphRunner:
             self._prefills[rows, bound] = self._prefill_call(rows, bound)
         for size, length in sounds:
             tell()
-            self._sounds[size, length] = self._sound_call(size, length)
+            self._audio[size, length] = self._decode_call(size, length)
         tell()
 
     def _frame_call(self, size: int, bound: int, full_sort: bool) -> _FrameCall:
@@ -252,24 +252,24 @@ class GraphRunner:
     def _prefill_call(self, rows: int, bound: int) -> _PrefillCall:
         model, state = self._slots.model, self._slots.state
         inputs = torch.zeros(1, rows, model.config.width, dtype=model.dtype, device=self._device)
-        place = torch.tensor([self._spare, 0], device=self._device)
+        target = torch.tensor([self._spare, 0], device=self._device)
 
         def work() -> None:
-            model.prefill(state, place[:1], inputs, start=place[1], bound=bound)
+            model.prefill(state, target[:1], inputs, start=target[1], bound=bound)
 
         # In the pool of the frames, which run on the same stream.
-        return _PrefillCall(inputs, place, self._driver.capture(work, "frames"))
+        return _PrefillCall(inputs, target, self._driver.capture(work, "frames"))
 
-    def _sound_call(self, size: int, frames: int) -> _SoundCall:
+    def _decode_call(self, size: int, frames: int) -> _DecodeCall:
         rows = torch.zeros(3, size, dtype=torch.int64, device=self._device)
         rows[0] = torch.arange(size, device=self._device)
         length = frames * self._slots.model.config.codec.samples_per_frame
         samples = torch.zeros(size, length, device=self._device)
 
         def work() -> None:
-            samples.copy_(self._slots.sound(rows[0], rows[1], frames, active=rows[2].bool()))
+            samples.copy_(self._slots.decode(rows[0], rows[1], frames, active=rows[2].bool()))
 
-        return _SoundCall(rows, samples, self._driver.capture(work, "codec"))
+        return _DecodeCall(rows, samples, self._driver.capture(work, "codec"))
 
 
 def doubling(first: int, most: int) -> tuple[int, ...]:

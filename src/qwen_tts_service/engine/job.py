@@ -1,7 +1,4 @@
-"""What the engine is asked to speak: ids and numbers, no text.
-
-It does not know tensors, slots or who asked.
-"""
+"""Jobs: one utterance for the engine to speak, as token ids and numbers."""
 
 import threading
 from collections import deque

@@ -1,16 +1,15 @@
-"""The engine's one thread: takes jobs, plans a step, has it run, hands the audio out, for ever.
+"""The engine's thread: take jobs, plan a step, run it, hand out the audio, for ever.
 
-Everything that touches the model happens here. A failing call fails the streams it worked for
-and nobody else; several in a row fail everyone. It does not know tensors, devices or callers'
-event loops.
+Everything that touches the model happens here. A failing call fails the sequences it worked for
+and nobody else; several in a row fail everyone.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
@@ -24,8 +23,8 @@ from qwen_tts_service.types import Samples
 
 from .job import Job, TextFeed
 from .options import EngineOptions, EngineStatistics
-from .runner import Ends, Runner, Sound
-from .scheduler import StepPlan, Stream, end_of, may_join, plan_sound, plan_step
+from .runner import PendingAudio, PendingEnds, Runner
+from .scheduler import SequenceState, StepPlan, end_of, may_join, plan_decode, plan_step
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +33,35 @@ _NEW_STEP_WEIGHT = 0.2
 PAUSE_POLL_S = 0.005
 """How often slow readers and writers are looked at while nobody else has anything to do."""
 TEXT_IDS_PER_STEP = 16
-"""Text that one stream may bring in a step. A frame uses one; more would keep others waiting."""
+"""Text that one sequence may bring in a step. A frame uses one; more would keep others waiting."""
 
-Order = tuple[Job, PcmChannel]
+Submission = tuple[Job, PcmChannel]
 OnStep = Callable[[EngineStatistics], None]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Speech(Stream):
-    """A stream with where its audio goes, its prompt, and where its text goes on, if it does."""
+class RunningSequence(SequenceState):
+    """A sequence with where its audio goes, its prompt, and where its text goes on, if it does."""
 
     channel: PcmChannel
     prompt: PromptEmbeddings
     feed: TextFeed | None = None
+
+
+class _CallFailed(Exception):
+    """A call that worked for these sequences, and for no others, has failed."""
+
+    def __init__(self, sequences: Sequence[RunningSequence]) -> None:
+        self.sequences = sequences
+
+
+@contextmanager
+def _working_for(sequences: Sequence[RunningSequence]) -> Iterator[None]:
+    """Within the block work is done for these sequences: what it raises is their failure."""
+    try:
+        yield
+    except Exception as error:
+        raise _CallFailed(sequences) from error
 
 
 class EngineLoop:
@@ -56,13 +71,12 @@ class EngineLoop:
         self._runner = runner
         self._options = options
         self._on_step = on_step
-        self._inbox: SimpleQueue[Order | None] = SimpleQueue()
-        self._waiting: deque[Order] = deque()
-        self._streams: list[Speech] = []
+        self._inbox: SimpleQueue[Submission | None] = SimpleQueue()
+        self._waiting: deque[Submission] = deque()
+        self._sequences: list[RunningSequence] = []
         self._free = list(range(options.slots - 1, -1, -1))
-        self._frames: deque[tuple[list[Speech], Ends]] = deque()
-        self._sounds: deque[tuple[list[Speech], int, Sound]] = deque()
-        self._involved: Sequence[Speech] | None = None
+        self._frames: deque[tuple[list[RunningSequence], PendingEnds]] = deque()
+        self._audio: deque[tuple[list[RunningSequence], int, PendingAudio]] = deque()
         self._failures_in_row = 0
         self._failures = 0
         self._usual_step_s = 0.0
@@ -111,23 +125,23 @@ class EngineLoop:
         started_s = self.busy_since_s = time.perf_counter()
         try:
             rows = self._step(started_s)
-        except Exception:
-            logger.exception("an engine step failed")
-            self._failures += 1
-            self._fail_step()
+        except _CallFailed as error:
+            self._fail(error.sequences, error)
             rows = 0
-        else:
-            self._failures_in_row *= not rows
+        except Exception as error:  # noqa: BLE001 - nobody knows whose it was
+            self._fail(self._sequences, error)
+            rows = 0
+        if rows:
+            self._failures_in_row = 0
         self.busy_since_s = None
         self._count(rows, time.perf_counter() - started_s)
 
     def _step(self, now_s: float) -> int:
         """Do one step; returns how many utterances advanced."""
-        self._involved = None
         self._look_at_readers()
         self._read_texts()
         self._join()
-        plan = plan_step(self._streams, self._options)
+        plan = plan_step(self._sequences, self._options)
         self._launch(plan)
         self._collect(0 if not plan.advance else self._runner.run_ahead)
         self._decode(now_s)
@@ -136,16 +150,16 @@ class EngineLoop:
 
     def _receive(self) -> None:
         """Take what has come in; with nothing at all to do, wait for it."""
-        has_work = self._frames or self._sounds or (self._waiting and self._free)
-        can_move = has_work or any(stream.can_move for stream in self._streams)
+        has_work = self._frames or self._audio or (self._waiting and self._free)
+        can_move = has_work or any(sequence.can_move for sequence in self._sequences)
         if not can_move:
             with suppress(Empty):
-                self._accept(self._inbox.get(timeout=PAUSE_POLL_S if self._streams else None))
+                self._accept(self._inbox.get(timeout=PAUSE_POLL_S if self._sequences else None))
         self._accept_all()
 
-    def _accept(self, order: Order | None) -> None:
-        if order is not None:
-            self._waiting.append(order)
+    def _accept(self, submission: Submission | None) -> None:
+        if submission is not None:
+            self._waiting.append(submission)
 
     def _accept_all(self) -> None:
         with suppress(Empty):
@@ -153,49 +167,51 @@ class EngineLoop:
                 self._accept(self._inbox.get_nowait())
 
     def _look_at_readers(self) -> None:
-        for stream in self._streams:
-            stream.has_room = stream.channel.has_room
-        for stream in [stream for stream in self._streams if stream.channel.is_cancelled]:
-            stream.end = "cancelled"
-            stream.channel.close("cancelled")
-            self._release(stream)
+        for sequence in self._sequences:
+            sequence.has_room = sequence.channel.has_room
+        for sequence in [sequence for sequence in self._sequences if sequence.channel.is_cancelled]:
+            sequence.end = "cancelled"
+            sequence.channel.close("cancelled")
+            self._release(sequence)
 
     def _read_texts(self) -> None:
         """Bring in what was written since the last step."""
-        for stream in self._streams:
-            if stream.feed is None or stream.text_rows is None:
+        for sequence in self._sequences:
+            if sequence.feed is None or sequence.text_rows is None:
                 continue
-            self._involved = (stream,)
-            ids, runaway_frames = stream.feed.take(TEXT_IDS_PER_STEP)
+            ids, runaway_frames = sequence.feed.take(TEXT_IDS_PER_STEP)
             is_end = runaway_frames is not None
             if ids or is_end:
-                self._runner.append_text(stream.slot, ids, start=stream.text_rows, is_end=is_end)
-            stream.text_rows += len(ids)
+                with _working_for([sequence]):
+                    self._runner.append_text(
+                        sequence.slot, ids, start=sequence.text_rows, is_end=is_end
+                    )
+            sequence.text_rows += len(ids)
             if runaway_frames is not None:
-                stream.text_rows, stream.runaway_frames = None, runaway_frames
-        self._involved = None
+                sequence.text_rows, sequence.runaway_frames = None, runaway_frames
 
     def _join(self) -> None:
-        while self._waiting and self._free and may_join(self._streams, self._options):
+        while self._waiting and self._free and may_join(self._sequences, self._options):
             job, channel = self._waiting.popleft()
             if channel.is_cancelled:
                 channel.close("cancelled")
                 continue
-            self._involved = ()
-            try:
+            with _working_for([]):
                 self._begin(job, channel)
-            except TTSError as error:
-                channel.fail(error)
-            except Exception:
-                channel.fail(SynthesisFailed("the speech could not be started"))
-                raise
 
     def _begin(self, job: Job, channel: PcmChannel) -> None:
         slot = self._free[-1]
-        prompt, read = self._runner.begin(slot, job)
+        try:
+            prompt, read = self._runner.begin(slot, job)
+        except TTSError as error:
+            channel.fail(error)
+            return
+        except Exception:
+            channel.fail(SynthesisFailed("the speech could not be started"))
+            raise
         self._free.pop()
         sampling = job.sampling
-        speech = Speech(
+        sequence = RunningSequence(
             slot=slot,
             prompt_rows=len(prompt.rows) - 1,
             prefix_rows=prompt.prefix_rows,
@@ -208,96 +224,101 @@ class EngineLoop:
             prompt=prompt,
             feed=job.feed,
         )
-        self._streams.append(speech)
+        self._sequences.append(sequence)
 
-    def _launch(self, plan: StepPlan[Speech]) -> None:
-        for stream, start, rows in plan.prefill:
-            self._involved = (stream,)
-            self._runner.prefill(stream.slot, stream.prompt, start, rows)
-            stream.prefilled += rows
+    def _launch(self, plan: StepPlan[RunningSequence]) -> None:
+        for sequence, start, rows in plan.prefill:
+            with _working_for([sequence]):
+                self._runner.prefill(sequence.slot, sequence.prompt, start, rows)
+            sequence.prefilled += rows
         if not plan.advance:
             return
-        self._involved = plan.advance
-        ends = self._runner.frame(
-            [stream.slot for stream in plan.advance],
-            full_sort=any(stream.needs_full_sort for stream in plan.advance),
-            positions=max(stream.positions for stream in plan.advance),
-        )
-        for stream in plan.advance:
-            stream.started += 1
+        with _working_for(plan.advance):
+            ends = self._runner.frame(
+                [sequence.slot for sequence in plan.advance],
+                full_sort=any(sequence.needs_full_sort for sequence in plan.advance),
+                positions=max(sequence.positions for sequence in plan.advance),
+            )
+        for sequence in plan.advance:
+            sequence.started += 1
         self._frames.append((plan.advance, ends))
 
     def _collect(self, under_way: int) -> None:
         """Look at the outcome of frame steps until only `under_way` are left."""
         while len(self._frames) > under_way:
-            streams, ends = self._frames.popleft()
-            self._involved = streams
-            for stream, drew_end in zip(streams, ends.wait(), strict=True):
-                if stream.end is None:
-                    stream.frames += not drew_end
-                    stream.end = end_of(stream, drew_end=drew_end)
+            sequences, ends = self._frames.popleft()
+            with _working_for(sequences):
+                outcome = ends.wait()
+            for sequence, drew_end in zip(sequences, outcome, strict=True):
+                if sequence.end is None:
+                    if not drew_end:
+                        sequence.frames += 1
+                    sequence.end = end_of(sequence, drew_end=drew_end)
 
     def _decode(self, now_s: float) -> None:
-        groups = plan_sound(self._streams, self._options, now_s=now_s, step_s=self._usual_step_s)
-        for frames, streams in groups.items():
-            self._involved = streams
-            sound = self._runner.sound(
-                [stream.slot for stream in streams],
-                [stream.decoded for stream in streams],
-                frames,
-            )
-            for stream in streams:
-                stream.decoded += frames
-                stream.chunks += 1
-            self._sounds.append((streams, frames, sound))
+        groups = plan_decode(self._sequences, self._options, now_s=now_s, step_s=self._usual_step_s)
+        for frames, sequences in groups.items():
+            with _working_for(sequences):
+                audio = self._runner.decode(
+                    [sequence.slot for sequence in sequences],
+                    [sequence.decoded for sequence in sequences],
+                    frames,
+                )
+            for sequence in sequences:
+                sequence.decoded += frames
+                sequence.chunks += 1
+            self._audio.append((sequences, frames, audio))
 
     def _deliver(self, *, wait: bool) -> None:
-        """Hand out finished sound in order; `wait`, and first chunks, are waited for."""
-        while self._sounds:
-            streams, frames, sound = self._sounds[0]
-            is_urgent = wait or any(stream.first_sent_s is None for stream in streams)
-            if not is_urgent and not sound.is_ready():
+        """Hand out finished audio in order; `wait`, and first chunks, are waited for."""
+        while self._audio:
+            sequences, frames, audio = self._audio[0]
+            is_urgent = wait or any(sequence.first_sent_s is None for sequence in sequences)
+            if not is_urgent and not audio.is_ready():
                 break
-            self._sounds.popleft()
-            self._involved = streams
-            self._send(streams, sound.wait(), frames)
+            self._audio.popleft()
+            with _working_for(sequences):
+                samples = audio.wait()
+            self._send(sequences, samples, frames)
         self._finish()
 
-    def _send(self, streams: list[Speech], samples: Samples, frames: int) -> None:
+    def _send(self, sequences: list[RunningSequence], samples: Samples, frames: int) -> None:
         now_s = time.perf_counter()
         silent = silent_at_end(samples, frames, self._options.silence_rms)
-        for stream, row, quiet in zip(streams, samples, silent, strict=True):
-            stream.silent = quiet + (stream.silent if quiet == frames else 0)
-            if stream.end is None and stream.silent >= self._options.silence_frames:
-                stream.end = "runaway"
-            if stream.first_sent_s is None:
-                stream.first_sent_s = now_s
-            stream.channel.put(row)
+        for sequence, row, quiet in zip(sequences, samples, silent, strict=True):
+            sequence.silent = quiet + (sequence.silent if quiet == frames else 0)
+            if sequence.end is None and sequence.silent >= self._options.silence_frames:
+                sequence.end = "runaway"
+            if sequence.first_sent_s is None:
+                sequence.first_sent_s = now_s
+            sequence.channel.put(row)
 
     def _finish(self) -> None:
-        """Close the streams whose last sound has been handed out."""
-        coming = {id(stream) for streams, _, _ in self._sounds for stream in streams}
-        for stream in [stream for stream in self._streams if stream.is_spoken]:
-            if id(stream) not in coming:
-                stream.channel.close(stream.end or "stop")
-                self._release(stream)
+        """Close the sequences whose last audio has been handed out."""
+        coming = {id(sequence) for sequences, _, _ in self._audio for sequence in sequences}
+        for sequence in [sequence for sequence in self._sequences if sequence.is_spoken]:
+            if id(sequence) not in coming:
+                sequence.channel.close(sequence.end or "stop")
+                self._release(sequence)
 
-    def _release(self, stream: Speech) -> None:
-        """Free a slot; what is still under way for its stream will be ignored."""
-        self._streams.remove(stream)
-        self._free.append(stream.slot)
+    def _release(self, sequence: RunningSequence) -> None:
+        """Free a slot; what is still under way for its sequence will be ignored."""
+        self._sequences.remove(sequence)
+        self._free.append(sequence.slot)
 
-    def _fail_step(self) -> None:
-        """Fail the streams that the failing call worked for, all of them if that is unknown."""
+    def _fail(self, sequences: Sequence[RunningSequence], error: Exception) -> None:
+        """Fail the sequences that a failed call worked for, as far as they still run."""
+        logger.error("an engine step failed", exc_info=error)
+        self._failures += 1
         self._failures_in_row += 1
-        failed = [s for s in self._streams if self._involved is None or s in self._involved]
-        for stream in failed:
-            stream.end = "error"
-            stream.channel.fail(SynthesisFailed("the model failed while speaking"))
-            self._release(stream)
+        failed = [sequence for sequence in sequences if sequence in self._sequences]
+        for sequence in failed:
+            sequence.end = "error"
+            sequence.channel.fail(SynthesisFailed("the model failed while speaking"))
+            self._release(sequence)
         try:
             if failed:
-                self._runner.clear([stream.slot for stream in failed])
+                self._runner.clear([sequence.slot for sequence in failed])
         except Exception:
             logger.exception("the slots of a failed step could not be cleared")
             self._failures_in_row = self._options.max_failures
@@ -308,13 +329,13 @@ class EngineLoop:
             usual_s = self._usual_step_s or step_s
             self._usual_step_s = usual_s + _NEW_STEP_WEIGHT * (step_s - usual_s)
         self.statistics = EngineStatistics(
-            steps=old.steps + bool(rows),
+            steps=old.steps + (1 if rows else 0),
             frames=old.frames + rows,
             failures=self._failures,
             rows=rows,
             step_s=step_s,
-            active=len(self._streams),
-            paused=sum(not stream.can_move for stream in self._streams),
+            active=len(self._sequences),
+            paused=sum(not sequence.can_move for sequence in self._sequences),
             waiting=len(self._waiting) + self._inbox.qsize(),
         )
         self._on_step(self.statistics)
@@ -325,10 +346,10 @@ class EngineLoop:
         self._accept_all()
         for _, channel in self._waiting:
             channel.fail(end)
-        for stream in self._streams:
-            stream.channel.fail(end)
+        for sequence in self._sequences:
+            sequence.channel.fail(end)
         self._waiting.clear()
-        self._streams.clear()
+        self._sequences.clear()
 
 
 def silent_at_end(samples: Samples, frames: int, below_rms: float) -> list[int]:

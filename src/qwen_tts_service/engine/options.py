@@ -1,7 +1,4 @@
-"""How an engine is set up, and the numbers it shows of itself.
-
-It does not know tensors, requests or where a setting comes from.
-"""
+"""Options of an engine, and the statistics it keeps."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
-"""Prefixes that prompts share, already read: instruction, speaker and language.
+"""LRU cache of keys and values for prompt prefixes: instruction, speaker and language.
 
 A prompt whose prefix has been read before takes its keys and values from here, and only its text
 is left to read. A prefix is always read by itself, so what a prompt comes to does not depend on
-whether its prefix was here. It does not know slots, jobs or what ids mean.
+whether its prefix was here.
 
 Letters: P positions, K key/value heads, D head size.
 """

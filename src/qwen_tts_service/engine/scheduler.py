@@ -1,7 +1,6 @@
-"""What the next step does: who reads its prompt, who advances, who is turned into sound.
+"""The scheduler: what the next step prefills, advances by a frame, and decodes to audio.
 
-Pure: the same streams, limits and time give the same plan, and planning changes nothing. It does
-not know tensors, threads, channels or what an utterance says.
+Pure: the same sequences, limits and time give the same plan, and planning changes nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +13,8 @@ from .options import EngineOptions
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Stream:
-    """What planning needs to know of one utterance in a slot.
+class SequenceState:
+    """What planning needs to know of one job in a slot.
 
     prompt_rows, prefilled: rows to read before the first frame, and how many have been read
     prefix_rows: so many of them are read by themselves, as others may have them too
@@ -63,6 +62,11 @@ class Stream:
         return self.has_room and (self.has_text or not self.is_ready)
 
     @property
+    def may_advance(self) -> bool:
+        """Whether reader, text and limits let it make another frame."""
+        return self.has_room and self.has_text and self.started < self.frame_limit
+
+    @property
     def frame_limit(self) -> int:
         """Frames after which it is ended."""
         return min(self.max_frames, self.runaway_frames)
@@ -78,73 +82,77 @@ class Stream:
         return self.end is not None and self.decoded == self.frames
 
 
-StreamT = TypeVar("StreamT", bound=Stream)
+SequenceT = TypeVar("SequenceT", bound=SequenceState)
 
 
 @dataclass(frozen=True, slots=True)
-class StepPlan(Generic[StreamT]):
-    """prefill: (stream, first row, rows) to read now; advance: streams that make one frame."""
+class StepPlan(Generic[SequenceT]):
+    """prefill: (sequence, first row, rows) to read now; advance: sequences that make one frame."""
 
-    prefill: list[tuple[StreamT, int, int]] = field(default_factory=list)
-    advance: list[StreamT] = field(default_factory=list)
+    prefill: list[tuple[SequenceT, int, int]] = field(default_factory=list)
+    advance: list[SequenceT] = field(default_factory=list)
 
 
-def may_join(streams: Iterable[Stream], options: EngineOptions) -> bool:
+def may_join(sequences: Iterable[SequenceState], options: EngineOptions) -> bool:
     """Whether another utterance may take a slot: not while earlier prompts fill the next step."""
-    unread = sum(stream.prompt_rows - stream.prefilled for stream in streams)
+    unread = sum(sequence.prompt_rows - sequence.prefilled for sequence in sequences)
     return unread < options.prefill_tokens_per_step
 
 
-def plan_step(streams: Sequence[StreamT], options: EngineOptions) -> StepPlan[StreamT]:
-    """Plan prompts, in order of arrival and bounded, and one frame for every other stream.
+def plan_step(sequences: Sequence[SequenceT], options: EngineOptions) -> StepPlan[SequenceT]:
+    """Plan prompts, in order of arrival and bounded, and one frame for every other sequence.
 
-    A stream whose prompt is complete after this step's reading advances in the same step; one
+    A sequence whose prompt is complete after this step's reading advances in the same step; one
     whose reader or writer does not keep up, or that has begun its last frame, does not.
     """
-    plan: StepPlan[StreamT] = StepPlan()
+    plan: StepPlan[SequenceT] = StepPlan()
     left = options.prefill_tokens_per_step
-    for stream in streams:
-        if stream.end is not None:
+    for sequence in sequences:
+        if sequence.end is not None:
             continue
-        row = stream.prefilled
-        while row < stream.prompt_rows and (left > 0 or not plan.prefill):
-            end = stream.prefix_rows if row < stream.prefix_rows else stream.prompt_rows
+        row = sequence.prefilled
+        while row < sequence.prompt_rows and (left > 0 or not plan.prefill):
+            end = sequence.prefix_rows if row < sequence.prefix_rows else sequence.prompt_rows
             rows = min(options.prefill_piece_rows, end - row)
-            plan.prefill.append((stream, row, rows))
+            plan.prefill.append((sequence, row, rows))
             row += rows
             left -= rows
-        may_advance = stream.has_room and stream.has_text and stream.started < stream.frame_limit
-        if row >= stream.prompt_rows and may_advance:
-            plan.advance.append(stream)
+        may_advance = (
+            sequence.has_room and sequence.has_text and sequence.started < sequence.frame_limit
+        )
+        if row >= sequence.prompt_rows and may_advance:
+            plan.advance.append(sequence)
     return plan
 
 
-def end_of(stream: Stream, *, drew_end: bool) -> FinishReason | None:
-    """How a stream ends after the frame it has just made, or None if it goes on."""
+def end_of(sequence: SequenceState, *, drew_end: bool) -> FinishReason | None:
+    """How a sequence ends after the frame it has just made, or None if it goes on."""
     if drew_end:
         return "stop"
-    if stream.frames >= stream.max_frames:
+    if sequence.frames >= sequence.max_frames:
         return "length"
-    return "runaway" if stream.frames >= stream.runaway_frames else None
+    return "runaway" if sequence.frames >= sequence.runaway_frames else None
 
 
-def plan_sound(
-    streams: Iterable[StreamT], options: EngineOptions, *, now_s: float, step_s: float
-) -> dict[int, list[StreamT]]:
-    """Group the streams whose codes become sound now by how many frames they decode.
+def plan_decode(
+    sequences: Iterable[SequenceT], options: EngineOptions, *, now_s: float, step_s: float
+) -> dict[int, list[SequenceT]]:
+    """Group the sequences whose codes become sound now by how many frames they decode.
 
     step_s: how long a step takes at present
     """
-    groups: dict[int, list[StreamT]] = {}
-    for stream in streams:
-        if stream.frames > stream.decoded and stream.has_room:
-            frames = chunk_frames(stream, options, now_s=now_s, step_s=step_s)
+    groups: dict[int, list[SequenceT]] = {}
+    for sequence in sequences:
+        if sequence.frames > sequence.decoded and sequence.has_room:
+            frames = chunk_frames(sequence, options, now_s=now_s, step_s=step_s)
             if frames:
-                groups.setdefault(frames, []).append(stream)
+                groups.setdefault(frames, []).append(sequence)
     return groups
 
 
-def chunk_frames(stream: Stream, options: EngineOptions, *, now_s: float, step_s: float) -> int:
+def chunk_frames(
+    sequence: SequenceState, options: EngineOptions, *, now_s: float, step_s: float
+) -> int:
     """Return how many frames to decode now; 0 to wait for more.
 
     A chunk is as large as the ramp allows, since large ones cost less per frame. It is sent
@@ -153,13 +161,13 @@ def chunk_frames(stream: Stream, options: EngineOptions, *, now_s: float, step_s
     would only make it worse.
     """
     ramp = options.chunk_frames
-    full = ramp[min(stream.chunks, len(ramp) - 1)]
-    there = stream.frames - stream.decoded
-    if there >= full or stream.end is not None:
+    full = ramp[min(sequence.chunks, len(ramp) - 1)]
+    there = sequence.frames - sequence.decoded
+    if there >= full or sequence.end is not None:
         return min(there, full)
-    if options.deterministic or step_s >= FRAME_S or stream.first_sent_s is None:
+    if options.deterministic or step_s >= FRAME_S or sequence.first_sent_s is None:
         return 0
-    lead_s = stream.decoded * FRAME_S - (now_s - stream.first_sent_s)
+    lead_s = sequence.decoded * FRAME_S - (now_s - sequence.first_sent_s)
     if lead_s > options.margin_s + 2 * step_s:
         return 0
     return max(size for size in ramp if size <= there)

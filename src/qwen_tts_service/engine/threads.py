@@ -1,8 +1,8 @@
-"""Where torch may run: on the engine's thread, and on threads that end.
+"""Run torch on a short-lived thread: it may only stay on the engine's own.
 
 The OpenMP runtime (libgomp) counts the threads of every thread that has ever run a parallel loop
 and still lives. Once they are more than the cores, all of them go to sleep between loops, and a
-frame of the 0.6B model on two cores takes 180 ms in place of 115. It does not know what is run.
+frame of the 0.6B model on two cores takes 180 ms in place of 115.
 """
 
 from collections.abc import Callable

@@ -24,7 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 @dataclass(frozen=True)
-class Places:
+class CachePositions:
     """Where the rows of one call lie.
 
     slots:        int64 [B]
@@ -55,7 +55,7 @@ class Attention(Protocol):
     reason: str
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
     ) -> Tensor:
         """Add one position to each row: q [B, 1, H, D], k and v [B, 1, K, D] -> [B, 1, H, D].
 
@@ -64,7 +64,7 @@ class Attention(Protocol):
 
 
 def prefill(
-    q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
+    q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
 ) -> Tensor:
     """Add T positions to each row; each sees itself and what lies before it.
 
@@ -82,7 +82,7 @@ def prefill(
     return out.transpose(1, 2)
 
 
-def _write(k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places) -> None:
+def _write(k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions) -> None:
     for stored, new in zip(cache, (k, v), strict=True):
         stored.index_put_((places.slots, places.positions), new.squeeze(1))
 
@@ -95,7 +95,7 @@ class RowwiseAttention:
     name: str = "sdpa"
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
     ) -> Tensor:
         _write(k, v, cache, places)
         B, _, H, D = q.shape
@@ -118,7 +118,7 @@ class MaskedAttention:
     name: str = "sdpa"
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
     ) -> Tensor:
         _write(k, v, cache, places)
         B, _, H, D = q.shape
@@ -142,7 +142,7 @@ class FlashAttention:
     name: str = "flash-attn"
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: Places
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
     ) -> Tensor:
         _write(k, v, cache, places)
         lengths, slots = places.lengths

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qwen_tts_service.errors import InvalidRequest, StartupError
-from qwen_tts_service.kernels.attention import Attention, Places, choose_attention
+from qwen_tts_service.kernels.attention import Attention, CachePositions, choose_attention
 from qwen_tts_service.kernels.device import prepare, with_number
 from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
 from qwen_tts_service.types import ReportProgress, SamplingOptions
@@ -196,7 +196,7 @@ class Qwen3TTS:
         bound = int(start) + P if bound is None else bound
         positions = torch.arange(P, device=self.device) + start
         positions = positions.clamp(max=state.max_positions - 1)
-        return self.talker.prefill(rows, state, Places(slots, positions, bound))
+        return self.talker.prefill(rows, state, CachePositions(slots, positions, bound))
 
     @torch.inference_mode()
     def frame_step(
@@ -235,7 +235,7 @@ class Qwen3TTS:
         """Feed the talker what each slot has waiting; hidden [B, C], logits float32 [B, V]."""
         # A row that runs on after its end stays inside its own slot.
         positions = state.length[slots].clamp(max=state.max_positions - 1)
-        places = Places(slots, positions, bound or state.max_positions)
+        places = CachePositions(slots, positions, bound or state.max_positions)
         hidden, logits = self.talker.step(state.next_input[slots], state, places)
         state.logits[slots] = logits
         state.length[slots] = positions + 1

@@ -10,7 +10,7 @@ Letters: B rows, P prompt rows, C width, V = codes + 1.
 import torch
 from torch import Tensor, nn
 
-from qwen_tts_service.kernels.attention import Attention, Places, prefill
+from qwen_tts_service.kernels.attention import Attention, CachePositions, prefill
 from qwen_tts_service.kernels.linear import fixed, make_linear
 
 from .config import ModelConfig
@@ -36,7 +36,7 @@ class Talker(nn.Module):
             rows.to(weights.device, weights.dtype), arithmetic=weights.arithmetic
         )
 
-    def prefill(self, x: Tensor, state: SlotState, places: Places) -> Tensor:
+    def prefill(self, x: Tensor, state: SlotState, places: CachePositions) -> Tensor:
         """Read prompt rows [B, P, C] at the P positions of `places`; normed hidden states."""
         hidden: Tensor = self.stack(
             x,
@@ -47,7 +47,7 @@ class Talker(nn.Module):
         )
         return hidden
 
-    def step(self, x: Tensor, state: SlotState, places: Places) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, state: SlotState, places: CachePositions) -> tuple[Tensor, Tensor]:
         """Feed one input [B, C] per row; normed hidden state [B, C] and logits float32 [B, V]."""
         hidden = self.stack(
             x[:, None],

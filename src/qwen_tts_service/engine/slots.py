@@ -1,0 +1,141 @@
+"""The tensors behind the engine's slots, and the steps that all runners take with them.
+
+Letters: S slots, B rows of one call, Q codebooks, R ring of frames, T frames, N samples.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+
+import torch
+from torch import Tensor
+
+from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+
+from .job import Job
+from .options import EngineOptions
+from .prefix import PrefixCache
+
+RING_FRAMES = 32
+"""Frames of codes kept per slot: more than the largest chunk and what runs ahead of it."""
+
+
+class SlotTensors:
+    """KV caches, codec state and recent codes of all slots, allocated once.
+
+    ring: int64 [S, R, Q], the latest codes of each slot; frame f lies at f % R
+    """
+
+    def __init__(self, model: Qwen3TTS, options: EngineOptions, *, spare: int = 0) -> None:
+        """Allocate, once, for options.slots utterances and `spare` slots that nobody gets."""
+        self.model = model
+        self.options = options
+        self.count = options.slots + spare
+        self.state = model.new_state(
+            slots=self.count,
+            max_positions=options.max_positions,
+            max_text_rows=options.max_text_rows,
+        )
+        self.codec_state = model.codec.new_state(slots=self.count)
+        shape = (self.count, RING_FRAMES, model.config.codebooks)
+        self.ring = torch.zeros(*shape, dtype=torch.int64, device=model.device)
+        self.prefixes = PrefixCache(options.prefix_cache_rows)
+        self._numbers = torch.arange(self.count, device=model.device)
+
+    def index(self, slot: int) -> Tensor:
+        """Return a slot's number as int64 [1], without a copy to the device."""
+        return self._numbers[slot : slot + 1]
+
+    def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
+        """Build a job's prompt and reset the slot for it, but for the codec's part.
+
+        Returns the prompt, and how many of its rows the slot has already.
+        """
+        prompt = self.model.prompts.build(
+            job.ids,
+            speaker=job.speaker,
+            language=job.language,
+            instruct_ids=job.instruct_ids,
+            layout=job.layout,
+            is_open=job.feed is not None,
+        )
+        frames = min(job.max_frames, job.runaway_frames)
+        if len(prompt.rows) + frames > self.options.max_positions:
+            raise InvalidRequest(
+                f"text and speech need {len(prompt.rows) + frames} positions, and there are "
+                f"{self.options.max_positions}",
+                param="text",
+            )
+        if len(prompt.text_rows) > self.options.max_text_rows:
+            raise InvalidRequest("the text is too long for this layout", param="text")
+        self.model.begin(self.state, slot, prompt, seed=job.seed, sampling=job.sampling)
+        cached = self.prefixes.get(prompt.prefix)
+        if cached is None:
+            return prompt, 0
+        for stored, kept in zip((self.state.keys, self.state.values), cached, strict=True):
+            stored[:, slot, : prompt.prefix_rows] = kept
+        return prompt, prompt.prefix_rows
+
+    def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
+        """Read some prompt rows of one slot alone, so that nobody else's length matters."""
+        part = prompt.rows[None, start : start + rows]
+        self.model.prefill(self.state, self.index(slot), part, start=start)
+        self.keep_prefix(slot, prompt, start + rows)
+
+    def keep_prefix(self, slot: int, prompt: PromptEmbeddings, read: int) -> None:
+        """Keep a prompt's prefix, once the `read` rows that have been read are just that."""
+        if read == prompt.prefix_rows and self.prefixes.wants(prompt.prefix, read):
+            keys, values = (x[:, slot, :read].clone() for x in (self.state.keys, self.state.values))
+            self.prefixes.put(prompt.prefix, (keys, values))
+
+    def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
+        """Add text rows, of which none depends on what came with it."""
+        rows = self.model.prompts.text_rows(ids, one_by_one=True)
+        if is_end:
+            rows = torch.cat((rows, self.model.prompts.end_row))
+        self.model.append_text(self.state, slot, rows, start=start)
+
+    def frame(self, slots: Tensor, *, full_sort: bool, bound: int | None = None) -> Tensor:
+        """Make a frame of the slots int64 [B], keep its codes; is_end bool [B]."""
+        ring_index = self.state.frame[slots] % RING_FRAMES
+        codes, is_end = self.model.frame_step(self.state, slots, full_sort=full_sort, bound=bound)
+        self.ring[slots, ring_index] = codes
+        return is_end
+
+    def decode(
+        self, slots: Tensor, first: Tensor, frames: int, active: Tensor | None = None
+    ) -> Tensor:
+        """Decode frames `first` [B] and after of the slots [B]: float32 [B, N]."""
+        steps = torch.arange(frames, device=slots.device)
+        codes = self.ring[slots[:, None], (first[:, None] + steps) % RING_FRAMES]
+        return self.model.codec.decode(codes.mT, self.codec_state, slots, active)
+
+    def clear(self, slots: Sequence[int]) -> None:
+        """Zero what a failure may have left: rubbish such as NaN must not reach the next user."""
+        index = torch.tensor(list(slots), device=self.model.device)
+        for cache in (self.state.keys, self.state.values):
+            cache.index_fill_(1, index, 0)
+        self.state.length.index_fill_(0, index, 0)
+        self.model.codec.reset(self.codec_state, index)
+        self.prefixes.clear()
+
+    @property
+    def memory(self) -> str:
+        """Weights and state in words."""
+        state = tensor_bytes((self.state, self.codec_state, self.ring))
+        state += self.options.prefix_cache_rows * 2 * self.state.keys[:, 0, 0].nbytes
+        return (
+            f"weights {self.model.weight_bytes / 2**20:.0f} MiB, "
+            f"state up to {state / 2**20:.0f} MiB "
+            f"({self.count} slots of {self.options.max_positions} positions)"
+        )
+
+
+def tensor_bytes(value: object) -> int:
+    """Sum the bytes of all tensors in nested dataclasses and tuples."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if is_dataclass(value):
+        return tensor_bytes(tuple(getattr(value, item.name) for item in fields(value)))
+    return sum(tensor_bytes(item) for item in value) if isinstance(value, Iterable) else 0
