@@ -1,7 +1,7 @@
-"""The only file that knows every concrete class: settings become a synthesizer.
+"""Assemble the service: check the settings, load the voice they name, make the synthesizer.
 
-It does not know HTTP or BentoML. What is heavy is imported when it is needed, so that importing
-this file costs nothing and `check` can run in a process that never loads a model.
+The only file that knows every concrete class. What is heavy is imported when it is needed, so that
+importing this file costs nothing and `check` can run in a process that never loads a model.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree of exceptions with stable codes.
+"""Exception classes: one tree with stable error codes.
 
     TTSError
     ├── InvalidRequest          the request breaks a rule; `param` names the field
@@ -69,7 +69,7 @@ class UnsupportedMediaType(TTSError):
 
 
 class Busy(TTSError):
-    """Every slot and every place in the queue is taken."""
+    """Every slot is taken and the queue is full."""
 
     code = "busy"
 

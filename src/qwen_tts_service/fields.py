@@ -1,7 +1,6 @@
-"""What a caller may ask for: fields, ranges and defaults, the same over HTTP and on a command line.
+"""Request schema: fields, ranges and defaults, the same over HTTP and on the command line.
 
-What a field means is said here once, for the documentation page and `--help` as well. It does
-not know how a request arrives, nor what becomes of it once it is valid.
+What a field means is said here once, for the documentation page and `--help` as well.
 """
 
 import secrets

@@ -1,7 +1,6 @@
-"""Settings, read from the environment once and validated in one place.
+"""Settings from environment variables, read once and validated.
 
-The only file that reads the environment. It does not know what a model or a device is: it
-checks that values are well formed, and others check that they can be had.
+The only file that reads the environment.
 """
 
 import os

@@ -1,7 +1,4 @@
-"""The routes that are not BentoML APIs: documentation, /health, /metrics, OpenAI's, WebSocket.
-
-It does not know how speech is made.
-"""
+"""ASGI routes beside the BentoML APIs: documentation, /health, /metrics, OpenAI, WebSocket."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,8 +1,7 @@
-"""The documentation page at / and the OpenAPI document behind it.
+"""Swagger page at / and the OpenAPI document behind it.
 
 BentoML describes its own APIs; this adds the routes beside them and every status with our error
 body, and shows it with the Swagger UI that BentoML brings, without the tracker on its own page.
-It does not know how routes work.
 """
 
 from collections.abc import Mapping

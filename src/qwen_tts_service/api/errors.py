@@ -1,8 +1,6 @@
-"""Errors on the wire: the one table from error class to HTTP status, and the one body shape.
+"""Error responses: the table from error class to HTTP status, and the one body shape.
 
-    {"error": {"code": "...", "message": "...", "type": "...", "param": "..." or null}}
-
-It does not know where errors come from.
+{"error": {"code": "...", "message": "...", "type": "...", "param": "..." or null}}
 """
 
 import re

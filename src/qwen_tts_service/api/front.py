@@ -1,7 +1,7 @@
-"""The outermost layer of ours around every route: ids, the API key, one error shape, one end.
+"""ASGI middleware around every route: request ids, API key, CORS, error bodies, log lines.
 
 It answers failures itself and never raises before an answer has started: the server would
-otherwise keep the client waiting until its own time limit. It does not know what routes do.
+otherwise keep the client waiting until its own time limit.
 """
 
 import hmac

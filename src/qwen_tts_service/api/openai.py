@@ -1,8 +1,7 @@
-"""The routes of OpenAI's speech API, for clients that were written for it.
+"""OpenAI's speech API: /v1/audio/speech, /v1/audio/voices, /v1/models.
 
-They stand on the same ground as the two doors: tickets, admission, voices, streams. Field names,
-defaults and the events of `stream_format: sse` are OpenAI's; what a field means is said in
-fields.py. It does not know how speech is made.
+Field names, defaults and the events of `stream_format: sse` are OpenAI's; what a field means is
+said in fields.py.
 """
 
 import base64
@@ -131,7 +130,7 @@ async def create_speech(http: Request) -> Response:
 
 
 class SpeechEvents(StreamedSpeech):
-    """Speech as server-sent events: deltas and a last word, or an error and a broken end."""
+    """Speech as server-sent events: audio deltas and a summary, or an error and a broken end."""
 
     def _content_headers(self) -> dict[str, str]:
         return {"Content-Type": "text/event-stream; charset=utf-8"}
@@ -145,9 +144,9 @@ class SpeechEvents(StreamedSpeech):
             failure = self._ticket.fail(error)
             yield _event("error", **body_of(failure))
             raise failure from error
-        yield _event("speech.audio.done", **self._last_word())
+        yield _event("speech.audio.done", **self._summary())
 
-    def _last_word(self) -> dict[str, Any]:
+    def _summary(self) -> dict[str, Any]:
         request, speech = self._ticket.request, self._ticket.speech
         spoken = len(request.tokens or request.text or "")
         frames = math.ceil(round(speech.audio_s / FRAME_S, 6))
@@ -167,7 +166,7 @@ def _event(kind: str, **fields: Any) -> bytes:
     return f"data: {json.dumps({'type': kind, **fields}, ensure_ascii=False)}\n\n".encode()
 
 
-# What there is -----------------------------------------------------------------------
+# Models and voices -------------------------------------------------------------------
 
 
 async def list_models(http: Request) -> Response:

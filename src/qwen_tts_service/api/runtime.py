@@ -1,7 +1,7 @@
-"""What the routes share: the settings, the synthesizer once it is there, and how far it is.
+"""State shared by all routes of one worker: settings, synthesizer, admission, loading progress.
 
 Made empty when service.py is imported and filled when the service class is made, so that
-importing needs neither a model nor a device. It does not know HTTP.
+importing needs neither a model nor a device.
 """
 
 import logging
@@ -27,7 +27,7 @@ Build = Callable[[Settings, ReportProgress], Synthesizer]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How far the service is on its way to speaking."""
+    """How far the service has come in starting."""
 
     status: Literal["starting", "ready", "failed", "stopping"]
     step: str = ""
@@ -100,14 +100,14 @@ class Runtime:
         self._synthesizer = synthesizer
         self._stage = Stage("ready", progress=1.0)
         metrics.READY.set(1)
-        self._say_ready(synthesizer)
+        self._log_ready(synthesizer)
 
     def _report(self, step: str, progress: float) -> None:
         if step != self._stage.step:
             logger.info("starting: %s", step)
         self._stage = Stage("starting", step, progress)
 
-    def _say_ready(self, synthesizer: Synthesizer) -> None:
+    def _log_ready(self, synthesizer: Synthesizer) -> None:
         settings = self.settings
         logger.info(
             "ready: version=%s model=%s device=%s sampling_rate=%d slots=%d queue=%d key=%s",

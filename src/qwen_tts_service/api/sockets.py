@@ -1,8 +1,8 @@
-"""Bounds what the kernel holds for a client that does not read, and for how long.
+"""Socket options that bound what the kernel buffers for a slow client, and for how long.
 
 Left alone, Linux buffers some 4 MB for a connection, 86 seconds of speech that nobody may ever
 hear, and keeps a connection whose client never reads for as long as the client likes: its slot,
-too, and the server could not stop. It does not know streams or routes.
+too, and the server could not stop.
 """
 
 import os

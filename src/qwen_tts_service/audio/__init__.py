@@ -1,1 +1,1 @@
-"""From float samples to the bytes of an audio file. It knows neither voices nor HTTP."""
+"""Audio output: float samples to encoded bytes."""

@@ -1,9 +1,9 @@
-"""16-bit samples to the bytes of a format, for whole files and for streams alike.
+"""Audio encoders: 16-bit samples to WAV, PCM, MP3, FLAC, Opus and AAC, whole or streamed.
 
 Two verbs: `encode` while samples come, `finish` once they have ended. A streaming encoder gives
 bytes as early as its format allows and never changes what it gave. A whole-file encoder gives
 everything at `finish`, with sizes and tags filled in. The samples that a decoder gets are the
-same. It does not know which formats are offered, nor which rates each of them takes.
+same.
 """
 
 import io

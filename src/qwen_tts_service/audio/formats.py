@@ -1,7 +1,6 @@
-"""The formats on offer: how each is called, what it can carry and what writes it.
+"""Table of audio formats: content type, file extension, sample rates, encoder.
 
-Adding a format is adding a row. It does not know which rate the service speaks at, nor HTTP
-beyond the name of a content type.
+Adding a format is adding a row.
 """
 
 from collections.abc import Callable

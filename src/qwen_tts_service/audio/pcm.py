@@ -1,7 +1,4 @@
-"""Float samples to 16-bit samples, and those to raw bytes.
-
-The last step before every encoder. It does not know rates, containers or codecs.
-"""
+"""Convert float samples to 16-bit samples, and those to bytes."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,8 +1,6 @@
-"""One answer's way from a voice's float samples to the bytes that are sent.
+"""Resample and encode one answer: a voice's float samples to the bytes that are sent.
 
-    float32 at the voice's rate -> resample -> int16 -> encode -> bytes
-
-Both doors use it, for whole files and streams. It does not know who reads the bytes.
+float32 at the voice's rate -> resample -> int16 -> encode -> bytes
 """
 
 import threading

@@ -1,7 +1,7 @@
-"""Another sample rate, while the audio is still being made.
+"""Streaming sample rate conversion by soxr.
 
 soxr keeps its filter's state between chunks, so the output does not depend on how the input
-was cut. It does not know what the samples are for.
+was cut.
 """
 
 import numpy as np

@@ -1,7 +1,6 @@
-"""The 44 bytes at the head of a mono 16-bit WAV file.
+"""WAV header of a mono 16-bit file, 44 bytes.
 
 Written by hand, because a stream has to send them before anybody knows how long it will be.
-It does not know where the samples come from.
 """
 
 import struct

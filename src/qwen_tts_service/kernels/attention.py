@@ -1,9 +1,9 @@
-"""Attention over a cache of slots, and the choice between its implementations.
+"""Decode and prefill attention over the KV cache of all slots, and the choice of implementation.
 
 Each slot of the cache holds the keys and values of one utterance. A decode step brings one new
 position for each of B rows, a prefill brings many for the same start. All functions first write
 the new keys and values into the cache in place and then attend. "Attention Is All You Need",
-scale 1/√D; grouped heads as in "GQA". It does not know layers' weights or sampling.
+scale 1/√D; grouped heads as in "GQA".
 
 On the CPU each row attends alone over exactly its own positions: no row is padded, so a row's
 bits cannot depend on its neighbours. (One scaled_dot_product_attention over padded rows would

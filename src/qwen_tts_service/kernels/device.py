@@ -1,7 +1,4 @@
-"""Which device a worker's model lives on, torch's switches, number formats and memory there.
-
-It does not know settings, workers' processes or what the memory is for.
-"""
+"""Device choice per worker, torch switches, number formats and memory."""
 
 import math
 from typing import Literal

@@ -1,7 +1,7 @@
-"""Fewer, larger kernels by torch.compile, with the roundings of the plain ones.
+"""Kernel fusion by torch.compile, with the roundings of the plain kernels.
 
 NOT MEASURED: no CUDA device was at hand. What is tested is that the code can be traced whole and
-that the compiled functions, on the CPU, give the same codes. It does not know what it compiles.
+that the compiled functions, on the CPU, give the same codes.
 """
 
 from collections.abc import Callable

@@ -1,11 +1,10 @@
-"""Linear layers, and the arithmetic in which a device computes them.
+"""Linear layers in float, packed, half and int8 arithmetic; on the CPU rows never affect each other.
 
 `torch.nn.functional.linear` picks another summation order for another number of rows, so that a
 request's last bits, and one day its codes, depend on who else is speaking. On the CPU the three
 packed kinds here do not, for any number of rows: "packed" keeps the dtype of the weights, "half"
 loses nothing of bfloat16 weights and reads half the bytes of float32, "int8" reads a quarter and
-rounds. What was measured, and what lost, is in docs/log.md, 2026-11-23. It does not know which
-layers there are.
+rounds. What was measured, and what lost, is in docs/log.md, 2026-11-23.
 """
 
 import ctypes

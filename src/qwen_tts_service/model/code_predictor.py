@@ -3,7 +3,7 @@
 A small Qwen3 decoder with a fresh cache for every frame: position 0 is the talker's hidden state,
 position 1 the code of codebook 0, position g the code of codebook g-1; the hidden state of
 position g gives codebook g (Qwen3-TTS reference implementation, qwen-tts 0.1.1). Q-1 passes, all
-shapes fixed. It does not know prompts, slots or the talker's cache.
+shapes fixed.
 
 Letters: B rows, Q codebooks, C the talker's width, E the predictor's width, V codes per codebook,
 H heads, K key/value heads, D head size.

@@ -1,8 +1,8 @@
-"""What a Qwen3-TTS checkpoint says about itself: sizes, special ids, speakers and languages.
+"""Checkpoint configuration: sizes, special ids, speakers and languages.
 
 Reads config.json and speech_tokenizer/config.json of the official layout; each field below names
 its key there. Class defaults of the official package are never relied on: a field that is missing
-is an error that names it. It does not know weights, devices or torch.
+is an error that names it.
 """
 
 import json

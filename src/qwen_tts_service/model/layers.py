@@ -1,4 +1,4 @@
-"""The decoder block that the talker, the code predictor and the codec's transformer share.
+"""Transformer decoder block shared by talker, code predictor and codec: RMS norm, RoPE, SwiGLU.
 
 Formulas: "Qwen3 Technical Report" (pre-norm blocks, RMS norm on each query and key head), "Root
 Mean Square Layer Normalization", "GLU Variants Improve Transformer" (SwiGLU) and "RoFormer"

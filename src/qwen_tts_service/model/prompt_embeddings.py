@@ -1,11 +1,10 @@
-"""From ids to the rows that the talker reads: the prompt, and the text still to come.
+"""Prompt embeddings: token ids to the input rows of the talker.
 
 Each row is a text-side vector T(id) = fc2(silu(fc1(text_embedding[id]))) plus a codec-side vector
 C(id) = codec_embedding[id], in the order of the Qwen3-TTS reference implementation, qwen-tts 0.1.1:
 instruction, role, tags (think, language, speaker), begin of text, then either the whole text and
 its end ("full_text", the reference's default) or only its first token ("streaming_text", the rest
 comes with the frames). The text embedding stays on the host, where the checkpoint is mapped.
-It does not know text, caches or sampling.
 
 Letters: P prompt rows, R text rows, N text tokens, M tag rows, C width.
 """

@@ -1,8 +1,8 @@
-"""A loaded Qwen3-TTS CustomVoice checkpoint and what can be done with it.
+"""The Qwen3-TTS CustomVoice model: load a checkpoint, prefill, make frames, decode audio.
 
 `load` reads the official directory as it is published. `begin` gives a slot to an utterance,
-`frame_step` makes the next 16 codes of any set of slots, `codec.decode` turns codes into sound.
-State is passed in (`SlotState`, `CodecState`). It does not know requests, threads or schedules.
+`frame_step` makes the next 16 codes of any set of slots, `codec.decode` turns codes into audio.
+State is passed in (`SlotState`, `CodecState`).
 
 Letters: S slots, B rows, P prompt rows, Q codebooks, C width, V = codes + 1.
 """

@@ -1,9 +1,9 @@
-"""From logits to codes: penalties, filters and the draw, every row by its own parameters.
+"""Sampling: repetition penalty, temperature, top-k, top-p and the draw, with parameters per row.
 
 The order is the one of the Qwen3-TTS reference implementation, qwen-tts 0.1.1 (transformers'
 logits processors): repetition penalty, minimum length, temperature, top-k, top-p, one draw.
 Its suppression of control ids needs no step: their logits are never computed. No row looks at
-another, and no value depends on how many rows there are. It does not know the networks.
+another, and no value depends on how many rows there are.
 
 Letters: B rows, V choices (for codebook 0 the audio codes and, last, end of speech).
 """

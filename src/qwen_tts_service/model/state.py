@@ -1,7 +1,7 @@
-"""What every utterance carries from frame to frame, one slot each.
+"""State of the slots from frame to frame: KV cache, sampling parameters, text rows.
 
 All tensors are allocated once and filled in place, never rebound, so that a CUDA graph that has
-seen them stays right. Nothing of this hides on a module. It does not know how the values are used.
+seen them stays right.
 
 Letters: S slots, L positions, K key/value heads, D head size, C width, V = codes + 1 (the last is
 end of speech), R text rows.

@@ -1,8 +1,7 @@
-"""The talker: the large Qwen3 decoder that hears the prompt and gives codebook 0 of each frame.
+"""The talker: the large Qwen3 decoder that reads the prompt and draws codebook 0 of each frame.
 
 Embeddings, decoder stack and head of the Qwen3-TTS reference implementation, qwen-tts 0.1.1. Of
-the head only the rows that can be drawn are kept: the audio codes and, last, end of speech. It
-does not know prompts, sampling or the code predictor.
+the head only the rows that can be drawn are kept: the audio codes and, last, end of speech.
 
 Letters: B rows, P prompt rows, C width, V = codes + 1.
 """

@@ -1,8 +1,8 @@
-"""Text to the model's token ids.
+"""Tokenizer: text to token ids and back, by the Qwen2 byte-level BPE.
 
 The Qwen2 byte-level BPE of the transformers library, built from vocab.json and merges.txt. Text
 written by users is always plain text: `<|im_end|>` in it becomes the ids of its characters, never
-the control token. It does not know embeddings or the layout of the prompt's rows.
+the control token.
 """
 
 import json

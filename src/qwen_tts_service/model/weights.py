@@ -1,9 +1,9 @@
-"""Tensors of a safetensors file, handed out by name and accounted for in both directions.
+"""Read tensors from a safetensors file by name, and account for every one of them.
 
 Layers ask for tensors by their official names and shapes while they are built; `close` then
 complains about every tensor that was missing, had another shape, or was never asked for. The
 file is mapped: a tensor already in the wanted dtype on the CPU is used where it lies, any other
-is copied once, straight to its place. It does not know what the tensors mean.
+is copied once, straight to its place.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,4 @@
-"""The engine's numbers as metrics.
-
-It sees snapshots after each step; it does not know the engine.
-"""
+"""Prometheus metrics of the engine, from its statistics after each step."""
 
 from typing import Protocol
 

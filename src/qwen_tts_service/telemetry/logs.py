@@ -1,7 +1,4 @@
-"""How this service writes its log: one line per event, to standard error, never user text.
-
-It does not know which events there are.
-"""
+"""Logging setup: one line per event on standard error, never user text."""
 
 import logging
 import sys

@@ -1,8 +1,8 @@
-"""Every metric of ours, declared in one place, and the page that shows them.
+"""Prometheus metrics: every metric declared in one place, and the page that shows them.
 
 Label values come from closed sets: routes, formats, outcomes and reasons that the code names,
 never anything a client wrote. With several workers the numbers are summed over them through
-the directory that the server sets up. It does not know who counts what.
+the directory that the server sets up.
 """
 
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""Memory and load of this process and of the GPUs, sampled into the metrics.
-
-It does not know what the process does with them.
-"""
+"""Sample memory and load of this process and of the GPUs into the metrics."""
 
 import logging
 import threading

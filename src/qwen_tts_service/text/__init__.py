@@ -1,1 +1,1 @@
-"""What is said: its language, its spelling and its division into parts."""
+"""Text processing: language, normalisation, sentence splitting."""

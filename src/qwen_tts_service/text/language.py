@@ -1,7 +1,7 @@
-"""Which of the ten languages a text is in, and which one a caller means by a name or a code.
+"""Language identification for the ten languages, and language names and codes.
 
 Script decides wherever it can; only Latin letters need statistics (py3langid, restricted to
-the six Latin-script languages). It does not know voices, models or dialects.
+the six Latin-script languages).
 """
 
 import re

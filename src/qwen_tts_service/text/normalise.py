@@ -1,10 +1,10 @@
-"""Make written text speakable: strip what nobody says, and read out Russian numbers on request.
+"""Text normalisation: strip markdown and emoji, read out Russian numbers on request.
 
 Levels: "none" returns the text untouched; "light" composes Unicode (NFC) and drops control
 characters, markdown marks and emoji; "full" is light plus, for Russian only, numbers, dates
 and abbreviations in words. No level applies one language's rules to another. A `[pause:1s]`
 must be taken out before (`split.split_pauses`), and a result may be empty: there was nothing
-to say. It does not know voices, models or how a caller asked.
+to say.
 """
 
 import re

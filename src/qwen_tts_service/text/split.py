@@ -1,8 +1,7 @@
-"""Divide text at sentence ends, whole or while it is still being written, and find its pauses.
+"""Sentence splitting, whole or incremental, and pauses written into the text.
 
 One set of rules serves all ten languages; where it must guess it prefers to leave two
-sentences together, because a part too long costs time and a part cut wrongly is heard. It
-does not know which language a text is in, nor voices or models.
+sentences together, because a part too long costs time and a part cut wrongly is heard.
 """
 
 import re

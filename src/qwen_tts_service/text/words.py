@@ -1,8 +1,8 @@
-"""Normalise a text word by word while it is being written.
+"""Incremental text normalisation, word by word while the text is being written.
 
 What `normalise` does to a whole text at level "light", as far as a single word shows it: marks of
 emphasis fall at a word's edges, marks of a line where a line begins. A `[pause:1s]` is dropped,
-there is no place for it here. It does not know who writes, nor what becomes of the words.
+it would need the next word.
 """
 
 import re

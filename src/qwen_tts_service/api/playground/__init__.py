@@ -1,7 +1,7 @@
-"""The page to listen, under /playground: static files and the headers that guard them.
+"""Static files of the web page under /playground, with security headers.
 
 The files load nothing from elsewhere and hold no inline script, so the policy below can be
-strict. It does not know the service: the page talks to it over HTTP like any other client.
+strict.
 """
 
 from pathlib import Path

@@ -1,9 +1,8 @@
-"""Codes to sound, any number of frames at a time, with exactly the samples of a whole decode.
+"""Streaming codec decoder: codes to samples, in chunks of any size, equal to a whole decode.
 
 Quantiser, a convolution over three frames, windowed transformer, vocoder ("12Hz tokenizer" of the
 Qwen3-TTS reference implementation, qwen-tts 0.1.1). Every layer is causal and carries its past in
-the state, so there are no windows, no cross-fades and no look-ahead. It does not know who asks for
-which frames, or when.
+the state, so there are no windows, no cross-fades and no look-ahead.
 
 Letters: S slots, B rows, Q codebooks, T frames, N samples.
 """

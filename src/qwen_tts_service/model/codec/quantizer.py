@@ -1,8 +1,8 @@
-"""Codes to latent vectors: residual vector quantisation, read backwards.
+"""Residual vector quantiser, decoding only: codes to latent vectors.
 
 Codebook rows are embedding_sum / cluster_usage ("SoundStream", "Moshi": Mimi's split quantiser).
 Codebook 0 has an output projection of its own, the others share one; division and projection are
-folded into one table per codebook at load. It does not know frames' neighbours.
+folded into one table per codebook at load.
 
 Letters: B rows, Q codebooks, T frames, C latent channels.
 """

@@ -1,8 +1,8 @@
-"""What the codec decoder remembers of each stream, in fixed shapes.
+"""State of the codec decoder per slot: past inputs of convolutions and a window of keys and values.
 
 A causal convolution needs its last inputs, the windowed transformer the keys and values of its
 last frames, and both start as zeros, like the zero padding in front of a whole decode. Tensors
-are filled in place, never rebound. It does not know the layers' weights.
+are filled in place, never rebound.
 
 Letters: S slots, B rows, C channels, T frames, N steps at a layer's own rate, H heads, D head size,
 W window of frames.

@@ -1,7 +1,6 @@
-"""The codec's transformer: a causal window over frames, between quantiser and vocoder.
+"""Codec transformer: causal sliding-window attention over frames, between quantiser and vocoder.
 
-The frame i sees the frames i-W+1 to i (Qwen3-TTS reference implementation, qwen-tts 0.1.1). It
-does not know codes or sound.
+The frame i sees the frames i-W+1 to i (Qwen3-TTS reference implementation, qwen-tts 0.1.1).
 
 Letters: B rows, T frames, C width, H heads, D head size, W window.
 """

@@ -1,11 +1,11 @@
-"""Latent vectors to waveform: causal convolutions, each with its last inputs as state.
+"""Vocoder: latent vectors to waveform by causal convolutions with their past inputs as state.
 
 Every layer is causal and stride 1, so a chunk needs only the inputs just before it. A transposed
 convolution with kernel 2s and stride s, trimmed at its right, is y[t·s + j] = b + W[:, :, j]ᵀ x[t]
 + W[:, :, s + j]ᵀ x[t-1]: an ordinary convolution over two frames with s times the channels.
 Channels are the last axis everywhere, so that a convolution's windows are rows of a matrix.
 Sources: ConvNeXt ("A ConvNet for the 2020s"), SnakeBeta ("BigVGAN"), layer order from the
-Qwen3-TTS reference implementation, qwen-tts 0.1.1. It does not know codes or attention.
+Qwen3-TTS reference implementation, qwen-tts 0.1.1.
 
 Letters: B rows, C channels, N steps at the layer's own rate.
 """
