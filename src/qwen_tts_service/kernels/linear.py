@@ -1,4 +1,4 @@
-"""Linear layers in float, packed, half and int8 arithmetic; on the CPU rows never affect each other.
+"""Linear layers in float, packed, half and int8 arithmetic; on the CPU each row by itself.
 
 `torch.nn.functional.linear` picks another summation order for another number of rows, so that a
 request's last bits, and one day its codes, depend on who else is speaking. On the CPU the three

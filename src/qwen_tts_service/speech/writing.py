@@ -44,6 +44,10 @@ BeforeSpeaking = Callable[[], Awaitable[None]]
 class OpenSpeech(Protocol):
     """A text that is still being written and spoken meanwhile; used on one event loop."""
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether text was left out because max_length was reached."""
+
     def feed(self, text: str) -> None:
         """Add text; raises InvalidRequest or CannotSpeak for what this voice cannot say."""
 
@@ -210,6 +214,11 @@ class SpeechByToken:
         self.feed = self._text.feed
         self.finish = self._text.finish
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether text was left out because max_length was reached."""
+        return self._sequence.finish_reason == "length"
+
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
         """Yield the one stretch of audio."""
         await before()
@@ -227,6 +236,7 @@ class SpeechBySentence:
         self._output = output
         self._splitter = SentenceSplitter()
         self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
+        self.is_cut = False
 
     def feed(self, text: str) -> None:
         """Add text."""
@@ -242,13 +252,16 @@ class SpeechBySentence:
         """Yield a speech for each sentence that has words; raises CannotSpeak if none has."""
         request, speech = self._request, None
         while (sentence := await self._sentences.get()) is not None:
-            is_cut = speech is not None and speech.finish_reason == "length"
-            if is_cut or not _has_words(sentence, request):
+            if self.is_cut or not _has_words(sentence, request):
+                continue
+            if request.max_frames < 1:
+                self.is_cut = True
                 continue
             if speech is None:
                 await before()
             speech = self._synthesizer.speak(replace(request, text=sentence), self._output)
             yield speech
+            self.is_cut = speech.finish_reason == "length"
             request = _following(request, speech)
         if speech is None:
             raise nothing_to_speak()
@@ -266,4 +279,4 @@ def _following(request: SpeechRequest, speech: Speech) -> SpeechRequest:
     """What the next sentence is asked for: the same language, and the time that is left."""
     used = math.ceil(speech.audio_s / FRAME_S - 1e-6)
     language = speech.info.choice.language
-    return replace(request, language=language, max_frames=max(1, request.max_frames - used))
+    return replace(request, language=language, max_frames=request.max_frames - used)

@@ -69,6 +69,7 @@ class Session:
             "session.config": self._configure,
             "input.text": self._take_text,
             "input.done": self._end_text,
+            "input.cancel": self._note_cancel,
         }
 
     async def run(self) -> None:
@@ -98,10 +99,8 @@ class Session:
                 await self._connection.send_error(error)
                 continue
             if event.type == "input.cancel":
-                self._connection.handled(event)
                 await self._cancel()
-            else:
-                self._inbox.put_nowait(event)
+            self._inbox.put_nowait(event)
 
     async def _cancel(self) -> None:
         """Barge-in: stop speaking and forget what was written, also for later utterances."""
@@ -144,7 +143,7 @@ class Session:
 
     async def _handle(self, event: ClientEvent) -> None:
         try:
-            if self._plan is None and event.type != "session.config":
+            if self._plan is None and event.type not in ("session.config", "input.cancel"):
                 self._check_key(None)
                 raise InvalidRequest("session.config comes first", param="type")
             await self._handlers[event.type](event)
@@ -217,6 +216,10 @@ class Session:
             )
         if self._utterance is not None:
             await self._utterance.feed(text)
+
+    async def _note_cancel(self, _event: ClientEvent) -> None:
+        """`_cancel` has done it; handled in order as well, so that the time limit starts anew."""
+        self._check_key(None)
 
     def _new_index(self) -> int:
         self._utterances += 1

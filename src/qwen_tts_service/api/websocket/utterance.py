@@ -105,6 +105,8 @@ class WebSocketUtterance:
                 async for speech in speeches:
                     async with aclosing(speech):
                         await self._send_speech(speech)
+            if self._speech.is_cut:
+                self.finish_reason = "length"
         except Exception as error:  # noqa: BLE001 - the utterance's top
             await self._fail(self._call.fail(error))
         finally:
