@@ -164,7 +164,7 @@ def test_light_is_total_and_leaves_no_loose_ends(text):
 )
 def test_hostile_repetition_ends(unit):
     # Quadratic at worst: a pattern that backtracks without bound would never come back.
-    light(unit * (4096 // len(unit)) + "x")
+    assert light(unit * (4096 // len(unit)) + "x\nend").endswith("end")
 
 
 # Full -----------------------------------------------------------------------------------
