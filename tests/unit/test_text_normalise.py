@@ -76,6 +76,8 @@ def test_none_touches_nothing(language):
         ("**а** и **б**, *в* и *г*, _д_ и _е_", "а и б, в и г, д и е"),
         ("*5 раз* и _5_ и **5**", "5 раз и 5 и 5"),
         ("~~а~~б, `в`г", "аб, вг"),
+        ("~~а~~\nб", "а\nб"),
+        ("a | b\n:- | :-\nc\n-: | -: | -\nd\n|-|:-:\ne", "a | b\nc\nd\ne"),
     ],
 )
 def test_markdown_marks_are_dropped_and_its_words_kept(written, spoken):
@@ -128,6 +130,11 @@ def test_markdown_marks_are_dropped_and_its_words_kept(written, spoken):
         "**…** и *…* и *5*",
         "**а* и *б**",
         "~а~, ``",
+        "~~\n``\n__\n**",
+        "Набери ```ls\nили ~~~ls",
+        "а > б, а # б, а - б, а * б, а • б",
+        "а ---\nб --- | ---",
+        "--- а\n--- | --- а",
         "\u0378",
     ],
 )
