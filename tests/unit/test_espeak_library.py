@@ -75,6 +75,12 @@ def test_samples_are_float32_up_to_one(library):
     samples = synthesise(library, RUSSIAN, "m3", volume=200)
     assert samples.dtype == np.float32
     assert 0.5 < np.abs(samples).max() <= 1
+    np.testing.assert_array_equal(np.rint(samples * 32768), samples * 32768)  # 16 bits, exactly
+
+
+def test_text_ends_with_a_pause(library):
+    samples = synthesise(library, "Привет, мир", "f2")
+    assert np.abs(samples[-1000:]).max() < 1e-3
 
 
 def test_louder_faster_higher_and_livelier_are_what_they_say(library):

@@ -240,5 +240,5 @@ def test_pitch_moves_the_whole_voice_and_pitch_range_hardly(voice):
         return median_pitch_hz(np.concatenate(chunks))
 
     plain = height_hz()
-    assert height_hz(pitch=90) > 1.5 * plain
+    assert height_hz(pitch=90) > 1.35 * plain
     assert height_hz(pitch_range=90) < 1.3 * plain

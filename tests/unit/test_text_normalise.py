@@ -120,7 +120,7 @@ def test_markdown_marks_are_dropped_and_its_words_kept(written, spoken):
         "* 5\n+ 5\n• 5",
         "#а\n####### б",
         "-а\n*а\n+а",
-        "[а](b) и [в](c.d)",
+        "[а](b) и [в](c.d) и [г](e/f)",
         "[а](https://b c)",
         "<ftp://a.ru> и <a@b.ru>",
         "** а ** и * б *, _ в _, ~~ г ~~",
