@@ -77,6 +77,8 @@ def test_none_touches_nothing(language):
         ("*5 раз* и _5_ и **5**", "5 раз и 5 и 5"),
         ("~~а~~б, `в`г", "аб, вг"),
         ("~~а~~\nб", "а\nб"),
+        ("**nn**, *nn*, _nn_, ~~nn~~, `nn`, [nn](/nn)", "nn, nn, nn, nn, nn, nn"),
+        ("[а~б](/а~б) [a](/b 'c') [a](/n \"n n\")", "а~б [a](/b 'c') a"),
         ("a | b\n:- | :-\nc\n-: | -: | -\nd\n|-|:-:\ne", "a | b\nc\nd\ne"),
     ],
 )
@@ -132,6 +134,8 @@ def test_markdown_marks_are_dropped_and_its_words_kept(written, spoken):
         "~а~, ``",
         "~~\n``\n__\n**",
         "Набери ```ls\nили ~~~ls",
+        "**а\nб** и *а\nб* и _а\nб_ и ~~а\nб~~ и `а\nб`",
+        "[а\nб](https://a.ru)",
         "а > б, а # б, а - б, а * б, а • б",
         "а ---\nб --- | ---",
         "--- а\n--- | --- а",
