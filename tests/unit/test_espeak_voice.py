@@ -431,6 +431,7 @@ def test_synthesis_stops_where_the_length_is_reached(worker):
         return await collect(EspeakStream("ab", synthesise, worker, max_samples=4))
 
     assert len(asyncio.run(read())) == 4
+    worker.shutdown()
     assert made == [True, False]
 
 
