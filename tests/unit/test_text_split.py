@@ -216,7 +216,7 @@ def test_line_that_ends_with_a_clause_mark_goes_on(mark):
         pytest.param("Это ю. Потом", id="another letter is not"),
         pytest.param("Это Ю. Потом", id="nor is a capital"),
         pytest.param("... Да. |Нет", id="points without a word end nothing"),
-        pytest.param("!!! Да? |... Нет! |Да", id="nor do they between two sentences"),
+        pytest.param("!!! Да? ... |Нет! |Да", id="nor do they between two sentences"),
         pytest.param("Да 가. |나무", id="a letter without case is a word"),
         pytest.param("Это xmr. |Потом", id="the end of a word is no abbreviation"),
     ],
