@@ -40,6 +40,7 @@ def said(pieces, language="english"):
         ("a # b * c • d > e", "a # b * c • d > e"),
         ("a\n\n\nb \n c\t\td\u3000e", "a\nb c d e"),
         ("# \n* x", "x"),
+        ("**a**b and `c`d", "a**b and c`d"),
         ("~~two words~~\n`two words`\n__two words__", "two words\ntwo words\ntwo words"),
         ("[pause:1s]a[pause:2s]b [a](http://b)", "ab a"),
         ("cafe\u0301 \u202eright\u202c \x07bell", "café right bell"),
