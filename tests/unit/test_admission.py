@@ -35,6 +35,7 @@ def test_a_free_slot_is_granted_at_once() -> None:
     ("slots", "queue_limit", "retry_after_s"),
     [
         (1, 0, 2),
+        (3, 1, 2),
         (1, 1, 4),
         (2, 2, 3),
         (3, 0, 1),

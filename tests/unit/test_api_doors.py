@@ -716,7 +716,7 @@ def test_a_late_failure_is_an_event_and_no_end() -> None:
 
 def test_a_ticket_without_an_order_raises_why() -> None:
     error = TTSError("m")
-    ticket = doors.Ticket(reading(), Call("x"), SimpleNamespace(), TTSBody, error)  # type: ignore[arg-type]
+    ticket = doors.Ticket(reading(), Call("x"), SimpleNamespace(), TTSBody, error)
     with pytest.raises(TTSError) as caught:
         ticket.checked()
     assert caught.value is error

@@ -51,7 +51,7 @@ class Started:
         self.runtime = Runtime()
         given = {name.upper(): value for name, value in settings.items()}
         self.settings = load_settings({"MODEL_NAME": "fake", **given})
-        self.runtime._say_ready = self._say_ready  # type: ignore[method-assign]
+        self.runtime._say_ready = self._say_ready
         self.runtime.open(self.settings, self.build, self.give_up)
         assert self.loading.wait(WAIT_S)
 

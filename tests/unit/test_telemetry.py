@@ -106,7 +106,7 @@ def test_sampling_has_a_thread_that_holds_nobody_up(monkeypatch: pytest.MonkeyPa
 def test_each_gpu_is_sampled_and_one_that_cannot_be_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Broken(pynvml.NVMLError):  # type: ignore[misc]
+    class Broken(pynvml.NVMLError):
         def __new__(cls) -> Any:
             return Exception.__new__(cls)
 
