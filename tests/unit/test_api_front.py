@@ -333,7 +333,8 @@ def test_what_fails_before_it_has_answered_is_a_500_without_its_words(
     monkeypatch.setattr(logging.getLogger("qwen_tts_service"), "propagate", True)
 
     async def fail(scope: Any, _receive: Any, _send: Any) -> None:
-        Call.of(scope).route = PATH
+        call = Call.of(scope)
+        call.route, call.outcome = PATH, "timeout"  # what it had failed of before does not count
         raise RuntimeError("secret")
 
     labels = {"route": PATH, "outcome": "internal_error"}
