@@ -175,6 +175,7 @@ def test_an_override_wins_unless_it_is_none() -> None:
     environ = {"MODEL_NAME": "a", "DEVICE": "cpu"}
     settings = load_settings(environ, model_name="b", device=None)
     assert (settings.model_name, settings.device) == ("b", "cpu")
+    assert load_settings(environ, device="").device is None
     assert environ == {"MODEL_NAME": "a", "DEVICE": "cpu"}
 
 
