@@ -581,6 +581,27 @@ def test_a_client_that_leaves_stops_its_stream(text: str) -> None:
     asyncio.run(run())
 
 
+def test_a_client_that_leaves_without_having_read_stops_its_stream() -> None:
+    async def run() -> None:
+        client = Client("0.5 0.5 wait")
+        response = await doors.stream_response(doors.speak_stream(await client.ticket()))
+
+        async def send(message: Any) -> None:
+            await client.send(message)
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()
+
+        answering = asyncio.create_task(response({"type": "http"}, client.receive, send))
+        await until(lambda: len(client.sent) > 1)
+        client.left.set()
+        await asyncio.wait_for(answering, 5)
+        assert client.voice.channels[0].is_cancelled
+        assert client.call.outcome == "cancelled"
+        assert client.call.facts["audio_s"] == 0.5
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("arrivals_s", "underruns"),
     [
