@@ -219,6 +219,19 @@ def test_audio_comes_whole_in_frames_that_clients_accept(voice: Voice) -> None:
 
 
 @both
+def test_a_file_is_sent_while_it_is_made(voice: Voice) -> None:
+    async def scene() -> None:
+        async with Talk(make_house(voice())) as talk:
+            await talk.configure(format="wav")
+            talk.write("One hold. ")
+            talk.send("input.done")
+            await talk.expect("audio.start")
+            assert (await talk.receive())[:4] == b"RIFF"
+
+    run(scene())
+
+
+@both
 def test_an_utterance_without_words_is_counted_and_over_at_once(voice: Voice) -> None:
     async def scene() -> Any:
         async with Talk(make_house(voice())) as talk:
@@ -331,6 +344,8 @@ def test_the_language_of_the_first_sentence_is_that_of_all() -> None:
         ("One. Three. Two. Four.", 6, [6, 3], [3, 3], "length"),
         ("One. Two. Three.", 6, [6, 3], [3, 3], "length"),
         ("One half. Two.", 5, [5, 1], [3.5, 1], "length"),
+        ("One length. Two.", 9, [9], [3], "length"),
+        ("AAAAAAA. Two.", 10, [10, 3], [7, 3], "stop"),  # 7 * 0.08 / 0.08 is more than 7
     ],
 )
 def test_max_length_bounds_all_sentences_together(
