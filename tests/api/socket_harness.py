@@ -161,6 +161,8 @@ class Teller:
     def prepare(self, request: SpeechRequest) -> Told:
         if request.speaker == "nobody":
             raise InvalidRequest("no such speaker", param="speaker", code="unknown_speaker")
+        if request.speaker == "broken":
+            raise RuntimeError("told to")
         choice = VoiceChoice(
             speaker=request.speaker or f"speaker_of_{request.language}",
             language=request.language or "auto",

@@ -839,6 +839,17 @@ def test_what_broke_is_in_the_log_and_not_in_the_answer(caplog: pytest.LogCaptur
     assert "RuntimeError: told to" in caplog.text
 
 
+def test_a_session_that_breaks_is_not_silent(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async with Talk(make_house()) as talk:
+            talk.send("session.config", speaker="broken")
+            await talk.ended()
+
+    with pytest.raises(RuntimeError, match="told to"):
+        run(scene())
+    assert "failed outside its route" in caplog.text
+
+
 def test_a_text_that_goes_on_behind_a_failure_is_ignored() -> None:
     async def scene() -> None:
         house = make_house()

@@ -313,6 +313,7 @@ def test_a_reader_may_wait_before_there_is_a_text_and_when_it_has_ended():
             for _ in range(20):
                 await asyncio.sleep(0)
         assert voice.texts == ["One two. ", "Three four. "]
+        assert [utterance.is_read for utterance in voice.opened] == [True, True]
         assert not reading.done()
         stream.finish()
         heard = await reading
