@@ -132,6 +132,7 @@ class Session:
             "session.config": self._configure,
             "input.text": self._take_text,
             "input.done": self._end_text,
+            "input.cancel": self._rest,
         }
 
     async def run(self) -> None:
@@ -192,8 +193,7 @@ class Session:
                 continue
             if event["type"] == "input.cancel":
                 await self._cancel()
-            else:
-                self._inbox.put_nowait(event)
+            self._inbox.put_nowait(event)
 
     def _read(self, message: Any) -> Event:
         raw = message.get("text")
@@ -210,7 +210,7 @@ class Session:
         if not isinstance(event, dict):
             self._waiting_chars -= len(raw)
             raise InvalidRequest("the message is not a JSON object", code="invalid_json")
-        known = (*self._obeyed, "input.cancel", "session.close")
+        known = (*self._obeyed, "session.close")
         if event.get("type") not in known:
             self._waiting_chars -= len(raw)
             raise InvalidRequest(f"type must be one of {', '.join(known)}", param="type")
@@ -258,7 +258,7 @@ class Session:
 
     async def _obey(self, event: Event) -> None:
         try:
-            if self._plan is None and event["type"] != "session.config":
+            if self._plan is None and event["type"] not in ("session.config", "input.cancel"):
                 self._check_key(None)
                 raise InvalidRequest("session.config comes first", param="type")
             await self._obeyed[event["type"]](event)
@@ -322,6 +322,10 @@ class Session:
         if plan.is_by_token:
             await synthesizer.speak_open(plan.request, plan.output).aclose()
         return plan, choice
+
+    async def _rest(self, _event: Event) -> None:
+        """`_cancel` has done it; from this message on the session rests between utterances."""
+        self._check_key(None)
 
     async def _take_text(self, event: Event) -> None:
         text = event["text"]
@@ -591,6 +595,9 @@ class SpeechBySentence(Utterance):
         while (sentence := await self._sentences.get()) is not None:
             if self.finish_reason == "length" or not self._has_words(sentence):
                 continue
+            if request.max_frames < 1:
+                self.finish_reason = "length"
+                continue
             if not self.sentences:
                 await self._take_place()
             speech = self._runtime.synthesizer.speak(
@@ -614,4 +621,4 @@ def _go_on(request: SpeechRequest, speech: Speech) -> SpeechRequest:
     """What the next sentence is asked for: the same voice, and the time that is left."""
     used = math.ceil(speech.audio_s / FRAME_S - 1e-6)
     language: Any = speech.choice.language
-    return replace(request, language=language, max_frames=max(1, request.max_frames - used))
+    return replace(request, language=language, max_frames=request.max_frames - used)
