@@ -94,7 +94,8 @@ class SlowVoice:
 def build_slow(settings: Settings, report: ReportProgress, worker: int) -> Synthesizer:
     print(f"worker {worker} loads", flush=True)  # noqa: T201 - for the test to see
     report("pretending to load", 0.5)
-    threading.Event().wait(float(os.environ.get("LOAD_S", "0")))
+    while not Path(os.environ.get("LOADS_UNTIL_FILE", "/")).exists():
+        threading.Event().wait(0.02)
     if os.environ.get("LOAD_FAILS"):
         raise RuntimeError("the slow voice was told not to load")
     return Synthesizer(SlowVoice(), sample_rate_hz=settings.sampling_rate)

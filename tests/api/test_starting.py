@@ -9,7 +9,15 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from tests.conftest import ROOT, clean_environment, free_port, wait_until_ready
+from tests.conftest import (
+    READY_S,
+    ROOT,
+    Server,
+    clean_environment,
+    free_port,
+    stop,
+    wait_until_ready,
+)
 
 
 def serve(home: Path, *, service: str = "service:QwenTTS", **settings: str) -> Any:
@@ -88,31 +96,50 @@ def test_importing_the_service_needs_neither_model_nor_torch(tmp_path: Path) -> 
     assert done.stdout.strip() == "[]"
 
 
+def health_with_step(client: httpx.Client, url: str, step: str) -> httpx.Response:
+    """The first answer of /health that names this step of the start."""
+    deadline_s = time.monotonic() + READY_S
+    while True:
+        assert time.monotonic() < deadline_s, f"{step!r} was never reached"
+        try:
+            health = client.get(f"{url}/health")
+        except httpx.TransportError:  # it does not listen yet
+            time.sleep(0.05)
+            continue
+        if health.json().get("step") == step:
+            return health
+
+
 def test_health_answers_503_with_the_step_while_the_voice_loads(tmp_path: Path) -> None:
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    loaded, log = tmp_path / "loaded", tmp_path / "log"
     command = [sys.executable, "-m", "bentoml", "serve", "tests.api.slow_service:QwenTTS"]
-    log = tmp_path / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=ROOT,
-            env=clean_environment(tmp_path, LOAD_S="3"),
+            env=clean_environment(tmp_path, LOADS_UNTIL_FILE=str(loaded)),
             stdout=out,
             stderr=out,
+            start_new_session=True,
         )
-    url = f"http://127.0.0.1:{port}"
     try:
-        with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:
-            health = client.get(f"{url}/health")
+        with httpx.Client() as client:
+            health = health_with_step(client, url, "pretending to load")
             assert health.status_code == 503
-            assert health.json()["step"] == "pretending to load"
+            assert (health.json()["status"], health.json()["ready"]) == ("starting", False)
             assert health.json()["progress"] == 0.5
             assert client.get(f"{url}/readyz").json()["error"]["code"] == "not_ready"
+            assert client.get(f"{url}/livez").status_code == 200
             early = client.post(f"{url}/tts", json={"text": "1"})
             assert (early.status_code, early.json()["error"]["code"]) == (503, "not_ready")
+            assert early.headers["retry-after"] == "5"
+            loaded.touch()
+            wait_until_ready(Server(url, log, process))
+            assert client.post(f"{url}/tts", json={"text": "1"}).status_code == 200
     finally:
-        process.terminate()
-        process.wait(20)
+        stop(process)
 
 
 def test_an_api_key_guards_what_speaks_and_nothing_else(start_server: Any) -> None:

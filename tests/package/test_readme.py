@@ -19,7 +19,7 @@ import soundfile
 
 from qwen_tts_service import errors
 from qwen_tts_service.api.errors import PLAIN, STATUS
-from qwen_tts_service.api.schemas import StreamTTSBody, TTSBody
+from qwen_tts_service.api.wire import StreamTTSBody, TTSBody
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.types import AudioFormat
 

@@ -1,11 +1,25 @@
 """Admission: slots, a bounded queue, first come first served."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
+from qwen_tts_service.api import admission as admission_module
 from qwen_tts_service.api.admission import Admission
 from qwen_tts_service.errors import Busy
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A clock that stands still; call it to let seconds pass."""
+    now_s = [1000.0]
+    monkeypatch.setattr(admission_module, "monotonic", lambda: now_s[0])
+
+    def wait(seconds: float) -> None:
+        now_s[0] += seconds
+
+    return wait
 
 
 def test_a_free_slot_is_granted_at_once() -> None:
@@ -17,15 +31,113 @@ def test_a_free_slot_is_granted_at_once() -> None:
     asyncio.run(run())
 
 
-def test_beyond_slots_and_queue_it_is_busy_and_says_when_to_come_back() -> None:
+@pytest.mark.parametrize(
+    ("slots", "queue_limit", "retry_after_s"),
+    [
+        (1, 0, 2),
+        (3, 1, 2),
+        (1, 1, 4),
+        (2, 2, 3),
+        (3, 0, 1),
+        (1, 28, 58),
+        (1, 29, 60),
+        (1, 30, 60),
+        (1, 99, 60),
+    ],
+)
+def test_beyond_slots_and_queue_it_is_busy_and_says_when_to_come_back(
+    slots: int, queue_limit: int, retry_after_s: int
+) -> None:
+    async def run() -> None:
+        admission = Admission(slots=slots, queue_limit=queue_limit)
+        for _ in range(slots + queue_limit):
+            admission.enter()
+        with pytest.raises(Busy) as caught:
+            admission.enter()
+        assert caught.value.retry_after_s == retry_after_s
+        assert str(caught.value) == (
+            f"all {slots} slots are speaking and {queue_limit} requests wait; "
+            f"try again in {retry_after_s} s"
+        )
+        assert (admission.active, admission.queued) == (slots, queue_limit)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("held_s", "retry_after_s"),
+    [([102.0], 12), ([2.0], 2), ([10.0], 3), ([0.0] * 7, 1), ([102.0, 12.0], 12), ([1e4], 60)],
+)
+def test_the_time_to_come_back_follows_a_tenth_of_each_hold(
+    clock: Callable[[float], None], held_s: list[float], retry_after_s: int
+) -> None:
+    async def run() -> None:
+        admission = Admission(slots=1, queue_limit=0)
+        for seconds in held_s:
+            place = admission.enter()
+            clock(seconds)
+            assert place.held_s == seconds
+            place.release()
+        assert admission.retry_after_s == retry_after_s
+
+    asyncio.run(run())
+
+
+def test_a_hold_is_counted_from_the_grant_and_not_from_the_arrival(
+    clock: Callable[[float], None],
+) -> None:
+    async def run() -> None:
+        admission = Admission(slots=1, queue_limit=1)
+        first, second = admission.enter(), admission.enter()
+        clock(2.0)
+        first.release()
+        clock(22.0)
+        second.release()
+        assert admission.retry_after_s == 4
+
+    asyncio.run(run())
+
+
+def test_who_leaves_the_queue_changes_nothing_about_the_time_to_come_back(
+    clock: Callable[[float], None],
+) -> None:
     async def run() -> None:
         admission = Admission(slots=1, queue_limit=1)
         admission.enter()
-        admission.enter()
-        with pytest.raises(Busy) as caught:
-            admission.enter()
-        assert 1 <= caught.value.retry_after_s <= 60
-        assert (admission.active, admission.queued) == (1, 1)
+        waiting = admission.enter()
+        clock(500.0)
+        waiting.release()
+        assert admission.retry_after_s == 2
+
+    asyncio.run(run())
+
+
+def test_each_change_is_told_once_it_has_happened() -> None:
+    async def run() -> None:
+        told: list[tuple[int, int]] = []
+        admission = Admission(
+            slots=1,
+            queue_limit=2,
+            on_change=lambda: told.append((admission.active, admission.queued)),
+        )
+        first, second, third = (admission.enter() for _ in range(3))
+        second.release()
+        first.release()
+        third.release()
+        assert told == [(1, 0), (1, 1), (1, 2), (1, 1), (1, 0), (0, 0)]
+
+    asyncio.run(run())
+
+
+def test_a_place_in_the_queue_waits_until_a_slot_is_free() -> None:
+    async def run() -> None:
+        admission = Admission(slots=1, queue_limit=1)
+        first, second = admission.enter(), admission.enter()
+        waiting = asyncio.create_task(second.granted())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        first.release()
+        await asyncio.wait_for(waiting, 1)
 
     asyncio.run(run())
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
-from qwen_tts_service.speech.parts import GAP
 from qwen_tts_service.speech.sequence import PartSequence
 from qwen_tts_service.speech.writing import OpenText
 from qwen_tts_service.types import SpeechRequest, VoiceChoice
@@ -15,7 +14,7 @@ RATE_HZ = 1000
 
 
 class FakeUtterance:
-    """Says one sample per character, as soon as it is there."""
+    """Says one sample per character, piece by piece as they come."""
 
     def __init__(self, request, end="stop"):
         self.request = request
@@ -45,10 +44,9 @@ class FakeUtterance:
         self.is_read = True
         told = 0
         while not self.is_closed:
-            if told < len(self.text):
-                chars = len(self.text) - told
-                told += chars
-                yield np.ones(chars, np.float32)
+            if told < len(self.pieces):
+                told += 1
+                yield np.ones(len(self.pieces[told - 1]), np.float32)
             elif self.is_finished:
                 break
             else:
@@ -126,6 +124,12 @@ def written(pieces, **fields):
     return asyncio.run(run())
 
 
+def runs(samples):
+    """[(value, how many in a row), ...]"""
+    borders = np.flatnonzero(np.diff(samples)) + 1
+    return [(int(run[0]), len(run)) for run in np.split(samples, borders) if len(run)]
+
+
 def test_what_is_written_is_spoken_before_it_is_complete():
     async def run():
         voice = FakeVoice()
@@ -144,15 +148,77 @@ def test_what_is_written_is_spoken_before_it_is_complete():
 
 
 LONG = "One two three. Four five six! Seven (eight) nine? Ten, eleven. Twelve"
+TALK = "  — One two. — «Three four», he said. (Five) six? — Seven... No. 3.5 is it. — Eight"
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+@pytest.mark.parametrize("text", [LONG, TALK])
+@pytest.mark.parametrize("part_chars", [1, 9, 20])
+@pytest.mark.parametrize("size", [1, 2, 5])
 @pytest.mark.parametrize("fields", [{}, {"language": None}, {"normalize": "none"}])
-def test_the_pieces_change_nothing(size, fields):
-    pieces = [LONG[at : at + size] for at in range(0, len(LONG), size)]
-    assert (
-        written(pieces, part_chars=20, **fields)[0] == written([LONG], part_chars=20, **fields)[0]
-    )
+def test_the_pieces_change_nothing(text, part_chars, size, fields):
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    whole = written([text], part_chars=part_chars, **fields)[0]
+    assert len(whole) > 1
+    assert written(pieces, part_chars=part_chars, **fields)[0] == whole
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("blank", ["", " \n" * 15])
+def test_the_language_is_that_of_the_same_beginning_however_the_text_is_cut(size, blank):
+    text = blank + "Привет, мой друг, да. Then it goes on in English for quite a while, as it may."
+
+    async def run():
+        voice = FakeVoice()
+        stream = open_stream(voice, language=None)
+        for at in range(0, len(text), size):
+            stream.feed(text[at : at + size])
+        stream.finish()
+        return [utterance.request.language for utterance in voice.opened]
+
+    assert asyncio.run(run()) == ["russian"]
+
+
+@pytest.mark.parametrize("blank", ["", " " * 30])
+def test_without_a_language_20_characters_are_waited_for(blank):
+    async def run():
+        voice = FakeVoice()
+        stream = open_stream(voice, language=None, normalize="none")
+        stream.feed(blank + "a" * 19)
+        assert voice.opened == []
+        stream.feed("a")
+        assert voice.texts == ["a" * 20]
+
+    asyncio.run(run())
+
+
+def test_a_language_that_was_given_is_kept():
+    async def run():
+        voice = FakeVoice()
+        stream = open_stream(voice, language="english")
+        stream.feed("Да, ")
+        return voice.texts, voice.opened[0].request.language
+
+    assert asyncio.run(run()) == (["Да, "], "english")
+
+
+def test_a_long_utterance_goes_on_only_by_whole_sentences():
+    async def run():
+        voice = FakeVoice()
+        stream = open_stream(voice, part_chars=20, normalize="none")
+        stream.feed("One two. Three four five six")
+        assert voice.texts == ["One two. Three four "]
+        stream.feed(" seven")
+        assert voice.texts == ["One two. Three four "]
+        stream.feed(". Eight")
+        assert voice.texts == ["One two. Three four five six seven. ", "Eight"]
+        assert [utterance.is_finished for utterance in voice.opened] == [True, False]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("part_chars", "count"), [(15, 2), (16, 1)])
+def test_an_utterance_ends_with_the_sentence_that_makes_it_long_enough(part_chars, count):
+    assert len(written(["One two three. Four five"], part_chars=part_chars)[0]) == count
 
 
 def test_a_long_text_is_spoken_in_utterances_that_end_with_sentences():
@@ -162,8 +228,15 @@ def test_a_long_text_is_spoken_in_utterances_that_end_with_sentences():
         "Seven (eight) nine? Ten, eleven. ",
         "Twelve",
     ]
-    assert len(heard) == len(LONG) + 2 * round(GAP.duration_s * RATE_HZ)
+    said = [*map(len, texts)]
+    assert runs(heard) == [(1, said[0]), (0, 300), (1, said[1]), (0, 300), (1, said[2])]
     assert reason == "stop"
+
+
+def test_the_gap_stands_once_before_whatever_pieces_come_behind_it():
+    texts, heard, _ = written([*map("{} ".format, LONG.split())], part_chars=40)
+    assert len(texts) == 2
+    assert runs(heard) == [(1, len(texts[0])), (0, 300), (1, len(texts[1]))]
 
 
 def test_marks_behind_the_last_sentence_are_no_utterance():
@@ -191,7 +264,7 @@ def test_a_short_text_without_a_language_is_spoken_when_it_is_complete():
 def test_a_text_without_anything_to_say_is_refused(pieces):
     with pytest.raises(CannotSpeak) as caught:
         written(pieces)
-    assert caught.value.code == "no_reading"
+    assert (caught.value.code, caught.value.param) == ("no_reading", "text")
 
 
 def test_full_normalisation_is_refused():
@@ -218,10 +291,83 @@ def test_nothing_is_begun_before_it_is_read():
     asyncio.run(run())
 
 
-def test_the_whole_is_cut_at_max_frames():
-    text = "x" * 150 + ". " + "y" * 150  # a sample per character, 80 in a frame
-    _, heard, reason = written([text], part_chars=5, max_frames=3)
-    assert (len(heard), reason) == (240, "length")
+@pytest.mark.parametrize(
+    ("first", "expected"),  # 240 samples of speech and silence together
+    [
+        pytest.param(300, [(1, 240)], id="in-the-first"),
+        pytest.param(200, [(1, 200), (0, 40)], id="in-the-gap"),
+        pytest.param(98, [(1, 98), (0, 142)], id="in-the-gap-too"),
+        pytest.param(240, [(1, 240)], id="between-them"),
+    ],
+)
+def test_the_whole_is_cut_at_max_frames(first, expected):
+    async def run():
+        voice = FakeVoice()
+        stream = open_stream(voice, part_chars=5, max_frames=3, normalize="none")
+        stream.feed("x" * (first - 2) + ". Y" + "y" * 150)
+        stream.finish()
+        heard = await read(stream)
+        assert [u.is_closed for u in voice.opened if u.is_read][-1]
+        await stream.aclose()
+        return runs(heard), stream.finish_reason
+
+    assert asyncio.run(run()) == (expected, "length")
+
+
+def test_what_is_cut_in_a_later_utterance_counts_the_ones_before():
+    text = "One two. Three four. Five six."
+    _, heard, reason = written([text], part_chars=5, max_frames=4)
+    assert (runs(heard), reason) == ([(1, 9), (0, 300), (1, 11)], "length")
+
+
+def test_a_speech_that_ends_with_its_last_frame_has_not_been_cut():
+    _, heard, reason = written(["x" * 80], max_frames=1)
+    assert (len(heard), reason) == (80, "stop")
+
+
+def test_a_reader_may_wait_before_there_is_a_text_and_when_it_has_ended():
+    async def run():
+        voice = FakeVoice()
+        stream = open_stream(voice, part_chars=5, normalize="none")
+        reading = asyncio.create_task(read(stream))
+        for piece in ("", "One two. Three", " four. *"):
+            await asyncio.sleep(0)
+            stream.feed(piece)
+            for _ in range(20):
+                await asyncio.sleep(0)
+        assert voice.texts == ["One two. ", "Three four. "]
+        assert [utterance.is_read for utterance in voice.opened] == [True, True]
+        assert not reading.done()
+        stream.finish()
+        heard = await reading
+        return runs(heard), stream.finish_reason
+
+    assert asyncio.run(run()) == ([(1, 9), (0, 300), (1, 12)], "stop")
+
+
+def test_leaving_afterwards_does_not_change_how_it_ended():
+    async def run():
+        stream = open_stream(FakeVoice())
+        stream.feed("One.")
+        stream.finish()
+        await read(stream)
+        await stream.aclose()
+        return stream.finish_reason
+
+    assert asyncio.run(run()) == "stop"
+
+
+def test_a_failure_after_leaving_is_no_failure():
+    async def run():
+        stream = open_stream(FakeVoice(["error"]))
+        stream.feed("One two")
+        heard = aiter(stream)
+        await anext(heard)
+        await stream.aclose()
+        assert [samples async for samples in heard] == []
+        return stream.finish_reason
+
+    assert asyncio.run(run()) == "cancelled"
 
 
 def test_leaving_ends_a_wait_for_text():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
-from qwen_tts_service.speech.parts import GAP, TextParts, split_request
+from qwen_tts_service.speech.parts import TextParts, split_request
 from qwen_tts_service.text import normalise
 from qwen_tts_service.text.split import MAX_PAUSE_S, Pause
 from qwen_tts_service.types import SpeechRequest
@@ -64,6 +64,13 @@ def test_the_language_is_that_of_the_whole_text_without_its_pauses():
     assert [part.language for part in spoken(script)] == ["russian"] * 3
 
 
+def test_words_on_both_sides_of_a_pause_stay_apart_for_the_language():
+    script = split_request(
+        request("да[pause:1s]ja[pause:1s]nein[pause:1s]danke[pause:1s]bitte"), None
+    )
+    assert {part.language for part in spoken(script)} == {"german"}
+
+
 def test_a_language_that_was_given_is_kept():
     (part,) = spoken(split_request(request("Привет", language="english"), None))
     assert part.language == "english"
@@ -101,7 +108,7 @@ def test_a_text_with_nothing_to_speak_is_refused(text):
 
 def test_a_long_text_is_cut_at_sentence_ends_with_gaps_between():
     parts = plan(LONG, 200)
-    assert parts[1::2] == [GAP.duration_s] * (len(parts) // 2)
+    assert parts[1::2] == [0.3] * (len(parts) // 2)
     assert "".join(parts[::2]) == LONG.strip()
     assert all(part.rstrip()[-1] in ".!?" for part in parts[::2])
     assert len(parts) > 3
@@ -111,6 +118,14 @@ def test_parts_of_a_long_text_are_about_the_same_length():
     lengths = [len(part) for part in plan(LONG, 400)[::2]]
     assert max(lengths) <= 400
     assert min(lengths) > 150
+
+
+@pytest.mark.parametrize(("longest", "count"), [(26, 1), (25, 2)])
+def test_a_text_is_cut_only_when_it_is_too_long_for_one_part(longest, count):
+    assert (
+        len(spoken(split_request(request("One two three. Four five."[:25] + "!"), longest)))
+        == count
+    )
 
 
 def test_every_part_has_the_voice_and_the_seed_of_the_request():

@@ -77,6 +77,28 @@ def test_parts_and_silences_come_in_order():
     assert reason == "stop"
 
 
+@pytest.mark.parametrize(("duration_s", "samples"), [(0.001, 1), (1.001, 1001), (0.57, 570)])
+def test_no_sample_of_a_silence_is_lost(duration_s, samples):
+    heard, _, _ = tell((10,), Pause(duration_s), (10,))
+    assert runs(heard) == [(1, 10), (0, samples), (2, 10)]
+
+
+def test_silence_before_a_part_that_never_sounds_is_not_heard():
+    heard, reason, _ = tell((10,), Pause(0.1), ("runaway",))
+    assert (runs(heard), reason) == ([(1, 10)], "runaway")
+
+
+@pytest.mark.parametrize(("parts", "end"), [(((10,),), "stop"), (((200,),), "length")])
+def test_leaving_afterwards_does_not_change_how_it_ended(parts, end):
+    async def run():
+        stream = stream_of(Teller(), *parts, max_frames=2)
+        await collect(stream)
+        await stream.aclose()
+        return stream.finish_reason
+
+    assert asyncio.run(run()) == end
+
+
 def test_silence_comes_in_chunks_of_a_second_at_most():
     async def longest():
         stream = stream_of(Teller(), (10,), Pause(10.0), Pause(10.0))

@@ -1,25 +1,44 @@
 """Settings: defaults, ranges, and messages that name the variable."""
 
+from pathlib import Path
+
 import pytest
+from pydantic import ValidationError
 
 from qwen_tts_service.errors import StartupError
-from qwen_tts_service.settings import load_settings
+from qwen_tts_service.settings import Settings, load_settings, metrics_directory, worker_count
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
     settings = load_settings({})
-    assert settings.model_name == "Qwen3-TTS-12Hz-1.7B-CustomVoice"
-    assert settings.model_path == "/app/models"
-    assert settings.device is None
-    assert settings.sampling_rate == 24000
-    assert settings.max_concurrent_requests == 10
-    assert settings.use_flash_attention
+    given = settings.model_dump()
+    assert given.pop("api_key").get_secret_value() == ""
+    assert given == {
+        "model_name": "Qwen3-TTS-12Hz-1.7B-CustomVoice",
+        "model_path": "/app/models",
+        "device": None,
+        "sampling_rate": 24000,
+        "max_concurrent_requests": 10,
+        "use_flash_attention": True,
+        "workers": 1,
+        "cpu_threads": None,
+        "cpu_weights": None,
+        "codec_dtype": "float32",
+        "torch_compile": False,
+        "deterministic": False,
+        "max_queue": None,
+        "max_text_chars": 4096,
+        "max_body_bytes": 1048576,
+        "request_timeout_s": 1800,
+        "stall_timeout_s": 120,
+        "max_positions": 8192,
+        "runaway_factor": 4,
+        "cors_origins": (),
+        "log_level": "info",
+        "hf_hub_offline": False,
+    }
     assert settings.queue_limit == 20
-    assert settings.max_text_chars == 4096
-    assert settings.max_body_bytes == 1024 * 1024
-    assert settings.api_key.get_secret_value() == ""
-    assert settings.cors_origins == ()
-    assert settings.log_level == "info"
+    assert not settings.is_embedded
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
@@ -67,6 +86,130 @@ def test_values_are_read_from_their_variables() -> None:
 def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
     with pytest.raises(StartupError, match=name):
         load_settings({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "below"),
+    [
+        ("SAMPLING_RATE", 8000, 7999),
+        ("MAX_CONCURRENT_REQUESTS", 1, 0),
+        ("WORKERS", 1, 0),
+        ("CPU_THREADS", 1, 0),
+        ("MAX_QUEUE", 0, -1),
+        ("MAX_TEXT_CHARS", 1, 0),
+        ("MAX_BODY_BYTES", 1024, 1023),
+        ("REQUEST_TIMEOUT_S", 0.001, 0),
+        ("STALL_TIMEOUT_S", 0.001, 0),
+        ("MAX_POSITIONS", 256, 255),
+        ("RUNAWAY_FACTOR", 1, 0.999),
+    ],
+)
+def test_the_least_of_a_setting_is_taken_and_what_is_below_is_not(
+    name: str, least: float, below: float
+) -> None:
+    assert getattr(load_settings({name: str(least)}), name.lower()) == least
+    with pytest.raises(StartupError, match=name):
+        load_settings({name: str(below)})
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "above"),
+    [
+        ("SAMPLING_RATE", 48000, 48001),
+        ("MAX_CONCURRENT_REQUESTS", 1024, 1025),
+        ("WORKERS", 64, 65),
+        ("CPU_THREADS", 1024, 1025),
+        ("REQUEST_TIMEOUT_S", 3600, 3600.001),
+        ("STALL_TIMEOUT_S", 3600, 3600.001),
+        ("RUNAWAY_FACTOR", 100, 100.001),
+    ],
+)
+def test_the_most_of_a_setting_is_taken_and_what_is_above_is_not(
+    name: str, most: float, above: float
+) -> None:
+    assert getattr(load_settings({name: str(most)}), name.lower()) == most
+    with pytest.raises(StartupError, match=name):
+        load_settings({name: str(above)})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("CPU_WEIGHTS", ["half", "int8", "float"]),
+        ("CODEC_DTYPE", ["float32", "bfloat16"]),
+        ("LOG_LEVEL", ["debug", "info", "warning", "error"]),
+        ("DEVICE", ["cpu", "cuda", "cuda:0", "cuda:12"]),
+    ],
+)
+def test_every_word_that_is_allowed_is_taken(name: str, values: list[str]) -> None:
+    assert [getattr(load_settings({name: v}), name.lower()) for v in values] == values
+
+
+@pytest.mark.parametrize("device", ["cpu:0", "cuda:", "cuda:x", "xcpu", "cuda:1 "])
+def test_a_device_is_named_as_torch_names_it(device: str) -> None:
+    with pytest.raises(StartupError, match="DEVICE"):
+        load_settings({"DEVICE": device})
+
+
+@pytest.mark.parametrize("key", ["!", "~", "sesame!~"])
+def test_a_key_may_be_any_visible_ascii(key: str) -> None:
+    assert load_settings({"API_KEY": key}).api_key.get_secret_value() == key
+
+
+def test_every_wrong_variable_is_named_at_once_and_nothing_else() -> None:
+    with pytest.raises(StartupError) as caught:
+        load_settings({"MAX_QUEUE": "many", "WORKERS": "0", "DEVICE": "cpu"})
+    assert "WORKERS: " in str(caught.value)
+    assert "MAX_QUEUE: " in str(caught.value)
+    assert "DEVICE" not in str(caught.value)
+
+
+def test_origins_lose_their_spaces_and_empty_ones() -> None:
+    origins = load_settings({"CORS_ORIGINS": " a , ,b,"}).cors_origins
+    assert origins == ("a", "b")
+    assert load_settings({"CORS_ORIGINS": ","}).cors_origins == ()
+    assert Settings(cors_origins=("a",)).cors_origins == ("a",)
+
+
+def test_an_override_wins_unless_it_is_none() -> None:
+    environ = {"MODEL_NAME": "a", "DEVICE": "cpu"}
+    settings = load_settings(environ, model_name="b", device=None)
+    assert (settings.model_name, settings.device) == ("b", "cpu")
+    assert load_settings(environ, device="").device is None
+    assert environ == {"MODEL_NAME": "a", "DEVICE": "cpu"}
+
+
+def test_the_environment_is_read_where_nothing_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_QUEUE", "17")
+    assert load_settings().max_queue == 17
+    assert load_settings({}).max_queue is None
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings({}).workers = 2
+
+
+@pytest.mark.parametrize(
+    ("value", "workers"),
+    [(None, 1), ("", 1), ("0", 1), ("1", 1), ("3", 3), ("-2", 1), ("many", 1), ("²", 1), ("٣", 1)],
+)
+def test_the_number_of_workers_is_known_before_the_settings_are_checked(
+    value: str | None, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORKERS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("WORKERS", value)
+    assert worker_count() == workers
+
+
+def test_the_directory_of_shared_numbers_is_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    assert metrics_directory() is None
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    assert metrics_directory() is None
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/shared")
+    assert metrics_directory() == Path("/shared")
 
 
 @pytest.mark.parametrize("wrong", [{"MAX_QUEUE": "-1"}, {"API_KEY": "hunter2 "}])

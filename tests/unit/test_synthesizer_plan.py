@@ -1,17 +1,24 @@
 """How the synthesizer performs a script: refusals first, then one voice, part after part."""
 
 import asyncio
+import io
+import threading
+import wave
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
 
+from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.engine.channel import PcmChannel
-from qwen_tts_service.errors import CannotSpeak
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from qwen_tts_service.speech import synthesizer as synthesizer_module
 from qwen_tts_service.speech.synthesizer import Output, Synthesizer
-from qwen_tts_service.types import SpeechRequest, VoiceChoice
+from qwen_tts_service.speech.writing import SpeechByToken, can_speak_by_token, open_speech
+from qwen_tts_service.types import MAX_SEED, SpeechRequest, VoiceChoice
 
 RATE_HZ = 24000
 STREAM = Output("pcm", is_stream=True)
@@ -30,12 +37,19 @@ class Told:
 
 
 class Teller:
-    """Speaks 10 ms for a character; refuses a text with `no`; warns of one with `hm`."""
+    """Speaks 10 ms for a character; refuses a text with `no`; warns of one with `hm`.
+
+    ends: how its speeches end, one after the other; "stop" when there are no more
+    """
 
     sample_rate_hz = RATE_HZ
+    model_name = "teller"
 
-    def __init__(self, longest_part_chars=None):
+    def __init__(self, longest_part_chars=None, ends=()):
         self.longest_part_chars = longest_part_chars
+        self.ends = list(ends)
+        self.is_warm = False
+        self.is_closed = False
         self.prepared = []
         self.spoken = []
 
@@ -51,8 +65,40 @@ class Teller:
         channel = PcmChannel(capacity_samples=10**9)
         self.spoken.append(channel)
         channel.put(np.full(len(told.request.text or "x") * 240, 0.5, np.float32))
-        channel.close()
+        channel.close(self.ends.pop(0) if self.ends else "stop")
         return channel
+
+    def warm_up(self):
+        self.is_warm = True
+
+    def close(self):
+        self.is_closed = True
+
+
+class OpenTeller(Teller):
+    """Notes the texts of the utterances it opens; says nothing."""
+
+    def __init__(self, longest_part_chars=None):
+        super().__init__(longest_part_chars)
+        self.texts = []
+
+    def open(self, request):
+        self.texts.append("")
+        return OpenTold(self)
+
+
+class OpenTold:
+    choice = VoiceChoice(speaker="teller", language="english")
+    finish_reason = None
+
+    def __init__(self, teller):
+        self._texts = teller.texts
+
+    def feed(self, text):
+        self._texts[-1] += text
+
+    def finish(self):
+        pass
 
 
 def ask(text=None, **fields):
@@ -138,3 +184,232 @@ def test_warnings_of_parts_are_said_once_and_together():
 
 def test_the_expected_length_is_that_of_parts_and_pauses():
     assert begin(Teller(), ask("Quite [pause:2s] short")).info.expected_s == pytest.approx(2.1)
+
+
+def test_a_speech_says_who_speaks_with_which_seed_how_long_and_how_it_ended():
+    async def run():
+        async with aclosing(
+            Synthesizer(Teller(), sample_rate_hz=RATE_HZ).speak(
+                ask("Good. [pause:1s] Доброе утро", language=None), STREAM
+            )
+        ) as speech:
+            before = speech.finish_reason
+            data = b"".join([part async for part in speech])
+            assert speech.audio_s == len(data) / 2 / RATE_HZ
+            assert (before, speech.finish_reason) == (None, "stop")
+            return speech.info.choice.language, speech.seed
+
+    assert asyncio.run(run()) == ("russian", 7)
+
+
+@pytest.mark.parametrize(("frames", "is_warned"), [(15, False), (14, True)])
+def test_what_just_fits_is_not_warned_about(frames, is_warned):
+    text = "a" * 120  # 1.2 s, 15 frames
+    warning = begin(Teller(), ask(text, max_frames=frames)).info.warning
+    assert (warning is not None) == is_warned
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_file_knows_its_length_and_a_stream_does_not(is_stream):
+    async def run():
+        synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
+        if not is_stream:
+            return (await synthesizer.speak_whole(ask("Four"), "wav"))[0]
+        async with aclosing(synthesizer.speak(ask("Four"), Output("wav", is_stream=True))) as s:
+            return b"".join([part async for part in s])
+
+    data = asyncio.run(run())
+    with wave.open(io.BytesIO(data)) as file:
+        assert (file.getnframes() == 4 * 240) is not is_stream
+    assert len(data) == 44 + 2 * 4 * 240
+
+
+def test_the_voices_rate_becomes_the_rate_that_is_asked_for():
+    async def run(rate_hz):
+        synthesizer = Synthesizer(Teller(), sample_rate_hz=rate_hz)
+        request = ask("Quite [pause:1s] short.", max_frames=12)
+        return await synthesizer.speak_whole(request, "pcm")
+
+    for rate_hz in (RATE_HZ, 12000, 48000):
+        data, speech = asyncio.run(run(rate_hz))
+        assert len(data) / 2 == pytest.approx(0.96 * rate_hz, abs=3)
+        assert speech.audio_s == pytest.approx(0.96, abs=1e-3)
+        assert speech.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("format", "is_beside"),
+    [("pcm", False), ("wav", False), ("mp3", True), ("flac", True), ("ogg", True), ("opus", True)],
+)
+def test_formats_that_cost_time_are_encoded_beside_the_event_loop(monkeypatch, format, is_beside):
+    threads = []
+    for name in ("feed", "finish"):
+        work = getattr(AudioPipe, name)
+
+        def noted(self, *args, work=work):
+            threads.append(threading.current_thread())
+            return work(self, *args)
+
+        monkeypatch.setattr(AudioPipe, name, noted)
+
+    async def run():
+        synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
+        return (await synthesizer.speak_whole(ask("One"), format))[0]
+
+    assert asyncio.run(run())
+    assert len(threads) == 2
+    assert [thread is not threading.main_thread() for thread in threads] == [is_beside] * 2
+
+
+def test_no_empty_piece_is_handed_on():
+    async def run():
+        synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
+        async with aclosing(synthesizer.speak(ask("One"), Output("mp3", is_stream=True))) as s:
+            return [part async for part in s]
+
+    parts = asyncio.run(run())
+    assert parts
+    assert all(parts)
+
+
+def speak_whole(teller, drawn_seed=None, attempts=None):
+    """Speak "One" with seed 7; `drawn_seed`: the seed that is drawn next, None if 7 was given."""
+    synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
+    watch = (lambda _: None) if attempts is None else attempts.append
+    request = ask("One", is_seed_drawn=drawn_seed is not None)
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = {MAX_SEED + 1: drawn_seed}
+        patch.setattr(synthesizer_module.secrets, "randbelow", drawn.__getitem__)
+        return asyncio.run(synthesizer.speak_whole(request, "pcm", on_begin=watch))
+
+
+@pytest.mark.parametrize("drawn_seed", [0, 9])
+def test_a_runaway_is_spoken_once_more_with_another_seed(drawn_seed):
+    teller, attempts = Teller(ends=["runaway"]), []
+    data, speech = speak_whole(teller, drawn_seed, attempts)
+    assert [asked.seed for asked in teller.prepared] == [7, drawn_seed]
+    assert (speech.seed, speech.finish_reason) == (drawn_seed, "stop")
+    assert [attempt.seed for attempt in attempts] == [7, drawn_seed]
+    assert attempts[-1] is speech
+    assert len(data) == 2 * 3 * 240
+
+
+def test_what_ends_is_spoken_once():
+    teller = Teller()
+    speak_whole(teller, 9)
+    assert len(teller.prepared) == 1
+
+
+@pytest.mark.parametrize(("drawn_seed", "times"), [(None, 1), (9, 2)])
+def test_who_runs_away_for_good_cannot_speak(drawn_seed, times):
+    teller = Teller(ends=["runaway"] * 2)
+    with pytest.raises(CannotSpeak) as caught:
+        speak_whole(teller, drawn_seed)
+    assert caught.value.code == "runaway"
+    assert len(teller.prepared) == times
+
+
+def test_a_speech_that_was_stopped_is_no_file():
+    with pytest.raises(SynthesisFailed):
+        speak_whole(Teller(ends=["cancelled"]), 9)
+
+
+def test_what_fails_while_it_is_watched_is_stopped():
+    def broken(_speech):
+        raise RuntimeError
+
+    teller = Teller()
+    synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
+    with pytest.raises(RuntimeError):
+        asyncio.run(synthesizer.speak_whole(ask("One"), "pcm", on_begin=broken))
+    assert teller.spoken[0].is_cancelled
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("stop", None),
+        ("length", None),
+        ("runaway", "runaway"),
+        ("cancelled", "internal_error"),
+        ("error", "internal_error"),
+    ],
+)
+def test_an_ending_that_is_none_is_said(end, code):
+    async def run():
+        synthesizer = Synthesizer(Teller(ends=[end]), sample_rate_hz=RATE_HZ)
+        async with aclosing(synthesizer.speak(ask("One"), STREAM)) as speech:
+            [part async for part in speech]
+        if code is None:
+            speech.check_ending()
+            return
+        with pytest.raises(SynthesisFailed) as caught:
+            speech.check_ending()
+        assert caught.value.code == code
+
+    asyncio.run(run())
+
+
+def test_a_speech_that_is_left_stops_the_voice_and_gives_no_more_bytes():
+    async def run():
+        teller = Teller()
+        speech = Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(ask("One"), Output("wav", True))
+        await speech.aclose()
+        await speech.aclose()
+        assert teller.spoken[0].is_cancelled
+        return [part async for part in speech]
+
+    assert asyncio.run(run()) == []
+
+
+@pytest.mark.parametrize("teller", [Teller(), OpenTeller()])
+def test_a_format_that_the_rate_does_not_have_is_refused_first(teller):
+    synthesizer = Synthesizer(teller, sample_rate_hz=22050)
+    speak = partial(SpeechByToken, synthesizer)
+    speak = speak if isinstance(teller, OpenTeller) else synthesizer.speak
+    with pytest.raises(InvalidRequest) as caught:
+        speak(ask("no"), Output("opus", is_stream=True))
+    assert caught.value.param == "format"
+    assert not teller.prepared
+
+
+def test_only_a_voice_that_takes_words_takes_words():
+    assert can_speak_by_token(Synthesizer(OpenTeller(), sample_rate_hz=RATE_HZ))
+    synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
+    assert not can_speak_by_token(synthesizer)
+    with pytest.raises(InvalidRequest) as caught:
+        open_speech(synthesizer, ask(), STREAM, by_token=True)
+    assert caught.value.param == "split"
+
+
+@pytest.mark.parametrize(("longest_part_chars", "chars"), [(None, 407), (800, 407), (60, 33)])
+def test_a_growing_text_is_divided_at_half_a_part(longest_part_chars, chars):
+    async def run():
+        teller = OpenTeller(longest_part_chars)
+        synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
+        request = ask(language="english", normalize="none")
+        speech = open_speech(synthesizer, request, STREAM, by_token=True)
+        speech.feed("Some word. " * 80)  # of 11 characters
+        return len(teller.texts[0])
+
+    assert asyncio.run(run()) == chars
+
+
+@pytest.mark.parametrize("has_russian", [True, False])
+def test_before_the_first_request_everything_is_loaded(monkeypatch, has_russian):
+    loaded = []
+
+    def preload_russian():
+        if not has_russian:
+            raise InvalidRequest("not installed")
+        loaded.append("russian")
+
+    monkeypatch.setattr(synthesizer_module, "preload_detector", lambda: loaded.append("detector"))
+    monkeypatch.setattr(synthesizer_module, "preload_russian", preload_russian)
+    teller = Teller()
+    synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
+    synthesizer.warm_up()
+    assert loaded == ["detector", "russian"][: 1 + has_russian]
+    assert (teller.is_warm, teller.is_closed) == (True, False)
+    synthesizer.close()
+    assert teller.is_closed

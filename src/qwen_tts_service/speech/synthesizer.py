@@ -69,6 +69,7 @@ class Speech:
         self._pcm = pcm
         self._pipe = pipe
         self._info = info
+        self._is_closed = False
         self.seed = request.seed
         self.text = request.text
 
@@ -99,7 +100,8 @@ class Speech:
             if data := await self._in_background(self._pipe.feed, samples):
                 yield data
         data = await self._in_background(self._pipe.finish)
-        if not self.audio_s and self.finish_reason in ("stop", "length"):
+        is_at_end = self.finish_reason in ("stop", "length") and not self._is_closed
+        if is_at_end and not self.audio_s:
             raise SynthesisFailed("the voice made no sound for this text")
         if data:
             yield data
@@ -111,6 +113,7 @@ class Speech:
 
     async def aclose(self) -> None:
         """Stop speaking and free everything; harmless when repeated."""
+        self._is_closed = True
         await self._pcm.aclose()
         self._pipe.close()
 

@@ -1,0 +1,95 @@
+"""Every setting of a checkpoint reaches the part that it is for."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qwen_tts_service import build as build_module
+from qwen_tts_service.engine import engine
+from qwen_tts_service.errors import StartupError
+from qwen_tts_service.hub import download
+from qwen_tts_service.kernels import device
+from qwen_tts_service.model import qwen3_tts
+from qwen_tts_service.qwen import voice as qwen
+from qwen_tts_service.settings import load_settings
+
+SETTINGS = {
+    "MODEL_NAME": "m",
+    "MODEL_PATH": "/p",
+    "HF_HUB_OFFLINE": "1",
+    "DEVICE": "cpu",
+    "CODEC_DTYPE": "bfloat16",
+    "CPU_WEIGHTS": "int8",
+    "USE_FLASH_ATTENTION": "0",
+    "TORCH_COMPILE": "1",
+    "MAX_CONCURRENT_REQUESTS": "3",
+    "MAX_POSITIONS": "1022",
+    "CPU_THREADS": "5",
+    "DETERMINISTIC": "1",
+    "RUNAWAY_FACTOR": "7",
+}
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What each part was made of; a model with 1022 positions."""
+    made: dict[str, Any] = {}
+
+    def find(name: str, path: Path, *, hub: Any, on_progress: Any) -> Path:
+        made["find"] = (name, path, hub.is_offline)
+        on_progress(SimpleNamespace(step="download", fraction=0.25))
+        return Path("/found")
+
+    def load(directory: Path, **options: Any) -> Any:
+        made["load"] = (directory, options)
+        return SimpleNamespace(config=SimpleNamespace(max_positions=1022))
+
+    def start(*args: Any, **options: Any) -> str:
+        made["engine"] = (args, options)
+        return "engine"
+
+    monkeypatch.setattr(download, "find_or_download", find)
+    monkeypatch.setattr(device, "choose_device", lambda *args: ("device", *args))
+    monkeypatch.setattr(device, "dtype_named", lambda name: ("dtype", name))
+    monkeypatch.setattr(qwen3_tts.Qwen3TTS, "load", load)
+    monkeypatch.setattr(engine, "Engine", start)
+    monkeypatch.setattr(qwen, "QwenVoice", lambda *args: args)
+    monkeypatch.setattr(build_module, "EngineMetrics", lambda: SimpleNamespace(observe="observe"))
+    return made
+
+
+def test_every_setting_reaches_the_part_that_it_is_for(parts: dict[str, Any]) -> None:
+    reported: list[tuple[str, float]] = []
+
+    def report(step: str, done: float) -> None:
+        reported.append((step, done))
+
+    voice: Any = build_module.build(load_settings(SETTINGS), report, 2).voice
+    assert parts["find"] == ("m", Path("/p"), True)
+    assert reported == [("download", 0.25)]
+    assert parts["load"] == (
+        Path("/found"),
+        {
+            "device": ("device", "cpu", 2),
+            "codec_dtype": ("dtype", "bfloat16"),
+            "linear": "int8",
+            "use_flash_attention": False,
+            "fuse": True,
+            "on_progress": report,
+        },
+    )
+    (model, options), watchers = parts["engine"]
+    assert watchers == {"on_step": "observe", "on_progress": report}
+    assert options == engine.EngineOptions(
+        slots=3, max_positions=1022, max_text_rows=255, threads=5, deterministic=True
+    )
+    limits = qwen.QwenOptions(max_positions=1022, max_text_tokens=255, runaway_factor=7)
+    assert voice == (model, "engine", "m", limits)
+
+
+def test_one_position_more_than_the_model_has_is_refused(parts: dict[str, Any]) -> None:
+    with pytest.raises(StartupError, match=r"MAX_POSITIONS=1023 .* 1022 at most"):
+        build_module.build(load_settings({**SETTINGS, "MAX_POSITIONS": "1023"}), print, 0)
+    assert "engine" not in parts

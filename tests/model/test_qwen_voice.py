@@ -1,0 +1,359 @@
+"""What the Qwen voice asks of the engine: ids and limits to the number, and nothing too early."""
+
+import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.model.conftest import DATA
+
+from qwen_tts_service.engine.channel import PcmChannel
+from qwen_tts_service.engine.job import Job
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest
+from qwen_tts_service.model.config import load_config
+from qwen_tts_service.model.tokenizer import Tokenizer
+from qwen_tts_service.qwen.limits import QwenOptions
+from qwen_tts_service.qwen.voice import QwenVoice
+from qwen_tts_service.types import SamplingOptions, SpeechRequest, VoiceAttributes
+
+OPTIONS = QwenOptions(max_positions=8192, max_text_tokens=50, runaway_factor=4.0)
+CONFIG = load_config(DATA / "tiny_1b7")
+TOKENIZER = Tokenizer(DATA / "tiny_1b7", CONFIG)
+TEXT = "hello the world"
+TOKENS = len(TOKENIZER.encode(TEXT)) - 8
+
+
+class FakeEngine:
+    """Notes the jobs; says what a test puts into the channels."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.channels: list[PcmChannel] = []
+        self.whole: list[Job] = []
+        self.is_healthy = True
+        self.is_closed = False
+
+    def submit(self, job: Job) -> PcmChannel:
+        self.jobs.append(job)
+        self.channels.append(PcmChannel(capacity_samples=10**9))
+        return self.channels[-1]
+
+    def run_whole(self, job: Job) -> None:
+        self.whole.append(job)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def make_voice(config: Any = CONFIG, **limits: Any) -> Any:
+    model = SimpleNamespace(
+        config=config,
+        tokenizer=TOKENIZER,
+        device="cpu",
+        dtype="torch.bfloat16",
+        codec=SimpleNamespace(dtype="torch.float32"),
+        attention=SimpleNamespace(name="sdpa", reason="it is there"),
+    )
+    stand_ins: Any = (model, FakeEngine())
+    return QwenVoice(*stand_ins, "qwen", replace(OPTIONS, **limits))
+
+
+def like_config(**changes: Any) -> Any:
+    names = ("codec", "speakers", "languages", "obeys_instruct")
+    return SimpleNamespace(**{name: getattr(CONFIG, name) for name in names} | changes)
+
+
+def ask(text: str | None = TEXT, **fields: Any) -> SpeechRequest:
+    return SpeechRequest(
+        request_id="r", seed=7, text=text, **{"language": "english", "speaker": "ryan", **fields}
+    )
+
+
+# A whole text ------------------------------------------------------------------------
+
+
+def test_a_request_is_the_job_that_it_says() -> None:
+    sampling = SamplingOptions(temperature=0.5)
+    told = make_voice().prepare(ask(instruct="Slowly.", sampling=sampling, max_frames=33))
+    assert told.job == Job(
+        ids=tuple(TOKENIZER.encode(TEXT)),
+        instruct_ids=tuple(TOKENIZER.encode_instruct("Slowly.")),
+        speaker="ryan",
+        language="english",
+        layout="full_text",
+        seed=7,
+        sampling=sampling,
+        max_frames=33,
+        runaway_frames=125 + 4 * (12 + 5 * TOKENS),
+    )
+    assert (told.choice.speaker, told.choice.language) == ("ryan", "english")
+    assert told.expected_s == pytest.approx((12 + 5 * TOKENS) * 0.08)
+    assert told.warning is None
+
+
+def test_without_an_instruction_there_are_no_ids_for_one() -> None:
+    assert make_voice().prepare(ask()).job.instruct_ids == ()
+
+
+def test_wishes_become_a_voice_and_an_instruction() -> None:
+    wishes = VoiceAttributes(gender="male", age=60, emotion="sad")
+    told = make_voice().prepare(ask(speaker=None, attributes=wishes))
+    assert told.choice.speaker == told.job.speaker == "uncle_fu"
+    assert told.job.instruct_ids == tuple(TOKENIZER.encode_instruct(told.choice.instruct))
+    assert told.job.instruct_ids
+
+
+def test_a_model_that_follows_no_instructions_gets_none() -> None:
+    voice = make_voice(like_config(obeys_instruct=False))
+    assert voice.prepare(ask(instruct="Slowly.")).job.instruct_ids == ()
+
+
+def test_ids_are_the_text_that_they_came_from() -> None:
+    ids = tuple(TOKENIZER.encode(TEXT)[3:-5])
+    assert make_voice().prepare(ask(None, tokens=ids)).job == make_voice().prepare(ask()).job
+
+
+def test_the_language_of_ids_is_that_of_their_text() -> None:
+    ids = tuple(TOKENIZER.encode("Привет, мир")[3:-5])
+    told = make_voice().prepare(ask(None, tokens=ids, language=None, speaker=None))
+    assert told.job.language == told.choice.language == "russian"
+
+
+def test_only_text_may_come_as_ids() -> None:
+    last = TOKENIZER.text_tokens - 1
+    assert make_voice().prepare(ask(None, tokens=(last,))).job.ids[3] == last
+    with pytest.raises(InvalidRequest) as caught:
+        make_voice().prepare(ask(None, tokens=(5, last + 1)))
+    assert caught.value.param == "tokens"
+
+
+@pytest.mark.parametrize("fields", [{"text": ""}, {"text": None, "tokens": ()}])
+def test_without_a_token_there_is_nothing_to_say(fields: dict[str, Any]) -> None:
+    with pytest.raises(CannotSpeak) as caught:
+        make_voice().prepare(ask(**fields))
+    assert (caught.value.code, caught.value.param) == ("no_reading", "text")
+    assert make_voice().prepare(ask("a")).job.ids == tuple(TOKENIZER.encode("a"))
+
+
+def test_a_language_that_the_model_lacks_is_refused_with_those_it_has() -> None:
+    voice = make_voice(like_config(languages=("german", "english")))
+    assert voice.prepare(ask(language="german")).job.language == "german"
+    for refused in (voice.prepare, voice.open):
+        with pytest.raises(InvalidRequest, match="german, english") as caught:
+            refused(ask(language="russian"))
+        assert caught.value.param == "language"
+
+
+@pytest.mark.parametrize("max_frames", [50, 4000])
+@pytest.mark.parametrize("instruct", [None, "Slowly."])
+def test_what_just_fits_its_slot_is_spoken(max_frames: int, instruct: str | None) -> None:
+    prompt = 8 + TOKENS + len(TOKENIZER.encode_instruct(instruct or ""))
+    # Eight more than the prompt has: the engine adds ids of its own.
+    needed = prompt + 8 + min(max_frames, 125 + 4 * (12 + 5 * TOKENS))
+    request = ask(max_frames=max_frames, instruct=instruct)
+    assert make_voice(max_positions=needed).prepare(request).job.max_frames == max_frames
+    with pytest.raises(InvalidRequest, match=f"{needed} .* {needed - 1};") as caught:
+        make_voice(max_positions=needed - 1).prepare(request)
+    assert caught.value.param == "text"
+
+
+def test_the_runaway_factor_is_the_settings() -> None:
+    job = make_voice(runaway_factor=1.5).prepare(ask()).job
+    assert job.runaway_frames == int(125 + 1.5 * (12 + 5 * TOKENS))
+
+
+def test_the_job_goes_to_the_engine_and_its_channel_comes_back() -> None:
+    async def run() -> None:
+        voice = make_voice()
+        told = voice.prepare(ask())
+        assert voice._engine.jobs == []
+        assert told.speak() is voice._engine.channels[0]
+        assert voice._engine.jobs == [told.job]
+
+    asyncio.run(run())
+
+
+def test_it_warms_up_with_a_short_real_utterance() -> None:
+    voice = make_voice()
+    voice.warm_up()
+    (job,) = voice._engine.whole
+    assert (job.ids, job.max_frames) == (tuple(TOKENIZER.encode("Hello.")), 10)
+
+
+def test_it_is_as_well_as_its_engine_and_ends_with_it() -> None:
+    voice = make_voice()
+    assert voice.is_healthy
+    voice._engine.is_healthy = False
+    assert not voice.is_healthy
+    voice.close()
+    assert voice._engine.is_closed
+
+
+def test_it_says_what_it_is() -> None:
+    voice = make_voice()
+    assert (voice.model_name, voice.sample_rate_hz, voice.device) == ("qwen", 24000, "cpu")
+    assert voice.speakers == CONFIG.speakers
+    assert voice.longest_part_chars == 800
+    assert voice.facts == {
+        "attention": "sdpa: it is there",
+        "number_format": "bfloat16, codec float32",
+    }
+
+
+# A text that is still being written --------------------------------------------------
+
+
+async def turn() -> None:
+    """Let everybody do what can be done now."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(("asked", "given"), [(900, 900), (1000, 983), (983, 983), (984, 983)])
+def test_an_open_speech_has_the_layout_and_the_frames_that_a_slot_has(
+    asked: int, given: int
+) -> None:
+    async def run() -> Job:
+        voice = make_voice(max_positions=1000)
+        told = voice.open(ask(None, max_frames=asked))
+        told.feed(TEXT + " ")
+        reading = asyncio.create_task(anext(aiter(told)))
+        await turn()
+        reading.cancel()
+        return voice._engine.jobs[0]
+
+    job = asyncio.run(run())
+    assert (job.layout, job.max_frames, job.runaway_frames) == ("streaming_text", given, given)
+    assert (job.speaker, job.language, job.seed) == ("ryan", "english", 7)
+
+
+def test_an_instruction_takes_its_rows_from_an_open_speech() -> None:
+    rows = len(TOKENIZER.encode_instruct("Slowly."))
+    told = make_voice(max_positions=500).open(ask(None, instruct="Slowly."))
+    assert told._job.max_frames == 500 - 17 - rows
+    assert len(told._job.instruct_ids) == rows
+    assert (told.choice.speaker, told.choice.instruct) == ("ryan", "Slowly.")
+
+
+def test_an_open_speech_begins_when_it_is_read_and_has_a_token() -> None:
+    async def run() -> None:
+        voice = make_voice()
+        engine = voice._engine
+        told = voice.open(ask(None))
+        told.feed("hel")  # may yet become another token
+        reading = asyncio.create_task(anext(aiter(told)))
+        await turn()
+        assert engine.jobs == []
+        told.feed("lo the ")
+        await turn()
+        assert len(engine.jobs) == 1
+        engine.channels[0].put(np.ones(5, np.float32))
+        assert len(await reading) == 5
+
+    asyncio.run(run())
+
+
+def test_an_open_speech_that_nobody_reads_takes_no_slot() -> None:
+    voice = make_voice()
+    told = voice.open(ask(None))
+    told.feed(TEXT + " ")
+    told.finish()
+    assert voice._engine.jobs == []
+    assert told.finish_reason is None
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_the_ids_of_an_open_speech_are_those_of_the_whole(size: int) -> None:
+    text = "hello the world, one two three. hello"
+
+    async def run() -> Any:
+        voice = make_voice()
+        told = voice.open(ask(None))
+        for at in range(0, len(text), size):
+            told.feed(text[at : at + size])
+        told.finish()
+        reading = asyncio.create_task(anext(aiter(told), None))
+        await turn()
+        voice._engine.channels[0].close("length")
+        await reading
+        assert told.finish_reason == "length"
+        return voice._engine.jobs[0]
+
+    job = asyncio.run(run())
+    whole = TOKENIZER.encode(text)
+    ids, end = job.feed.take(1000)
+    assert [*job.ids[:3], *job.ids[-5:]] == [*whole[:3], *whole[-5:]]
+    assert [*job.ids[3:-5], *ids] == whole[3:-5]
+    assert len(job.ids) == 9
+    assert end == min(125 + 4 * (12 + 5 * (len(whole) - 8)), 1000)
+
+
+def test_a_finished_text_never_has_more_than_its_slot() -> None:
+    async def run() -> Any:
+        voice = make_voice()
+        told = voice.open(ask(None, max_frames=60))
+        told.feed(TEXT)
+        told.finish()
+        reading = asyncio.create_task(anext(aiter(told), None))
+        await turn()
+        voice._engine.channels[0].close()
+        await reading
+        return voice._engine.jobs[0].feed.take(1000)[1]
+
+    assert asyncio.run(run()) == 60
+
+
+@pytest.mark.parametrize("is_too_long", [False, True])
+def test_an_open_speech_has_so_many_tokens(is_too_long: bool) -> None:
+    told = make_voice(max_text_tokens=TOKENS - is_too_long).open(ask(None))
+    told.feed(TEXT[:4])
+    if not is_too_long:
+        told.feed(TEXT[4:])
+        told.finish()
+        return
+    with pytest.raises(InvalidRequest) as caught:
+        told.feed(TEXT[4:] + " ")
+    assert caught.value.param == "text"
+
+
+def test_a_text_without_a_token_ends_without_a_slot() -> None:
+    async def run() -> Any:
+        voice = make_voice()
+        told = voice.open(ask(None))
+        told.feed("  ")
+        told.finish()
+        return [part async for part in told], told.finish_reason, voice._engine.jobs
+
+    assert asyncio.run(run()) == ([], "stop", [])
+
+
+def test_who_leaves_before_it_begins_takes_no_slot() -> None:
+    async def run() -> Any:
+        voice = make_voice()
+        told = voice.open(ask(None))
+        reading = asyncio.create_task(anext(aiter(told), None))
+        await turn()
+        await told.aclose()
+        await told.aclose()
+        assert await reading is None
+        told.feed(TEXT + " ")
+        told.finish()
+        return [part async for part in told], told.finish_reason, voice._engine.jobs
+
+    assert asyncio.run(run()) == ([], "cancelled", [])
+
+
+def test_who_leaves_on_the_way_frees_the_slot() -> None:
+    async def run() -> Any:
+        voice = make_voice()
+        told = voice.open(ask(None))
+        told.feed(TEXT + " ")
+        reading = asyncio.create_task(anext(aiter(told), None))
+        await turn()
+        await told.aclose()
+        assert await reading is None
+        return voice._engine.channels[0].is_cancelled, told.finish_reason
+
+    assert asyncio.run(run()) == (True, "cancelled")

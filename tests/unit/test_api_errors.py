@@ -1,0 +1,156 @@
+"""Errors on the wire: status, type, headers and words of each."""
+
+import json
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qwen_tts_service import errors as e
+from qwen_tts_service.api.errors import (
+    from_validation,
+    in_words_of,
+    plain_body,
+    response_of,
+    status_of,
+)
+
+CLIENT, SERVER = "invalid_request_error", "server_error"
+BUSY = e.Busy("m", retry_after_s=17)
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    age: int | None = None
+
+
+class Outer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    text: str = Field("", alias="input")
+    kind: Literal["a", "b"] = "a"
+    inner: Inner | None = None
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "code", "more_headers"),
+    [
+        (e.InvalidRequest("m"), 400, CLIENT, "invalid_request", {}),
+        (e.UnknownModel("m"), 404, CLIENT, "model_not_found", {}),
+        (e.Unauthorized("m"), 401, CLIENT, "unauthorized", {"www-authenticate": "Bearer"}),
+        (e.BodyTooLarge("m"), 413, CLIENT, "body_too_large", {}),
+        (e.UnsupportedMediaType("m"), 415, CLIENT, "unsupported_media_type", {}),
+        (e.CannotSpeak("m"), 422, CLIENT, "cannot_speak", {}),
+        (BUSY, 429, CLIENT, "busy", {"retry-after": "17"}),
+        (e.ClientLeft("m"), 499, CLIENT, "cancelled", {}),
+        (e.SynthesisFailed("m"), 500, SERVER, "internal_error", {}),
+        (e.NotReady("m"), 503, SERVER, "not_ready", {"retry-after": "5"}),
+        (e.TimedOut("m"), 504, SERVER, "timeout", {}),
+        (e.TTSError("m"), 500, SERVER, "internal_error", {}),
+    ],
+)
+def test_each_error_has_its_status_type_code_and_headers(
+    error: e.TTSError, status: int, kind: str, code: str, more_headers: dict[str, str]
+) -> None:
+    response = response_of(error)
+    assert response.status_code == status
+    assert json.loads(response.body) == {
+        "error": {"code": code, "message": "m", "type": kind, "param": None}
+    }
+    own = {"x-error-code": code, "content-type": "application/json", **more_headers}
+    assert {k: v for k, v in response.headers.items() if k != "content-length"} == own
+
+
+def test_a_code_and_a_field_of_ones_own_are_told() -> None:
+    response = response_of(e.CannotSpeak("m", param="text", code="runaway"))
+    error = json.loads(response.body)["error"]
+    assert (error["code"], error["param"]) == ("runaway", "text")
+    assert response.headers["x-error-code"] == "runaway"
+    assert e.CannotSpeak("m").code == "cannot_speak"
+
+
+def test_an_error_that_is_not_in_the_table_has_the_status_of_its_nearest_kind() -> None:
+    class Odd(e.UnknownModel): ...
+
+    assert status_of(Odd("m")) == 404
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "invalid_request", CLIENT),
+        (404, "not_found", CLIENT),
+        (405, "method_not_allowed", CLIENT),
+        (413, "body_too_large", CLIENT),
+        (415, "unsupported_media_type", CLIENT),
+        (418, "invalid_request", CLIENT),
+        (499, "invalid_request", CLIENT),
+        (500, "internal_error", SERVER),
+        (501, "internal_error", SERVER),
+        (503, "not_ready", SERVER),
+        (504, "timeout", SERVER),
+    ],
+)
+def test_a_bare_status_gets_a_code_a_type_and_words(status: int, code: str, kind: str) -> None:
+    error = plain_body(status)["error"]
+    assert (error["code"], error["type"], error["param"]) == (code, kind, None)
+    assert error["message"]
+
+
+def broken(**fields: Any) -> e.InvalidRequest:
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate(fields)
+    return from_validation(caught.value, Outer)
+
+
+def test_a_broken_rule_names_the_field_with_its_parents() -> None:
+    error = broken(inner={"age": "Zwetschge"})
+    assert error.param == "inner.age"
+    assert error.message.startswith("inner.age: ")
+    assert error.code == "invalid_request"
+    assert "Zwetschge" not in error.message
+
+
+def test_what_is_no_object_is_said_to_be_none() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate(["Zwetschge"])
+    error = from_validation(caught.value, Outer)
+    assert error.message.startswith("the body must be a JSON object: ")
+    assert error.param is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "param"),
+    [
+        ({"kinds": 1}, "unknown field; known: inner, kind, text. Did you mean kind?", "kind"),
+        ({"zzz": 1}, "unknown field; known: inner, kind, text.", None),
+        (
+            {"inner": {"agee": 1}},
+            "unknown field in inner; known: age. Did you mean age?",
+            "inner.age",
+        ),
+        ({"inner": {"zzz": 1}}, "unknown field in inner; known: age.", "inner"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_known_ones_and_the_nearest(
+    fields: dict[str, Any], message: str, param: str | None
+) -> None:
+    error = broken(**fields)
+    assert (error.code, error.message, error.param) == ("unknown_field", message, param)
+
+
+@pytest.mark.parametrize(
+    ("param", "message", "param_after", "message_after"),
+    [
+        ("text", "text is empty, texts too", "input", "input is empty, texts too"),
+        ("kind", "kind: text", "kind", "kind: text"),
+        ("nothing", "nothing", "nothing", "nothing"),
+        (None, "text", None, "text"),
+    ],
+)
+def test_a_field_is_named_as_the_clients_schema_names_it(
+    param: str | None, message: str, param_after: str | None, message_after: str
+) -> None:
+    error = in_words_of(Outer, e.InvalidRequest(message, param=param))
+    assert (error.param, error.message) == (param_after, message_after)
