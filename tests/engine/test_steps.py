@@ -53,6 +53,7 @@ class Outcome:
         return self._runner.is_quick
 
     def wait(self):
+        self._runner._try(self._note[0])
         self._runner.calls.append(self._note)
         return self._value
 
@@ -635,6 +636,35 @@ def test_a_failing_call_fails_those_it_worked_for(call, failed):
     assert runner.called("clear") == cleared
     assert seen[-1].failures == 1
     assert seen[-1].active == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "fails", "run_ahead"),
+    [
+        # Its frame was begun before the other speech had any.
+        pytest.param("ends", [True], 1, id="of a frame"),
+        # In the fourth step each has a chunk of its own size, and the first one's comes first.
+        pytest.param("heard", [False, False, False, True], 0, id="of a chunk"),
+    ],
+)
+def test_an_outcome_that_fails_is_that_of_its_own_streams(call, fails, run_ahead):
+    runner = Script(run_ahead=run_ahead)
+    runner.failing[call] = fails
+    first, second = Reader(), Reader()
+
+    def on_step(_statistics):
+        steps.append(len(steps))
+        if len(steps) == 1:
+            loop.put(job(1, max_frames=9), second)
+        if second.finish_reason:
+            loop.stop()
+
+    steps = []
+    loop = make_loop(runner, on_step, chunk_frames=(1, 2, 1))
+    loop.put(job(0, max_frames=9), first)
+    loop.run()
+    assert (first.finish_reason, second.finish_reason) == ("error", "length")
+    assert runner.called("clear") == [([0],)]
 
 
 def test_a_slow_reader_is_not_failed_by_the_frames_of_others():
