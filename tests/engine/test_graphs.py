@@ -17,7 +17,6 @@ from tests.engine.harness import (
     plain,
     read,
     until,
-    whole,
 )
 
 from qwen_tts_service.engine.graphs import (
@@ -273,13 +272,31 @@ def test_rows_too_many_of_a_chunk_change_nobody(model):
 # Bounds ---------------------------------------------------------------------------------
 
 
-def assert_graphs_are_plain_calls(model, job, **changes):
-    frames = []
-    for runner in (plain, graphs):
-        with endless(model, runner, slots=1, **changes) as (engine, _):
-            frames.append(whole(engine, job))
-    assert len(frames[0]) == job.max_frames * FRAME
-    assert np.abs(frames[1] - frames[0]).max() <= 1e-5
+def state_after(runner, model, job, frames, max_positions):
+    """Keys, values and the last logits once a job's prompt is read and frames are made."""
+    options = EngineOptions(
+        slots=1, max_positions=max_positions, prefix_cache_rows=0, chunk_frames=(1,)
+    )
+    made = runner(model, options)
+    prompt, _ = made.begin(0, job)
+    rows = len(prompt.rows) - 1
+    for start in range(0, rows, 64):
+        made.prefill(0, prompt, start, min(64, rows - start))
+    for number in range(frames):
+        made.frame([0], full_sort=True, positions=rows + number + 1).wait()
+    state = made._slots.state
+    return [x[:, 0, : rows + frames] for x in (state.keys, state.values)] + [state.logits[0]]
+
+
+def assert_graphs_are_plain_calls(model, job, max_positions=512):
+    with torch.inference_mode():
+        results = [
+            state_after(runner, model, job, job.max_frames, max_positions)
+            for runner in (plain, graphs)
+        ]
+    for expected, got in zip(*results, strict=True):
+        # What is left out of an attention is larger by far.
+        assert torch.allclose(got, expected, atol=1e-4)
 
 
 def long_job(model, rows, **changes):
@@ -302,16 +319,14 @@ def whole_prompt(model, job):
     )
 
 
-@pytest.mark.parametrize("rows", [255, 256, 257, 258, 400])
+@pytest.mark.parametrize("rows", [257, 400])
 def test_a_long_prompt_is_read_by_graphs_as_by_plain_calls(model, rows):
-    assert_graphs_are_plain_calls(
-        model, long_job(model, rows, max_frames=3), max_positions=512, prefix_cache_rows=0
-    )
+    assert_graphs_are_plain_calls(model, long_job(model, rows, max_frames=1))
 
 
-@pytest.mark.parametrize("rows", [252, 253, 254])
+@pytest.mark.parametrize("rows", [253])
 def test_frames_that_cross_a_bound_see_all_positions(masked, rows):
-    assert_graphs_are_plain_calls(masked, long_job(masked, rows, max_frames=8), max_positions=512)
+    assert_graphs_are_plain_calls(masked, long_job(masked, rows, max_frames=6))
 
 
 def test_a_prompt_and_speech_that_fill_their_slot_are_spoken(masked):
