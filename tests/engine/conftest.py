@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qwen_tts_service.engine import engine as engine_module
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 
 DATA = Path(__file__).parents[1] / "data"
@@ -14,6 +15,11 @@ DATA = Path(__file__).parents[1] / "data"
 def _one_thread():
     # Tiny matrices gain nothing from threads, and waiting for them costs much on a busy machine.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _a_thread_that_hangs_is_not_waited_for_long(monkeypatch):
+    monkeypatch.setattr(engine_module, "STOP_S", 5.0)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,16 @@
 """Engines on tiny checkpoints, with either runner, and the event loop around them."""
 
 import asyncio
+from collections import defaultdict, deque
+from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from qwen_tts_service.engine.driver import EagerDriver
 from qwen_tts_service.engine.engine import Engine, EngineOptions
@@ -15,7 +19,9 @@ from qwen_tts_service.engine.job import Job
 from qwen_tts_service.engine.runner import PlainRunner
 from qwen_tts_service.types import SamplingOptions
 
-WAIT_S = 60
+DATA = Path(__file__).parents[1] / "data"
+WAIT_S = 20
+"""The deadline for one speech: a broken engine fails its test by then, even on a busy machine."""
 SLOTS = 16
 OPTIONS = EngineOptions(slots=SLOTS, max_positions=320, threads=1, silence_rms=0.0)
 
@@ -34,12 +40,180 @@ class RecordingDriver(EagerDriver):
         return torch.full(shape, 77).to(dtype)
 
 
+class LateMark:
+    """A place in a queue of work that is reached when the work before it has been done."""
+
+    def __init__(self, driver, stream, written):
+        self._driver = driver
+        self._written = written
+        self.stream = stream
+        self.is_done = False
+
+    def is_reached(self):
+        return self.is_done
+
+    def wait(self):
+        self._driver.work_off(self.stream, self)
+        # Who has waited takes what was written at once; the memory then goes to somebody else.
+        for buffer in self._written:
+            self._driver.take_back(buffer)
+        self._written = []
+
+
+class LateDriver(EagerDriver):
+    """A device that does nothing until somebody waits for it, as the slowest CUDA device might.
+
+    Each of its two streams is a queue. Work is done when the host waits for a mark behind it, or
+    when the other stream has to; a stream in `prompt` does it at once, as the fastest might.
+    Host memory is handed out again as soon as it may be. `device` is around all calls of a
+    runner: in it, changes of tensors are work of the current stream.
+    """
+
+    def __init__(self, prompt=()):
+        self.prompt = set(prompt)
+        self.holds = []
+        self.is_working = False
+        self.memory = set()
+        self._queues = {"frames": deque(), "codec": deque()}
+        self._stream = "frames"
+        self._written = defaultdict(list)
+        self._free = defaultdict(list)
+        self._handed = {}
+
+    def capture(self, work, pool):
+        work()
+        return lambda: self.give(work)
+
+    @contextmanager
+    def codec_stream(self):
+        self._stream = "codec"
+        try:
+            yield
+        finally:
+            self._stream = "frames"
+
+    def mark(self):
+        mark = LateMark(self, self._stream, self._written.pop(self._stream, []))
+        self.give(lambda: setattr(mark, "is_done", True))
+        return mark
+
+    def hold(self, mark):
+        self.holds.append((self._stream, mark.stream))
+        self.give(lambda: self.work_off(mark.stream, mark))
+
+    def pinned(self, *shape, dtype):
+        free = self._free[shape, dtype]
+        buffer = free.pop() if free else torch.empty(shape, dtype=dtype)
+        self._handed[id(buffer)] = buffer
+        buffer.fill_(True if dtype == torch.bool else 77)
+        return buffer
+
+    def take_back(self, buffer):
+        if self._handed.pop(id(buffer), None) is not None:
+            self._free[tuple(buffer.shape), buffer.dtype].append(buffer)
+
+    def is_pinned(self, tensor):
+        return place(tensor) in map(place, self._handed.values())
+
+    def give(self, work):
+        """Put work at the end of the current stream."""
+        self._queues[self._stream].append(work)
+        if self._stream in self.prompt:
+            self.work_off(self._stream)
+
+    def work_off(self, stream, mark=None):
+        """Do a stream's work up to a mark, or all of it."""
+        before, self.is_working = self.is_working, True
+        queue = self._queues[stream]
+        while queue and not (mark and mark.is_done):
+            queue.popleft()()
+        self.is_working = before
+
+    def device(self):
+        return _Queued(self)
+
+    def copy(self, target, source):
+        """Give a copy between the host and the device to the current stream."""
+        if self.is_pinned(target):
+            self._written[self._stream].append(target)
+        self.give(lambda: (target.copy_(source), self.take_back(source)))
+
+    def finish(self):
+        """Do what the current stream has to do, for somebody who reads a tensor here."""
+        self.work_off(self._stream)
+
+
+def place(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+def tensors(value):
+    """All tensors in nested dataclasses and iterables."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if is_dataclass(value):
+        return tensors([getattr(value, item.name) for item in fields(value)])
+    return [t for item in value for t in tensors(item)] if isinstance(value, Iterable) else []
+
+
+class _Queued(TorchFunctionMode):
+    """Makes what changes a driver's `memory` the work of a stream; the rest is done at once."""
+
+    def __init__(self, driver):
+        super().__init__()
+        self._driver = driver
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        how, name, driver = kwargs or {}, func.__name__, self._driver
+        changes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        if driver.is_working:
+            return func(*args, **how)
+        if name == "copy_" and how.get("non_blocking"):
+            return driver.copy(*args)
+        if changes and place(args[0]) in driver.memory:
+            return driver.give(lambda: func(*args, **how))
+        if name in {"clone", "tolist", "item"} and place(args[0]) in driver.memory:
+            driver.finish()
+        return func(*args, **how)
+
+
+class OnDevice:
+    """A runner whose calls only give work to a `LateDriver`."""
+
+    def __init__(self, inner, driver):
+        self._inner = inner
+        self.driver = driver
+        self.run_ahead = inner.run_ahead
+        slots, calls = inner._slots, (inner._frames, inner._prefills, inner._sounds)
+        owned = [slots.state, slots.codec_state, slots.ring, *[c.values() for c in calls]]
+        driver.memory.update(map(place, tensors(owned)))
+
+    def __getattr__(self, name):
+        call = getattr(self._inner, name)
+
+        def given(*args, **how):
+            with self.driver.device():
+                return call(*args, **how)
+
+        return given if callable(call) else call
+
+
 def plain(model, options):
     return PlainRunner(model, options)
 
 
 def graphs(model, options):
     return GraphRunner(model, options, RecordingDriver())
+
+
+def late(*prompt):
+    """A runner of graphs on a device that is late, but for the `prompt` streams."""
+
+    def make(model, options):
+        driver = LateDriver(prompt)
+        return OnDevice(GraphRunner(model, options, driver), driver)
+
+    return make
 
 
 RUNNERS = [pytest.param(plain, id="plain"), pytest.param(graphs, id="graphs")]
@@ -85,6 +259,15 @@ async def read(channel):
     return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
 
 
+def whole(engine, job):
+    """All samples of a job, from a thread without an event loop."""
+
+    async def run():
+        return await read(engine.submit(job))
+
+    return asyncio.run(run())
+
+
 async def until(condition):
     """Wait until something that another thread does has happened."""
     async with asyncio.timeout(WAIT_S):
@@ -99,7 +282,7 @@ class Endless:
         self._inner = inner
         self.run_ahead = inner.run_ahead
         self.failing = set()
-        self.silent = False
+        self.silent = self.pauses = False
         self.rows = []
 
     def __getattr__(self, name):
@@ -112,7 +295,8 @@ class Endless:
             raise RuntimeError("out of luck")
         self.rows.append(sorted(slots))
         ends = self._inner.frame(slots, **how)
-        ends.wait = lambda: [False] * len(slots)
+        wait = ends.wait
+        ends.wait = lambda: [False for _ in wait()]
         return ends
 
     def decode(self, *what):
@@ -120,9 +304,17 @@ class Endless:
             raise RuntimeError("out of luck")
         sound = self._inner.decode(*what)
         if self.silent:
-            samples = sound.wait()
-            sound.wait = lambda: samples * 0
+            wait = sound.wait
+            sound.wait = lambda: wait() * 0
+        if self.pauses:
+            wait = sound.wait
+            sound.wait = lambda: first_half(wait())
         return sound
+
+
+def first_half(samples):
+    """The samples with silence in place of the second half of each row."""
+    return samples * (np.arange(samples.shape[1]) < samples.shape[1] // 2).astype(np.float32)
 
 
 @contextmanager

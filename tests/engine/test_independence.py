@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engine.harness import RUNNERS, make_job, plain, read, running, until
+from tests.engine.harness import RUNNERS, make_job, plain, read, running, until, whole
 
 from qwen_tts_service.kernels.linear import can_pack
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
@@ -161,4 +161,4 @@ def test_int8_layers_are_as_independent(jobs):
 def test_whatever_the_chunks_the_samples_are_the_same(model, jobs, alone):
     for ramp in [(1,), (8,), (3, 5)]:
         with running(model, runner=plain, chunk_frames=ramp) as engine:
-            assert np.abs(engine.run_whole(jobs[15]) - alone[15][0]).max() <= 1e-5
+            assert np.abs(whole(engine, jobs[15]) - alone[15][0]).max() <= 1e-5

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.engine.harness import RUNNERS, endless, make_job, read, running, until
+from tests.engine.harness import RUNNERS, endless, make_job, read, running, until, whole
 
 from qwen_tts_service.engine.job import TextFeed
 from qwen_tts_service.engine.loop import TEXT_IDS_PER_STEP
@@ -34,7 +34,7 @@ def open_job(model, **changes):
 @pytest.fixture(scope="module")
 def expected(model):
     with running(model) as engine:
-        samples = engine.run_whole(whole_job(model))
+        samples = whole(engine, whole_job(model))
     assert len(samples) > 47 * 1920, "it must go on behind the text, or nothing is proved"
     return samples
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.engine.harness import OPTIONS, RUNNERS, endless, make_job, running, until
+from tests.engine.harness import OPTIONS, RUNNERS, endless, make_job, running, until, whole
 
 from qwen_tts_service.engine.prefix import PrefixCache
 from qwen_tts_service.errors import SynthesisFailed
@@ -41,7 +41,7 @@ def rows_read(model, runner, jobs, **changes):
     read = []
     with running(model, runner=make, **changes) as engine:
         for job in jobs:
-            engine.run_whole(job)
+            whole(engine, job)
             read.append(made[0].read)
             made[0].read = []
     return read
@@ -81,10 +81,10 @@ def test_with_text_that_comes_along_nothing_is_left_to_read(model, runner):
 def test_the_speech_is_the_same_to_the_bit(model, runner, layout):
     job = make_job(model, 3, layout=layout, max_frames=20)
     with running(model, runner=runner, deterministic=True, slots=2) as engine:
-        first, again = engine.run_whole(job), engine.run_whole(job)
+        first, again = whole(engine, job), whole(engine, job)
     with running(model, runner=runner, deterministic=True, slots=2, prefix_cache_rows=0) as engine:
-        engine.run_whole(job)
-        without = engine.run_whole(job)
+        whole(engine, job)
+        without = whole(engine, job)
     assert len(first) > 1920
     assert np.array_equal(first, again)
     assert np.array_equal(first, without)
@@ -109,12 +109,12 @@ def test_another_prefix_is_not_mistaken_for_it(model, change):
 def test_nothing_is_kept_of_a_failure(model, runner):
     job = make_job(model, 4)
     with endless(model, runner) as (engine, made):
-        engine.run_whole(job)
+        whole(engine, job)
         cache = made._inner._slots.prefixes
         assert prefix_rows_of(cache) == prefix_of(model, job)
         made.failing.add("frame")
         with pytest.raises(SynthesisFailed):
-            engine.run_whole(job)
+            whole(engine, job)
         asyncio.run(until(lambda: prefix_rows_of(cache) == 0))
 
 

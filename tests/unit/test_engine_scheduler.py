@@ -170,3 +170,124 @@ def test_streams_that_decode_as_much_go_together():
     full, idle = speaking(frames=1, has_room=False), speaking()
     groups = plan_decode([fresh, far, full, other, idle], OPTIONS, now_s=0.0, step_s=0.01)
     assert groups == {1: [fresh, other], 8: [far]}
+
+
+@pytest.mark.parametrize("started", [0, 1, 7])
+def test_a_frame_step_leaves_its_own_position_filled(started):
+    # The last row of the prompt is the first frame's input: 5 rows are read, the 6th is fed.
+    assert speaking(started=started).positions == 6 + started
+
+
+@pytest.mark.parametrize(
+    ("state", "can_move"),
+    [
+        pytest.param({"prefilled": 5}, True, id="all text there"),
+        pytest.param({"prefilled": 5, "text_rows": 3, "started": 2}, True, id="one row left"),
+        pytest.param({"prefilled": 5, "text_rows": 3, "started": 3}, False, id="no text left"),
+        pytest.param({"prefilled": 4, "text_rows": 0}, True, id="prompt to be read"),
+        pytest.param({"prefilled": 4, "has_room": False}, False, id="no room"),
+        pytest.param({"prefilled": 5, "has_room": False}, False, id="no room, and all read"),
+    ],
+)
+def test_what_can_move(state, can_move):
+    assert stream(**state).can_move is can_move
+
+
+def test_a_stream_advances_as_far_as_its_text_goes():
+    candidate = speaking(text_rows=2, started=1)
+    assert plan_step([candidate], OPTIONS).advance == [candidate]
+    candidate.started = 2
+    assert plan_step([candidate], OPTIONS).advance == []
+
+
+@pytest.mark.parametrize(
+    ("state", "is_spoken"),
+    [
+        pytest.param({"frames": 4, "decoded": 4}, False, id="goes on"),
+        pytest.param({"frames": 4, "decoded": 3, "end": "stop"}, False, id="a frame to decode"),
+        pytest.param({"frames": 4, "decoded": 4, "end": "stop"}, True, id="all decoded"),
+        pytest.param({"end": "stop"}, True, id="nothing to say"),
+    ],
+)
+def test_when_all_is_spoken(state, is_spoken):
+    assert speaking(**state).is_spoken is is_spoken
+
+
+@pytest.mark.parametrize(("most", "runaway"), [(3, 9), (9, 3)])
+def test_the_smaller_limit_counts(most, runaway):
+    assert speaking(max_frames=most, runaway_frames=runaway).frame_limit == 3
+
+
+def test_an_ended_prompt_is_read_no_further():
+    assert plan_step([stream(end="cancelled")], OPTIONS).prefill == []
+
+
+def test_a_prompt_is_read_while_its_reader_has_no_room():
+    full = stream(has_room=False)
+    plan = plan_step([full], OPTIONS)
+    assert (plan.prefill, plan.advance) == ([(full, 0, 5)], [])
+
+
+def test_a_second_prompt_waits_when_the_first_took_the_budget():
+    first, second = stream(prompt_rows=16), stream(prompt_rows=16)
+    assert plan_step([first, second], OPTIONS).prefill == [(first, 0, 8), (first, 8, 8)]
+
+
+@pytest.mark.parametrize(("prefilled", "may"), [(0, False), (4, False), (5, True), (20, True)])
+def test_only_rows_that_are_not_read_yet_keep_others_out(prefilled, may):
+    assert may_join([stream(prompt_rows=20, prefilled=prefilled)], OPTIONS) is may
+
+
+@pytest.mark.parametrize(
+    ("lead_s", "step_s", "frames"),
+    [
+        pytest.param(0.0701, 0.01, 0, id="just in time"),
+        pytest.param(0.0699, 0.01, 1, id="just late"),
+        pytest.param(0.01, 0.0799, 1, id="a step as long as a frame, almost"),
+        pytest.param(0.01, 0.08, 0, id="a step as long as a frame"),
+    ],
+)
+def test_the_lead_that_a_reader_needs_is_a_margin_and_two_steps(lead_s, step_s, frames):
+    candidate = speaking(chunks=2, decoded=2, frames=3)
+    candidate.first_sent_s = 100.0 - (2 * 0.08 - lead_s)
+    assert chunk_frames(candidate, OPTIONS, now_s=100.0, step_s=step_s) == frames
+
+
+def test_before_the_first_chunk_was_heard_nothing_is_late():
+    candidate = speaking(chunks=2, decoded=2, frames=3, first_sent_s=None)
+    assert chunk_frames(candidate, OPTIONS, now_s=100.0, step_s=0.01) == 0
+
+
+def test_the_time_of_a_step_is_passed_on_to_each_chunk():
+    late = speaking(chunks=2, decoded=2, frames=3, first_sent_s=0.0)
+    assert plan_sound([late], OPTIONS, now_s=100.0, step_s=0.01) == {1: [late]}
+    assert plan_sound([late], OPTIONS, now_s=0.0, step_s=0.01) == {}
+    assert plan_sound([late], OPTIONS, now_s=100.0, step_s=1.0) == {}
+
+
+@pytest.mark.parametrize(
+    ("silence_s", "frames"), [(10.0, 125), (0.8, 10), (0.1, 1), (0.08, 1), (0.16, 2), (0.0, 1)]
+)
+def test_silence_is_counted_in_whole_frames_of_which_there_is_one(silence_s, frames):
+    assert replace(OPTIONS, silence_s=silence_s).silence_frames == frames
+
+
+def test_the_options_that_nobody_sets_are_those_that_were_measured():
+    options = EngineOptions(slots=1, max_positions=2)
+    assert options == EngineOptions(
+        slots=1,
+        max_positions=2,
+        max_text_rows=1024,
+        chunk_frames=(1, 1, 2, 4, 8),
+        prefill_piece_rows=64,
+        prefill_tokens_per_step=64,
+        prefix_cache_rows=1024,
+        max_lead_s=8.0,
+        margin_s=0.05,
+        silence_s=10.0,
+        silence_rms=1e-3,
+        max_failures=3,
+        stall_s=120.0,
+        threads=None,
+        deterministic=False,
+    )

@@ -232,11 +232,34 @@ def test_light_is_total_and_leaves_no_loose_ends(text):
     assert not any(0xD800 <= ord(char) <= 0xDFFF for char in tidy)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("unit", ["*", "**a", "_a", "[", "[](a:", "|", "`", "--- | "])
+def test_hostile_repetition_ends_and_changes_nothing(unit):
+    # Quadratic at worst: a pattern that backtracks without bound would never come back.
+    text = unit * (4096 // len(unit)) + "x"
+    assert light(text) == text
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("unit", "left"),
+    [
+        pytest.param("> ", "x", id="quotations"),
+        pytest.param("- ", "- " * 2047 + "x", id="a list, one mark of it"),
+        pytest.param("😊\ufe0f", "x", id="emoji"),
+        pytest.param(" ", "x", id="spaces"),
+        pytest.param("~~", "", id="a fence"),
+    ],
+)
+def test_hostile_marks_end_and_are_dropped(unit, left):
+    assert light(unit * (4096 // len(unit)) + "x") == left
+
+
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "unit", ["*", "**a", "_a", "[", "[](a:", "|", "> ", "- ", "😊\ufe0f", " ", "`", "~~", "--- | "]
 )
-def test_hostile_repetition_ends(unit):
-    # Quadratic at worst: a pattern that backtracks without bound would never come back.
+def test_hostile_repetition_leaves_the_next_line(unit):
     assert light(unit * (4096 // len(unit)) + "x\nend").endswith("end")
 
 
