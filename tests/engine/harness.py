@@ -184,7 +184,7 @@ class OnDevice:
         self._inner = inner
         self.driver = driver
         self.run_ahead = inner.run_ahead
-        slots, calls = inner._slots, (inner._frames, inner._prefills, inner._sounds)
+        slots, calls = inner._slots, (inner._frames, inner._prefills, inner._audio)
         owned = [slots.state, slots.codec_state, slots.ring, *[c.values() for c in calls]]
         driver.memory.update(map(place, tensors(owned)))
 

@@ -28,7 +28,7 @@ from qwen_tts_service.engine.graphs import (
     smallest,
 )
 from qwen_tts_service.engine.options import EngineOptions
-from qwen_tts_service.engine.runner import RING_FRAMES
+from qwen_tts_service.engine.slots import RING_FRAMES
 from qwen_tts_service.kernels.attention import MaskedAttention
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 
@@ -138,7 +138,7 @@ def test_a_frame_is_only_begun_and_its_outcome_waits_for_it(bench):
 
 def test_sound_is_only_begun_and_says_when_it_is_there(bench):
     bench.frame(0, 1).wait()
-    sound = bench.runner.sound([0, 1], [0, 0], 1)
+    sound = bench.runner.decode([0, 1], [0, 0], 1)
     assert not sound.is_ready()
     samples = sound.wait()
     assert sound.is_ready()
@@ -157,10 +157,10 @@ def test_the_outcome_of_a_frame_outlives_the_next(model):
 
 def test_samples_outlive_the_memory_they_came_in(bench):
     bench.frame(0, 1).wait()
-    samples = bench.runner.sound([0, 1], [0, 0], 1).wait()
+    samples = bench.runner.decode([0, 1], [0, 0], 1).wait()
     copy = samples.copy()
     bench.frame(0, 1).wait()
-    other = bench.runner.sound([0, 1], [1, 1], 1).wait()
+    other = bench.runner.decode([0, 1], [1, 1], 1).wait()
     assert not np.array_equal(other, copy)
     assert np.array_equal(samples, copy)
 
@@ -170,14 +170,14 @@ def test_sound_holds_for_the_frames_that_it_reads(bench):
     bench.frame(0, 1)
     ends.wait()
     bench.driver.holds.clear()
-    bench.runner.sound([0, 1], [0, 0], 1)
+    bench.runner.decode([0, 1], [0, 0], 1)
     assert bench.driver.holds == [("codec", "frames")]
 
 
 def test_a_frame_of_a_slot_that_changed_hands_holds_for_the_codec(bench):
     bench.frame(0, 1).wait()
     bench.frame(0, 1).wait()
-    bench.runner.sound([0, 1], [0, 0], 2)
+    bench.runner.decode([0, 1], [0, 0], 2)
     bench.frame(1)
     bench.driver.holds.clear()
     bench.frame(1)
@@ -191,7 +191,7 @@ def test_a_frame_of_a_slot_that_changed_hands_holds_for_the_codec(bench):
 
 def test_frames_hold_for_a_codec_that_lags_far_behind(bench):
     bench.frame(0, 1).wait()
-    bench.runner.sound([0, 1], [0, 0], 1)
+    bench.runner.decode([0, 1], [0, 0], 1)
     bench.driver.holds.clear()
     held = []
     for _ in range(CODEC_LAG_STEPS + 3):
@@ -204,7 +204,7 @@ def test_frames_hold_for_a_codec_that_lags_far_behind(bench):
 
 def test_a_codec_reset_waits_for_what_the_codec_still_does(bench):
     bench.frame(0, 1).wait()
-    bench.runner.sound([0, 1], [0, 0], 1)
+    bench.runner.decode([0, 1], [0, 0], 1)
     bench.begin(0, 3)
     assert bench.slots.codec_state.frames[:2].tolist() == [0, 0], "nothing is done yet"
     bench.driver.work_off("codec")
@@ -213,7 +213,7 @@ def test_a_codec_reset_waits_for_what_the_codec_still_does(bench):
 
 def test_clearing_holds_for_the_codec_and_leaves_zeros(bench):
     bench.frame(0, 1).wait()
-    bench.runner.sound([0, 1], [0, 0], 1)
+    bench.runner.decode([0, 1], [0, 0], 1)
     bench.driver.holds.clear()
     bench.runner.clear([0])
     assert bench.driver.holds == [("frames", "codec")]
@@ -258,12 +258,12 @@ def test_rows_too_many_of_a_chunk_change_nobody(model):
         bench = Bench(model, deterministic=True)
         for _ in range(2):
             bench.frame(0, 1).wait()
-        alone = [bench.runner.sound([slot], [0], 2).wait() for slot in (0, 1)]
+        alone = [bench.runner.decode([slot], [0], 2).wait() for slot in (0, 1)]
         assert bench.slots.codec_state.frames.tolist() == [2, 2, 0]
         other = Bench(model, deterministic=True)
         for _ in range(2):
             other.frame(0, 1).wait()
-        together = other.runner.sound([0, 1], [0, 0], 2).wait()
+        together = other.runner.decode([0, 1], [0, 0], 2).wait()
     assert np.array_equal(np.concatenate(alone), together)
 
 
@@ -336,7 +336,7 @@ def captured(model, **changes):
     """The graphs that a runner has: sizes of frames, of prompts and of chunks."""
     options = EngineOptions(**{"slots": 3, "max_positions": 600, **changes})
     runner = GraphRunner(model, options, RecordingDriver())
-    return runner._frames.keys(), runner._prefills.keys(), runner._sounds.keys()
+    return runner._frames.keys(), runner._prefills.keys(), runner._audio.keys()
 
 
 def pairs(first, second):
@@ -375,9 +375,9 @@ def test_the_largest_graph_of_each_pool_is_captured_first(model):
             order.append(("prefill", rows, bound))
             return super()._prefill_call(rows, bound)
 
-        def _sound_call(self, size, frames):
+        def _decode_call(self, size, frames):
             order.append(("sound", size, frames))
-            return super()._sound_call(size, frames)
+            return super()._decode_call(size, frames)
 
     Noting(model, options, RecordingDriver())
     assert order[0] == ("frame", 2)

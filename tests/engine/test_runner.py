@@ -7,7 +7,8 @@ import torch
 from tests.engine.harness import OPTIONS, RUNNERS, make_job
 
 from qwen_tts_service.engine.job import TextFeed
-from qwen_tts_service.engine.runner import RING_FRAMES, PlainRunner, tensor_bytes
+from qwen_tts_service.engine.runner import PlainRunner
+from qwen_tts_service.engine.slots import RING_FRAMES, tensor_bytes
 from qwen_tts_service.errors import InvalidRequest
 
 SMALL = replace(OPTIONS, slots=2, max_positions=64)
@@ -103,7 +104,7 @@ def test_a_slot_is_begun_as_if_new(model, runner):
     begin(runner, 1, job)
     for _ in range(3):
         runner.frame([1], full_sort=True, positions=60).wait()
-    runner.sound([1], [0], 2).wait()
+    runner.decode([1], [0], 2).wait()
     assert slots.codec_state.frames.tolist()[:2] == [0, 2]
     prompt, _ = runner.begin(1, make_job(model, 2))
     assert slots.codec_state.frames.tolist()[:2] == [0, 0]
@@ -119,7 +120,7 @@ def test_after_clearing_nothing_is_left_in_the_slots_and_the_rest_stays(model, r
     for slot in (0, 1):
         begin(runner, slot, make_job(model, slot))
     runner.frame([0, 1], full_sort=True, positions=60).wait()
-    runner.sound([0, 1], [0, 0], 1).wait()
+    runner.decode([0, 1], [0, 0], 1).wait()
     slots.state.keys[:, 1, 50:].fill_(torch.nan)
     slots.codec_state.tails[0][1].fill_(torch.nan)
     kept = slots.state.length[0].item()
@@ -200,7 +201,7 @@ def test_sound_is_read_across_the_end_of_the_ring(model, runner):
             return decode(codes, *rest)
 
     runner._slots.model = replace(model, codec=Codec())
-    runner.sound([1], [first], 4).wait()
+    runner.decode([1], [first], 4).wait()
     places = [first, first + 1, 0, 1]
     assert torch.equal(seen[0], ring[1, places].T[None])
 
@@ -231,16 +232,16 @@ def test_the_kind_of_sorting_is_passed_on(model, runner, full_sort):
 @pytest.mark.parametrize(("deterministic", "calls"), [(False, [2]), (True, [1, 1])])
 def test_sound_is_made_row_by_row_where_bits_must_not_change(model, deterministic, calls):
     runner = PlainRunner(model, replace(SMALL, deterministic=deterministic))
-    seen, sound = [], runner._slots.sound
-    runner._slots.sound = lambda slots, *rest: seen.append(len(slots)) or sound(slots, *rest)
-    assert runner.sound([1, 0], [0, 0], 1).wait().shape == (2, 1920)
+    seen, sound = [], runner._slots.decode
+    runner._slots.decode = lambda slots, *rest: seen.append(len(slots)) or sound(slots, *rest)
+    assert runner.decode([1, 0], [0, 0], 1).wait().shape == (2, 1920)
     assert seen == calls
 
 
 def test_outcomes_of_plain_calls_are_there_at_once(model, runner):
     begin(runner, 0, make_job(model, 0))
     runner.frame([0], full_sort=True, positions=60)
-    assert runner.sound([0], [0], 1).is_ready()
+    assert runner.decode([0], [0], 1).is_ready()
     assert runner.run_ahead == 0
 
 

@@ -106,7 +106,7 @@ class Script:
             self._made[slot] += 1
         return Outcome(self, ("ends", slots), ends)
 
-    def sound(self, slots, first, frames):
+    def decode(self, slots, first, frames):
         self._try("sound")
         self.calls.append(("sound", slots, first, frames))
         rows = [[self.level(begin + n) for n in range(frames)] for begin in first]
@@ -304,19 +304,19 @@ def test_positions_are_those_of_the_longest_row():
 
 def test_the_samples_of_each_row_go_to_its_reader():
     runner = Script()
-    sound = runner.sound
+    sound = runner.decode
 
     def by_slot(slots, first, frames):
         outcome = sound(slots, first, frames)
         outcome._value = np.array([[slot + 1.0] * frames * FRAME for slot in slots], np.float32)
         return outcome
 
-    runner.sound = by_slot
+    runner.decode = by_slot
     _, readers, _ = work(runner, [job(n, max_frames=2 + n) for n in range(3)])
     assert [reader.samples for reader in readers] == [[n + 1.0] * FRAME * (2 + n) for n in range(3)]
 
 
-# Sound that is late ---------------------------------------------------------------------
+# PendingAudio that is late ---------------------------------------------------------------------
 
 
 def test_sound_that_is_late_is_waited_for_at_first_and_at_the_end_only():
@@ -799,7 +799,7 @@ def test_how_long_a_step_takes_follows_the_steps_slowly(monkeypatch):
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
     runner, planned, seen = Script(), [], []
     waits, busy = deque([0.5, 1.0, 1.0]), []
-    frame, plan = runner.frame, module.plan_sound
+    frame, plan = runner.frame, module.plan_decode
 
     def slow(slots, **how):
         busy.append(loop.busy_since_s)
@@ -816,7 +816,7 @@ def test_how_long_a_step_takes_follows_the_steps_slowly(monkeypatch):
         clock.now_s += 7.0  # what lies between steps is no part of them
 
     runner.frame = slow
-    monkeypatch.setattr(module, "plan_sound", noting)
+    monkeypatch.setattr(module, "plan_decode", noting)
     loop = make_loop(runner, on_step)
     loop.put(job(), Reader())
     loop._receive()

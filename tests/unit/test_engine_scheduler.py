@@ -260,9 +260,9 @@ def test_before_the_first_chunk_was_heard_nothing_is_late():
 
 def test_the_time_of_a_step_is_passed_on_to_each_chunk():
     late = speaking(chunks=2, decoded=2, frames=3, first_sent_s=0.0)
-    assert plan_sound([late], OPTIONS, now_s=100.0, step_s=0.01) == {1: [late]}
-    assert plan_sound([late], OPTIONS, now_s=0.0, step_s=0.01) == {}
-    assert plan_sound([late], OPTIONS, now_s=100.0, step_s=1.0) == {}
+    assert plan_decode([late], OPTIONS, now_s=100.0, step_s=0.01) == {1: [late]}
+    assert plan_decode([late], OPTIONS, now_s=0.0, step_s=0.01) == {}
+    assert plan_decode([late], OPTIONS, now_s=100.0, step_s=1.0) == {}
 
 
 @pytest.mark.parametrize(
