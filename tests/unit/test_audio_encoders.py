@@ -13,11 +13,7 @@ import pytest
 import soundfile
 
 from qwen_tts_service.audio.encoders import OPUS_PAGE_MS, _StreamSink
-from qwen_tts_service.audio.formats import (
-    FORMATS,
-    encode_whole,
-    make_encoder,
-)
+from qwen_tts_service.audio.formats import FORMATS, make_encoder
 
 RATE_HZ = 24000
 FRAME = 1920
@@ -27,6 +23,11 @@ CHUNKINGS = {
     "all at once": (10**6,),
 }
 COMPRESSED = tuple(name for name in FORMATS if name not in {"wav", "pcm"})
+
+
+def encode_whole(samples, format, sample_rate_hz):
+    encoder = make_encoder(format, sample_rate_hz, is_stream=False)
+    return encoder.encode(samples) + encoder.finish()
 
 
 def _speechlike(samples, sample_rate_hz=RATE_HZ):

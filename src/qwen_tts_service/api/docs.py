@@ -4,7 +4,9 @@ BentoML describes its own APIs; this adds the routes beside them and every statu
 body, and shows it with the Swagger UI that BentoML brings, without the tracker on its own page.
 """
 
+import json
 from collections.abc import Mapping
+from importlib import resources
 from typing import Any
 
 from qwen_tts_service import __version__
@@ -12,51 +14,11 @@ from qwen_tts_service import __version__
 from .errors import PLAIN
 from .openai import CreateSpeechBody
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Qwen TTS service</title>
-<link rel="stylesheet" href="./static_content/swagger-ui.css">
-<link rel="icon" type="image/png" href="./static_content/favicon-light-32x32.png">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="./static_content/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "./docs.json", dom_id: "#swagger-ui", deepLinking: true})</script>
-</body>
-</html>
-"""
-
-_DESCRIPTION = """Text and, if you like, a voice described as gender, age and emotion go in;
-an audio file, or audio that starts to play while it is still being made, comes out.
-
-Every answer carries X-Request-Id. Speech carries X-Seed, X-Model, X-Voice, X-Language,
-X-Voice-Applied and X-Voice-Not-Applied; files also X-Audio-Seconds and X-Finish-Reason."""
-
+_STATIC = resources.files(__package__) / "static"
+PAGE = (_STATIC / "docs.html").read_text("utf-8")
+_WORDS: dict[str, Any] = json.loads((_STATIC / "openapi.json").read_text("utf-8"))
+"""description: of the whole; lists: GET routes of OpenAI's; error_schema: the one error body."""
 _REF = "#/components/schemas/"
-_OPENAI_LISTS = {
-    "/v1/models": "The loaded model, and the names it also answers to.",
-    "/v1/audio/models": "The same under `models`, as Open WebUI reads it.",
-    "/v1/audio/voices": "Speakers and OpenAI's voice names; `?legacy=true` lists bare ids.",
-}
-_ERROR_SCHEMA = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "message", "type", "param"],
-            "properties": {
-                "code": {"type": "string", "description": "Stable, for programs."},
-                "message": {"type": "string", "description": "For people."},
-                "type": {"type": "string", "enum": ["invalid_request_error", "server_error"]},
-                "param": {"type": ["string", "null"], "description": "The field at fault."},
-            },
-        }
-    },
-}
 _REASONS = {status: message for status, (_, message) in PLAIN.items() if status not in (404, 405)}
 _REASONS |= {
     400: "a field breaks a rule; param names it",
@@ -73,7 +35,7 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
         for name, schema in spec["components"]["schemas"].items()
         if name.endswith(("Input", "Body"))
     }
-    schemas["Error"] = _ERROR_SCHEMA
+    schemas["Error"] = _WORDS["error_schema"]
     paths = dict(spec["paths"])
     for path in paths.values():
         operation = path.get("post")
@@ -82,11 +44,15 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
     paths["/health"] = {"get": _json_operation("How far the service is and how busy.", ("503",))}
     schemas |= _create_speech_schemas()
     paths["/v1/audio/speech"] = {"post": _create_speech_operation()}
-    for path, description in _OPENAI_LISTS.items():
+    for path, description in _WORDS["lists"].items():
         paths[path] = {"get": _json_operation(description, ("503",)) | {"tags": ["OpenAI"]}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Qwen TTS service", "version": __version__, "description": _DESCRIPTION},
+        "info": {
+            "title": "Qwen TTS service",
+            "version": __version__,
+            "description": _WORDS["description"],
+        },
         "servers": [{"url": "."}],
         "components": {"schemas": schemas},
         "paths": paths,

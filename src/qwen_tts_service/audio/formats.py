@@ -19,7 +19,6 @@ from .encoders import (
     WavFileEncoder,
     WavStreamEncoder,
 )
-from .pcm import Pcm16
 
 MPEG_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 OPUS_RATES_HZ = (8000, 12000, 16000, 24000, 48000)
@@ -124,12 +123,6 @@ def check_format(format: AudioFormat, sample_rate_hz: int) -> None:
 def make_encoder(format: AudioFormat, sample_rate_hz: int, *, is_stream: bool) -> Encoder:
     """Start a file of a format that `check_format` has let pass."""
     return FORMATS[format].encoder(sample_rate_hz, is_stream)
-
-
-def encode_whole(samples: Pcm16, format: AudioFormat, sample_rate_hz: int) -> bytes:
-    """Write int16 [N] as one whole file."""
-    encoder = make_encoder(format, sample_rate_hz, is_stream=False)
-    return encoder.encode(samples) + encoder.finish()
 
 
 def _refusal(problem: str, sample_rate_hz: int) -> InvalidRequest:

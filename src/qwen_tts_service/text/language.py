@@ -4,54 +4,29 @@ Script decides wherever it can; only Latin letters need statistics (py3langid, r
 the six Latin-script languages).
 """
 
+import json
 import re
 import threading
 import unicodedata
 from collections.abc import Mapping
 from functools import cache
-from types import MappingProxyType
-from typing import Protocol, cast, get_args
+from importlib import resources
+from typing import Any, Protocol, cast, get_args
 
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.types import Language
 
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 
-ISO_CODES: Mapping[Language, str] = MappingProxyType(
-    {
-        "chinese": "zh",
-        "english": "en",
-        "japanese": "ja",
-        "korean": "ko",
-        "german": "de",
-        "french": "fr",
-        "russian": "ru",
-        "portuguese": "pt",
-        "spanish": "es",
-        "italian": "it",
-    }
+# iso: two-letter code; aliases: three-letter codes, the language's own name, its Russian name;
+# short_words: what statistics over byte sequences cannot tell, of the Latin-script languages.
+_TABLE: Mapping[Language, dict[str, Any]] = json.loads(
+    resources.files(__package__).joinpath("languages.json").read_text("utf-8")
 )
-
-# Besides the name itself and its two-letter code: three-letter codes, its own name, Russian.
-_ALIASES: Mapping[Language, str] = {
-    "chinese": "zho chi cmn mandarin 中文 汉语 漢語 普通话 普通話 国语 國語 китайский",
-    "english": "eng английский",
-    "japanese": "jpn jp 日本語 nihongo японский",
-    "korean": "kor kr 한국어 корейский",
-    "german": "deu ger deutsch немецкий",
-    "french": "fra fre français francais французский",
-    "russian": "rus русский",
-    "portuguese": "por português portugues португальский",
-    "spanish": "spa español espanol castellano испанский",
-    "italian": "ita italiano итальянский",
+ISO_CODES: Mapping[Language, str] = {name: row["iso"] for name, row in _TABLE.items()}
+_LANGUAGE_OF: Mapping[str, Language] = {
+    alias: name for name, row in _TABLE.items() for alias in (name, row["iso"], *row["aliases"])
 }
-_LANGUAGE_OF: Mapping[str, Language] = MappingProxyType(
-    {
-        alias: language
-        for language, aliases in _ALIASES.items()
-        for alias in (language, ISO_CODES[language], *aliases.split())
-    }
-)
 _TAG = re.compile(r"([a-z]{2,3})(-[a-z0-9]{1,8})+")
 
 
@@ -117,19 +92,8 @@ class _Identifier(Protocol):
     def classify(self, text: str) -> tuple[str, float]: ...
 
 
-# Statistics over byte sequences know nothing of these: too short, or shared in spelling.
-_SHORT_WORDS: Mapping[str, str] = {
-    "english": "ok okay hello hi hey yes bye stop start test wait please sorry thanks thank the",
-    "german": "ja nein hallo danke bitte tschüss gut und ich",
-    "french": "oui non merci salut bonjour bonsoir voilà",
-    "spanish": "sí hola gracias adiós vale bueno",
-    "italian": "sì ciao grazie prego buongiorno buonasera stai come bene",
-    "portuguese": "sim não olá obrigado obrigada até tchau",
-}
 _LANGUAGE_OF_SHORT_WORD: Mapping[str, Language] = {
-    word: cast("Language", language)
-    for language, words in _SHORT_WORDS.items()
-    for word in words.split()
+    word: name for name, row in _TABLE.items() for word in row.get("short_words", ())
 }
 _MAX_WORDS_OF_SHORT_TEXT = 3
 _MARKS: tuple[tuple[str, Language], ...] = (
@@ -157,12 +121,9 @@ def _load_identifier() -> _Identifier:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415  (0.6 s)
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.set_languages(sorted(ISO_CODES[language] for language in _latin_languages()))
+    latin = [row["iso"] for row in _TABLE.values() if "short_words" in row]
+    identifier.set_languages(sorted(latin))
     return cast("_Identifier", identifier)
-
-
-def _latin_languages() -> tuple[Language, ...]:
-    return tuple(cast("Language", language) for language in _SHORT_WORDS)
 
 
 def _detect_latin(text: str) -> Language:
