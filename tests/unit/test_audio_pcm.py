@@ -12,7 +12,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_tts_service.audio.formats import encode_whole, make_encoder
+from qwen_tts_service.audio.formats import make_encoder
 from qwen_tts_service.audio.pcm import to_bytes, to_int16
 from qwen_tts_service.audio.resample import Resampler
 from qwen_tts_service.audio.wav import wav_header
@@ -67,7 +67,8 @@ def test_whole_wav_is_byte_for_byte_what_the_standard_library_writes(sample_rate
         file.setsampwidth(2)
         file.setframerate(sample_rate_hz)
         file.writeframes(SAMPLES.tobytes())
-    assert encode_whole(SAMPLES, "wav", sample_rate_hz) == expected.getvalue()
+    encoder = make_encoder("wav", sample_rate_hz, is_stream=False)
+    assert encoder.encode(SAMPLES) + encoder.finish() == expected.getvalue()
 
 
 class _Pipe:

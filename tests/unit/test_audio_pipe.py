@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from qwen_tts_service.audio.formats import FORMATS, encode_whole
+from qwen_tts_service.audio.formats import FORMATS, make_encoder
 from qwen_tts_service.audio.pcm import to_int16
 from qwen_tts_service.audio.pipe import AudioPipe
 
@@ -34,7 +34,8 @@ def test_resampled_stream_is_the_whole_answer_in_any_chunking(size):
 
 def test_equal_rates_encode_the_very_samples():
     pipe = _pipe("flac", is_stream=False, sample_rate_hz=22050)
-    assert _run(pipe, 1920) == encode_whole(to_int16(SAMPLES), "flac", 22050)
+    encoder = make_encoder("flac", 22050, is_stream=False)
+    assert _run(pipe, 1920) == encoder.encode(to_int16(SAMPLES)) + encoder.finish()
 
 
 @pytest.mark.parametrize("name", FORMATS)
