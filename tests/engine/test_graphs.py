@@ -132,7 +132,7 @@ def test_a_frame_is_only_begun_and_its_outcome_waits_for_it(bench):
     assert bench.slots.state.frame[:2].tolist() == [0, 0]
     # Host memory that nobody has written would say that every row has ended.
     assert bench.inner._to_host[0].tolist() == [True, True]
-    assert ends.wait() == [False, False]
+    assert ends.wait().tolist() == [False, False]
     assert bench.slots.state.frame[:2].tolist() == [1, 1]
 
 
@@ -152,7 +152,7 @@ def test_the_outcome_of_a_frame_outlives_the_next(model):
         first = bench.frame(0, 1)
         bench.inner._to_host[0].fill_(True)  # as if both rows had ended there
         bench.frame(0, 1)
-    assert first.wait() == [True, True]
+    assert first.wait().tolist() == [True, True]
 
 
 def test_samples_outlive_the_memory_they_came_in(bench):

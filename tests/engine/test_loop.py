@@ -118,7 +118,7 @@ def test_a_slow_reader_pauses_only_itself(model, runner):
             assert len(await read(quick)) == 30 * FRAME
             await until(lambda: engine.statistics.paused == 1)
             # At most what the channel holds, and a chunk on its way.
-            assert slow.waiting_samples <= 7_200 + 8 * FRAME
+            assert slow._waiting_samples <= 7_200 + 8 * FRAME
             steps = len(made.rows)
             assert len(await read(slow)) == 30 * FRAME
             assert len(made.rows) > steps

@@ -215,9 +215,9 @@ def test_a_row_that_ends_says_so_in_its_place(model, runner):
     runner._slots.frame = lambda slots, **how: step(slots, **how) & False | (slots == 1)
     if hasattr(runner, "_frames"):
         runner._capture_all(lambda _step, _fraction: None)
-    assert runner.frame([0, 1], full_sort=True, positions=60).wait() == [False, True]
-    assert runner.frame([1], full_sort=False, positions=60).wait() == [True]
-    assert runner.frame([0], full_sort=False, positions=60).wait() == [False]
+    assert runner.frame([0, 1], full_sort=True, positions=60).wait().tolist() == [False, True]
+    assert runner.frame([1], full_sort=False, positions=60).wait().tolist() == [True]
+    assert runner.frame([0], full_sort=False, positions=60).wait().tolist() == [False]
 
 
 @pytest.mark.parametrize("full_sort", [True, False])

@@ -316,7 +316,7 @@ def test_the_samples_of_each_row_go_to_its_reader():
     assert [reader.samples for reader in readers] == [[n + 1.0] * FRAME * (2 + n) for n in range(3)]
 
 
-# PendingAudio that is late ---------------------------------------------------------------------
+# Audio that is late ------------------------------------------------------------------
 
 
 def test_sound_that_is_late_is_waited_for_at_first_and_at_the_end_only():

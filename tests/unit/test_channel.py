@@ -46,7 +46,7 @@ def test_a_full_channel_holds_the_producer_until_the_reader_takes() -> None:
                 if not channel.wait_for_room():
                     return
                 channel.put(samples(60))
-                most = max(most, channel.waiting_samples)
+                most = max(most, channel._waiting_samples)
             channel.close()
 
         threading.Thread(target=produce).start()
@@ -114,7 +114,7 @@ def test_what_is_put_after_the_end_is_not_heard() -> None:
         channel.put(samples(3))
         channel.close()
         channel.put(samples(5))
-        assert channel.waiting_samples == 3
+        assert channel._waiting_samples == 3
         assert await asyncio.wait_for(read(channel), 10) == [3]
 
     asyncio.run(run())
@@ -142,9 +142,9 @@ def test_who_has_left_gets_nothing_more_and_holds_nothing() -> None:
         channel.put(samples(10))
         assert not channel.has_room
         await channel.aclose()
-        assert (channel.waiting_samples, channel.has_room) == (0, True)
+        assert (channel._waiting_samples, channel.has_room) == (0, True)
         channel.put(samples(4))
-        assert channel.waiting_samples == 0
+        assert channel._waiting_samples == 0
         assert await asyncio.wait_for(read(channel), 10) == []
 
     asyncio.run(run())
@@ -210,11 +210,11 @@ def test_a_channel_is_full_at_its_capacity(count: int, has_room: bool) -> None:
     async def run() -> None:
         channel = PcmChannel(capacity_samples=10)
         channel.put(samples(count))
-        assert channel.waiting_samples == count
+        assert channel._waiting_samples == count
         assert channel.has_room is has_room
         channel.close()
         assert await read(channel) == [count] * bool(count)
-        assert (channel.waiting_samples, channel.has_room) == (0, True)
+        assert (channel._waiting_samples, channel.has_room) == (0, True)
 
     asyncio.run(run())
 

@@ -89,11 +89,6 @@ class PcmChannel:
         """How the speech ended; None while it has not."""
         return self._finish_reason
 
-    @property
-    def waiting_samples(self) -> int:
-        """How much audio waits to be read."""
-        return self._waiting_samples
-
     async def __aiter__(self) -> AsyncIterator[Samples]:
         while True:
             chunk, is_closed = self._take()

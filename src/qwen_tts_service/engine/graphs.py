@@ -25,12 +25,12 @@ from torch import Tensor
 from qwen_tts_service.kernels.attention import MaskedAttention
 from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
-from qwen_tts_service.types import ReportProgress, Samples
+from qwen_tts_service.types import ReportProgress
 
 from .driver import Driver, Mark, Work
 from .job import Job
 from .options import EngineOptions
-from .runner import PendingAudio, PendingEnds
+from .runner import Outcome
 from .slots import RING_FRAMES, SlotTensors
 
 logger = logging.getLogger(__name__)
@@ -45,57 +45,17 @@ assert CODEC_LAG_STEPS * 2 + 8 <= RING_FRAMES
 
 
 @dataclass(frozen=True, slots=True)
-class _FrameCall:
-    """slots: int64 [B], read by `run`; ends: bool [B], written by it."""
+class _Call:
+    """A captured graph: `run` reads the inputs and writes the output, if it has one.
 
-    slots: Tensor
-    ends: Tensor
+    frame:   slots int64 [B] -> whether each drew end of speech, bool [B]
+    prefill: rows [1, P, C], slot and first position int64 [2] -> nothing
+    decode:  slots, first frames and whether active, int64 [3, B] -> samples float32 [B, N]
+    """
+
+    inputs: tuple[Tensor, ...]
+    output: Tensor
     run: Work
-
-
-@dataclass(frozen=True, slots=True)
-class _PrefillCall:
-    """rows: [1, P, C] and target: int64 [2], slot and first position, both read by `run`."""
-
-    rows: Tensor
-    target: Tensor
-    run: Work
-
-
-@dataclass(frozen=True, slots=True)
-class _DecodeCall:
-    """rows: int64 [3, B], slots, first frames and whether active; samples: float32 [B, N]."""
-
-    rows: Tensor
-    samples: Tensor
-    run: Work
-
-
-class _MarkedEnds:
-    def __init__(self, mark: Mark, ends: Tensor) -> None:
-        self._mark = mark
-        self._ends = ends
-
-    def wait(self) -> list[bool]:
-        self._mark.wait()
-        ends: list[bool] = self._ends.tolist()
-        return ends
-
-
-class _MarkedAudio:
-    def __init__(self, mark: Mark, samples: Tensor, length: int) -> None:
-        self._mark = mark
-        self._samples = samples
-        self._length = length
-
-    def is_ready(self) -> bool:
-        return self._mark.is_reached()
-
-    def wait(self) -> Samples:
-        self._mark.wait()
-        # A copy, for pinned memory goes back at once.
-        samples: Samples = self._samples.numpy()[:, : self._length].copy()
-        return samples
 
 
 class GraphRunner:
@@ -129,9 +89,9 @@ class GraphRunner:
         self._codec_mark: Mark | None = None
         self._old_audio: deque[Mark | None] = deque()
         self._has_new_slot = False
-        self._frames: dict[tuple[int, int, bool], _FrameCall] = {}
-        self._prefills: dict[tuple[int, int], _PrefillCall] = {}
-        self._audio: dict[tuple[int, int], _DecodeCall] = {}
+        self._frames: dict[tuple[int, int, bool], _Call] = {}
+        self._prefills: dict[tuple[int, int], _Call] = {}
+        self._audio: dict[tuple[int, int], _Call] = {}
         self._capture_all(on_progress)
         logger.info("engine memory: %s", self._slots.memory)
 
@@ -146,29 +106,30 @@ class GraphRunner:
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
         end = start + rows
         call = self._prefills[smallest(self._pieces, rows), smallest(self._prefill_bounds, end)]
-        call.rows[0, :rows] = prompt.rows[start:end]
-        self._fill(call.target, [slot, start])
+        prompt_rows, target = call.inputs
+        prompt_rows[0, :rows] = prompt.rows[start:end]
+        self._fill(target, [slot, start])
         call.run()
         self._slots.keep_prefix(slot, prompt, end)
 
     def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
         self._slots.append_text(slot, ids, start=start, is_end=is_end)
 
-    def frame(self, slots: Sequence[int], *, full_sort: bool, positions: int) -> PendingEnds:
+    def frame(self, slots: Sequence[int], *, full_sort: bool, positions: int) -> Outcome:
         rows = len(slots)
         size = smallest(self._buckets, rows)
         call = self._frames[size, smallest(self._bounds, positions), full_sort]
-        self._fill(call.slots, [*slots, *[self._spare] * (size - rows)])
+        self._fill(call.inputs[0], [*slots, *[self._spare] * (size - rows)])
         self._hold_for_codec()
         call.run()
         ends = self._to_host[self._turn][:rows]
-        ends.copy_(call.ends[:rows], non_blocking=True)
+        ends.copy_(call.output[:rows], non_blocking=True)
         mark = self._driver.mark()
         self._frame_marks.append(mark)
         self._turn = 1 - self._turn
-        return _MarkedEnds(mark, ends)
+        return Outcome(ends, mark)
 
-    def decode(self, slots: Sequence[int], first: Sequence[int], frames: int) -> PendingAudio:
+    def decode(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Outcome:
         rows = len(slots)
         size = smallest(self._buckets, rows)
         # Only the last chunk of an utterance has a length of its own. What the graph decodes
@@ -181,13 +142,15 @@ class GraphRunner:
             # Codes that are asked for were seen to be made one frame step ago.
             if self._frame_marks:
                 self._driver.hold(self._frame_marks[0])
-            self._fill(call.rows, [[*slots, *others], [*first, *unused], [*[1] * rows, *unused]])
+            self._fill(
+                call.inputs[0], [[*slots, *others], [*first, *unused], [*[1] * rows, *unused]]
+            )
             call.run()
-            samples = self._driver.pinned(rows, call.samples.shape[1], dtype=torch.float32)
-            samples.copy_(call.samples[:rows], non_blocking=True)
+            samples = self._driver.pinned(rows, call.output.shape[1], dtype=torch.float32)
+            samples.copy_(call.output[:rows], non_blocking=True)
             self._codec_mark = self._driver.mark()
         length = frames * self._slots.model.config.codec.samples_per_frame
-        return _MarkedAudio(self._codec_mark, samples, length)
+        return Outcome(samples[:, :length], self._codec_mark)
 
     def clear(self, slots: Sequence[int]) -> None:
         if self._codec_mark is not None:
@@ -238,7 +201,7 @@ class GraphRunner:
             self._audio[size, length] = self._decode_call(size, length)
         tell()
 
-    def _frame_call(self, size: int, bound: int, full_sort: bool) -> _FrameCall:
+    def _frame_call(self, size: int, bound: int, full_sort: bool) -> _Call:
         slots = torch.full((size,), self._spare, device=self._device)
         ends = torch.zeros(size, dtype=torch.bool, device=self._device)
         spare_length = self._slots.state.length[self._spare :]
@@ -247,9 +210,9 @@ class GraphRunner:
             spare_length.zero_()  # or its attention would grow for ever
             ends.copy_(self._slots.frame(slots, full_sort=full_sort, bound=bound))
 
-        return _FrameCall(slots, ends, self._driver.capture(work, "frames"))
+        return _Call((slots,), ends, self._driver.capture(work, "frames"))
 
-    def _prefill_call(self, rows: int, bound: int) -> _PrefillCall:
+    def _prefill_call(self, rows: int, bound: int) -> _Call:
         model, state = self._slots.model, self._slots.state
         inputs = torch.zeros(1, rows, model.config.width, dtype=model.dtype, device=self._device)
         target = torch.tensor([self._spare, 0], device=self._device)
@@ -258,9 +221,9 @@ class GraphRunner:
             model.prefill(state, target[:1], inputs, start=target[1], bound=bound)
 
         # In the pool of the frames, which run on the same stream.
-        return _PrefillCall(inputs, target, self._driver.capture(work, "frames"))
+        return _Call((inputs, target), inputs, self._driver.capture(work, "frames"))
 
-    def _decode_call(self, size: int, frames: int) -> _DecodeCall:
+    def _decode_call(self, size: int, frames: int) -> _Call:
         rows = torch.zeros(3, size, dtype=torch.int64, device=self._device)
         rows[0] = torch.arange(size, device=self._device)
         length = frames * self._slots.model.config.codec.samples_per_frame
@@ -269,7 +232,7 @@ class GraphRunner:
         def work() -> None:
             samples.copy_(self._slots.decode(rows[0], rows[1], frames, active=rows[2].bool()))
 
-        return _DecodeCall(rows, samples, self._driver.capture(work, "codec"))
+        return _Call((rows,), samples, self._driver.capture(work, "codec"))
 
 
 def doubling(first: int, most: int) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from qwen_tts_service.types import Samples
 
 from .job import Job, TextFeed
 from .options import EngineOptions, EngineStatistics
-from .runner import PendingAudio, PendingEnds, Runner
+from .runner import Outcome, Runner
 from .scheduler import SequenceState, StepPlan, end_of, may_join, plan_decode, plan_step
 
 logger = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ class EngineLoop:
         self._waiting: deque[Submission] = deque()
         self._sequences: list[RunningSequence] = []
         self._free = list(range(options.slots - 1, -1, -1))
-        self._frames: deque[tuple[list[RunningSequence], PendingEnds]] = deque()
-        self._audio: deque[tuple[list[RunningSequence], int, PendingAudio]] = deque()
+        self._frames: deque[tuple[list[RunningSequence], Outcome]] = deque()
+        self._audio: deque[tuple[list[RunningSequence], int, Outcome]] = deque()
         self._failures_in_row = 0
         self._failures = 0
         self._usual_step_s = 0.0
@@ -125,11 +125,10 @@ class EngineLoop:
         started_s = self.busy_since_s = time.perf_counter()
         try:
             rows = self._step(started_s)
-        except _CallFailed as error:
-            self._fail(error.sequences, error)
-            rows = 0
-        except Exception as error:  # noqa: BLE001 - nobody knows whose it was
-            self._fail(self._sequences, error)
+        except Exception as error:  # noqa: BLE001 - logged, and told to those it belongs to
+            self._fail(
+                error.sequences if isinstance(error, _CallFailed) else self._sequences, error
+            )
             rows = 0
         if rows:
             self._failures_in_row = 0
@@ -157,14 +156,14 @@ class EngineLoop:
                 self._accept(self._inbox.get(timeout=PAUSE_POLL_S if self._sequences else None))
         self._accept_all()
 
-    def _accept(self, submission: Submission | None) -> None:
-        if submission is not None:
-            self._waiting.append(submission)
-
     def _accept_all(self) -> None:
         with suppress(Empty):
             while True:
                 self._accept(self._inbox.get_nowait())
+
+    def _accept(self, submission: Submission | None) -> None:
+        if submission is not None:
+            self._waiting.append(submission)
 
     def _look_at_readers(self) -> None:
         for sequence in self._sequences:

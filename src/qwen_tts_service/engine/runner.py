@@ -8,15 +8,16 @@ Letters: B rows of one call, N samples.
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
-from qwen_tts_service.types import Samples
 
+from .driver import Mark
 from .job import Job
 from .options import EngineOptions
 from .slots import SlotTensors
@@ -24,21 +25,26 @@ from .slots import SlotTensors
 logger = logging.getLogger(__name__)
 
 
-class PendingEnds(Protocol):
-    """The outcome of one frame step."""
+class Outcome:
+    """The result of one call, which a device may still be computing.
 
-    def wait(self) -> list[bool]:
-        """Return for each row whether it drew end of speech; blocks until that is known."""
+    mark: reached once `result` is there; None if it is there already
+    """
 
-
-class PendingAudio(Protocol):
-    """The outcome of one call of the codec."""
+    def __init__(self, result: Tensor, mark: Mark | None = None) -> None:
+        self._result = result
+        self._mark = mark
 
     def is_ready(self) -> bool:
         """Whether `wait` would not block."""
+        return self._mark is None or self._mark.is_reached()
 
-    def wait(self) -> Samples:
-        """Return the samples, float32 [B, N]."""
+    def wait(self) -> NDArray[Any]:
+        """Block until it is there; a copy, since pinned memory is used again."""
+        if self._mark is not None:
+            self._mark.wait()
+        result: NDArray[Any] = self._result.numpy().copy()
+        return result
 
 
 class Runner(Protocol):
@@ -59,36 +65,17 @@ class Runner(Protocol):
     def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
         """Add text behind the `start` text rows that a slot has, and its end if this is it."""
 
-    def frame(self, slots: Sequence[int], *, full_sort: bool, positions: int) -> PendingEnds:
-        """Make one frame for each slot; `positions` bounds what their caches hold afterwards."""
+    def frame(self, slots: Sequence[int], *, full_sort: bool, positions: int) -> Outcome:
+        """Make one frame for each slot: bool [B], whether it drew end of speech.
 
-    def decode(self, slots: Sequence[int], first: Sequence[int], frames: int) -> PendingAudio:
-        """Turn `frames` frames of each slot from its frame `first` on into sound."""
+        `positions` bounds what their caches hold afterwards.
+        """
+
+    def decode(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Outcome:
+        """Decode `frames` frames of each slot from its frame `first` on: float32 [B, N]."""
 
     def clear(self, slots: Sequence[int]) -> None:
         """Forget what slots hold after a failure, whatever it is."""
-
-
-class _Ready:
-    """An outcome that is already there."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
-
-    def is_ready(self) -> bool:
-        return True
-
-
-class _ReadyEnds(_Ready):
-    def wait(self) -> list[bool]:
-        ends: list[bool] = self._tensor.tolist()
-        return ends
-
-
-class _ReadyAudio(_Ready):
-    def wait(self) -> Samples:
-        samples: Samples = self._tensor.numpy()
-        return samples
 
 
 class PlainRunner:
@@ -117,7 +104,7 @@ class PlainRunner:
         *,
         full_sort: bool,
         positions: int,  # noqa: ARG002 - attention on the CPU reads each row's own length
-    ) -> PendingEnds:
+    ) -> Outcome:
         # Packed layers give a row the same bits in any company, the library's own do not.
         is_exact = self._slots.options.deterministic
         size = 1 if is_exact and self._slots.model.linear == "float" else len(slots)
@@ -125,9 +112,9 @@ class PlainRunner:
             self._slots.frame(index, full_sort=full_sort)
             for index in torch.split(torch.tensor(slots), size)
         ]
-        return _ReadyEnds(torch.cat(parts))
+        return Outcome(torch.cat(parts))
 
-    def decode(self, slots: Sequence[int], first: Sequence[int], frames: int) -> PendingAudio:
+    def decode(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Outcome:
         # A convolution's last bits depend on the batch; alone they are always the same.
         size = 1 if self._slots.options.deterministic else len(slots)
         rows = torch.tensor([slots, first])
@@ -135,7 +122,7 @@ class PlainRunner:
             self._slots.decode(index, begins, frames)
             for index, begins in torch.split(rows, size, dim=1)
         ]
-        return _ReadyAudio(torch.cat(parts))
+        return Outcome(torch.cat(parts))
 
     def clear(self, slots: Sequence[int]) -> None:
         self._slots.clear(slots)
