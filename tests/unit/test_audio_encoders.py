@@ -2,15 +2,22 @@
 
 import gc
 import io
+import logging
+import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
 import pytest
+import soundfile
 
 from qwen_tts_service.audio.encoders import OPUS_PAGE_MS, _StreamSink
-from qwen_tts_service.audio.formats import FORMATS, encode_whole, make_encoder
+from qwen_tts_service.audio.formats import (
+    FORMATS,
+    encode_whole,
+    make_encoder,
+)
 
 RATE_HZ = 24000
 FRAME = 1920
@@ -251,3 +258,162 @@ def test_sink_drops_corrections_of_what_has_gone():
     assert sink.tell() == 8
     assert sink.take() == b"more"
     assert sink.take() == b""
+
+
+PLACEHOLDER = b"\xff\xfb\x54\xc4" + bytes(8)
+
+
+@pytest.mark.parametrize(
+    ("data", "is_kept"),
+    [
+        pytest.param(PLACEHOLDER, False, id="an empty mp3 frame"),
+        pytest.param(PLACEHOLDER[:4] + b"\x01" + bytes(7), True, id="a frame with sound"),
+        pytest.param(b"\x00" + PLACEHOLDER[1:], True, id="not an mp3 frame"),
+    ],
+)
+def test_sink_drops_an_empty_frame_at_the_start_alone(data, is_kept):
+    sink = _StreamSink()
+    assert sink.write(data) == len(data)
+    assert sink.tell() == len(data)
+    assert sink.take() == (data if is_kept else b"")
+    sink.write(PLACEHOLDER)
+    assert sink.take_all() == PLACEHOLDER
+
+
+def test_sink_seeks_as_a_file_does():
+    sink, file = _StreamSink(), io.BytesIO()
+    for it in (sink, file):
+        it.write(b"0123456789")
+    for step in [(3,), (2, io.SEEK_CUR), (-1, io.SEEK_CUR), (-4, io.SEEK_END), (7, io.SEEK_SET)]:
+        assert sink.seek(*step) == file.seek(*step)
+        assert sink.tell() == file.tell()
+    assert sink.write(b"ab") == file.write(b"ab") == 2
+    assert sink.tell() == file.tell() == 9
+
+
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "pcm"])
+@pytest.mark.parametrize("sample_rate_hz", [8000, 48000])
+def test_every_file_says_its_own_rate_and_one_channel(name, is_stream, sample_rate_hz):
+    encoder = make_encoder(name, sample_rate_hz, is_stream=is_stream)
+    data = encoder.encode(_speechlike(FRAME * 4, sample_rate_hz)) + encoder.finish()
+    assert len(_decode(data, name, sample_rate_hz)) > 0
+    if name in {"ogg", "opus"}:
+        head = data.index(b"OpusHead")
+        assert data[head + 9] == 1
+        assert int.from_bytes(data[head + 12 : head + 16], "little") == sample_rate_hz
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_chunks_without_samples_change_nothing(name):
+    samples = _speechlike(3 * FRAME)
+    encoder = make_encoder(name, RATE_HZ, is_stream=True)
+    parts = [encoder.encode(samples[:0])]
+    for chunk in _chunks(samples, (FRAME,)):
+        parts += [encoder.encode(chunk), encoder.encode(samples[:0])]
+    data = b"".join([*parts, encoder.finish()])
+    assert np.array_equal(_decode(data, name), _decode(_stream(samples, name), name))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_samples_that_do_not_lie_side_by_side_are_encoded_in_order(name):
+    twice = np.repeat(_speechlike(3 * FRAME), 2)
+    apart, tight = twice[::2], np.ascontiguousarray(twice[::2])
+    decoded = [_decode(_stream(s, name), name) for s in (apart, tight)]
+    assert np.array_equal(*decoded)
+
+
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("wav", 44), ("pcm", 0), ("mp3", 0), ("flac", 0), ("aac", 0)],
+)
+def test_file_without_samples_has_at_most_a_header(name, expected, is_stream):
+    assert len(make_encoder(name, RATE_HZ, is_stream=is_stream).finish()) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "kbit_per_s"), [("mp3", (76, 84)), ("aac", (56, 72))], ids=["mp3", "aac"]
+)
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
+def test_bit_rate_is_the_one_chosen(name, kbit_per_s, is_stream):
+    noise = np.random.default_rng(3).integers(-9000, 9000, 4 * RATE_HZ).astype(np.int16)
+    data = _stream(noise, name) if is_stream else encode_whole(noise, name, RATE_HZ)
+    least, most = kbit_per_s
+    assert least <= len(data) * 8 / 1000 / 4 <= most
+
+
+def test_flac_has_16_bits_and_blocks_of_48_ms():
+    data = encode_whole(_speechlike(24_777), "flac", RATE_HZ)
+    assert int.from_bytes(data[8:10], "big") == int.from_bytes(data[10:12], "big") == 1152
+    assert (int.from_bytes(data[20:22], "big") >> 4 & 0x1F) + 1 == 16
+
+
+def _ogg_pages(data):
+    return data.count(b"OggS") - 2  # two pages of headers
+
+
+@pytest.mark.parametrize("name", ["ogg", "opus"])
+def test_opus_pages_are_80_ms_in_a_stream_and_a_second_in_a_file(name):
+    samples = _speechlike(4 * RATE_HZ)
+    assert 48 <= _ogg_pages(_stream(samples, name)) <= 52
+    assert 4 <= _ogg_pages(encode_whole(samples, name, RATE_HZ)) <= 6
+
+
+@pytest.mark.parametrize("name", ["_ffi", "_snd"])
+def test_soundfile_that_cannot_shorten_pages_still_streams(name, monkeypatch, caplog):
+    encoder = make_encoder("opus", RATE_HZ, is_stream=True)
+    encoder.close()
+    real = getattr(soundfile, name)
+    hidden = {"_ffi": "new", "_snd": "sf_command"}[name]
+
+    class Without:
+        def __getattr__(self, wanted):
+            if wanted == hidden:
+                raise AttributeError(wanted)
+            return getattr(real, wanted)
+
+    shorten = types.SimpleNamespace(_ffi=soundfile._ffi, _snd=soundfile._snd)
+    setattr(shorten, name, Without())
+    shorten.SoundFile = soundfile.SoundFile
+    monkeypatch.setattr("qwen_tts_service.audio.encoders.soundfile", shorten)
+    with caplog.at_level(logging.WARNING):
+        data = _stream(_speechlike(RATE_HZ), "opus")
+    assert "cannot shorten Ogg pages" in caplog.text
+    assert len(_decode(data, "opus")) == 48_000
+
+
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("ending", ["finish", "close"])
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_ended_encoder_has_closed_its_file(name, ending, is_stream):
+    encoder = make_encoder(name, RATE_HZ, is_stream=is_stream)
+    encoder.encode(_speechlike(FRAME))
+    if name == "aac":
+        closed = []
+        real = encoder._container
+        encoder._container = types.SimpleNamespace(
+            mux=real.mux, close=lambda: (closed.append(True), real.close())
+        )
+        getattr(encoder, ending)()
+        assert closed
+    else:
+        getattr(encoder, ending)()
+        assert encoder._file.closed
+
+
+@pytest.mark.parametrize("ending", ["finish", "close"])
+def test_ended_wav_file_holds_no_samples(ending):
+    encoder = make_encoder("wav", RATE_HZ, is_stream=False)
+    encoder.encode(_speechlike(FRAME))
+    getattr(encoder, ending)()
+    assert encoder.finish() == encode_whole(_speechlike(0), "wav", RATE_HZ)
+
+
+def test_wav_stream_has_one_header_and_it_differs_by_its_sizes_alone():
+    for sample_rate_hz in (8000, 22050, 48000):
+        samples = _speechlike(FRAME, sample_rate_hz)
+        whole = encode_whole(samples, "wav", sample_rate_hz)
+        streamed = _stream(samples, "wav", (500,), sample_rate_hz)
+        unknown = b"\xff" * 4
+        assert streamed == whole[:4] + unknown + whole[8:40] + unknown + whole[44:]

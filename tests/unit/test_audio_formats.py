@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 from qwen_tts_service.audio.formats import (
@@ -10,6 +11,7 @@ from qwen_tts_service.audio.formats import (
     check_format,
     content_type,
     file_extension,
+    make_encoder,
 )
 from qwen_tts_service.errors import InvalidRequest
 
@@ -24,7 +26,12 @@ EVERYTHING = ("wav", "pcm", "mp3", "ogg", "opus", "flac", "aac")
         pytest.param(8000, EVERYTHING, id="8 kHz"),
         pytest.param(22050, ("wav", "pcm", "mp3", "flac", "aac"), id="22.05 kHz"),
         pytest.param(44100, ("wav", "pcm", "mp3", "flac", "aac"), id="44.1 kHz"),
+        pytest.param(11025, ("wav", "pcm", "mp3", "flac", "aac"), id="11.025 kHz"),
+        pytest.param(12000, EVERYTHING, id="12 kHz"),
+        pytest.param(16000, EVERYTHING, id="16 kHz"),
+        pytest.param(32000, ("wav", "pcm", "mp3", "flac", "aac"), id="32 kHz"),
         pytest.param(12345, ("wav", "pcm", "flac"), id="an odd rate"),
+        pytest.param(96000, ("wav", "pcm", "flac"), id="96 kHz"),
     ],
 )
 def test_table_says_which_formats_take_a_rate(sample_rate_hz, formats):
@@ -34,6 +41,15 @@ def test_table_says_which_formats_take_a_rate(sample_rate_hz, formats):
     for name in set(FORMATS) - set(formats):
         with pytest.raises(InvalidRequest):
             check_format(name, sample_rate_hz)
+
+
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_rate_on_offer_can_be_written(name, is_stream):
+    rates_hz = FORMATS[name].rates_hz or (8000, 12345, 96000)
+    for sample_rate_hz in rates_hz:
+        encoder = make_encoder(name, sample_rate_hz, is_stream=is_stream)
+        assert encoder.encode(np.zeros(sample_rate_hz // 4, np.int16)) + encoder.finish()
 
 
 def test_refused_rate_names_the_rates_and_the_other_formats():

@@ -26,6 +26,23 @@ def test_too_loud_samples_are_clipped_and_not_wrapped():
     assert to_int16(samples).tolist() == [-32767, -32767, 0, 32767, 32767, 32767]
 
 
+def test_samples_go_to_the_nearest_step():
+    steps = np.array([-2.6, -2.4, -0.6, -0.4, 0.4, 0.6, 2.4, 2.6], np.float32)
+    assert to_int16(steps / np.float32(32767)).tolist() == [-3, -2, -1, 0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("samples", [np.zeros(3), np.zeros((1, 3), np.float32)])
+def test_what_is_not_mono_float32_is_a_mistake_of_the_caller(samples):
+    with pytest.raises(AssertionError):
+        to_int16(samples)
+
+
+def test_clipping_leaves_the_callers_samples_alone():
+    samples = np.array([-3.0, 0.25, 3.0], np.float32)
+    to_int16(samples)
+    assert samples.tolist() == [-3.0, 0.25, 3.0]
+
+
 def test_16_bit_samples_survive_the_way_through_float():
     samples = np.arange(-32767, 32768, dtype=np.int16)
     assert np.array_equal(to_int16(samples.astype(np.float32) / 32767), samples)
@@ -101,6 +118,20 @@ def _resample(samples, source_rate_hz, target_rate_hz, sizes):
         parts.append(resampler.feed(samples[start : start + size]))
         start += size
     return np.concatenate([*parts, resampler.finish()])
+
+
+@pytest.mark.parametrize("rates", [(24000, 48000), (24000, 8000)])
+def test_resampler_holds_back_at_most_60_ms_and_gives_float32(rates):
+    resampler = Resampler(*rates)
+    given_s = 0.0
+    for count in range(1, 6):
+        given = resampler.feed(_sine(rates[0], seconds=0.08))
+        assert given.dtype == np.float32
+        given_s += len(given) / rates[1]
+        assert 0.08 * count - given_s <= 0.06
+    rest = resampler.finish()
+    assert rest.dtype == np.float32
+    assert given_s + len(rest) / rates[1] == pytest.approx(0.4, abs=1e-4)
 
 
 def test_equal_rates_pass_samples_untouched():

@@ -72,6 +72,58 @@ def test_late_calls_on_a_closed_pipe_give_no_bytes(name):
     assert pipe.finish() == b""
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_finished_pipe_gives_no_more_bytes(name):
+    pipe = _pipe(name)
+    pipe.feed(SAMPLES)
+    assert pipe.finish() or name == "pcm"
+    assert pipe.finish() == b""
+    assert pipe.feed(SAMPLES) == b""
+    assert pipe.audio_s == 1.0
+    pipe.close()
+
+
+def test_pipe_says_its_format_and_the_rate_that_is_sent():
+    pipe = _pipe("flac")
+    assert (pipe.format, pipe.sample_rate_hz) == ("flac", 24000)
+    pipe.close()
+
+
+def test_closing_closes_the_encoder_and_what_it_held_is_never_encoded():
+    pipe = _pipe("flac")
+    pipe.feed(SAMPLES)
+    spoken_s = pipe.audio_s
+    pipe.close()
+    assert pipe._encoder._file.closed
+    assert pipe.finish() == b""
+    assert pipe.audio_s == spoken_s
+
+
+def test_closing_waits_for_the_ending():
+    pipe = _pipe("flac")
+    entered, release, closed = threading.Event(), threading.Event(), threading.Event()
+    finish = pipe._encoder.finish
+
+    def slow_finish():
+        entered.set()
+        assert release.wait(10)
+        return finish()
+
+    pipe._encoder.finish = slow_finish
+    pipe.feed(SAMPLES)
+    finisher = threading.Thread(target=pipe.finish)
+    closer = threading.Thread(target=lambda: (pipe.close(), closed.set()))
+    finisher.start()
+    assert entered.wait(10)
+    closer.start()
+    was_closed_early = closed.wait(0.05)
+    release.set()
+    finisher.join(10)
+    closer.join(10)
+    assert not was_closed_early
+    assert closed.is_set()
+
+
 @pytest.mark.parametrize("name", ["mp3", "ogg", "flac", "aac"])
 def test_closing_waits_for_the_chunk_being_encoded(name):
     """Closing an encoder under a running call would free memory in use."""

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub.constants
 import pytest
@@ -520,6 +522,35 @@ def test_full_disk_is_said_before_the_first_request(world: World) -> None:
     message = world.refusal(releases={NAME: huge})
     assert "1000000000.00 GB must still be downloaded" in message
     assert world.server.asked == []
+
+
+@pytest.mark.parametrize("missing", [0, 1], ids=["what just fits", "a byte too little"])
+@pytest.mark.parametrize("part_bytes", [0, 150_000])
+def test_room_is_asked_only_for_what_is_not_there_yet(
+    world: World, monkeypatch: pytest.MonkeyPatch, part_bytes: int, missing: int
+) -> None:
+    if part_bytes:
+        world.server.cuts = [part_bytes, 0, 0]
+        world.refusal()
+    write_checkpoint(world.target, {"vocab.json": world.files["vocab.json"]})
+    held = {path: path.stat().st_size for path in world.target.rglob("*") if path.is_file()}
+    rest = sum(map(len, world.files.values())) - sum(held.values())
+    world.server.asked.clear()
+    looked: list[Path] = []
+
+    def disk_usage(path: object) -> SimpleNamespace:
+        looked.append(Path(str(path)))
+        return SimpleNamespace(total=10**9, used=0, free=rest - missing)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    if missing:
+        assert "must still be downloaded" in world.refusal()
+        assert world.server.asked == []
+    else:
+        world.get()
+        assert_whole(world)
+    assert looked
+    assert all(path in (world.target, *world.target.parents) for path in looked)
 
 
 def test_place_that_cannot_be_written_is_said(world: World) -> None:

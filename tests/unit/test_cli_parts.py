@@ -1,0 +1,127 @@
+"""The command line's parts: the bar, the name of the format, the settings, the file."""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qwen_tts_service.cli.arguments import format_of, parse, settings_of
+from qwen_tts_service.cli.problem import Problem
+from qwen_tts_service.cli.progress import BAR_CHARS, Progress, _bar
+from qwen_tts_service.cli.sink import write_file
+
+
+@pytest.mark.parametrize(
+    ("fraction", "done"), [(-1.0, 0), (0.0, 0), (0.25, 6), (0.5, 12), (1.0, 24), (7.0, 24)]
+)
+def test_bar_is_filled_in_proportion_and_never_beyond_its_ends(fraction: float, done: int) -> None:
+    assert BAR_CHARS == 24
+    assert _bar(fraction) == "[" + "#" * done + "." * (24 - done) + "]"
+
+
+def test_loading_is_drawn_over_one_line_and_removed(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = Progress(is_quiet=False)
+    progress.loading("reading", 0.5)
+    progress.end()
+    bar = "[" + "#" * 12 + "." * 12 + "]"
+    assert capsys.readouterr().err == f"\r\033[K{bar} reading\r\033[K"
+
+
+@pytest.mark.parametrize(("is_terminal", "is_quiet"), [(False, False), (True, True)])
+def test_nothing_is_drawn_when_quiet_or_without_a_terminal(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch, is_terminal: bool, is_quiet: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    progress = Progress(is_quiet=is_quiet)
+    progress.loading("reading", 0.5)
+    progress.end()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("expected_s", "is_shown"), [(9.9, False), (10.0, True)])
+def test_bar_follows_only_a_speech_of_ten_seconds_or_more_and_ends(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch, expected_s: float, is_shown: bool
+) -> None:
+    async def watch() -> int:
+        progress = Progress(is_quiet=False)
+        progress.watch(SimpleNamespace(audio_s=5.0, expected_s=expected_s))
+        await asyncio.sleep(0)
+        progress.end()
+        await asyncio.sleep(0)
+        return len(asyncio.all_tasks()) - 1
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert asyncio.run(watch()) == 0
+    drawn = capsys.readouterr().err
+    assert ("############............] 5 s of about 10 s" in drawn) == is_shown
+    assert drawn.endswith("\r\033[K")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--out", "a.MP3"], "mp3"),
+        (["--out", "a.mp3", "--format", "flac"], "flac"),
+        (["--out", "-"], "wav"),
+        (["--out", "-", "--format", "pcm"], "pcm"),
+        (["--play"], "wav"),
+    ],
+)
+def test_format_is_the_asked_one_else_the_files_else_wav(
+    arguments: list[str], expected: str
+) -> None:
+    assert format_of(parse(["say", "a", *arguments])) == expected
+
+
+def test_player_takes_no_format() -> None:
+    with pytest.raises(Problem, match="--format goes with --out"):
+        format_of(parse(["say", "a", "--play", "--format", "mp3"]))
+
+
+@pytest.mark.parametrize(
+    ("variable", "option", "expected"),
+    [(None, None, "models"), ("there", None, "there"), ("there", "here", "here")],
+)
+def test_checkpoints_lie_where_the_option_says_else_the_variable_else_in_models(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, option: str | None, expected: str
+) -> None:
+    monkeypatch.delenv("MODEL_PATH", raising=False)
+    if variable:
+        monkeypatch.setenv("MODEL_PATH", variable)
+    monkeypatch.setenv("MAX_CONCURRENT_REQUESTS", "7")
+    monkeypatch.setenv("MODEL_NAME", "somebody")
+    arguments = argparse.Namespace(model="espeak-ng", model_path=option, device="cpu")
+    settings = settings_of(arguments)
+    assert Path(settings.model_path) == Path(expected)
+    assert settings.max_concurrent_requests == 1
+    assert (settings.model_name, settings.device) == ("espeak-ng", "cpu")
+
+
+def test_link_is_written_through_and_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real.wav").write_bytes(b"old")
+    (tmp_path / "link.wav").symlink_to("real.wav")
+    write_file(tmp_path / "link.wav", b"new")
+    assert (tmp_path / "link.wav").is_symlink()
+    assert (tmp_path / "real.wav").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.wav", "real.wav"]
+
+
+def test_file_that_cannot_be_renamed_leaves_the_old_one_and_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a.wav").write_bytes(b"old")
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(Problem, match="--out: No space left on device"):
+        write_file(tmp_path / "a.wav", b"new")
+    assert (tmp_path / "a.wav").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
