@@ -530,7 +530,7 @@ def test_room_is_asked_only_for_what_is_not_there_yet(
     world: World, monkeypatch: pytest.MonkeyPatch, part_bytes: int, missing: int
 ) -> None:
     if part_bytes:
-        world.server.cuts = [part_bytes, 0, 0]
+        world.server.cuts = [part_bytes] + [0] * 11
         world.refusal()
     write_checkpoint(world.target, {"vocab.json": world.files["vocab.json"]})
     held = {path: path.stat().st_size for path in world.target.rglob("*") if path.is_file()}

@@ -22,7 +22,7 @@ from qwen_tts_service.voice.catalogue import SPEAKERS
 
 from .arguments import STANDARD_IO, body_of, parse, settings_of
 from .problem import Problem
-from .progress import Progress
+from .progress import SpeechProgressBar
 from .sink import Sink, sink_of, write_file
 
 INTERRUPTED = 130
@@ -48,7 +48,7 @@ def say(arguments: argparse.Namespace) -> None:
     settings = settings_of(arguments)
     check_format(body.format, settings.sampling_rate)
     request = body.to_request("say", settings)
-    progress = Progress(is_quiet=arguments.quiet)
+    progress = SpeechProgressBar(is_quiet=arguments.quiet)
     synthesizer = _load(settings, progress)
     task = _Task(synthesizer, request, body, progress)
     try:
@@ -69,13 +69,13 @@ def list_voices(arguments: argparse.Namespace) -> None:
             for s in SPEAKERS.values()
         ]
     else:
-        synthesizer = _load(settings, Progress(is_quiet=True))
+        synthesizer = _load(settings, SpeechProgressBar(is_quiet=True))
         lines = list(synthesizer.voice.speakers)
         synthesizer.close()
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _load(settings: Settings, progress: Progress) -> Synthesizer:
+def _load(settings: Settings, progress: SpeechProgressBar) -> Synthesizer:
     check(settings)
     try:
         return build(settings, progress.loading, worker=0)
@@ -90,7 +90,7 @@ class _Task:
     synthesizer: Synthesizer
     request: SpeechRequest
     body: SpeechBody
-    progress: Progress
+    progress: SpeechProgressBar
 
     async def write(self, path: Path) -> Speech:
         """Say it whole and write the file."""
