@@ -1,4 +1,4 @@
-"""`python -m qwen_tts_service`, and the command `qwen-tts`. It knows only that there is one."""
+"""Entry point of `python -m qwen_tts_service` and of the command `qwen-tts`."""
 
 import sys
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from qwen_tts_service.cli.arguments import format_of, parse, settings_of
-from qwen_tts_service.cli.problem import Problem
+from qwen_tts_service.cli.arguments import CommandError, format_of, parse, settings_of
 from qwen_tts_service.cli.progress import SpeechProgressBar
 from qwen_tts_service.cli.sink import write_file
 
@@ -81,7 +80,7 @@ def test_format_is_the_asked_one_else_the_files_else_wav(
 
 
 def test_player_takes_no_format() -> None:
-    with pytest.raises(Problem, match="--format goes with --out"):
+    with pytest.raises(CommandError, match="--format goes with --out"):
         format_of(parse(["say", "a", "--play", "--format", "mp3"]))
 
 
@@ -121,7 +120,7 @@ def test_file_that_cannot_be_renamed_leaves_the_old_one_and_no_part(
 
     (tmp_path / "a.wav").write_bytes(b"old")
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(Problem, match="--out: No space left on device"):
+    with pytest.raises(CommandError, match="--out: No space left on device"):
         write_file(tmp_path / "a.wav", b"new")
     assert (tmp_path / "a.wav").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]

@@ -1,7 +1,4 @@
-"""The commands: `say` a text, list the `voices`.
-
-They put together what the service puts together, for one request. They do not know HTTP.
-"""
+"""Commands of the command line: `say` a text, list the `voices`, without a server."""
 
 import argparse
 import asyncio
@@ -20,8 +17,7 @@ from qwen_tts_service.synthesizer import Output, Speech, Synthesizer
 from qwen_tts_service.types import SpeechRequest
 from qwen_tts_service.voice.catalogue import SPEAKERS
 
-from .arguments import STANDARD_IO, body_of, parse, settings_of
-from .problem import Problem
+from .arguments import STANDARD_IO, CommandError, body_of, parse, settings_of
 from .progress import SpeechProgressBar
 from .sink import Sink, sink_of, write_file
 
@@ -33,7 +29,7 @@ def run(argv: list[str] | None = None) -> int:
     try:
         arguments = parse(argv)
         {"say": say, "voices": list_voices}[arguments.command](arguments)
-    except (Problem, TTSError, StartupError) as error:
+    except (CommandError, TTSError, StartupError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
