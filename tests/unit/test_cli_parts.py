@@ -22,7 +22,7 @@ def test_loading_is_drawn_in_proportion_on_one_line_and_erased(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     progress = SpeechProgressBar(is_quiet=False)
-    progress.loading("reading", fraction)
+    progress.show("reading", fraction)
     shown = capsys.readouterr().err
     assert shown.rpartition("\r")[2].strip() == "[" + "#" * done + "." * (24 - done) + "] reading"
     progress.end()
@@ -39,7 +39,7 @@ def test_nothing_is_drawn_when_quiet_or_without_a_terminal(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     progress = SpeechProgressBar(is_quiet=is_quiet)
-    progress.loading("reading", 0.5)
+    progress.show("reading", 0.5)
     progress.end()
     assert capsys.readouterr().err == ""
 

@@ -74,7 +74,7 @@ def list_voices(arguments: argparse.Namespace) -> None:
 def _load(settings: Settings, progress: SpeechProgressBar) -> Synthesizer:
     check(settings)
     try:
-        return build(settings, progress.loading, worker=0)
+        return build(settings, progress.show, worker=0)
     finally:
         progress.end()
 

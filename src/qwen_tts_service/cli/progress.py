@@ -23,9 +23,12 @@ class SpeechProgressBar:
         self._bar: tqdm | None = None
         self._watching: asyncio.Task[None] | None = None
 
-    def loading(self, step: str, fraction: float) -> None:
-        """Draw how far a step of loading is, 0 to 1."""
-        self._draw(step, fraction)
+    def show(self, step: str, fraction: float) -> None:
+        """Draw the name of a step and how much of it is done, 0 to 1."""
+        if self._is_shown:
+            self._bar = self._bar or tqdm(total=1.0, leave=False, ascii=".#", **LAYOUT)
+            self._bar.n = min(max(fraction, 0.0), 1.0)
+            self._bar.set_description_str(step)
 
     def watch(self, speech: Speech) -> None:
         """Draw how far a speech is, until `end`."""
@@ -46,13 +49,5 @@ class SpeechProgressBar:
         while True:
             made_s = speech.audio_s
             expected_s = max(made_s, speech.expected_s)
-            self._draw(f"{made_s:.0f} s of about {expected_s:.0f} s", made_s / expected_s)
+            self.show(f"{made_s:.0f} s of about {expected_s:.0f} s", made_s / expected_s)
             await asyncio.sleep(DRAW_EVERY_S)
-
-    def _draw(self, text: str, fraction: float) -> None:
-        if not self._is_shown:
-            return
-        if self._bar is None:
-            self._bar = tqdm(total=1.0, leave=False, ascii=".#", **LAYOUT)
-        self._bar.n = min(max(fraction, 0.0), 1.0)
-        self._bar.set_description_str(text)
