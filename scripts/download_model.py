@@ -4,7 +4,7 @@
     .venv/bin/python scripts/download_model.py [MODEL_NAME] [--path ./models] [--offline]
 
 Run it after scripts/setup qwen. MODEL_NAME and MODEL_PATH are used where nothing is given;
-HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured. It knows nothing of serving.
+HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured.
 """
 
 import argparse
