@@ -10,13 +10,12 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from qwen_tts_service import __version__
 from qwen_tts_service.errors import StartupError
 
 from .published import RELEASES, PublishedFile, Release, identity
@@ -24,12 +23,8 @@ from .published import RELEASES, PublishedFile, Release, identity
 logger = logging.getLogger(__name__)
 
 NEEDED_FILES = (
-    "config.json",
-    "vocab.json",
-    "merges.txt",
-    "model.safetensors",
-    "speech_tokenizer/config.json",
-    "speech_tokenizer/model.safetensors",
+    *("config.json", "vocab.json", "merges.txt", "model.safetensors"),
+    *("speech_tokenizer/config.json", "speech_tokenizer/model.safetensors"),
 )
 """What a directory must hold to count as a checkpoint."""
 
@@ -87,12 +82,7 @@ def find_or_download(
     that says where it looked, why nothing there counts and how to get the weights.
     """
     on_progress(DownloadProgress("looking for weights"))
-    search = find(model_name, model_path, hub=hub)
-    if search.directory is not None:
-        return search.directory
-    with _refusal_as_startup_error(model_name, model_path, search, hub):
-        _Download(_release(model_name, hub), model_path / model_name, hub, on_progress).run()
-    return model_path / model_name
+    return _find_or(_Download.run, model_name, model_path, hub, on_progress)
 
 
 def require_available(model_name: str, model_path: Path, *, hub: Hub = DEFAULT_HUB) -> None:
@@ -100,13 +90,7 @@ def require_available(model_name: str, model_path: Path, *, hub: Hub = DEFAULT_H
 
     Downloads nothing; asks the hub for the headers of one small file when nothing is on disk.
     """
-    search = find(model_name, model_path, hub=hub)
-    if search.directory is None:
-        with _refusal_as_startup_error(model_name, model_path, search, hub):
-            release = _release(model_name, hub)
-            download = _Download(release, model_path / model_name, hub)
-            download.check_room()
-            download.check_offer(min(release.files, key=lambda file: file.size_bytes))
+    _find_or(_Download.check, model_name, model_path, hub)
 
 
 # Finding ----------------------------------------------------------------------------
@@ -150,21 +134,21 @@ def _candidates(model_name: str, model_path: Path, hub: Hub) -> Iterator[_Candid
 def _others(model_path: Path, named: Path, release: Release) -> Iterator[_Candidate]:
     """Yield the one other directory under model_path whose config.json names this checkpoint."""
     directories = sorted(model_path.iterdir()) if model_path.is_dir() else []
-    alike = [
-        (path, _why_not(path, release))
+    alike = {
+        path: _why_not(path, release)
         for path in directories
         if path != named and identity(path) == (release.size, release.kind)
-    ]
-    whole = [(path, reason) for path, reason in alike if reason is None]
+    }
+    whole = [path for path, reason in alike.items() if reason is None]
     if len(whole) > 1:
-        names = ", ".join(path.name for path, _ in whole)
+        names = ", ".join(path.name for path in whole)
         raise StartupError(
             f"{len(whole)} directories under {model_path} hold the model that is asked for: "
             f"{names}. Rename the one you mean to {named.name}."
         )
     if not alike:
         yield f"other directories under {model_path}", "none holds this model"
-    yield from whole or alike
+    yield from ((path, alike[path]) for path in whole or alike)
 
 
 def _cached(release: Release, hub: Hub) -> _Candidate:
@@ -234,20 +218,25 @@ class _Download:
     release: Release
     directory: Path
     hub: Hub
-    on_progress: OnProgress = lambda _: None
+    on_progress: OnProgress
 
     def run(self) -> None:
         """Download and verify what is missing; one process at a time."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with _library().utils.WeakFileLock(self.directory / ".download.lock"):
-                self.check_room()
+                self._check_room()
                 for file in self.release.files:
                     self._obtain(file)
         except OSError as error:
             raise _Refused(f"the download cannot be written: {error}") from error
 
-    def check_room(self) -> None:
+    def check(self) -> None:
+        """Refuse what can be seen to fail without downloading anything."""
+        self._check_room()
+        self._check_offer(min(self.release.files, key=lambda file: file.size_bytes))
+
+    def _check_room(self) -> None:
         """Refuse if the disk has too little room for what is missing."""
         needed = self.release.total_bytes - self._held_bytes()
         directory = self.directory.absolute()
@@ -257,11 +246,11 @@ class _Download:
                 f"{in_gb(needed)} must still be downloaded, but {disk} has only {in_gb(free)} free"
             )
 
-    def check_offer(self, file: PublishedFile, *, retry: bool = False) -> None:
+    def _check_offer(self, file: PublishedFile, *, retry: bool = False) -> None:
         """Refuse if the hub does not offer this file in its published size."""
         library, url = _library(), self._url(file)
         try:
-            offered = library.get_hf_file_metadata(url, headers=_headers(), retry_on_errors=retry)
+            offered = library.get_hf_file_metadata(url, retry_on_errors=retry)
         except (library.errors.HTTPError, OSError) as error:
             raise _Refused(f"the hub does not offer {url}: {_one_line(error)}") from error
         if offered.size not in (None, file.size_bytes):
@@ -281,7 +270,7 @@ class _Download:
                 )
             return
         part.parent.mkdir(parents=True, exist_ok=True)
-        self.check_offer(file, retry=True)
+        self._check_offer(file, retry=True)
         self._fetch(file, part)
         self._report("verifying weights")
         if difference := file.difference(part):
@@ -295,6 +284,8 @@ class _Download:
     def _fetch(self, file: PublishedFile, part: Path) -> None:
         """Append to the part until it is whole; give up when an attempt brought nothing new."""
         library = _library()
+        # Not compressed: only then are the bytes that arrive those that can be resumed.
+        headers = library.utils.build_hf_headers(headers={"Accept-Encoding": "identity"})
         while (held := _size(part)) < file.size_bytes:
             try:
                 with part.open("ab") as out:
@@ -302,7 +293,7 @@ class _Download:
                         self._url(file),
                         out,
                         resume_size=held,
-                        headers=_headers(),
+                        headers=headers,
                         expected_size=file.size_bytes,
                         tqdm_class=self._bar,
                     )
@@ -329,31 +320,20 @@ class _Download:
     def _part(self, file: PublishedFile) -> Path:
         return self.directory / f"{file.name}.part"
 
-    def _url(self, file: PublishedFile) -> str:
-        release = self.release
-        url: str = _library().hf_hub_url(
-            release.repository, file.name, revision=release.revision, endpoint=self.hub.endpoint
+    def _url(self, file: PublishedFile) -> Any:
+        return _library().hf_hub_url(
+            self.release.repository,
+            file.name,
+            revision=self.release.revision,
+            endpoint=self.hub.endpoint,
         )
-        return url
 
 
 def _library() -> Any:
     """Return huggingface_hub, imported only when the disk alone does not answer."""
-    import huggingface_hub.constants  # noqa: PLC0415 - see above
-    import huggingface_hub.errors  # noqa: PLC0415
-    import huggingface_hub.file_download  # noqa: PLC0415
-    import huggingface_hub.utils  # noqa: PLC0415
+    import huggingface_hub.file_download  # noqa: PLC0415 - see above; it imports the other modules
 
     return huggingface_hub
-
-
-def _headers() -> dict[str, str]:
-    # Not compressed: only then are the bytes that arrive those that can be resumed.
-    identity_only = {"Accept-Encoding": "identity"}
-    headers: dict[str, str] = _library().utils.build_hf_headers(
-        library_name="qwen-tts-service", library_version=__version__, headers=identity_only
-    )
-    return headers
 
 
 def _one_line(error: Exception) -> str:
@@ -372,13 +352,20 @@ def in_gb(count: int) -> str:
     return f"{count / 1e9:.2f} GB"
 
 
-@contextmanager
-def _refusal_as_startup_error(
-    model_name: str, model_path: Path, search: Search, hub: Hub
-) -> Iterator[None]:
-    """Turn a _Refused into the StartupError that says everything about the weights."""
+def _find_or(
+    act: Callable[[_Download], None],
+    model_name: str,
+    model_path: Path,
+    hub: Hub,
+    on_progress: OnProgress = lambda _: None,
+) -> Path:
+    """Find the checkpoint or act on its download; a _Refused becomes the StartupError."""
+    search = find(model_name, model_path, hub=hub)
+    if search.directory is not None:
+        return search.directory
+    directory = model_path / model_name
     try:
-        yield
+        act(_Download(_release(model_name, hub), directory, hub, on_progress))
     except _Refused as refused:
         name = model_name if model_name in hub.releases else next(iter(hub.releases))
         release, path = hub.releases[name], shlex.quote(str(model_path))
@@ -395,3 +382,4 @@ def _refusal_as_startup_error(
             "To speak without any weights: MODEL_NAME=espeak-ng, the embedded voice.",
         ]
         raise StartupError("\n".join(lines)) from refused
+    return directory
