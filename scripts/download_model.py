@@ -4,7 +4,7 @@
     .venv/bin/python scripts/download_model.py [MODEL_NAME] [--path ./models] [--offline]
 
 Run it after scripts/setup qwen. MODEL_NAME and MODEL_PATH are used where nothing is given;
-HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured. It knows nothing of serving.
+HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def _announce(release: Release, directory: Path) -> None:
 def _bar(total_bytes: int) -> Iterator[weights.OnProgress]:
     with tqdm(total=total_bytes, unit="B", unit_scale=True, unit_divisor=1000) as bar:
 
-        def show(progress: weights.Progress) -> None:
+        def show(progress: weights.DownloadProgress) -> None:
             bar.set_description(progress.step, refresh=False)
             bar.update(progress.done_bytes - bar.n)
 

@@ -2,12 +2,16 @@
 
     .venv/bin/python scripts/test_api.py [URL] [--key KEY] [--save DIR]
 
-URL is http://127.0.0.1:8188 unless given. Exits with 1 if anything is wrong.
+URL is http://127.0.0.1:8188 unless given. Exits with 1 if anything is wrong. The audio is opened
+with pydub, which needs ffmpeg (scripts/setup dev; Debian's package ffmpeg); where one of them is
+missing it says so and opens with soundfile what that can open.
 """
 
 import argparse
+import importlib
 import io
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +27,9 @@ TEXT = "Привет, мир! Это проверка службы. Первое
 VOICE = {"gender": "female", "age": 25, "emotion": "happy"}
 FORMATS = ("wav", "mp3", "ogg", "opus", "flac", "pcm", "aac")
 DOORS = ("/tts", "/stream-tts")
+CONTAINERS = {"opus": "ogg"}
+"""What ffmpeg calls a format that it calls something else."""
+SILENCE_DBFS = -40.0
 TIMEOUT_S = 600
 
 
@@ -64,8 +71,8 @@ class Checker:
         _ok(response)
         if self.save:
             (self.save / f"{door.strip('/')}.{format}").write_bytes(response.content)
-        seconds = _seconds(response.content, format)
-        return f"{seconds}, {len(response.content) / 1000:.0f} kB, voice {_voice(response)}"
+        length = opened(response.content, format)
+        return f"{length}, {len(response.content) / 1000:.0f} kB, voice {_voice(response)}"
 
     def streams(self) -> str:
         """The first audio must come well before the last."""
@@ -152,13 +159,44 @@ def _voice(response: httpx.Response) -> str:
     return f"{response.headers['x-voice']} ({response.headers['x-language']})"
 
 
-def _seconds(data: bytes, format: str) -> str:
-    """How long the audio is, as a player that opens it finds out."""
+def why_no_pydub() -> str:
+    """Say what pydub lacks here to open compressed audio; empty if nothing."""
+    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+        return "ffmpeg is not installed"
+    try:
+        importlib.import_module("pydub")
+    except ImportError as error:  # itself, or audioop from Python 3.13 on
+        return f"pydub cannot be imported ({error})"
+    return ""
+
+
+def opened(data: bytes, format: str) -> str:
+    """Open audio and say how long it is; raises Wrong."""
+    if format == "pcm":
+        _require(len(data) > 1000 and len(data) % 2 == 0, "not 16-bit samples")
+    return _open_with_soundfile(data, format) if why_no_pydub() else _open_with_pydub(data, format)
+
+
+def _open_with_pydub(data: bytes, format: str) -> str:
+    from pydub import AudioSegment  # noqa: PLC0415 - not everybody has it
+    from pydub.exceptions import CouldntDecodeError  # noqa: PLC0415
+
+    # PCM does not name its rate: any will do to count samples.
+    pcm = {"sample_width": 2, "frame_rate": 24_000, "channels": 1} if format == "pcm" else {}
+    try:
+        audio = AudioSegment.from_file(io.BytesIO(data), CONTAINERS.get(format, format), **pcm)
+    except (CouldntDecodeError, IndexError) as error:  # IndexError: no audio stream in it
+        raise Wrong(f"pydub cannot open it as {format}") from error
+    _require(audio.duration_seconds > 0.25, "hardly any audio")
+    _require(audio.max_dBFS > SILENCE_DBFS, "nothing but silence")
+    return f"{audio.frame_count():.0f} samples" if pcm else f"{audio.duration_seconds:.2f} s"
+
+
+def _open_with_soundfile(data: bytes, format: str) -> str:
     if format == "aac":
         _require(data[:2] in (b"\xff\xf1", b"\xff\xf9"), "not an ADTS stream")
         return "opens"
     if format == "pcm":
-        _require(len(data) > 1000 and len(data) % 2 == 0, "not 16-bit samples")
         return f"{len(data) // 2} samples"
     count = 0
     with soundfile.SoundFile(io.BytesIO(data)) as audio:
@@ -182,6 +220,8 @@ def main() -> int:
     if given.save:
         given.save.mkdir(parents=True, exist_ok=True)
     headers = {"Authorization": f"Bearer {given.key}"} if given.key else {}
+    if reason := why_no_pydub():
+        print(f"note  {reason}: audio is opened with soundfile, and aac by its header alone")
     failed = 0
     with httpx.Client(base_url=given.url, headers=headers, timeout=TIMEOUT_S) as client:
         for name, check in checks(Checker(client, given.save)):

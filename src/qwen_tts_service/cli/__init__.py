@@ -1,1 +1,1 @@
-"""The command line: what the service does, without a server."""
+"""Command line: speak a text or list the voices without a server."""

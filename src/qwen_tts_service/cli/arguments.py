@@ -1,6 +1,6 @@
-"""What can be written on the command line, and what `--help` says.
+"""Arguments of the command line: the parser, and the settings and request body made of them.
 
-The fields are those of every other caller. It does not know how a text becomes sound.
+The options of `say` are made from the fields of the HTTP request.
 """
 
 import argparse
@@ -16,8 +16,6 @@ from qwen_tts_service.fields import SpeechBody, VoiceAttributesBody
 from qwen_tts_service.settings import Settings, load_settings
 from qwen_tts_service.types import AudioFormat
 
-from .problem import Problem
-
 EXAMPLES = """examples:
   qwen-tts say "Привет, мир!" --out hello.wav
   qwen-tts say "Good morning." --gender female --age 25 --emotion happy --play
@@ -30,17 +28,21 @@ exit codes: 0 done, 1 failed with one message, 130 interrupted
 """
 STANDARD_IO = "-"
 MODEL_PATH = "models"
-"""Where checkpoints lie when neither --model-path nor MODEL_PATH says so, as for scripts/serve."""
-_ASKED_OTHERWISE = {"text", "tokens", "voice_attributes", "format"}
+"""Where checkpoints are when neither --model-path nor MODEL_PATH says so, as for scripts/serve."""
+_NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format"}
+
+
+class CommandError(Exception):
+    """The command ends with this message and code 1."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise Problem(f"{message}; see {self.prog} --help")
+        raise CommandError(f"{message}; see {self.prog} --help")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the arguments; `command` names what to do. Raises Problem, and SystemExit on --help."""
+    """Parse the arguments. Raises CommandError, and SystemExit on --help and --version."""
     parser = _Parser(
         prog="qwen-tts",
         description="Text and a voice in, speech out: without a server.",
@@ -79,7 +81,7 @@ def _add_say(commands: Any) -> None:
 
 def _add_fields(parser: Any, schema: type[BaseModel]) -> None:
     for name, field in schema.model_fields.items():
-        if name in _ASKED_OTHERWISE:
+        if name in _NOT_OPTIONS:
             continue
         kinds = {field.annotation, *get_args(field.annotation)}
         kind: Any = next((kind for kind in (int, float) if kind in kinds), str)
@@ -96,7 +98,7 @@ def _add_settings(parser: Any) -> None:
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    """Read the settings, with one slot and what the arguments override. Raises StartupError."""
+    """Settings of the environment, with one slot and the arguments' own. Raises StartupError."""
     given: dict[str, str | None] = {
         "model_name": arguments.model,
         "model_path": arguments.model_path,
@@ -110,7 +112,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 def body_of(arguments: argparse.Namespace) -> SpeechBody:
-    """Read the text and check every field. Raises Problem and InvalidRequest."""
+    """The request body, every field checked. Raises CommandError and InvalidRequest."""
     attributes = _given(arguments, VoiceAttributesBody)
     fields = _given(arguments, SpeechBody) | {
         "text": read_text(arguments),
@@ -130,7 +132,7 @@ def _given(arguments: argparse.Namespace, schema: type[BaseModel]) -> dict[str, 
     return {
         name: value
         for name, value in asked.items()
-        if value is not None and name not in _ASKED_OTHERWISE
+        if value is not None and name not in _NOT_OPTIONS
     }
 
 
@@ -139,9 +141,9 @@ def _option(field: str) -> str:
 
 
 def format_of(arguments: argparse.Namespace) -> str:
-    """Name the format: what --format says, else what the file is called, else wav."""
+    """The audio format: --format, else by the suffix of --out, else wav. Raises CommandError."""
     if arguments.play and arguments.format:
-        raise Problem("--format goes with --out; a player takes what it can")
+        raise CommandError("--format goes with --out; a player takes what it can")
     if arguments.format:
         return cast("str", arguments.format)
     if arguments.play or arguments.out == STANDARD_IO:
@@ -149,23 +151,23 @@ def format_of(arguments: argparse.Namespace) -> str:
     suffix = Path(arguments.out).suffix.lower().removeprefix(".")
     if suffix in get_args(AudioFormat):
         return suffix
-    raise Problem(
+    raise CommandError(
         f"the file's name does not say a format; end it with .wav or another of "
         f"{', '.join(get_args(AudioFormat))}, or give --format"
     )
 
 
 def read_text(arguments: argparse.Namespace) -> str:
-    """Read what is to be said from the one place that is named."""
+    """The text: words, standard input or --file, exactly one of them. Raises CommandError."""
     if bool(arguments.text) == bool(arguments.file):
-        raise Problem("say what: give words, - for standard input, or --file")
+        raise CommandError("say what: give words, - for standard input, or --file")
     try:
         if arguments.file:
             return cast("str", arguments.file.read_text(encoding="utf-8-sig"))
         if arguments.text == [STANDARD_IO]:
             return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Problem("the text is not UTF-8") from None
+        raise CommandError("the text is not UTF-8") from None
     except OSError as error:
-        raise Problem(f"--file: {error.strerror}: {arguments.file}") from None
+        raise CommandError(f"--file: {error.strerror}: {arguments.file}") from None
     return " ".join(arguments.text)

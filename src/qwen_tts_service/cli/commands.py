@@ -1,7 +1,4 @@
-"""The commands: `say` a text, list the `voices`.
-
-They put together what the service puts together, for one request. They do not know HTTP.
-"""
+"""Commands of the command line: `say` a text, list the `voices`, without a server."""
 
 import argparse
 import asyncio
@@ -19,9 +16,8 @@ from qwen_tts_service.speech.synthesizer import Output, Speech, Synthesizer
 from qwen_tts_service.types import SpeechRequest
 from qwen_tts_service.voice.catalogue import SPEAKERS
 
-from .arguments import STANDARD_IO, body_of, parse, settings_of
-from .problem import Problem
-from .progress import Progress
+from .arguments import STANDARD_IO, CommandError, body_of, parse, settings_of
+from .progress import SpeechProgressBar
 from .sink import Sink, sink_of, write_file
 
 INTERRUPTED = 130
@@ -32,7 +28,7 @@ def run(argv: list[str] | None = None) -> int:
     try:
         arguments = parse(argv)
         {"say": say, "voices": list_voices}[arguments.command](arguments)
-    except (Problem, TTSError, StartupError) as error:
+    except (CommandError, TTSError, StartupError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
@@ -47,7 +43,7 @@ def say(arguments: argparse.Namespace) -> None:
     settings = settings_of(arguments)
     check_format(body.format, settings.sampling_rate)
     request = body.to_request("say", settings)
-    progress = Progress(is_quiet=arguments.quiet)
+    progress = SpeechProgressBar(is_quiet=arguments.quiet)
     synthesizer = _load(settings, progress)
     task = _Task(synthesizer, request, body, progress)
     try:
@@ -68,16 +64,16 @@ def list_voices(arguments: argparse.Namespace) -> None:
             for s in SPEAKERS.values()
         ]
     else:
-        synthesizer = _load(settings, Progress(is_quiet=True))
+        synthesizer = _load(settings, SpeechProgressBar(is_quiet=True))
         lines = list(synthesizer.voice.speakers)
         synthesizer.close()
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _load(settings: Settings, progress: Progress) -> Synthesizer:
+def _load(settings: Settings, progress: SpeechProgressBar) -> Synthesizer:
     check(settings)
     try:
-        return build(settings, progress.loading, worker=0)
+        return build(settings, progress.show, worker=0)
     finally:
         progress.end()
 
@@ -89,7 +85,7 @@ class _Task:
     synthesizer: Synthesizer
     request: SpeechRequest
     body: SpeechBody
-    progress: Progress
+    progress: SpeechProgressBar
 
     async def write(self, path: Path) -> Speech:
         """Say it whole and write the file."""

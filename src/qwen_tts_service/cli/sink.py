@@ -1,7 +1,4 @@
-"""Where the sound goes: into a file that is whole or not there, to standard output, to a player.
-
-It does not know what the bytes mean.
-"""
+"""Sinks for encoded audio: a file, standard output, a player program."""
 
 import argparse
 import os
@@ -14,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from .arguments import STANDARD_IO
-from .problem import Problem
+from .arguments import STANDARD_IO, CommandError
 
 PLAYERS = {
     "ffplay": ("-nodisp", "-autoexit", "-loglevel", "error", "-i", "-"),
@@ -25,18 +21,20 @@ PLAYERS = {
 
 
 Sink = Callable[[], AbstractContextManager[IO[bytes]]]
-"""Opens what takes bytes as they are made; to leave it early is to stop."""
+"""Opens a pipe that takes bytes as they are made; leaving it with an exception stops it."""
 
 
 def sink_of(arguments: argparse.Namespace) -> Sink | None:
-    """Find out before anything is spoken where it goes; None is a file. Raises Problem."""
+    """Choose and check the sink before anything is spoken; None is a file. Raises CommandError."""
     if (arguments.out is None) != arguments.play:
-        raise Problem("say where to: --out FILE, --out - or --play, one of them")
+        raise CommandError("say where to: --out FILE, --out - or --play, one of them")
     if arguments.play:
         return partial(_player, _find_player())
     if arguments.out == STANDARD_IO:
         if sys.stdout.isatty():
-            raise Problem("--out -: this is a terminal; send it to a file or a player with > or |")
+            raise CommandError(
+                "--out -: this is a terminal; send it to a file or a player with > or |"
+            )
         return _standard_output
     _check_file(Path(arguments.out))
     return None
@@ -44,13 +42,13 @@ def sink_of(arguments: argparse.Namespace) -> Sink | None:
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise Problem(f"--out: this is a folder: {path}")
+        raise CommandError(f"--out: this is a folder: {path}")
     if not path.absolute().parent.is_dir():
-        raise Problem(f"--out: there is no folder {path.absolute().parent}")
+        raise CommandError(f"--out: there is no folder {path.absolute().parent}")
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write beside it and rename, so that the file is the old one or the whole new one."""
+    """Write a file atomically: it is the old one or the whole new one. Raises CommandError."""
     path = path.resolve()
     try:
         if path.exists() and not path.is_file():  # /dev/null, a pipe: nothing to rename over
@@ -63,7 +61,7 @@ def write_file(path: Path, data: bytes) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise Problem(f"--out: {error.strerror}: {path}") from None
+        raise CommandError(f"--out: {error.strerror}: {path}") from None
 
 
 @contextmanager
@@ -74,21 +72,21 @@ def _standard_output() -> Iterator[IO[bytes]]:
     except OSError as error:
         # Python would try once more at its end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise Problem(f"--out -: {error.strerror}") from None
+        raise CommandError(f"--out -: {error.strerror}") from None
 
 
 def _find_player() -> list[str]:
     for name, options in PLAYERS.items():
         if path := shutil.which(name):
             return [path, *options]
-    raise Problem(
+    raise CommandError(
         f"--play needs one of {', '.join(PLAYERS)} (packages ffmpeg, alsa-utils); or use --out"
     )
 
 
 @contextmanager
 def _player(command: list[str]) -> Iterator[IO[bytes]]:
-    """Wait in the end until all has been played; stop it at once if that is left early."""
+    """Pipe into a player that is waited for in the end, and killed on an exception."""
     name = Path(command[0]).name
     # In a group of its own, so that Ctrl-C reaches us first and the player is stopped in order.
     try:
@@ -102,6 +100,6 @@ def _player(command: list[str]) -> Iterator[IO[bytes]]:
                 process.kill()
                 raise
     except OSError:
-        raise Problem(f"--play: {name} went before the end of the speech") from None
+        raise CommandError(f"--play: {name} went before the end of the speech") from None
     if process.returncode:
-        raise Problem(f"--play: {name} ended with code {process.returncode}")
+        raise CommandError(f"--play: {name} ended with code {process.returncode}")
