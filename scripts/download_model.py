@@ -21,6 +21,7 @@ try:
     from qwen_tts_service.hub import download as weights
     from qwen_tts_service.hub.published import Release
     from qwen_tts_service.settings import EMBEDDED_VOICE, load_settings
+    from qwen_tts_service.types import ReportProgress
 except ImportError as error:
     sys.exit(
         f"{error}. First: scripts/setup qwen. Then: .venv/bin/python scripts/download_model.py"
@@ -88,12 +89,12 @@ def _announce(release: Release, directory: Path) -> None:
 
 
 @contextmanager
-def _bar(total_bytes: int) -> Iterator[weights.OnProgress]:
+def _bar(total_bytes: int) -> Iterator[ReportProgress]:
     with tqdm(total=total_bytes, unit="B", unit_scale=True, unit_divisor=1000) as bar:
 
-        def show(progress: weights.DownloadProgress) -> None:
-            bar.set_description(progress.step, refresh=False)
-            bar.update(progress.done_bytes - bar.n)
+        def show(step: str, fraction: float) -> None:
+            bar.set_description(step, refresh=False)
+            bar.update(round(fraction * total_bytes) - bar.n)
 
         yield show
 

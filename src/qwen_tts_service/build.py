@@ -108,7 +108,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
         settings.model_name,
         Path(settings.model_path),
         hub=Hub(is_offline=settings.hf_hub_offline),
-        on_progress=lambda p: report(p.step, p.fraction),
+        on_progress=report,
     )
     model = on_a_thread_that_ends(
         Qwen3TTS.load,

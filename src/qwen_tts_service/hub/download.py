@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from qwen_tts_service.errors import StartupError
+from qwen_tts_service.types import ReportProgress
 
 from .published import RELEASES, PublishedFile, Release, identity
 
@@ -29,23 +30,6 @@ NEEDED_FILES = (
 """What a directory must hold to count as a checkpoint."""
 
 Step = Literal["looking for weights", "downloading weights", "verifying weights"]
-
-
-@dataclass(frozen=True, slots=True)
-class DownloadProgress:
-    """How far the weights are: bytes of all files together."""
-
-    step: Step
-    done_bytes: int = 0
-    total_bytes: int = 0
-
-    @property
-    def fraction(self) -> float:
-        """The share that is done, 0 to 1."""
-        return self.done_bytes / self.total_bytes if self.total_bytes else 0.0
-
-
-OnProgress = Callable[[DownloadProgress], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +58,14 @@ def find_or_download(
     model_path: Path,
     *,
     hub: Hub = DEFAULT_HUB,
-    on_progress: OnProgress = lambda _: None,
+    on_progress: ReportProgress = lambda _step, _fraction: None,
 ) -> Path:
     """Return the directory of the checkpoint, downloaded to model_path/model_name if need be.
 
     Several processes may ask at once: one downloads, the others wait for it. Raises StartupError
     that says where it looked, why nothing there counts and how to get the weights.
     """
-    on_progress(DownloadProgress("looking for weights"))
+    on_progress("looking for weights", 0.0)
     return _find_or(_Download.run, model_name, model_path, hub, on_progress)
 
 
@@ -218,7 +202,7 @@ class _Download:
     release: Release
     directory: Path
     hub: Hub
-    on_progress: OnProgress
+    on_progress: ReportProgress
 
     def run(self) -> None:
         """Download and verify what is missing; one process at a time."""
@@ -311,7 +295,7 @@ class _Download:
         return nullcontext(SimpleNamespace(update=lambda _: self._report("downloading weights")))
 
     def _report(self, step: Step) -> None:
-        self.on_progress(DownloadProgress(step, self._held_bytes(), self.release.total_bytes))
+        self.on_progress(step, self._held_bytes() / self.release.total_bytes)
 
     def _held_bytes(self) -> int:
         paths = [(self.directory / file.name, self._part(file)) for file in self.release.files]
@@ -333,6 +317,7 @@ def _library() -> Any:
     """Return huggingface_hub, imported only when the disk alone does not answer."""
     import huggingface_hub.file_download  # noqa: PLC0415 - see above; it imports the other modules
 
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # nothing is told without consent
     return huggingface_hub
 
 
@@ -357,7 +342,7 @@ def _find_or(
     model_name: str,
     model_path: Path,
     hub: Hub,
-    on_progress: OnProgress = lambda _: None,
+    on_progress: ReportProgress = lambda _step, _fraction: None,
 ) -> Path:
     """Find the checkpoint or act on its download; a _Refused becomes the StartupError."""
     search = find(model_name, model_path, hub=hub)
