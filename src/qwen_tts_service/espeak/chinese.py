@@ -2,20 +2,14 @@
 
 Its Mandarin table lacks xiong, qiong and jiong and the old form of er, and reads their pinyin
 as an English word. The characters are replaced by phonemes, which it takes between brackets.
-It does not know which other characters the library can read.
+Other characters without a reading are found by asking the library: `characters_to_check`.
 """
 
 import unicodedata
 
-_CHARS_OF_SOUND = {
-    "S;'ong55": "兄凶匈汹洶胸哅忷恟讻訩",
-    "S;'ong35": "雄熊",
-    "tS;'ong55": "扃坰駉",
-    "tS;'ong214": "窘炯迥冏泂褧煚熲颎",
-    "tS;h'ong55": "芎",
-    "tS;h'ong35": "琼瓊穷窮穹筇茕煢蛩跫邛銎惸笻",
-    "@r35": "兒",
-}
+from . import read_table
+
+_CHARS_OF_SOUND: dict[str, str] = read_table("chinese.toml")
 _PHONEMES = {
     ord(char): f"[[{sound}]]" for sound, chars in _CHARS_OF_SOUND.items() for char in chars
 }

@@ -1,13 +1,9 @@
-"""Japanese kanji to kana, so that espeak-ng, which reads kana only, can read Japanese.
-
-It does not know espeak-ng, nor which other characters a Japanese text may have.
-"""
+"""Convert Japanese kanji to kana (pykakasi), the only Japanese script that espeak-ng reads."""
 
 import re
 import threading
-from typing import Any
 
-from qwen_tts_service.errors import CannotSpeak, StartupError
+from . import import_extra, no_reading
 
 # Only these are shown to pykakasi, which drops, doubles or splits much of everything else.
 _JAPANESE = re.compile(
@@ -25,14 +21,7 @@ class KanaReader:
     """
 
     def __init__(self) -> None:
-        try:
-            import pykakasi  # noqa: PLC0415 -- an optional extra, and slow to import
-        except ImportError:
-            raise StartupError(
-                "the embedded voice needs pykakasi, which is not installed; "
-                "run: pip install 'qwen-tts-service[espeak]'"
-            ) from None
-        self._kakasi: Any = pykakasi.kakasi()  # type: ignore[no-untyped-call]
+        self._kakasi = import_extra("pykakasi").kakasi()
         self._lock = threading.Lock()
 
     def read(self, text: str) -> str:
@@ -47,9 +36,7 @@ class KanaReader:
         words = self._kakasi.convert(match[0])
         # pykakasi drops kanji it does not know: a word gets no kana, or there is no word at all.
         if "".join(word["orig"] for word in words if word["hira"]) != match[0]:
-            raise CannotSpeak(
-                "text has kanji that the embedded voice knows no reading for; write them in kana",
-                param="text",
-                code="no_reading",
+            raise no_reading(
+                "text has kanji that the embedded voice knows no reading for; write them in kana"
             )
         return " ".join(["", *(_SPOKEN.get(word["hira"], word["hira"]) for word in words), ""])

@@ -1,6 +1,7 @@
-"""What espeak-ng is given to read: cleaned, checked for a reading, cut into pieces.
+"""Text as espeak-ng can read it: cleaned, checked for a reading, cut into pieces.
 
-Pure functions. They do not know the library, the kana reader, or any voice.
+Pieces are not the parts of text/split.py: they end at every line, and they are as short as
+espeak-ng needs them.
 """
 
 import itertools
@@ -8,8 +9,10 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 
-from qwen_tts_service.errors import CannotSpeak
+from qwen_tts_service.text.split import is_speakable, nothing_to_speak
 from qwen_tts_service.types import Language
+
+from . import no_reading
 
 _MAX_PIECE_CHARS: Mapping[Language, int] = {"korean": 80, "chinese": 120}
 _MAX_OTHER_PIECE_CHARS = 300
@@ -64,20 +67,16 @@ def check_reading(text: str, language: Language) -> None:
     Raises CannotSpeak, code `no_reading`: no letter or digit at all, or letters of a script
     that espeak-ng would name instead of reading.
     """
-    if not any(char.isalnum() for char in text):
-        raise _no_reading("text has no letter or digit to speak")
+    if not is_speakable(text):
+        raise nothing_to_speak()
     readable = _READ_EVERYWHERE | _READ_BY.get(language, frozenset())
     foreign = sorted({script for script in map(_script, text) if script} - readable)
     if foreign:
-        raise _no_reading(
+        raise no_reading(
             f"text has letters of {', '.join(foreign)} that the embedded voice cannot read in "
             f"{language}; there it reads {', '.join(sorted(readable))}. "
             "Is `language` the language of the text?"
         )
-
-
-def _no_reading(message: str) -> CannotSpeak:
-    return CannotSpeak(message, param="text", code="no_reading")
 
 
 def _script(char: str) -> str:
@@ -111,7 +110,7 @@ def split(text: str, language: Language) -> tuple[str, ...]:
     pieces = itertools.chain.from_iterable(
         _short(sentence, limit) for sentence in _SENTENCE_END.split(whole_words)
     )
-    return tuple(piece for piece in pieces if any(char.isalnum() for char in piece))
+    return tuple(filter(is_speakable, pieces))
 
 
 def _short(sentence: str, limit: int) -> Iterator[str]:
