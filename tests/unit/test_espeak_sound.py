@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from qwen_tts_service.espeak.library import SAMPLE_RATE_HZ
+from qwen_tts_service.espeak.library import SAMPLE_RATE_HZ, Delivery
 from qwen_tts_service.espeak.mapping import LANGUAGE_CODES
 from qwen_tts_service.espeak.voice import EspeakVoice
 from qwen_tts_service.types import SpeechRequest, VoiceAttributes
@@ -228,3 +228,17 @@ def test_the_voices_of_the_table_are_understood(voice, recognise):
         for gender, age, sentence in cases
     )
     assert right >= 0.9 * len(cases)
+
+
+def test_pitch_moves_the_whole_voice_and_pitch_range_hardly(voice):
+    def height_hz(**settings):
+        chunks = []
+        delivery = Delivery(language_code="ru", variant="m3", **settings)
+        voice._library.synthesise(
+            SENTENCES["russian"], delivery, lambda chunk: chunks.append(chunk) or True
+        )
+        return median_pitch_hz(np.concatenate(chunks))
+
+    plain = height_hz()
+    assert height_hz(pitch=90) > 1.35 * plain
+    assert height_hz(pitch_range=90) < 1.3 * plain

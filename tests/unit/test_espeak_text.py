@@ -5,7 +5,7 @@ import pytest
 from qwen_tts_service.errors import CannotSpeak
 from qwen_tts_service.espeak.chinese import characters_to_check, is_reading, with_phonemes
 from qwen_tts_service.espeak.russian_dates import expand_dates
-from qwen_tts_service.espeak.text import check_reading, clean, max_piece_chars, split
+from qwen_tts_service.espeak.text import check_reading, clean, expected_s, max_piece_chars, split
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,10 @@ from qwen_tts_service.espeak.text import check_reading, clean, max_piece_chars, 
         pytest.param("и\u0306од", "йод", id="decomposed"),
         pytest.param("№ 5, ½", "№ 5, ½", id="symbols that espeak-ng reads stay"),
         pytest.param(" one\ntwo ", "one\ntwo", id="line ends stay"),
+        pytest.param("a\tb\ue000c\u0378d", "a b c d", id="tabs, private and unassigned"),
+        pytest.param("！（Ａ）Ｂ\u3000ｱ", "！（A）B\u3000ア", id="wide punctuation stays"),
+        pytest.param("\u1112\u1161\u11ab", "한", id="decomposed Hangul"),
+        pytest.param("a\ud800", "a\ud800", id="a lone surrogate stays, to be refused"),
     ],
 )
 def test_text_is_cleaned(given, cleaned):
@@ -33,6 +37,10 @@ def test_text_is_cleaned(given, cleaned):
         pytest.param("AI技术很好，ㄅ", "chinese", id="Chinese"),
         pytest.param("ケーブル と ねこ", "japanese", id="kana"),
         pytest.param("1º e 2ª", "portuguese", id="ordinal signs"),
+        pytest.param("5 µm", "french", id="micro sign"),
+        pytest.param("\u024f", "english", id="the last Latin letter that is read"),
+        pytest.param("人々 ㄅ 〇", "chinese", id="iteration mark, bopomofo, zero"),
+        pytest.param("かなカナー", "japanese", id="both kana and the long mark"),
         pytest.param("2024", "german", id="figures alone"),
     ],
 )
@@ -48,6 +56,11 @@ def test_text_with_a_reading_is_accepted(text, language):
         pytest.param("hello мир", "english", id="Cyrillic in English"),
         pytest.param("你好 мир", "chinese", id="Cyrillic in Chinese"),
         pytest.param("漢字", "korean", id="Chinese in Korean"),
+        pytest.param("人々", "korean", id="iteration mark in Korean"),
+        pytest.param("ㄅ", "japanese", id="bopomofo in Japanese"),
+        pytest.param("мир カ", "russian", id="katakana in Russian"),
+        pytest.param("カ", "chinese", id="katakana in Chinese"),
+        pytest.param("\u0250", "english", id="the first Latin letter that is spelled"),
         pytest.param("قطة", "french", id="Arabic"),
         pytest.param("Nguyễn", "english", id="Vietnamese letters"),
         pytest.param("a \ud800 b", "english", id="lone surrogate"),
@@ -63,6 +76,14 @@ def test_text_without_a_reading_is_refused_without_quoting_it(text, language):
     assert not text.strip() or text not in caught.value.message
 
 
+def test_refusal_names_the_scripts_of_the_text_and_those_that_are_read():
+    with pytest.raises(CannotSpeak) as caught:
+        check_reading("мир 中国 カ ёж", "chinese")
+    message = caught.value.message
+    assert "letters of CYRILLIC, KATAKANA that the embedded voice cannot read in chinese" in message
+    assert "BOPOMOFO, CJK, GREEK, HANGUL, IDEOGRAPHIC, LATIN" in message
+
+
 @pytest.mark.parametrize(
     ("text", "pieces"),
     [
@@ -74,6 +95,13 @@ def test_text_without_a_reading_is_refused_without_quoting_it(text, language):
         pytest.param("你好。今天！很好？", ("你好。", "今天！", "很好？"), id="Chinese"),
         pytest.param("「行く。」と", ("「行く。」と",), id="closing bracket stays"),
         pytest.param("one\n\n...\ntwo", ("one", "two"), id="lines, and one without a sound"),
+        pytest.param("Ну… Да. 5 раз", ("Ну…", "Да.", "5 раз"), id="dots, and a figure"),
+        pytest.param("Да! нет. Ёж", ("Да! нет.", "Ёж"), id="not before a small letter"),
+        pytest.param("Да. ёж", ("Да. ёж",), id="nor before a small yo"),
+        pytest.param("Yes! no. Yes", ("Yes! no.", "Yes"), id="nor a Latin one"),
+        pytest.param("今天！！很好", ("今天！！", "很好"), id="two wide points"),
+        pytest.param("“好。”他", ("“好。”他",), id="closing quote stays"),
+        pytest.param("『行く？』と", ("『行く？』と",), id="closing double bracket stays"),
     ],
 )
 def test_text_is_cut_at_sentence_ends(text, pieces):
@@ -88,6 +116,47 @@ def test_long_sentences_are_cut_and_lose_nothing(text, language):
     assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
 
 
+@pytest.mark.parametrize("close", "»”’\"')]")
+def test_text_is_cut_behind_the_mark_that_closes_a_sentence(close):
+    first, second = split(f"Это да.{close} Нет", "russian")
+    assert (first.rstrip(close), second) == ("Это да.", "Нет")
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "lengths"),
+    [
+        pytest.param("слово, " * 60, "russian", [293, 125], id="after a clause"),
+        pytest.param("слово " * 60, "russian", [299, 59], id="at a space"),
+        pytest.param("а" * 300, "russian", [286, 20], id="in long words"),
+        pytest.param("中国，" * 60, "chinese", [120, 60], id="after a wide comma"),
+        pytest.param("中" * 121, "chinese", [120, 1], id="anywhere in Chinese"),
+        pytest.param("中" * 120, "chinese", [120], id="just fits"),
+        pytest.param("가나다 " * 40, "korean", [79, 79], id="Korean"),
+        pytest.param("а" * 40, "russian", [40], id="the longest word"),
+        pytest.param("か" * 41, "japanese", [42], id="a word too long is two"),
+        pytest.param("я" * 40 + ", " + "я" * 40, "russian", [82], id="two long words"),
+        pytest.param(("я" * 39 + ", ") * 7 + "я" * 13, "russian", [300], id="just fits 300"),
+        pytest.param(("я" * 39 + ", ") * 7 + "я" * 14, "russian", [286, 14], id="one too many"),
+    ],
+)
+def test_piece_is_as_long_as_its_language_allows(text, language, lengths):
+    assert list(map(len, split(text, language))) == lengths
+
+
+@pytest.mark.parametrize("mark", [*(f"{mark} " for mark in ",;:—–"), *"，；：、"])
+def test_long_sentence_is_cut_after_each_mark_of_a_clause(mark):
+    text = "слово " * 30 + "слово" + mark + "слово " * 30
+    assert split(text, "russian")[0] == ("слово " * 30 + "слово" + mark).strip()
+
+
+@pytest.mark.parametrize(
+    ("language", "chars_per_s"),
+    [("chinese", 4), ("japanese", 9), ("korean", 6), ("russian", 15), ("english", 15)],
+)
+def test_length_in_seconds_is_expected_by_language(language, chars_per_s):
+    assert expected_s("a" * 180, language) == 180 / chars_per_s
+
+
 @pytest.mark.parametrize(
     ("given", "expanded"),
     [
@@ -98,6 +167,17 @@ def test_long_sentences_are_cut_and_lose_nothing(text, language):
         ("20.10.1900 года.", "двадцатого октября тысяча девятисотого года."),
         ("9.5.1040", "девятого мая тысяча сорокового года"),
         ("30.02.2024", "30.02.2024"),
+        ("1.13.2024, 0.1.2024, 1.0.2024", "1.13.2024, 0.1.2024, 1.0.2024"),
+        ("5.5.3024, 5.5.0024, 5.5.12024", "5.5.3024, 5.5.0024, 5.5.12024"),
+        ("115.5.2024, 5.5.2024.5", "115.5.2024, 5.5.2024.5"),
+        ("до 5.5.1000.", "до пятого мая тысячного года."),
+        ("5.5.1100 года", "пятого мая тысяча сотого года"),
+        ("5.5.2010г. было", "пятого мая две тысячи десятого года было"),
+        ("5.5.2010 г", "пятого мая две тысячи десятого года"),
+        ("5.5.2010 г., да", "пятого мая две тысячи десятого года, да"),
+        ("5.5.2010 г. Было", "пятого мая две тысячи десятого года. Было"),
+        ("5.5.2010 г.", "пятого мая две тысячи десятого года."),
+        ("5.5.2010 годовой", "пятого мая две тысячи десятого года годовой"),
         ("версия 1.2.3.2024 и 3.14", "версия 1.2.3.2024 и 3.14"),
     ],
 )  # fmt: skip
@@ -105,17 +185,99 @@ def test_russian_dates_are_written_out(given, expanded):
     assert expand_dates(given) == expanded
 
 
+MONTHS = "января февраля марта апреля мая июня июля августа сентября октября ноября декабря"
+DAYS = (
+    "первого второго третьего четвёртого пятого шестого седьмого восьмого девятого десятого "
+    "одиннадцатого двенадцатого тринадцатого четырнадцатого пятнадцатого шестнадцатого "
+    "семнадцатого восемнадцатого девятнадцатого двадцатого"
+)
+TENS = {
+    20: "двадцатого двадцать",
+    30: "тридцатого тридцать",
+    40: "сорокового сорок",
+    50: "пятидесятого пятьдесят",
+    60: "шестидесятого шестьдесят",
+    70: "семидесятого семьдесят",
+    80: "восьмидесятого восемьдесят",
+    90: "девяностого девяносто",
+}
+HUNDREDS = {
+    100: "сотого сто",
+    200: "двухсотого двести",
+    300: "трёхсотого триста",
+    400: "четырёхсотого четыреста",
+    500: "пятисотого пятьсот",
+    600: "шестисотого шестьсот",
+    700: "семисотого семьсот",
+    800: "восьмисотого восемьсот",
+    900: "девятисотого девятьсот",
+}
+
+
+@pytest.mark.parametrize(("month", "name"), list(enumerate(MONTHS.split(), start=1)))
+def test_each_month_has_its_name(month, name):
+    assert expand_dates(f"1.{month}.2000") == f"первого {name} двухтысячного года"
+
+
+@pytest.mark.parametrize(("day", "name"), list(enumerate(DAYS.split(), start=1)))
+def test_each_day_has_its_name(day, name):
+    assert expand_dates(f"{day:02}.01.2000") == f"{name} января двухтысячного года"
+
+
+@pytest.mark.parametrize("tens", TENS)
+def test_each_decade_has_its_name(tens):
+    ordinal, cardinal = TENS[tens].split()
+    assert expand_dates(f"1.1.{1000 + tens}") == f"первого января тысяча {ordinal} года"
+    assert (
+        expand_dates(f"1.1.{2001 + tens}") == f"первого января две тысячи {cardinal} первого года"
+    )
+
+
+@pytest.mark.parametrize("hundreds", HUNDREDS)
+def test_each_century_has_its_name(hundreds):
+    ordinal, cardinal = HUNDREDS[hundreds].split()
+    assert expand_dates(f"1.1.{1000 + hundreds}") == f"первого января тысяча {ordinal} года"
+    assert (
+        expand_dates(f"1.1.{1001 + hundreds}") == f"первого января тысяча {cardinal} первого года"
+    )
+
+
+PHONEMES = {
+    "S;'ong55": "兄凶匈汹洶胸哅忷恟讻訩",
+    "S;'ong35": "雄熊",
+    "tS;'ong55": "扃坰駉",
+    "tS;'ong214": "窘炯迥冏泂褧煚熲颎",
+    "tS;h'ong55": "芎",
+    "tS;h'ong35": "琼瓊穷窮穹筇茕煢蛩跫邛銎惸笻",
+    "@r35": "兒",
+}
+
+
+@pytest.mark.parametrize("sound", PHONEMES)
+def test_each_chinese_character_that_espeak_lacks_has_its_sound(sound):
+    for char in PHONEMES[sound]:
+        assert with_phonemes(char) == f"[[{sound}]]"
+        assert characters_to_check(char) == []
+
+
 def test_chinese_syllables_that_espeak_lacks_become_phonemes():
     assert with_phonemes("大熊[[x]]猫") == "大[[S;'ong35]]  x  猫"
 
 
 def test_only_characters_of_unknown_reading_are_checked():
-    assert characters_to_check("熊猫 AI 猫。") == ["猫"]
+    assert characters_to_check("熊猫 AI 猫人 か 가 。") == ["人", "猫"]
 
 
 @pytest.mark.parametrize(
     ("phonemes", "expected"),
-    [("t'A51_|", True), ("(en)kS@Nt'u:(cmn)_|", False), ("@:11_|s'a55n_|", False), ("_|", False)],
+    [
+        ("t'A51_|", True),
+        ("(en)kS@Nt'u:(cmn)_|", False),
+        ("@:11_|s'a55n_|", False),
+        ("_|", False),
+        (" _", False),
+        ("", False),
+    ],
 )
 def test_a_reading_is_told_from_a_spelled_code(phonemes, expected):
     assert is_reading(phonemes) is expected

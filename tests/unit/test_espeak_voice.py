@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest, NotReady, SynthesisFailed
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, NotReady, SynthesisFailed, TTSError
 from qwen_tts_service.espeak.stream import EspeakStream
 from qwen_tts_service.espeak.voice import EspeakVoice
 from qwen_tts_service.types import FRAME_S, SpeechRequest, VoiceAttributes
@@ -90,7 +90,9 @@ def test_emoji_and_figures_do_not_trouble_the_kana_reader(voice):
 
 def test_latin_words_in_japanese_are_warned_about(voice):
     assert "letter by letter" in voice.prepare(request("Pythonを書く", "japanese")).warning
+    assert "letter by letter" in voice.prepare(request("LOREを買う", "japanese")).warning
     assert voice.prepare(request("USBを買う", "japanese")).warning is None
+    assert voice.prepare(request("Слово docker", "russian")).warning is None
 
 
 def test_russian_dates_are_spoken_as_dates(voice):
@@ -105,6 +107,28 @@ def test_brackets_are_no_way_to_phonemes(voice):
     for language, text in (("english", "say [[h@loU]]"), ("chinese", "说[[S;'ong35]]")):
         (piece,) = voice.prepare(request(text, language)).pieces
         assert language == "english" or "[" not in piece
+
+
+def test_phoneme_names_in_english_text_are_spoken_as_text(voice):
+    bracketed, word = (
+        asyncio.run(speak(voice, text=text, language="english"))[0]
+        for text in ("[[h@l'oU]]", "hello")
+    )
+    assert len(bracketed) > 1.4 * len(word)
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("人々は〇", ("ひとびと わ ぜろ",)),
+        ("へ は", ("え わ",)),
+        ("豈", ("あに",)),
+        ("東京abc大阪", ("とうきょう abc おおさか",)),
+    ],
+)
+def test_each_kind_of_japanese_character_is_read(voice, text, pieces):
+    found = voice.prepare(request(text, "japanese")).pieces
+    assert tuple(" ".join(piece.split()) for piece in found) == pieces
 
 
 def test_language_defaults_to_english(voice):
@@ -124,6 +148,26 @@ def test_choice_names_the_speaker_and_what_was_applied(voice):
 def test_voice_says_what_it_is(voice):
     assert (voice.model_name, voice.device, voice.sample_rate_hz) == ("espeak-ng", "cpu", 22050)
     assert {"f1", "m3", "Annie"} <= set(voice.speakers)
+    assert voice.longest_part_chars is None
+    assert voice.is_healthy is True
+    assert voice.facts == {}
+
+
+def test_speaker_and_instruct_of_the_request_reach_the_choice(voice):
+    utterance = voice.prepare(request(speaker="annie", instruct="Sing it."))
+    assert utterance.choice.speaker == utterance.delivery.variant == "Annie"
+    assert utterance.choice.applied == ("speaker",)
+    assert set(utterance.choice.not_applied) == {"instruct"}
+
+
+def test_emotion_words_and_names_come_from_the_given_tables():
+    voice = EspeakVoice(known_emotion={"грустно": "sad"}.get, gender_of_name={"nova": "female"}.get)
+    utterance = voice.prepare(
+        request(speaker="nova", attributes=VoiceAttributes(emotion="грустно"))
+    )
+    voice.close()
+    assert utterance.choice.speaker == "f2"
+    assert utterance.choice.applied == ("emotion", "speaker")
 
 
 # Streaming -------------------------------------------------------------------------
@@ -183,6 +227,19 @@ def test_expected_length_is_near_the_real_one(voice):
 def test_warm_up_speaks_and_fails_when_nothing_is_heard(voice, monkeypatch):
     voice.warm_up()
     monkeypatch.setattr(voice._library, "synthesise", lambda *_args, **_more: None)
+    with pytest.raises(SynthesisFailed):
+        voice.warm_up()
+
+
+def test_warm_up_is_content_with_one_chunk_that_is_heard(voice, monkeypatch):
+    def speak_softly(_text, _delivery, on_chunk, **_more):
+        assert all(on_chunk(np.full(9, level, np.float32)) for level in (0, 0.1, 0))
+
+    monkeypatch.setattr(voice._library, "synthesise", speak_softly)
+    voice.warm_up()
+    monkeypatch.setattr(
+        voice._library, "synthesise", lambda _t, _d, on, **_more: on(np.zeros(9, np.float32))
+    )
     with pytest.raises(SynthesisFailed):
         voice.warm_up()
 
@@ -301,6 +358,129 @@ def test_failure_inside_reaches_the_reader(worker):
     async def read():
         stream = EspeakStream("a", fail, worker, max_samples=1000)
         with pytest.raises(SynthesisFailed):
+            await collect(stream)
+        return stream.finish_reason
+
+    assert asyncio.run(read()) == "error"
+
+
+def spoken(pieces, samples_of, worker, max_samples=1000):
+    """Read a stream of pieces with these samples, and leave; its chunks, its end, any error."""
+
+    def synthesise(piece, on_chunk):
+        for chunk in samples_of[piece]:
+            if not on_chunk(np.asarray(chunk, np.float32)):
+                return
+
+    async def read():
+        stream = EspeakStream(pieces, synthesise, worker, max_samples=max_samples)
+        assert stream.finish_reason is None
+        chunks = []
+        try:
+            async for chunk in stream:
+                chunks += [chunk.tolist()]
+        except TTSError as error:
+            return chunks, stream.finish_reason, error
+        await stream.aclose()
+        return chunks, stream.finish_reason, None
+
+    return asyncio.run(read())
+
+
+def test_one_chunk_has_one_piece_and_silent_pieces_are_left_out(worker):
+    sounds = {"a": [[1, 2], [3]], "b": [[0, 0]], "c": [[0], [4]], "d": []}
+    assert spoken("abcd", sounds, worker) == ([[1, 2, 3], [0, 4]], "stop", None)
+
+
+@pytest.mark.parametrize("sounds", [{"a": []}, {"a": [[0, 0]]}])
+def test_speech_without_a_sound_is_an_error(worker, sounds):
+    chunks, reason, error = spoken("aa", sounds, worker)
+    assert (chunks, reason) == ([], "error")
+    assert isinstance(error, CannotSpeak)
+    assert (error.code, error.param) == ("no_reading", "text")
+
+
+@pytest.mark.parametrize(
+    ("max_samples", "chunks", "reason"),
+    [
+        (2, [[1, 2]], "length"),
+        (3, [[1, 2, 3]], "length"),
+        (4, [[1, 2, 3], [0]], "length"),
+        (5, [[1, 2, 3], [0, 4]], "length"),
+        (6, [[1, 2, 3], [0, 4], [5]], "length"),
+        (7, [[1, 2, 3], [0, 4], [5]], "stop"),
+    ],
+)
+def test_speech_is_cut_at_its_length_though_that_be_silence(worker, max_samples, chunks, reason):
+    sounds = {"a": [[1, 2], [3]], "b": [[0, 4]], "c": [[5]]}
+    assert spoken("abc", sounds, worker, max_samples) == (chunks, reason, None)
+
+
+def test_silence_alone_up_to_the_length_is_no_error(worker):
+    assert spoken("a", {"a": [[0, 0, 0]]}, worker, 2) == ([[0, 0]], "length", None)
+
+
+def test_synthesis_stops_where_the_length_is_reached(worker):
+    made = []
+
+    def synthesise(_piece, on_chunk):
+        made.append(on_chunk(np.ones(2, np.float32)))
+        made.append(on_chunk(np.ones(2, np.float32)))
+
+    async def read():
+        return await collect(EspeakStream("ab", synthesise, worker, max_samples=4))
+
+    assert len(asyncio.run(read())) == 4
+    worker.shutdown()
+    assert made == [True, False]
+
+
+def test_next_piece_is_made_while_the_reader_has_the_first(worker):
+    is_second_made = threading.Event()
+
+    def synthesise(piece, on_chunk):
+        on_chunk(np.ones(1, np.float32))
+        if piece == "b":
+            is_second_made.set()
+
+    async def read():
+        stream = EspeakStream("ab", synthesise, worker, max_samples=9)
+        await anext(aiter(stream))
+        return await asyncio.to_thread(is_second_made.wait, 30)
+
+    assert asyncio.run(read())
+
+
+def test_library_that_cannot_be_loaded_is_a_failure_of_synthesis(worker):
+    def fail(_piece, _on_chunk):
+        raise OSError("no such file")
+
+    async def read():
+        await collect(EspeakStream("a", fail, worker, max_samples=9))
+
+    with pytest.raises(SynthesisFailed, match="could not be loaded"):
+        asyncio.run(read())
+
+
+def test_failure_of_a_later_piece_follows_the_pieces_before_it(worker):
+    class Sounds(dict):
+        def __missing__(self, _):
+            raise SynthesisFailed("espeak-ng failed with status 1")
+
+    chunks, reason, error = spoken("ab", Sounds(a=[[1]]), worker)
+    assert (chunks, reason) == ([[1]], "error")
+    assert isinstance(error, SynthesisFailed)
+
+
+def test_stream_is_not_ready_for_a_next_piece_after_the_worker_has_ended():
+    worker = ThreadPoolExecutor(1)
+
+    async def read():
+        stream = EspeakStream(
+            "ab", lambda _, on_chunk: on_chunk(np.ones(1, np.float32)), worker, max_samples=9
+        )
+        worker.shutdown()
+        with pytest.raises(NotReady, match="stopping"):
             await collect(stream)
         return stream.finish_reason
 

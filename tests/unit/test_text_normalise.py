@@ -1,7 +1,9 @@
 """Claims about making written text speakable."""
 
 import sys
+import threading
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -52,6 +54,32 @@ def test_none_touches_nothing(language):
         ("Набери `ls -l`", "Набери ls -l"),
         ("> цитата\n>> ещё", "цитата\nещё"),
         ("---\nтекст\n***", "текст"),
+        ("| a | - |\n|---|---|\n| - | 1 |", "a, -\n-, 1"),
+        ("| | - |", "-"),
+        ("| a | | b |\n  |c|d|  ", "a, b\nc, d"),
+        ("a | b\n:-: | --:\nc", "a | b\nc"),
+        ("a\n:-: |\nb\n-|-\nc\n|:-|-:|\nd", "a\nb\nc\nd"),
+        ("~~~py\nprint(1)\n~~~\nтекст", "print(1)\nтекст"),
+        ("раз\n```\nдва\n```\nтри", "раз\nдва\nтри"),
+        ("раз\n- - -\nдва\n___\nтри\n-----\nпять", "раз\nдва\nтри\nпять"),
+        ("* * * *\nраз", "раз"),
+        ("# а\n## б\n### в\n#### г\n##### д\n###### е", "а\nб\nв\nг\nд\nе"),
+        ("• один\n- [ ] два\n* [X] три\n+ [x] четыре", "один\nдва\nтри\nчетыре"),
+        ("- «один»\n* (два)", "«один»\n(два)"),
+        ("> > цитата\n>цитата", "цитата\nцитата"),
+        ("[а](http://b) [в](mailto:c@d) [г](/e) [д](#f) [е](./g) [ё](../h)", "а в г д е ё"),
+        ("![](/a.png)да", "да"),
+        ("<http://a.ru> и <mailto:a@b.ru>", "http://a.ru и mailto:a@b.ru"),
+        ("***а***, **б**, *в*, ___г___, __д__, _е_", "а, б, в, г, д, е"),
+        ("**а б**! (*в г*) «**д**» **е**ё", "а б! (в г) «д» её"),
+        ("я**а**я", "яая"),
+        ("**а** и **б**, *в* и *г*, _д_ и _е_", "а и б, в и г, д и е"),
+        ("*5 раз* и _5_ и **5**", "5 раз и 5 и 5"),
+        ("~~а~~б, `в`г", "аб, вг"),
+        ("~~а~~\nб", "а\nб"),
+        ("**nn**, *nn*, _nn_, ~~nn~~, `nn`, [nn](/nn)", "nn, nn, nn, nn, nn, nn"),
+        ("[а~б](/а~б) [a](/b 'c') [a](/n \"n n\")", "а~б [a](/b 'c') a"),
+        ("a | b\n:- | :-\nc\n-: | -: | -\nd\n|-|:-:\ne", "a | b\nc\nd\ne"),
     ],
 )
 def test_markdown_marks_are_dropped_and_its_words_kept(written, spoken):
@@ -87,6 +115,31 @@ def test_markdown_marks_are_dropped_and_its_words_kept(written, spoken):
         "中文，日本語、한국어。「はい」！？…",
         "Е\u0301жик и за\u0301мок",
         "Привет\nмир\n\nАбзац",
+        "| a |",
+        "| a | b",
+        "a | b |",
+        "--",
+        "* 5\n+ 5\n• 5",
+        "#а\n####### б",
+        "-а\n*а\n+а",
+        "[а](b) и [в](c.d) и [г](e/f)",
+        "[а](https://b c)",
+        "<ftp://a.ru> и <a@b.ru>",
+        "** а ** и * б *, _ в _, ~~ г ~~",
+        "**а ** и *б *, _в _, ~~г ~~",
+        "x**y**z и x*y*z, а*б*в",
+        "_а_б и а_б_, __init__x",
+        "**…** и *…* и *5*",
+        "**а* и *б**",
+        "~а~, ``",
+        "~~\n``\n__\n**",
+        "Набери ```ls\nили ~~~ls",
+        "**а\nб** и *а\nб* и _а\nб_ и ~~а\nб~~ и `а\nб`",
+        "[а\nб](https://a.ru)",
+        "а > б, а # б, а - б, а * б, а • б",
+        "а ---\nб --- | ---",
+        "--- а\n--- | --- а",
+        "\u0378",
     ],
 )
 def test_what_is_spoken_is_kept(text):
@@ -107,6 +160,14 @@ def test_what_is_spoken_is_kept(text):
         ("我😀很好。", "我 很好。"),
         ("✅ готово 🎉🎉", "готово"),
         ("😊", ""),
+        *[(f"a{char}b", "a b") for char in "\U0001f000\U0001f0ff\U0001f170\U0001faff"],
+        *[(f"a{char}b", "a b") for char in "\u231a\u23ff\u25a0\u266c\u2670\u2775"],
+        *[(f"a{char}b", "a b") for char in "\u2794\u27bf\u2b00\u2bff\u3030\u303d"],
+        *[(f"Да 😊{point} нет", f"Да{point} нет") for point in ".,!?;:…。！？、，"],
+        ("Да😊!", "Да!"),
+        ("Да 😊 !", "Да !"),
+        ("Да 😊👍!", "Да!"),
+        *[(f"1{mark} a", "1 a") for mark in "\u200d\u20e3\ufe0e\ufe0f"],
     ],
 )
 def test_emoji_are_dropped_without_joining_words(written, spoken):
@@ -114,8 +175,20 @@ def test_emoji_are_dropped_without_joining_words(written, spoken):
 
 
 @pytest.mark.parametrize(
+    "char",
+    "\u2319\u2400\u2500\u259f\u266d\u266f\u2776\u2793\u27c0\u2aff\u2c00\U0001f100\U0001f16f\U0001fb00",
+)
+def test_neighbours_of_emoji_are_writing(char):
+    assert light(f"a{char}b") == f"a{char}b"
+
+
+@pytest.mark.parametrize(
     ("written", "spoken"),
     [
+        *[(f"a{end}b", "a\nb") for end in ("\r\n", *"\r\n\x0b\x0c\x85\u2028\u2029")],
+        ("a\r\r\nb", "a\n\nb"),
+        ("a\n\nb", "a\n\nb"),
+        ("a\nb", "a\nb"),
         ("a\u200bb\u00adc\ufeff", "abc"),
         ("\u202eabc\u2066", "abc"),
         ("a\x00b\x1b", "ab"),
@@ -164,7 +237,7 @@ def test_light_is_total_and_leaves_no_loose_ends(text):
 )
 def test_hostile_repetition_ends(unit):
     # Quadratic at worst: a pattern that backtracks without bound would never come back.
-    light(unit * (4096 // len(unit)) + "x")
+    assert light(unit * (4096 // len(unit)) + "x\nend").endswith("end")
 
 
 # Full -----------------------------------------------------------------------------------
@@ -175,6 +248,10 @@ def test_hostile_repetition_ends(unit):
 def test_full_applies_no_russian_rule_to_another_language(language, text):
     assert language not in LANGUAGES_WITH_FULL
     assert normalise(text, "full", language) == normalise(text, "light", language)
+
+
+def test_full_does_more_than_light_in_russian_alone():
+    assert set(LANGUAGES_WITH_FULL) == {"russian"}
 
 
 def test_light_expands_nothing_in_russian():
@@ -263,7 +340,33 @@ def test_known_errors_of_the_russian_library_are_these(written, read, right):
     assert full(written) == read != right
 
 
+@pytest.mark.parametrize("vowel", "аеиоуыэюяАЕИОУЫЭЮЯ")
+def test_stress_on_each_vowel_survives_full(vowel):
+    pytest.importorskip("ru_normalizr")
+    assert full(f"б{vowel}\u0301т 5") == f"б{vowel}\u0301т пять"
+
+
+def test_plus_without_a_stress_mark_stays_a_plus():
+    pytest.importorskip("ru_normalizr")
+    assert full("Группа +а") == "Группа +а"
+
+
 def test_russian_can_be_loaded_ahead():
     pytest.importorskip("ru_normalizr")
+    module._load_russian.cache_clear()
     preload_russian()
-    assert module._russian() is module._russian()
+    assert module._load_russian.cache_info().currsize == 1
+
+
+def test_russian_loads_once_whatever_the_number_of_threads():
+    pytest.importorskip("ru_normalizr")
+    module._load_russian.cache_clear()
+    together = threading.Barrier(4)
+
+    def read(text):
+        together.wait(30)
+        return full(text)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(read, ["5 раз"] * 4)) == {"пять раз"}
+    assert module._load_russian.cache_info().misses == 1

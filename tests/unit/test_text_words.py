@@ -25,6 +25,24 @@ def said(pieces, language="english"):
         ("  much \t space \r\n\r\n here ", "much space here "),
         ("**Привет**, _мир_!", "Привет, мир!"),
         ("你好，**世界**。今天", "你好，世界。今天"),
+        ("***a*** ___b___ __c__ _d_ ~~e~~ `f`", "a b c d e f"),
+        ("**\"a\"** *'b'* _«c»_ ~~“d”~~ `(e)` __‘f’__", "\"a\" 'b' «c» “d” (e) ‘f’"),
+        ("**„a“** _»b«_ **„c.“**", "„a“ »b« „c.“"),
+        ("**a.** *b,* _c!_ ~~d?~~", "a. b, c! d?"),
+        ("**a**. *b*, _c_! ~~d~~? `e`: **f**; *g*… (_h_)", "a. b, c! d? e: f; g… (_h)"),
+        ("**你好**。*世界*！", "你好。世界！"),
+        ("a**b**c and x* of *two words*", "a**b**c and x of two words"),
+        ("** a ** and ** b", "** a ** and ** b"),
+        ("# a\n## b\n###### c\n####### d", "a\nb\nc\n####### d"),
+        ("* a\n• b\n> c\n- d\n-- e\n--- f", "a\nb\nc\n- d\n-- e\nf"),
+        ("---\na\n***\nb\n*****\nc", "a\nb\nc"),
+        ("~~~py\na\n~~~\nb", "a\nb"),
+        ("a # b * c • d > e", "a # b * c • d > e"),
+        ("a\n\n\nb \n c\t\td\u3000e", "a\nb c d e"),
+        ("# \n* x", "x"),
+        ("**a**b and `c`d", "a**b and c`d"),
+        ("~~two words~~\n`two words`\n__two words__", "two words\ntwo words\ntwo words"),
+        ("[pause:1s]a[pause:2s]b [a](http://b)", "ab a"),
         ("cafe\u0301 \u202eright\u202c \x07bell", "café right bell"),
     ],
 )
@@ -51,3 +69,20 @@ def test_a_word_comes_out_with_the_space_behind_it():
 def test_wide_punctuation_ends_a_word_without_a_space():
     words = WordNormaliser("chinese")
     assert words.feed("你好，世界") == "你好，"
+
+
+@pytest.mark.parametrize("mark", "。！？、，；：…）」』】")
+def test_each_wide_mark_ends_a_word_without_a_space(mark):
+    assert WordNormaliser("chinese").feed(f"世界{mark}我") == f"世界{mark}"
+    assert said([f"**世界**{mark}我"], "chinese") == f"世界{mark}我"
+
+
+@pytest.mark.parametrize("language", ["english", "russian"])
+def test_no_figure_is_read_out_while_a_text_is_written(language):
+    assert said(["5 руб."], language) == "5 руб."
+
+
+def test_finished_normaliser_has_nothing_left():
+    words = WordNormaliser("english")
+    assert words.feed("one") + words.finish() == "one"
+    assert words.finish() == ""

@@ -90,10 +90,14 @@ def test_chosen_speaker_has_the_wanted_gender_in_every_language_and_at_every_age
 AGE_TABLE = [
     (["chinese"], "female", "vivian vivian vivian serena serena"),
     (["chinese"], "male", "uncle_fu uncle_fu uncle_fu uncle_fu uncle_fu"),
+    (["chinese"], "neutral", "vivian vivian serena serena uncle_fu"),
     (["japanese"], "female", "ono_anna ono_anna ono_anna ono_anna sohee"),
+    (["japanese"], "neutral", "ono_anna ono_anna ono_anna ono_anna uncle_fu"),
     (["korean"], "female", "sohee sohee sohee sohee sohee"),
+    (["korean"], "neutral", "sohee sohee sohee sohee uncle_fu"),
     (["japanese", "korean", *EUROPEAN], "male", "aiden aiden aiden ryan uncle_fu"),
     (EUROPEAN, "female", "ono_anna ono_anna vivian serena serena"),
+    (EUROPEAN, "neutral", "ono_anna aiden ryan ryan uncle_fu"),
 ]
 
 
@@ -103,6 +107,41 @@ def test_speaker_follows_gender_age_and_language(languages, gender, speakers):
         languages, zip((8, 16, 25, 45, 70), speakers.split(), strict=True)
     ):
         assert choose(language, gender=gender, age=age).speaker == speaker
+        if gender == "neutral":
+            assert choose(language, age=age).speaker == speaker
+
+
+@pytest.mark.parametrize(("languages", "gender", "speakers"), AGE_TABLE)
+def test_gender_without_an_age_is_answered_by_the_adult(languages, gender, speakers):
+    for language in languages:
+        assert choose(language, gender=gender).speaker == speakers.split()[3]
+
+
+@pytest.mark.parametrize(
+    ("speakers", "language", "attributes", "speaker"),
+    [
+        pytest.param("sohee ryan", "russian", {}, "ryan", id="the one of the table"),
+        pytest.param("uncle_fu sohee", "russian", {"gender": "female"}, "sohee", id="the gender"),
+        pytest.param(
+            "aiden serena", "russian", {"gender": "female", "age": 16}, "serena", id="gender > age"
+        ),
+        pytest.param("ryan aiden", "russian", {"gender": "female", "age": 16}, "aiden", id="age"),
+        pytest.param("aiden ryan", "russian", {"gender": "female", "age": 40}, "ryan", id="adult"),
+        pytest.param("dylan sohee", "chinese", {"gender": "male"}, "sohee", id="no dialect"),
+        pytest.param("sohee dylan", "russian", {"gender": "male"}, "dylan", id="no Chinese text"),
+        pytest.param("sohee vivian", "russian", {"age": 40}, "sohee", id="no gender wished: age"),
+        pytest.param("Маша aiden", "russian", {}, "aiden", id="a known one before an unknown"),
+        pytest.param("dylan Маша", "chinese", {}, "Маша", id="an unknown one before a dialect"),
+        pytest.param("Маша Ира", "russian", {"age": 8}, "Маша", id="the first of equals"),
+        pytest.param("eric dylan", "russian", {"age": 25}, "eric", id="the first of two young"),
+        pytest.param("dylan eric", "russian", {"age": 25}, "dylan", id="the first of these two"),
+    ],
+)
+def test_checkpoint_without_the_speaker_of_the_table_answers_with_the_nearest(
+    speakers, language, attributes, speaker
+):
+    able = VoiceCapabilities(speakers=tuple(speakers.split()), obeys_instruct=True)
+    assert choose(language, able=able, **attributes).speaker == speaker
 
 
 @pytest.mark.parametrize(
@@ -184,29 +223,48 @@ def test_speaker_is_known_by_id_display_name_and_openai_name(name, speaker):
     assert resolve_speaker(name, LARGE) == speaker
 
 
-def test_all_thirteen_openai_names_resolve():
-    names = [
-        "alloy",
-        "ash",
-        "ballad",
-        "cedar",
-        "coral",
-        "echo",
-        "fable",
-        "marin",
-        "nova",
-        "onyx",
-        "sage",
-        "shimmer",
-        "verse",
-    ]
-    assert sorted(OPENAI_VOICES) == names
-    assert set(OPENAI_VOICES.values()) <= set(SPEAKERS)
+def test_each_openai_name_has_its_speaker():
+    assert OPENAI_VOICES == {
+        "alloy": "serena",
+        "ash": "ryan",
+        "ballad": "uncle_fu",
+        "cedar": "ryan",
+        "coral": "vivian",
+        "echo": "aiden",
+        "fable": "aiden",
+        "marin": "serena",
+        "nova": "vivian",
+        "onyx": "uncle_fu",
+        "sage": "sohee",
+        "shimmer": "ono_anna",
+        "verse": "ryan",
+    }
+
+
+def test_speaker_of_the_checkpoint_wins_over_a_voice_of_openai_with_its_name():
+    able = VoiceCapabilities(speakers=("serena", "Alloy"), obeys_instruct=True)
+    assert resolve_speaker("alloy", able) == "Alloy"
+
+
+@pytest.mark.parametrize("name", ["uncle_fu", "UNCLE-FU", "uncle  fu", " Uncle_Fu "])
+def test_speaker_is_given_as_the_checkpoint_spells_it(name):
+    able = VoiceCapabilities(speakers=("Uncle-Fu",), obeys_instruct=True)
+    assert resolve_speaker(name, able) == "Uncle-Fu"
+    assert resolve_speaker("onyx", able) == "Uncle-Fu"
 
 
 @pytest.mark.parametrize(
     ("name", "gender"),
-    [("nova", "female"), (" Onyx", "male"), ("vivian", None), ("nobody", None), ("", None)],
+    [
+        *[(name, "female") for name in ("nova", "alloy", "coral", "marin", "sage", "shimmer")],
+        *[
+            (name, "male")
+            for name in (" Onyx ", "ash", "ballad", "cedar", "echo", "fable", "verse")
+        ],
+        ("vivian", None),
+        ("nobody", None),
+        ("", None),
+    ],
 )
 def test_openai_voices_have_the_gender_of_their_speaker(name, gender):
     assert gender_of_openai_voice(name) == gender
@@ -226,7 +284,17 @@ def test_speaker_that_only_the_checkpoint_knows_is_accepted():
     able = VoiceCapabilities(speakers=("Маша",), obeys_instruct=True)
     choice = choose(speaker="маша", gender="female", age=20, able=able)
     assert choice.speaker == "Маша"
-    assert set(choice.not_applied) == {"gender", "age"}
+    assert choice.not_applied == {
+        "gender": "the gender of this speaker is not known",
+        "age": "the age of this speaker is not known",
+    }
+
+
+def test_gender_that_no_speaker_of_the_checkpoint_has_is_said_to_be_missing():
+    able = VoiceCapabilities(speakers=("ryan",), obeys_instruct=True)
+    assert choose(gender="female", able=able).not_applied == {
+        "gender": "this model has no fitting female speaker"
+    }
 
 
 def test_known_speaker_that_the_checkpoint_lacks_is_refused():
@@ -250,7 +318,8 @@ def test_speaker_wins_over_gender_and_age_and_says_so():
 
 def test_attributes_that_fit_the_given_speaker_count_as_applied():
     choice = choose(speaker="ryan", gender="male", age=40)
-    assert set(choice.applied) == {"speaker", "gender", "age"}
+    assert choice.applied == ("speaker", "gender", "age")
+    assert choice.not_applied == {}
 
 
 def test_blank_speaker_is_no_speaker():
@@ -260,25 +329,98 @@ def test_blank_speaker_is_no_speaker():
 # Emotion, age phrases and instruct ------------------------------------------------------
 
 
+EMOTION_WORDS = {
+    "neutral": "neutral, none, normal, default, plain, нейтральный, нейтральная, нейтрально, "
+    "нейтральное, обычный, обычная, обычно, без эмоций, 中性, 中立, 平淡, 普通, 正常, 无",
+    "happy": "happy, happiness, joy, joyful, joyous, cheerful, glad, merry, delighted, happily, "
+    "радость, радостный, радостная, радостно, счастье, счастливый, счастливая, "
+    "счастливо, веселье, весёлый, весёлая, весело, жизнерадостный, жизнерадостно, 开心, "
+    "高兴, 快乐, 愉快, 喜悦, 欢快, 開心, 高興, 快樂",
+    "sad": "sad, sadness, sadly, sorrow, sorrowful, unhappy, melancholy, melancholic, gloomy, "
+    "depressed, mournful, грусть, грустный, грустная, грустно, печаль, печальный, "
+    "печальная, печально, тоска, тоскливый, тоскливо, унылый, уныло, горе, 悲伤, 难过, 伤心, "
+    "悲哀, 忧伤, 悲傷, 難過, 傷心",
+    "angry": "angry, anger, angrily, furious, mad, rage, irritated, annoyed, злость, злой, злая, "
+    "зло, гнев, гневный, гневная, гневно, сердитый, сердитая, сердито, ярость, яростный, "
+    "яростно, раздражённый, раздражённо, 愤怒, 生气, 恼火, 暴怒, 憤怒, 生氣",
+    "fearful": "fearful, fear, afraid, scared, frightened, terrified, anxious, nervous, страх, "
+    "испуг, испуганный, испуганная, испуганно, страшно, боязливый, боязливо, тревога, "
+    "тревожный, тревожная, тревожно, 害怕, 恐惧, 恐慌, 紧张, 惊恐, 恐懼, 緊張",
+    "surprised": "surprised, surprise, astonished, amazed, shocked, удивление, удивлённый, "
+    "удивлённая, удивлённо, изумление, изумлённый, изумлённо, шок, 惊讶, 吃惊, 惊奇, 惊喜, 驚訝, "
+    "吃驚",
+    "disgusted": "disgusted, disgust, contempt, contemptuous, scornful, отвращение, брезгливый, "
+    "брезгливо, презрение, презрительный, презрительно, с отвращением, 厌恶, 恶心, 嫌弃, 鄙视, "
+    "厭惡, 噁心",
+    "excited": "excited, excitement, enthusiastic, energetic, thrilled, восторг, восторженный, "
+    "восторженная, восторженно, возбуждённый, возбуждённо, воодушевлённый, "
+    "воодушевлённо, энергичный, энергично, взволнованный, взволнованно, 兴奋, 激动, 热情, 興奮, "
+    "激動",
+    "calm": "calm, calmly, relaxed, peaceful, serene, soothing, tranquil, спокойствие, "
+    "спокойный, спокойная, спокойно, расслабленный, расслабленно, умиротворённый, "
+    "умиротворённо, безмятежный, безмятежно, 平静, 冷静, 放松, 舒缓, 平靜, 冷靜",
+    "serious": "serious, seriously, formal, stern, solemn, серьёзность, серьёзный, серьёзная, "
+    "серьёзно, строгий, строгая, строго, официальный, официально, торжественный, "
+    "торжественно, 严肃, 正式, 认真, 庄重, 嚴肅, 認真",
+    "friendly": "friendly, warm, kind, tender, gentle, affectionate, дружелюбие, дружелюбный, "
+    "дружелюбная, дружелюбно, тёплый, тепло, добрый, добрая, ласковый, ласковая, "
+    "ласково, нежный, нежная, нежно, приветливый, приветливо, 友好, 亲切, 温柔, 温暖, 親切, 溫柔",
+    "whisper": "whisper, whispering, whispered, hushed, шёпот, шёпотом, шепчущий, шепча, "
+    "耳语, 低语, 悄悄话, 轻声, 耳語, 輕聲",
+}
+
+
+@pytest.mark.parametrize("emotion", EMOTION_WORDS)
+def test_emotion_is_known_in_english_russian_and_chinese(emotion):
+    words = EMOTION_WORDS[emotion].split(", ")
+    assert {word: known_emotion(word) for word in words} == dict.fromkeys(words, emotion)
+
+
 @pytest.mark.parametrize(
-    ("words", "emotion"),
+    ("word", "emotion"),
     [
-        ("neutral Нейтральный 中性", "neutral"),
-        ("happy HAPPY joy весёлый Веселый радостно 开心", "happy"),
-        ("sad грустный печально 悲伤", "sad"),
-        ("angry злой сердито 愤怒", "angry"),
-        ("fearful scared испуганно 害怕", "fearful"),
-        ("surprised удивлённо 惊讶", "surprised"),
-        ("disgusted отвращение 厌恶", "disgusted"),
-        ("excited восторженно 兴奋", "excited"),
-        ("calm спокойно 平静", "calm"),
-        ("serious серьезно 严肃", "serious"),
-        ("friendly дружелюбно 友好", "friendly"),
-        ("whisper шёпотом 耳语", "whisper"),
+        ("HAPPY", "happy"),
+        ("Веселый", "happy"),
+        ("ВЕСЁЛЫЙ", "happy"),
+        ("без   ЭМОЦИЙ", "neutral"),
+        (" happy ", "happy"),
+        ("happy.", "happy"),
+        ("happy!!", "happy"),
+        ("开心。", "happy"),
+        ("开心！", "happy"),
+        ("happy?", None),
+        ("very happy", None),
+        ("", None),
     ],
 )
-def test_emotion_is_known_in_english_russian_and_chinese(words, emotion):
-    assert {known_emotion(word) for word in words.split()} == {emotion}
+def test_emotion_word_is_known_in_any_case_and_spacing_and_with_a_point(word, emotion):
+    assert known_emotion(word) == emotion
+
+
+PHRASES = {
+    "happy": ("Speak in a very happy, cheerful tone.", "用非常开心愉快的语气说。"),
+    "sad": ("Speak in a very sad, sorrowful tone.", "用非常悲伤难过的语气说。"),
+    "angry": ("Speak in a very angry, furious tone.", "用特别愤怒的语气说。"),
+    "fearful": ("Speak in a frightened, trembling voice.", "用害怕、颤抖的语气说。"),
+    "surprised": ("Speak in a very surprised, astonished tone.", "用非常惊讶的语气说。"),
+    "disgusted": ("Speak in a disgusted, contemptuous tone.", "用厌恶嫌弃的语气说。"),
+    "excited": ("Speak in a very excited, energetic tone.", "用非常兴奋激动的语气说。"),
+    "calm": ("Speak in a calm, relaxed, steady tone.", "用平静舒缓的语气说。"),
+    "serious": ("Speak in a serious, formal tone.", "用严肃正式的语气说。"),
+    "friendly": ("Speak in a warm, friendly tone.", "用温暖亲切的语气说。"),
+    "whisper": ("Whisper softly, in a hushed voice.", "轻声耳语。"),
+}
+
+
+@pytest.mark.parametrize("emotion", PHRASES)
+def test_known_emotion_has_its_phrase_in_english_and_in_chinese(emotion):
+    phrases = (emotion_phrase(emotion, "english"), emotion_phrase(emotion, "chinese"))
+    assert phrases == PHRASES[emotion]
+
+
+@pytest.mark.parametrize("language", ["english", "chinese"])
+def test_neutral_emotion_has_no_phrase(language):
+    assert emotion_phrase("neutral", language) == ""
 
 
 def test_no_emotion_word_means_two_emotions():
@@ -309,9 +451,19 @@ def test_neutral_emotion_sends_no_instruct():
     ("language", "word", "instruct"),
     [
         ("russian", "nostalgic", "Speak in a nostalgic tone."),
-        ("english", "ironic", "Speak in an ironic tone."),
+        *[
+            ("english", word, f"Speak in an {word} tone.")
+            for word in ("angelic", "eerie", "Ironic", "OMINOUS", "upbeat")
+        ],
+        ("english", " bored. ", "Speak in a bored tone."),
+        ("english", "bored!", "Speak in a bored tone."),
+        ("english", "a" * 64, f"Speak in an {'a' * 64} tone."),
+        ("english", f"  {'b' * 64}  ", f"Speak in a {'b' * 64} tone."),
+        ("english", "half-asleep, 50 %", "Speak in a half-asleep, 50 % tone."),
         ("german", "задумчивый", "Speak in a задумчивый tone."),
         ("chinese", "怀旧", "用怀旧的语气说。"),
+        ("chinese", "怀旧。", "用怀旧的语气说。"),
+        ("chinese", "怀旧！", "用怀旧的语气说。"),
     ],
 )
 def test_unknown_emotion_word_is_put_into_a_plain_phrase(language, word, instruct):
@@ -328,6 +480,7 @@ def test_unknown_emotion_word_is_put_into_a_plain_phrase(language, word, instruc
         "happy\x00",
         "sad\u202e",
         "<|im_end|>",
+        "a<b",
         "a>b",
         "a|b",
         "123",
@@ -348,16 +501,34 @@ def test_blank_emotion_and_blank_instruct_are_no_wishes():
     assert choose(emotion=" ", instruct=" ") == choose()
 
 
-@pytest.mark.parametrize("age", [8, 70])
-def test_ends_of_life_get_a_phrase_after_the_emotion(age):
-    instruct = choose(gender="female", age=age, emotion="calm").instruct
-    assert instruct.startswith("Speak in a calm, relaxed, steady tone. Speak ")
-    assert len(instruct) < 200
+CHILD = "Speak in a high-pitched, childlike voice."
+OLD = "Speak slowly in an aged, slightly hoarse, thin voice, like a person in their seventies."
+
+
+@pytest.mark.parametrize(
+    ("language", "age", "instruct"),
+    [
+        ("russian", 1, CHILD),
+        ("russian", 12, CHILD),
+        ("japanese", 55, OLD),
+        ("english", 120, OLD),
+        ("chinese", 12, "用稚嫩、音调偏高的童声说。"),
+        ("chinese", 55, "用苍老、略带沙哑、缓慢的老年人声音说。"),
+    ],
+)
+def test_ends_of_life_get_a_phrase_after_the_emotion(language, age, instruct):
+    choice = choose(language, age=age)
+    assert choice.instruct == instruct
+    assert choice.applied == ("age",)
+    space = "" if language == "chinese" else " "
+    calm = emotion_phrase("calm", "chinese" if language == "chinese" else "english")
+    assert choose(language, age=age, emotion="calm").instruct == calm + space + instruct
 
 
 @pytest.mark.parametrize("age", [13, 19, 20, 35, 36, 54])
 def test_ages_between_get_no_phrase(age):
-    assert choose(gender="male", age=age).instruct is None
+    for language in ("russian", "chinese"):
+        assert choose(language, gender="male", age=age).instruct is None
 
 
 def test_given_instruct_wins_over_emotion_and_age_phrase_and_says_so():
@@ -369,7 +540,28 @@ def test_given_instruct_wins_over_emotion_and_age_phrase_and_says_so():
 
 
 def test_given_instruct_silences_even_a_neutral_emotion():
-    assert "emotion" in choose(emotion="neutral", instruct="Shout.").not_applied
+    reason = "instruct was given and takes its place"
+    assert choose(emotion="neutral", instruct="Shout.").not_applied == {"emotion": reason}
+
+
+def test_phrase_for_an_age_makes_up_for_a_speaker_who_does_not_sound_it():
+    assert choose("chinese", gender="male", age=8).applied == ("gender", "age")
+    reason = "no fitting speaker sounds this age"
+    assert choose("chinese", age=8, instruct="Shout.").not_applied == {"age": reason}
+    assert choose("chinese", age=8, able=SMALL).not_applied == {"age": reason}
+
+
+def test_given_speaker_gets_no_phrase_for_an_age():
+    choice = choose(speaker="ryan", age=8, emotion="calm")
+    assert choice.instruct == "Speak in a calm, relaxed, steady tone."
+    assert choice.not_applied == {"age": "speaker was given and sounds another age"}
+
+
+def test_applied_wishes_stand_in_the_order_of_the_request():
+    choice = choose(speaker="ryan", gender="male", age=40, emotion="sad")
+    assert choice.applied == ("speaker", "gender", "age", "emotion")
+    choice = choose(speaker="ryan", gender="male", age=40, emotion="sad", instruct="Sing it.")
+    assert choice.applied == ("speaker", "gender", "age", "instruct")
 
 
 def test_model_that_ignores_instructions_says_so():
@@ -383,6 +575,9 @@ def test_model_that_ignores_instructions_says_so():
 
 def test_neutral_emotion_needs_no_instruct_and_so_any_model_obeys_it():
     assert choose(emotion="neutral", able=SMALL).applied == ("emotion",)
+    choice = choose(emotion="neutral", instruct="Sing it.", able=SMALL)
+    assert choice.applied == ("emotion",)
+    assert set(choice.not_applied) == {"instruct"}
 
 
 def test_age_counts_as_applied_where_the_speaker_sounds_it():
@@ -398,13 +593,32 @@ def test_checkpoint_without_speakers_is_refused():
         VoiceCapabilities(speakers=(), obeys_instruct=True)
 
 
-def test_catalogue_is_complete_and_consistent():
-    assert len(SPEAKERS) == 9
-    for key, speaker in SPEAKERS.items():
-        assert key == speaker.id == speaker.name.lower()
-        assert speaker.ages
-        assert set(speaker.ages) <= set(AGE_BANDS)
-        assert speaker.native_language in LANGUAGES
+CATALOGUE = {
+    "vivian": ("female", "teen young", "chinese", None, "bright young woman"),
+    "serena": ("female", "young adult", "chinese", None, "gentle woman"),
+    "ono_anna": ("female", "child teen young", "japanese", None, "girl"),
+    "sohee": ("female", "young adult", "korean", None, "woman who shows her feelings"),
+    "uncle_fu": ("male", "adult senior", "chinese", None, "mellow man"),
+    "dylan": ("male", "teen young", "chinese", "beijing", "young man from Beijing"),
+    "eric": ("male", "young", "chinese", "sichuan", "man from Chengdu"),
+    "ryan": ("male", "young adult", "english", None, "dynamic man"),
+    "aiden": ("male", "teen young", "english", None, "young American"),
+}
+
+
+@pytest.mark.parametrize("speaker_id", CATALOGUE)
+def test_speaker_is_in_the_catalogue_as_listeners_hear_it(speaker_id):
+    speaker = SPEAKERS[speaker_id]
+    gender, ages, native_language, dialect, description = CATALOGUE[speaker_id]
+    assert (speaker.gender, " ".join(speaker.ages)) == (gender, ages)
+    assert (speaker.native_language, speaker.dialect) == (native_language, dialect)
+    assert (speaker.id, speaker.name) == (speaker_id, speaker_id.title())
+    assert description in speaker.description
+
+
+def test_catalogue_has_these_speakers_in_this_order_and_no_others():
+    assert list(SPEAKERS) == list(CATALOGUE)
+    assert AGE_BANDS == ("child", "teen", "young", "adult", "senior")
 
 
 WORDS = st.sampled_from([None, "", "happy", "грустно", "愤怒", "pensive", "neutral"])

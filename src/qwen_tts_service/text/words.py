@@ -15,9 +15,9 @@ from .split import split_pauses
 _WIDE_END = "。！？、，；：…）」』】"
 # A word and the space behind it; without space only where wide punctuation ends it.
 _WORD = re.compile(rf"(?P<word>[^\s{_WIDE_END}]*[{_WIDE_END}]|[^\s{_WIDE_END}]*(?=\s))(?P<gap>\s?)")
-_OPENING = re.compile(r"(?:\*{1,3}|_{1,3}|~~|`)(?=[\w\"'«„“‘(])")
+_OPENING = re.compile(r"(?:\*{1,3}|_{1,3}|~~|`)(?=[\w\"'«»„“‘(])")
 _CLOSING = re.compile(
-    rf"(?<=[\w.,!?…\"'»”’)])(?:\*{{1,3}}|_{{1,3}}|~~|`)(?=[.,!?:;…){_WIDE_END}]*\Z)"
+    rf"(?<=[\w.,!?…\"'«»“”’)])(?:\*{{1,3}}|_{{1,3}}|~~|`)(?=[.,!?:;…){_WIDE_END}]*\Z)"
 )
 _LINE_MARK = re.compile(r"#{1,6}|[*•>]|-{3,}|\*{3,}|(?:```|~~~)\w*")
 
