@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "voice": LEAVES,
     "audio": LEAVES,
     "telemetry": LEAVES,
-    "espeak": VALUES,
+    "espeak": LEAVES | {"text", "voice", "engine"},
     "hub": LEAVES,
     "kernels": LEAVES,
     "model": LEAVES | {"kernels"},

@@ -19,7 +19,6 @@ from qwen_tts_service.types import Samples
 from . import import_extra, server
 
 SAMPLE_RATE_HZ = server.SAMPLE_RATE_HZ
-_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 # Files beside the voices that are not voices: `fast` is a test of the rate limit.
 _NOT_VOICES = frozenset({"fast"})
 
@@ -28,7 +27,7 @@ _NOT_VOICES = frozenset({"fast"})
 class Delivery:
     """Everything that shapes the sound of a text.
 
-    language_code: one of `EspeakLibrary.language_codes`, such as ``"en-us"``
+    language_code: what espeak-ng calls a language, such as ``"en-us"``
     variant: one of `EspeakLibrary.variants`, such as ``"f2"``
     rate_wpm: words per minute, 80 to 450; pitch, pitch_range: 0 to 99; volume: 0 to 200
     has_phonemes: read ``[[...]]`` in the text as espeak-ng phoneme names
@@ -53,7 +52,6 @@ class EspeakLibrary:
         loader = import_extra("espeakng_loader")
         paths = (loader.get_library_path(), loader.get_data_path())
         self._files_by_code = dict(_languages(Path(paths[1]) / "lang"))
-        self.language_codes: frozenset[str] = frozenset(self._files_by_code)
         variants = {path.name for path in (Path(paths[1]) / "voices" / "!v").iterdir()}
         self.variants: tuple[str, ...] = tuple(sorted(variants - _NOT_VOICES, key=str.casefold))
         self._control, theirs = socket.socketpair()
@@ -69,7 +67,7 @@ class EspeakLibrary:
         try:
             self.phonemes([], "en-us")
         except SynthesisFailed as error:
-            raise StartupError("espeak-ng could not start; its reason is printed above") from error
+            raise StartupError(f"espeak-ng could not start: {error}") from error
 
     @property
     def is_running(self) -> bool:
@@ -89,20 +87,11 @@ class EspeakLibrary:
         raises: SynthesisFailed for a voice that does not exist, and for a failure inside
         """
         voice = self._voice(delivery.language_code, delivery.variant)
-        parameters = {
-            _RATE: delivery.rate_wpm,
-            _VOLUME: delivery.volume,
-            _PITCH: delivery.pitch,
-            _RANGE: delivery.pitch_range,
-        }
-        flags = server.PHONEME_INPUT if delivery.has_phonemes else 0
-        self._call("synthesise", voice, text, parameters, flags, on_chunk=on_chunk)
+        parameters = (delivery.rate_wpm, delivery.volume, delivery.pitch, delivery.pitch_range)
+        self._call("synthesise", voice, text, parameters, delivery.has_phonemes, on_chunk=on_chunk)
 
     def phonemes(self, texts: Sequence[str], language_code: str) -> list[str]:
-        """Show how each text would be read, in espeak-ng's own phoneme names.
-
-        A part that is read in another language is preceded by its code, as in ``"(en)"``.
-        """
+        """Show how each text would be read, in phoneme names; "(en)" begins an English word."""
         voice = self._voice(language_code, self.variants[0])
         return list(self._call("phonemes", voice, texts))
 
@@ -112,7 +101,7 @@ class EspeakLibrary:
         It ignores an unknown variant and keeps the voice it had for an unknown language: hence
         the checks.
         """
-        if language_code not in self.language_codes:
+        if language_code not in self._files_by_code:
             raise SynthesisFailed(f"espeak-ng has no language {language_code!r}")
         if variant not in self.variants:
             raise SynthesisFailed(f"espeak-ng has no variant {variant!r}")

@@ -3,11 +3,11 @@
 A pure function over the tables in deliveries.toml.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from qwen_tts_service.errors import InvalidRequest
-from qwen_tts_service.types import Gender, Language, SpeechRequest, VoiceAttributes, VoiceChoice
+from qwen_tts_service.types import Gender, SpeechRequest, VoiceAttributes, VoiceChoice
 from qwen_tts_service.voice.catalogue import age_band, gender_of_openai_voice
 from qwen_tts_service.voice.emotions import EMOTIONS, known_emotion
 from qwen_tts_service.voice.mapping import Outcomes, choice_with, given
@@ -16,7 +16,7 @@ from . import read_table
 from .library import Delivery
 
 _TABLES = read_table("deliveries.toml")
-LANGUAGE_CODES: Mapping[Language, str] = _TABLES["language_codes"]
+LANGUAGE_CODES = {name: row["code"] for name, row in read_table("languages.toml").items()}
 _DEFAULT_GENDER: Gender = "male"
 _SPEAKER_GIVEN = "speaker was given"
 _NO_INSTRUCT = "the embedded voice does not follow instructions"

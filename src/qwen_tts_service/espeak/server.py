@@ -23,13 +23,12 @@ from typing import Any
 SAMPLE_RATE_HZ = 22050
 CHUNK_MS = 100
 """Audio per chunk; also how soon a cancelled synthesis stops."""
-PHONEME_INPUT = 0x100
 
-_SYNCHRONOUS = 2
-_DO_NOT_EXIT_ON_ERROR = 0x8000
-_UTF8 = 0x01
-_PAUSE_AT_THE_END = 0x1000
+# For espeak_Initialize: play nothing and return when done; do not end the process by itself.
+_SYNCHRONOUS, _DO_NOT_EXIT_ON_ERROR = 2, 0x8000
+# For espeak_Synth.
 _POSITION_IN_CHARACTERS = 1
+_UTF8, _PHONEME_INPUT, _PAUSE_AT_THE_END = 0x01, 0x100, 0x1000
 _GO_ON = 0
 
 Send = Callable[[bytes], None]
@@ -68,22 +67,25 @@ def _answer(lib: ctypes.CDLL, connection: "Connection[Any, Any]") -> None:
 
 
 def _synthesise(
-    lib: ctypes.CDLL, send: Send, text: str, parameters: Mapping[int, int], flags: int
+    lib: ctypes.CDLL, send: Send, text: str, parameters: Sequence[int], has_phonemes: bool
 ) -> str | None:
-    """Speak a text, sending its samples; return what went wrong."""
+    """Speak a text, sending its samples; return what went wrong.
+
+    parameters: rate, volume, pitch, range, which are numbers 1 to 4 for espeak-ng
+    """
 
     def receive(wave: "ctypes._Pointer[ctypes.c_short]", length: int, _events: int) -> int:
         if wave and length > 0:
             send(ctypes.string_at(wave, length * ctypes.sizeof(ctypes.c_short)))
         return _GO_ON
 
-    for parameter, value in parameters.items():
+    for parameter, value in enumerate(parameters, start=1):
         lib.espeak_SetParameter(parameter, value, 0)
     callback = _Callback(receive)
     lib.espeak_SetSynthCallback(callback)
     data = text.encode()
     size = ctypes.c_size_t(len(data) + 1)
-    flags |= _UTF8 | _PAUSE_AT_THE_END
+    flags = _UTF8 | _PAUSE_AT_THE_END | (_PHONEME_INPUT if has_phonemes else 0)
     status = lib.espeak_Synth(data, size, 0, _POSITION_IN_CHARACTERS, 0, flags, None, None)
     return f"espeak-ng failed with status {status}" if status != 0 else None
 

@@ -1,5 +1,6 @@
 """The embedded voice: espeak-ng as a `Voice`, which needs no weights."""
 
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,11 +9,9 @@ from functools import partial
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
 from qwen_tts_service.types import FRAME_S, Language, Samples, SpeechRequest, VoiceChoice
 
-from . import chinese, no_reading, text
-from .kana import KanaReader
+from . import no_reading, readings, text
 from .library import SAMPLE_RATE_HZ, Delivery, EspeakLibrary
 from .mapping import LANGUAGE_CODES, choose_delivery
-from .russian_dates import expand_dates
 from .stream import EspeakStream
 
 _LATIN_IN_JAPANESE = "Latin words in Japanese text are spelled letter by letter"
@@ -46,7 +45,7 @@ class EspeakVoice:
     longest_part_chars: int | None = None  # it cuts by itself
 
     def __init__(self) -> None:
-        self._kana = KanaReader()
+        self._kana = readings.KanaReader()
         self._library = EspeakLibrary()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="espeak")
         self.speakers = self._library.variants
@@ -73,21 +72,16 @@ class EspeakVoice:
         readable = self._read(request.text or "", language)
         pieces = text.split(readable, language)
         if language == "chinese":
-            pieces = tuple(map(chinese.with_phonemes, pieces))
-        start = partial(
-            EspeakStream,
-            pieces,
-            partial(self._library.synthesise, delivery),
-            self._worker,
-            max_samples=round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ),
-        )
+            pieces = tuple(map(readings.with_phonemes, pieces))
+        max_samples = round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ)
+        synthesise = partial(self._library.synthesise, delivery)
         return EspeakUtterance(
             choice=choice,
-            warning=_warning(readable, language),
+            warning=_LATIN_IN_JAPANESE if _has_latin_words(readable, language) else None,
             expected_s=text.expected_s(readable, language),
             pieces=pieces,
             delivery=delivery,
-            start=start,
+            start=partial(EspeakStream, pieces, synthesise, self._worker, max_samples=max_samples),
         )
 
     def warm_up(self) -> None:
@@ -119,21 +113,18 @@ class EspeakVoice:
         if language == "japanese":
             readable = self._kana.read(readable)
         elif language == "russian":
-            readable = expand_dates(readable)
+            readable = readings.expand_dates(readable)
         text.check_reading(readable, language)
         if language == "chinese":
-            self._check_characters(readable)
+            characters = readings.characters_to_check(readable)
+            phonemes = self._library.phonemes(characters, LANGUAGE_CODES["chinese"])
+            if not all(map(readings.is_reading, phonemes)):
+                raise no_reading(
+                    "text has rare Chinese characters that the embedded voice knows no reading for"
+                )
         return readable
 
-    def _check_characters(self, readable: str) -> None:
-        characters = chinese.characters_to_check(readable)
-        phonemes = self._library.phonemes(characters, LANGUAGE_CODES["chinese"])
-        if not all(map(chinese.is_reading, phonemes)):
-            raise no_reading(
-                "text has rare Chinese characters that the embedded voice knows no reading for"
-            )
 
-
-def _warning(readable: str, language: Language) -> str | None:
-    has_letters = language == "japanese" and text.has_latin_words(readable)
-    return _LATIN_IN_JAPANESE if has_letters else None
+def _has_latin_words(readable: str, language: Language) -> bool:
+    """Whether there are Latin words in Japanese longer than a usual abbreviation."""
+    return language == "japanese" and re.search(r"[A-Za-z]{4}", readable) is not None
