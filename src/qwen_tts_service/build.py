@@ -14,8 +14,6 @@ from .settings import EMBEDDED_VOICE, Settings
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
 from .types import ReportProgress, Voice
-from .voice.catalogue import gender_of_openai_voice
-from .voice.emotions import known_emotion
 
 _CAN_USE_CUDA = "import sys, torch; torch.zeros(1, device=sys.argv[1])"
 
@@ -92,7 +90,7 @@ def _can_use(device: str) -> bool:
 def _load_espeak() -> Voice:
     from .espeak.voice import EspeakVoice  # noqa: PLC0415
 
-    return EspeakVoice(known_emotion=known_emotion, gender_of_name=gender_of_openai_voice)
+    return EspeakVoice()
 
 
 def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice:

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "voice": LEAVES,
     "audio": LEAVES,
     "telemetry": set(),
-    "hub": {"errors"},
+    "hub": LEAVES,
     "kernels": {"errors"},
     "model": LEAVES | {"kernels"},
     "engine": LEAVES | {"model", "kernels"},
@@ -44,7 +44,6 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 TENSORS = {"kernels", "model", "engine"}
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 NO_CODE = {
     tokenize.COMMENT,
     tokenize.NL,
@@ -197,36 +196,34 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 480,
+    "": 450,
     "api": 1560,
-    "audio": 330,
+    "audio": 320,
     "cli": 350,
     "engine": 1060,
-    "espeak": 640,
-    "hub": 300,
-    "kernels": 290,
-    "model": 1280,
-    "qwen": 230,
-    "speech": 480,
-    "telemetry": 165,
-    "text": 460,
-    "voice": 330,
+    "espeak": 530,
+    "hub": 310,
+    "kernels": 280,
+    "model": 1260,
+    "qwen": 220,
+    "speech": 490,
+    "telemetry": 140,
+    "text": 430,
+    "voice": 280,
 }
 MAX_LINES_OF_ALL = 7500
 
 
 def lines_of_code(path: Path) -> int:
-    """Count the lines that hold code: no blanks, comments or docstrings."""
+    """Count the lines that hold code: no blanks, comments or docstrings, attributes' included."""
     text = path.read_text()
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in NO_CODE:
             lines |= set(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(text)):
-        body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(node, DOCUMENTED) and isinstance(first, ast.Expr) and ast.get_docstring(node):
-            lines -= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return len(lines)
 
 

@@ -6,18 +6,27 @@ from typing import get_args
 import pytest
 
 from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.espeak import read_table
 from qwen_tts_service.espeak.library import Delivery
-from qwen_tts_service.espeak.mapping import EMOTIONS, LANGUAGE_CODES, choose_delivery
-from qwen_tts_service.types import Gender, Language, VoiceAttributes
-from qwen_tts_service.voice.emotions import Emotion
+from qwen_tts_service.espeak.mapping import LANGUAGE_CODES, choose_delivery
+from qwen_tts_service.types import Gender, Language, SpeechRequest, VoiceAttributes
+from qwen_tts_service.voice.catalogue import AGE_BANDS
+from qwen_tts_service.voice.emotions import EMOTIONS
 
 SPEAKERS = ("Annie", "f1", "f2", "f5", "m1", "m3", "m6", "whisper", "whisperf")
 
 
-def choose(language="russian", speaker=None, instruct=None, **attributes):
-    return choose_delivery(
-        VoiceAttributes(**attributes), language, speaker, instruct, speakers=SPEAKERS
+def choose(language="russian", speaker=None, instruct=None, speakers=SPEAKERS, **attributes):
+    request = SpeechRequest(
+        request_id="test",
+        seed=1,
+        text="text",
+        language=language,
+        speaker=speaker,
+        instruct=instruct,
+        attributes=VoiceAttributes(**attributes),
     )
+    return choose_delivery(request, speakers)
 
 
 CODES = {
@@ -207,15 +216,8 @@ def test_instruct_is_reported_as_not_followed():
     assert delivery == choose()[1]
 
 
-def test_emotion_words_come_from_the_table_that_is_given():
-    choice, delivery = choose_delivery(
-        VoiceAttributes(emotion="грустно"),
-        "russian",
-        None,
-        None,
-        speakers=SPEAKERS,
-        known_emotion={"грустно": "sad"}.get,
-    )
+def test_emotion_is_known_in_other_words_and_languages():
+    choice, delivery = choose(emotion="грустно")
     assert choice.applied == ("emotion",)
     assert delivery == choose(emotion="sad")[1]
 
@@ -225,55 +227,34 @@ def test_emotion_is_known_by_its_own_name_in_any_case(word):
     assert choose(emotion=word) == choose(emotion="happy")
 
 
-def test_emotion_that_the_given_table_makes_up_is_not_applied():
-    choice, delivery = choose_delivery(
-        VoiceAttributes(emotion="happy"),
-        "russian",
-        None,
-        None,
-        speakers=SPEAKERS,
-        known_emotion=lambda _: "bored",
-    )
-    assert set(choice.not_applied) == {"emotion"}
-    assert delivery == choose()[1]
-
-
 def test_speaker_is_looked_up_before_the_names_of_other_services():
-    choice, _ = choose_delivery(
-        VoiceAttributes(),
-        "russian",
-        "annie",
-        None,
-        speakers=SPEAKERS,
-        gender_of_name=lambda _: "male",
-    )
-    assert choice.speaker == "Annie"
+    choice, _ = choose(speaker="Onyx", speakers=("f2", "onyx"))
+    assert choice.speaker == "onyx"
 
 
 @pytest.mark.parametrize(("name", "variant"), [("nova", "f2"), ("onyx", "m6")])
 def test_names_of_other_services_speak_with_their_gender(name, variant):
-    choice, delivery = choose_delivery(
-        VoiceAttributes(gender="neutral", age=70),
-        "russian",
-        name,
-        None,
-        speakers=SPEAKERS,
-        gender_of_name={"nova": "female", "onyx": "male"}.get,
-    )
+    choice, delivery = choose(speaker=name, gender="neutral", age=70)
     assert choice.speaker == variant
     assert sound(delivery) == (variant, 50, 165)
     assert choice.applied == ("speaker",)
     assert set(choice.not_applied) == {"gender", "age"}
 
 
-def test_names_that_no_table_knows_are_refused():
+@pytest.mark.parametrize("name", ["vivian", "nobody"])
+def test_names_that_no_table_knows_are_refused(name):
     with pytest.raises(InvalidRequest) as caught:
-        choose(speaker="nova")
+        choose(speaker=name)
     assert caught.value.code == "unknown_speaker"
 
 
-def test_emotions_have_the_names_of_the_table_of_words():
-    assert set(EMOTIONS) == set(get_args(Emotion))
+def test_tables_have_every_language_gender_age_and_emotion():
+    tables = read_table("deliveries.toml")
+    assert set(read_table("languages.toml")) == set(get_args(Language))
+    assert set(tables["voices"]) == set(tables["whispers"]) == set(get_args(Gender))
+    for ages in tables["voices"].values():
+        assert set(ages) == set(AGE_BANDS) - {"young"}
+    assert set(tables["manners"]) == set(EMOTIONS)
 
 
 @pytest.mark.parametrize("blank", [None, "", "  "])

@@ -3,9 +3,14 @@
 import pytest
 
 from qwen_tts_service.errors import CannotSpeak
-from qwen_tts_service.espeak.chinese import characters_to_check, is_reading, with_phonemes
-from qwen_tts_service.espeak.russian_dates import expand_dates
-from qwen_tts_service.espeak.text import check_reading, clean, expected_s, max_piece_chars, split
+from qwen_tts_service.espeak import read_table
+from qwen_tts_service.espeak.readings import (
+    characters_to_check,
+    expand_dates,
+    is_reading,
+    with_phonemes,
+)
+from qwen_tts_service.espeak.text import check_reading, clean, expected_s, split
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_text_is_cut_at_sentence_ends(text, pieces):
 @pytest.mark.parametrize("text", ["слово, " * 300, "слово " * 300, "слово" * 300, "中国人" * 300])
 def test_long_sentences_are_cut_and_lose_nothing(text, language):
     pieces = split(text, language)
-    assert max(map(len, pieces)) <= max_piece_chars(language)
+    assert max(map(len, pieces)) <= read_table("languages.toml")[language]["max_piece_chars"]
     assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
 
 

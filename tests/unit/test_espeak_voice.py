@@ -160,14 +160,22 @@ def test_speaker_and_instruct_of_the_request_reach_the_choice(voice):
     assert set(utterance.choice.not_applied) == {"instruct"}
 
 
-def test_emotion_words_and_names_come_from_the_given_tables():
-    voice = EspeakVoice(known_emotion={"грустно": "sad"}.get, gender_of_name={"nova": "female"}.get)
+def test_emotion_words_and_names_of_other_services_are_known(voice):
     utterance = voice.prepare(
         request(speaker="nova", attributes=VoiceAttributes(emotion="грустно"))
     )
-    voice.close()
     assert utterance.choice.speaker == "f2"
     assert utterance.choice.applied == ("emotion", "speaker")
+
+
+def test_voice_whose_process_has_gone_is_not_healthy():
+    voice = EspeakVoice()
+    assert voice.is_healthy
+    voice._library.close()
+    assert not voice.is_healthy
+    with pytest.raises(SynthesisFailed):
+        asyncio.run(speak(voice))
+    voice.close()
 
 
 # Streaming -------------------------------------------------------------------------
@@ -226,19 +234,19 @@ def test_expected_length_is_near_the_real_one(voice):
 
 def test_warm_up_speaks_and_fails_when_nothing_is_heard(voice, monkeypatch):
     voice.warm_up()
-    monkeypatch.setattr(voice._library, "synthesise", lambda *_args, **_more: None)
+    monkeypatch.setattr(voice._library, "synthesise", lambda *_args: None)
     with pytest.raises(SynthesisFailed):
         voice.warm_up()
 
 
 def test_warm_up_is_content_with_one_chunk_that_is_heard(voice, monkeypatch):
-    def speak_softly(_text, _delivery, on_chunk, **_more):
+    def speak_softly(_delivery, _text, on_chunk):
         assert all(on_chunk(np.full(9, level, np.float32)) for level in (0, 0.1, 0))
 
     monkeypatch.setattr(voice._library, "synthesise", speak_softly)
     voice.warm_up()
     monkeypatch.setattr(
-        voice._library, "synthesise", lambda _t, _d, on, **_more: on(np.zeros(9, np.float32))
+        voice._library, "synthesise", lambda _d, _t, on: on(np.zeros(9, np.float32))
     )
     with pytest.raises(SynthesisFailed):
         voice.warm_up()
@@ -248,8 +256,12 @@ def test_closed_voice_is_not_ready():
     voice = EspeakVoice()
     utterance = voice.prepare(request())
     voice.close()
+
+    async def speak_late():
+        await collect(utterance.speak())
+
     with pytest.raises(NotReady):
-        utterance.speak()
+        asyncio.run(speak_late())
     voice.close()
 
 
@@ -366,8 +378,10 @@ def test_failure_inside_reaches_the_reader(worker):
 
 def spoken(pieces, samples_of, worker, max_samples=1000):
     """Read a stream of pieces with these samples, and leave; its chunks, its end, any error."""
+    is_begun = threading.Event()
 
     def synthesise(piece, on_chunk):
+        assert is_begun.wait(30)
         for chunk in samples_of[piece]:
             if not on_chunk(np.asarray(chunk, np.float32)):
                 return
@@ -375,6 +389,7 @@ def spoken(pieces, samples_of, worker, max_samples=1000):
     async def read():
         stream = EspeakStream(pieces, synthesise, worker, max_samples=max_samples)
         assert stream.finish_reason is None
+        is_begun.set()
         chunks = []
         try:
             async for chunk in stream:
@@ -451,14 +466,14 @@ def test_next_piece_is_made_while_the_reader_has_the_first(worker):
     assert asyncio.run(read())
 
 
-def test_library_that_cannot_be_loaded_is_a_failure_of_synthesis(worker):
+def test_unforeseen_failure_inside_is_a_failure_of_synthesis(worker):
     def fail(_piece, _on_chunk):
         raise OSError("no such file")
 
     async def read():
         await collect(EspeakStream("a", fail, worker, max_samples=9))
 
-    with pytest.raises(SynthesisFailed, match="could not be loaded"):
+    with pytest.raises(SynthesisFailed, match="the embedded voice failed"):
         asyncio.run(read())
 
 

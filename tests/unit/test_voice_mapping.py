@@ -16,7 +16,7 @@ from qwen_tts_service.voice.catalogue import (
     age_band,
     gender_of_openai_voice,
 )
-from qwen_tts_service.voice.emotions import emotion_phrase, known_emotion
+from qwen_tts_service.voice.emotions import EMOTIONS, emotion_phrase, known_emotion
 from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice, resolve_speaker
 
 LANGUAGES = [
@@ -423,9 +423,13 @@ def test_neutral_emotion_has_no_phrase(language):
     assert emotion_phrase("neutral", language) == ""
 
 
+def test_emotions_are_those_of_the_table():
+    assert list(EMOTIONS) == list(EMOTION_WORDS)
+
+
 def test_no_emotion_word_means_two_emotions():
     words = [
-        emotions._key(word) for line in emotions._SYNONYMS.values() for word in line.split(",")
+        emotions._key(word) for row in emotions._TABLE.values() for word in row["words"].split(",")
     ]
     assert len(words) == len(set(words))
 

@@ -1,63 +1,36 @@
-"""The espeak-ng C library, made safe to use from Python: checked names, one caller at a time.
+"""The espeak-ng library behind checked names, spoken by a process of its own (server.py)."""
 
-libespeak-ng is one set of C globals per process, and some of them (the phase of the pitch
-flutter, the gain) survive even `espeak_Terminate`, so the same call twice gives different
-samples. Here every call loads the library afresh and unloads it afterwards, which costs 0.7 ms
-and makes each call depend on its arguments alone. It does not know requests, attributes or
-what makes a text readable.
-"""
-
-import ctypes
-import threading
-from _ctypes import dlclose
+import re
+import socket
+import subprocess
+import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from qwen_tts_service.errors import StartupError, SynthesisFailed
 from qwen_tts_service.types import Samples
 
-from .leaks import ForgottenMemory
+from . import import_extra, server
 
-SAMPLE_RATE_HZ = 22050
-CHUNK_MS = 100
-"""Audio per callback; also how soon a cancelled synthesis stops."""
-
-_SYNCHRONOUS = 2
-_DO_NOT_EXIT_ON_ERROR = 0x8000
-_UTF8 = 0x01
-_PHONEME_INPUT = 0x100
-_PAUSE_AT_THE_END = 0x1000
-_POSITION_IN_CHARACTERS = 1
-_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
-_STOP, _GO_ON = 1, 0
+SAMPLE_RATE_HZ = server.SAMPLE_RATE_HZ
 # Files beside the voices that are not voices: `fast` is a test of the rate limit.
 _NOT_VOICES = frozenset({"fast"})
-
-_LOCK = threading.Lock()
-_Callback = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
-)
-
-
-class _VoiceRecord(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("languages", ctypes.c_void_p),
-        ("identifier", ctypes.c_char_p),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """Everything that shapes the sound of a text.
 
-    language_code: one of `EspeakLibrary.language_codes`, such as ``"en-us"``
+    language_code: what espeak-ng calls a language, such as ``"en-us"``
     variant: one of `EspeakLibrary.variants`, such as ``"f2"``
     rate_wpm: words per minute, 80 to 450; pitch, pitch_range: 0 to 99; volume: 0 to 200
+    has_phonemes: read ``[[...]]`` in the text as espeak-ng phoneme names
     """
 
     language_code: str
@@ -66,148 +39,101 @@ class Delivery:
     pitch: int = 50
     pitch_range: int = 50
     volume: int = 100
+    has_phonemes: bool = False
 
 
 class EspeakLibrary:
-    """Speak texts and show their phonemes; any thread, one at a time.
+    """Speaks texts and shows their phonemes, on any thread; every call depends on its arguments.
 
     Raises StartupError when the package with the library is missing or broken.
     """
 
     def __init__(self) -> None:
+        loader = import_extra("espeakng_loader")
+        paths = (loader.get_library_path(), loader.get_data_path())
+        self._files_by_code = dict(_languages(Path(paths[1]) / "lang"))
+        variants = {path.name for path in (Path(paths[1]) / "voices" / "!v").iterdir()}
+        self.variants: tuple[str, ...] = tuple(sorted(variants - _NOT_VOICES, key=str.casefold))
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            # -I and -S: it needs nothing but the standard library.
+            self._process = subprocess.Popen(  # noqa: S603 - our own file
+                [sys.executable, "-I", "-S", server.__file__, str(theirs.fileno()), *paths],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the service, which then closes it
+            )
+        self._end = weakref.finalize(self, _end, self._control, self._process)
         try:
-            import espeakng_loader  # noqa: PLC0415 -- an optional extra
-        except ImportError:
-            raise StartupError(
-                "the embedded voice needs espeakng-loader, which is not installed; "
-                "run: pip install 'qwen-tts-service[espeak]'"
-            ) from None
-        self._library_path: str = espeakng_loader.get_library_path()
-        self._data_path: str = espeakng_loader.get_data_path()
-        variants_path = Path(self._data_path) / "voices" / "!v"
-        names = {path.name for path in variants_path.iterdir()} - _NOT_VOICES
-        self.variants: tuple[str, ...] = tuple(sorted(names, key=str.casefold))
-        self._forgotten = ForgottenMemory(Path(self._library_path))
-        with self._loaded() as lib:
-            self._files_by_code = dict(_list_languages(lib))
-        self.language_codes: frozenset[str] = frozenset(self._files_by_code)
+            self.phonemes([], "en-us")
+        except SynthesisFailed as error:
+            raise StartupError(f"espeak-ng could not start: {error}") from error
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there; once False it stays so."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End the process; harmless when repeated."""
+        self._end()
 
     def synthesise(
-        self,
-        text: str,
-        delivery: Delivery,
-        on_chunk: Callable[[Samples], bool],
-        *,
-        is_phoneme_input: bool = False,
+        self, delivery: Delivery, text: str, on_chunk: Callable[[Samples], bool]
     ) -> None:
-        """Speak, handing over float32 [N] chunks of at most `CHUNK_MS` as they are made.
+        """Speak, handing over float32 [N] chunks of at most `server.CHUNK_MS` as they are made.
 
         on_chunk: returns False to stop; it is then not called again
-        is_phoneme_input: read ``[[...]]`` in the text as espeak-ng phoneme names
         raises: SynthesisFailed for a voice that does not exist, and for a failure inside
         """
-        data = text.encode()
-        flags = _UTF8 | _PAUSE_AT_THE_END | (_PHONEME_INPUT if is_phoneme_input else 0)
-
-        def receive(wave: "ctypes._Pointer[ctypes.c_short]", length: int, _events: int) -> int:
-            if not wave or length <= 0:
-                return _GO_ON
-            chunk = np.ctypeslib.as_array(wave, (length,)).astype(np.float32) / np.float32(32768)
-            return _GO_ON if on_chunk(chunk) else _STOP
-
-        callback = _Callback(receive)
-        with self._speaking_as(delivery) as lib:
-            lib.espeak_SetSynthCallback(callback)
-            status = _synthesise(lib, data, flags)
-        if status != 0:
-            raise SynthesisFailed(f"espeak-ng failed with status {status}")
+        voice = self._voice(delivery.language_code, delivery.variant)
+        parameters = (delivery.rate_wpm, delivery.volume, delivery.pitch, delivery.pitch_range)
+        self._call("synthesise", voice, text, parameters, delivery.has_phonemes, on_chunk=on_chunk)
 
     def phonemes(self, texts: Sequence[str], language_code: str) -> list[str]:
-        """Show how each text would be read, in espeak-ng's own phoneme names.
+        """Show how each text would be read, in phoneme names; "(en)" begins an English word."""
+        voice = self._voice(language_code, self.variants[0])
+        return list(self._call("phonemes", voice, texts))
 
-        A part that is read in another language is preceded by its code, as in ``"(en)"``.
+    def _voice(self, language_code: str, variant: str) -> str:
+        """Name a voice by its file, or espeak-ng would list all voices first, for 5 ms.
+
+        It ignores an unknown variant and keeps the voice it had for an unknown language: hence
+        the checks.
         """
-        delivery = Delivery(language_code=language_code, variant=self.variants[0])
-        with self._speaking_as(delivery) as lib:
-            lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
-            phonemes = [_phonemes(lib, text) for text in texts]
-            _synthesise(lib, b" ", _UTF8)  # or the voice, which waits to be used, is never freed
-            return phonemes
+        if language_code not in self._files_by_code:
+            raise SynthesisFailed(f"espeak-ng has no language {language_code!r}")
+        if variant not in self.variants:
+            raise SynthesisFailed(f"espeak-ng has no variant {variant!r}")
+        return f"{self._files_by_code[language_code]}+{variant}"
 
-    @contextmanager
-    def _speaking_as(self, delivery: Delivery) -> Iterator[ctypes.CDLL]:
-        # espeak-ng takes an unknown variant in silence, and keeps the voice it had when it
-        # does not know the language: hence the checks before, and of its answer.
-        if delivery.language_code not in self.language_codes:
-            raise SynthesisFailed(f"espeak-ng has no language {delivery.language_code!r}")
-        if delivery.variant not in self.variants:
-            raise SynthesisFailed(f"espeak-ng has no variant {delivery.variant!r}")
-        with self._loaded() as lib:
-            # By its file, because by its name espeak-ng first lists all voices, for 5 ms. (It
-            # still does for the two whose files have capitals, American and Brazilian.)
-            file = self._files_by_code[delivery.language_code]
-            status = lib.espeak_SetVoiceByName(f"{file}+{delivery.variant}".encode())
-            if status != 0:
-                raise SynthesisFailed(f"espeak-ng refused language file {file!r}, status {status}")
-            for parameter, value in (
-                (_RATE, delivery.rate_wpm),
-                (_VOLUME, delivery.volume),
-                (_PITCH, delivery.pitch),
-                (_RANGE, delivery.pitch_range),
-            ):
-                lib.espeak_SetParameter(parameter, value, 0)
-            lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
-            yield lib
-
-    @contextmanager
-    def _loaded(self) -> Iterator[ctypes.CDLL]:
-        with _LOCK:
-            lib = ctypes.CDLL(self._library_path)
-            try:
-                rate_hz = lib.espeak_Initialize(
-                    _SYNCHRONOUS, CHUNK_MS, self._data_path.encode(), _DO_NOT_EXIT_ON_ERROR
-                )
-                if rate_hz != SAMPLE_RATE_HZ:
-                    raise StartupError(
-                        f"espeak-ng could not start: sample rate {rate_hz}, "
-                        f"expected {SAMPLE_RATE_HZ}; data at {self._data_path}"
-                    )
-                yield lib
-            finally:
-                lib.espeak_Terminate()
-                self._forgotten.free(lib)
-                dlclose(lib._handle)  # noqa: SLF001 -- ctypes has no public way to unload
+    def _call(
+        self, name: str, *arguments: object, on_chunk: Callable[[Samples], bool] = lambda _: True
+    ) -> Any:
+        try:
+            ours, theirs = Pipe()
+            with ours:
+                with theirs:
+                    socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+                ours.send((name, *arguments))
+                while isinstance(answer := ours.recv(), bytes):
+                    chunk = np.frombuffer(answer, np.int16).astype(np.float32) / np.float32(32768)
+                    if not on_chunk(chunk):
+                        return None
+        except (OSError, EOFError) as error:
+            raise SynthesisFailed("the process of espeak-ng has ended") from error
+        if isinstance(answer, str):
+            raise SynthesisFailed(answer)
+        return answer
 
 
-def _list_languages(lib: ctypes.CDLL) -> Iterator[tuple[str, str]]:
-    """List each language code with the file of its voice."""
-    lib.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_VoiceRecord))
-    for record in lib.espeak_ListVoices(None):
-        if not record:
-            return
-        for code in _codes_at(record.contents.languages):
-            yield code, record.contents.identifier.decode()
+def _languages(folder: Path) -> Iterator[tuple[str, str]]:
+    """List each language code with the file of its voice, such as en-us with gmw/en-US."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        for code in re.findall(r"^language\s+(\S+)", path.read_text("utf-8"), re.MULTILINE):
+            yield code, path.relative_to(folder).as_posix()
 
 
-def _codes_at(address: int) -> Iterator[str]:
-    """Read pairs of a priority byte and a NUL-terminated code, up to a zero priority."""
-    while pair := ctypes.string_at(address):
-        yield pair[1:].decode()
-        address += len(pair) + 1
-
-
-def _synthesise(lib: ctypes.CDLL, text: bytes, flags: int) -> int:
-    size = ctypes.c_size_t(len(text) + 1)
-    status: int = lib.espeak_Synth(
-        ctypes.c_char_p(text), size, 0, _POSITION_IN_CHARACTERS, 0, flags, None, None
-    )
-    return status
-
-
-def _phonemes(lib: ctypes.CDLL, text: str) -> str:
-    data = ctypes.create_string_buffer(text.encode())
-    rest = ctypes.c_void_p(ctypes.addressof(data))
-    clauses = []
-    while rest.value:  # one clause at a time; NULL once the text is used up
-        clauses.append(lib.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, 0).decode())
-    return " ".join(clauses)
+def _end(control: socket.socket, process: "subprocess.Popen[bytes]") -> None:
+    control.close()
+    process.wait()

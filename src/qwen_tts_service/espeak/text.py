@@ -1,32 +1,27 @@
-"""What espeak-ng is given to read: cleaned, checked for a reading, cut into pieces.
+"""Text as espeak-ng can read it: cleaned, checked for a reading, cut into pieces.
 
-Pure functions. They do not know the library, the kana reader, or any voice.
+Pieces are not the parts of text/split.py: they end at every line, and they are as short as
+espeak-ng needs them.
 """
 
 import itertools
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
-from qwen_tts_service.errors import CannotSpeak
+from qwen_tts_service.text.split import is_speakable, nothing_to_speak
 from qwen_tts_service.types import Language
 
-_MAX_PIECE_CHARS: Mapping[Language, int] = {"korean": 80, "chinese": 120}
-_MAX_OTHER_PIECE_CHARS = 300
-# The bound makes one synthesis 20 s or so of speech, made in about 20 ms. Korean and Chinese
-# have less: espeak-ng drops what a clause has beyond 800 bytes, 9 for a syllable of Hangul.
+from . import no_reading, read_table
 
+_LANGUAGES: Mapping[Language, Mapping[str, Any]] = cast("Any", read_table("languages.toml"))
 _MAX_WORD_CHARS = 40
 """espeak-ng drops what a word has beyond 160 bytes; three bytes per kana or Hangul."""
 
 # espeak-ng switches language for Latin words, Greek and Hangul wherever it meets them. Every
 # other foreign script it names ("Chinese letter, Chinese letter") instead of reading it.
 _READ_EVERYWHERE = frozenset({"LATIN", "GREEK", "HANGUL"})
-_READ_BY: Mapping[Language, frozenset[str]] = {
-    "chinese": frozenset({"CJK", "BOPOMOFO", "IDEOGRAPHIC"}),
-    "japanese": frozenset({"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"}),
-    "russian": frozenset({"CYRILLIC"}),
-}
 _READ_THOUGH_NAMELESS = frozenset("ªºµ")
 # Beyond it lie letters, Vietnamese ones for example, that espeak-ng spells by their code.
 _LAST_LATIN = "\u024f"
@@ -37,14 +32,11 @@ _SENTENCE_END = re.compile(
 _CLAUSE_END = re.compile(r"(?<=[,;:—–])\s+|(?<=[，；：、])")
 _HAN = "\u3400-\u9fff"  # each a word of its own for espeak-ng
 _LONG_WORD = re.compile(rf"([^\W{_HAN}]{{{_MAX_WORD_CHARS}}})(?=[^\W{_HAN}])")
-_CHARS_PER_S: Mapping[Language, float] = {"chinese": 4.0, "japanese": 9.0, "korean": 6.0}
-_OTHER_CHARS_PER_S = 15.0
 
 
 def clean(text: str) -> str:
     """Compose, widen and drop until only characters are left that espeak-ng may meet."""
-    composed = unicodedata.normalize("NFC", "".join(_plain(char) for char in text))
-    return composed.strip()
+    return unicodedata.normalize("NFC", "".join(map(_plain, text))).strip()
 
 
 def _plain(char: str) -> str:
@@ -64,20 +56,16 @@ def check_reading(text: str, language: Language) -> None:
     Raises CannotSpeak, code `no_reading`: no letter or digit at all, or letters of a script
     that espeak-ng would name instead of reading.
     """
-    if not any(char.isalnum() for char in text):
-        raise _no_reading("text has no letter or digit to speak")
-    readable = _READ_EVERYWHERE | _READ_BY.get(language, frozenset())
+    if not is_speakable(text):
+        raise nothing_to_speak()
+    readable = _READ_EVERYWHERE.union(_LANGUAGES[language]["scripts"])
     foreign = sorted({script for script in map(_script, text) if script} - readable)
     if foreign:
-        raise _no_reading(
+        raise no_reading(
             f"text has letters of {', '.join(foreign)} that the embedded voice cannot read in "
             f"{language}; there it reads {', '.join(sorted(readable))}. "
             "Is `language` the language of the text?"
         )
-
-
-def _no_reading(message: str) -> CannotSpeak:
-    return CannotSpeak(message, param="text", code="no_reading")
 
 
 def _script(char: str) -> str:
@@ -90,16 +78,6 @@ def _script(char: str) -> str:
     return "EXTENDED LATIN" if name == "LATIN" and char > _LAST_LATIN else name
 
 
-def has_latin_words(text: str) -> bool:
-    """Whether there are Latin words longer than a usual abbreviation."""
-    return re.search(r"[A-Za-z]{4}", text) is not None
-
-
-def max_piece_chars(language: Language) -> int:
-    """How long a piece may be."""
-    return _MAX_PIECE_CHARS.get(language, _MAX_OTHER_PIECE_CHARS)
-
-
 def split(text: str, language: Language) -> tuple[str, ...]:
     """Cut at sentence ends, and where a sentence is too long at clauses or words.
 
@@ -107,11 +85,11 @@ def split(text: str, language: Language) -> tuple[str, ...]:
     espeak-ng would drop its end.
     """
     whole_words = _LONG_WORD.sub(r"\1 ", text)
-    limit = max_piece_chars(language)
+    limit = _LANGUAGES[language]["max_piece_chars"]
     pieces = itertools.chain.from_iterable(
         _short(sentence, limit) for sentence in _SENTENCE_END.split(whole_words)
     )
-    return tuple(piece for piece in pieces if any(char.isalnum() for char in piece))
+    return tuple(filter(is_speakable, pieces))
 
 
 def _short(sentence: str, limit: int) -> Iterator[str]:
@@ -127,5 +105,5 @@ def _short(sentence: str, limit: int) -> Iterator[str]:
 
 
 def expected_s(text: str, language: Language) -> float:
-    """Estimate how long the text takes to speak; mostly right to a fifth."""
-    return len(text) / _CHARS_PER_S.get(language, _OTHER_CHARS_PER_S)
+    """Estimate how long a text takes to speak."""
+    return float(len(text) / _LANGUAGES[language]["chars_per_s"])

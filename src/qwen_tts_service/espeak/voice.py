@@ -1,21 +1,17 @@
-"""The embedded voice: a `Voice` for which a request is text, a delivery and nothing to download.
+"""The embedded voice: espeak-ng as a `Voice`, which needs no weights."""
 
-It does not know HTTP, encoders or the rate that callers want: samples are espeak-ng's own.
-"""
-
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
-from qwen_tts_service.types import FRAME_S, Gender, Language, Samples, SpeechRequest, VoiceChoice
+from qwen_tts_service.types import FRAME_S, Language, Samples, SpeechRequest, VoiceChoice
 
-from . import chinese, text
-from .kana import KanaReader
+from . import no_reading, readings, text
 from .library import SAMPLE_RATE_HZ, Delivery, EspeakLibrary
-from .mapping import LANGUAGE_CODES, choose_delivery, no_gender, plain_emotion
-from .russian_dates import expand_dates
+from .mapping import LANGUAGE_CODES, choose_delivery
 from .stream import EspeakStream
 
 _LATIN_IN_JAPANESE = "Latin words in Japanese text are spelled letter by letter"
@@ -23,29 +19,24 @@ _LATIN_IN_JAPANESE = "Latin words in Japanese text are spelled letter by letter"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EspeakUtterance:
-    """A request made ready: what to say, piece by piece, and how."""
+    """A text in pieces, and how it is spoken."""
 
     choice: VoiceChoice
     warning: str | None
     expected_s: float
     pieces: tuple[str, ...]
     delivery: Delivery
-    max_samples: int
-    has_phonemes: bool
-    start: Callable[["EspeakUtterance"], EspeakStream]
+    start: Callable[[], EspeakStream]
 
     def speak(self) -> EspeakStream:
-        """Start speaking. Raises NotReady after the voice was closed."""
-        return self.start(self)
+        """Start speaking; the stream fails with NotReady after the voice was closed."""
+        return self.start()
 
 
 class EspeakVoice:
     """Speaks ten languages by espeak-ng; float32 samples at 22,050 Hz.
 
-    known_emotion: word -> one of the names in `mapping`, or None; without it only these names
-        themselves are known
-    gender_of_name: a speaker's name in other services -> its gender, or None
-    raises: StartupError when a package of the extra ``espeak`` is missing
+    Raises StartupError when a package of the extra ``espeak`` is missing.
     """
 
     model_name = "espeak-ng"
@@ -53,34 +44,16 @@ class EspeakVoice:
     device = "cpu"
     longest_part_chars: int | None = None  # it cuts by itself
 
-    def __init__(
-        self,
-        *,
-        known_emotion: Callable[[str], str | None] = plain_emotion,
-        gender_of_name: Callable[[str], Gender | None] = no_gender,
-    ) -> None:
+    def __init__(self) -> None:
+        self._kana = readings.KanaReader()
         self._library = EspeakLibrary()
-        self._kana = KanaReader()
-        self._known_emotion = known_emotion
-        self._gender_of_name = gender_of_name
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="espeak")
         self.speakers = self._library.variants
         self.facts: Mapping[str, str] = {}
 
     def choose(self, request: SpeechRequest) -> VoiceChoice:
         """Choose speaker and language. Raises InvalidRequest for an unknown speaker."""
-        return self._choose(request)[0]
-
-    def _choose(self, request: SpeechRequest) -> tuple[VoiceChoice, Delivery]:
-        return choose_delivery(
-            request.attributes,
-            request.language or "english",
-            request.speaker,
-            request.instruct,
-            speakers=self.speakers,
-            known_emotion=self._known_emotion,
-            gender_of_name=self._gender_of_name,
-        )
+        return choose_delivery(request, self.speakers)[0]
 
     def prepare(self, request: SpeechRequest) -> EspeakUtterance:
         """Read the text and choose the delivery.
@@ -95,55 +68,44 @@ class EspeakVoice:
                 code="tokens_not_supported",
             )
         language: Language = request.language or "english"
-        choice, delivery = self._choose(request)
+        choice, delivery = choose_delivery(request, self.speakers)
         readable = self._read(request.text or "", language)
         pieces = text.split(readable, language)
+        if language == "chinese":
+            pieces = tuple(map(readings.with_phonemes, pieces))
+        max_samples = round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ)
+        synthesise = partial(self._library.synthesise, delivery)
         return EspeakUtterance(
             choice=choice,
-            warning=_warning(readable, language),
+            warning=_LATIN_IN_JAPANESE if _has_latin_words(readable, language) else None,
             expected_s=text.expected_s(readable, language),
-            pieces=tuple(map(chinese.with_phonemes, pieces)) if language == "chinese" else pieces,
+            pieces=pieces,
             delivery=delivery,
-            max_samples=round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ),
-            has_phonemes=language == "chinese",
-            start=self._start,
-        )
-
-    def _start(self, utterance: EspeakUtterance) -> EspeakStream:
-        synthesise = partial(self._synthesise, utterance)
-        return EspeakStream(
-            utterance.pieces, synthesise, self._worker, max_samples=utterance.max_samples
+            start=partial(EspeakStream, pieces, synthesise, self._worker, max_samples=max_samples),
         )
 
     def warm_up(self) -> None:
         """Speak one word on the calling thread. Raises SynthesisFailed if nothing is heard."""
         utterance = self.prepare(SpeechRequest(request_id="warm-up", seed=0, text="ready"))
-        is_heard = False
+        chunks: list[Samples] = []
 
-        def listen(chunk: Samples) -> bool:
-            nonlocal is_heard
-            is_heard = is_heard or bool(chunk.any())
+        def keep(chunk: Samples) -> bool:
+            chunks.append(chunk)
             return True
 
-        self._synthesise(utterance, utterance.pieces[0], listen)
-        if not is_heard:
+        self._library.synthesise(utterance.delivery, utterance.pieces[0], keep)
+        if not any(chunk.any() for chunk in chunks):
             raise SynthesisFailed("espeak-ng made no sound at all")
 
     @property
     def is_healthy(self) -> bool:
-        """Every piece is read by a library of its own: nothing can stay broken."""
-        return True
+        """Whether the process that speaks is running."""
+        return self._library.is_running
 
     def close(self) -> None:
         """End the worker thread after the pieces it has; streams then raise NotReady."""
         self._worker.shutdown(wait=True)
-
-    def _synthesise(
-        self, utterance: EspeakUtterance, piece: str, on_chunk: Callable[[Samples], bool]
-    ) -> None:
-        self._library.synthesise(
-            piece, utterance.delivery, on_chunk, is_phoneme_input=utterance.has_phonemes
-        )
+        self._library.close()
 
     def _read(self, raw: str, language: Language) -> str:
         """Make the text one that espeak-ng reads, or refuse it."""
@@ -151,23 +113,18 @@ class EspeakVoice:
         if language == "japanese":
             readable = self._kana.read(readable)
         elif language == "russian":
-            readable = expand_dates(readable)
+            readable = readings.expand_dates(readable)
         text.check_reading(readable, language)
         if language == "chinese":
-            self._check_characters(readable)
+            characters = readings.characters_to_check(readable)
+            phonemes = self._library.phonemes(characters, LANGUAGE_CODES["chinese"])
+            if not all(map(readings.is_reading, phonemes)):
+                raise no_reading(
+                    "text has rare Chinese characters that the embedded voice knows no reading for"
+                )
         return readable
 
-    def _check_characters(self, readable: str) -> None:
-        characters = chinese.characters_to_check(readable)
-        phonemes = self._library.phonemes(characters, LANGUAGE_CODES["chinese"])
-        if not all(map(chinese.is_reading, phonemes)):
-            raise CannotSpeak(
-                "text has rare Chinese characters that the embedded voice knows no reading for",
-                param="text",
-                code="no_reading",
-            )
 
-
-def _warning(readable: str, language: Language) -> str | None:
-    has_letters = language == "japanese" and text.has_latin_words(readable)
-    return _LATIN_IN_JAPANESE if has_letters else None
+def _has_latin_words(readable: str, language: Language) -> bool:
+    """Whether there are Latin words in Japanese longer than a usual abbreviation."""
+    return language == "japanese" and re.search(r"[A-Za-z]{4}", readable) is not None

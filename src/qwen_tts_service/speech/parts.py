@@ -8,10 +8,15 @@ A text without pauses that the voice can take whole is one part, and that part i
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from qwen_tts_service.errors import CannotSpeak
 from qwen_tts_service.text.language import detect_language
 from qwen_tts_service.text.normalise import LANGUAGES_WITH_FULL, normalise
-from qwen_tts_service.text.split import Pause, is_speakable, split_pauses, split_sentences
+from qwen_tts_service.text.split import (
+    Pause,
+    is_speakable,
+    nothing_to_speak,
+    split_pauses,
+    split_sentences,
+)
 from qwen_tts_service.types import Language, SpeechRequest
 
 GAP = Pause(0.3)
@@ -24,11 +29,6 @@ class TextParts:
 
     parts: tuple[SpeechRequest | Pause, ...]
     warning: str | None = None
-
-
-def nothing_to_speak() -> CannotSpeak:
-    """The error for a text without a letter or a digit."""
-    return CannotSpeak("text has no letter or digit to speak", param="text", code="no_reading")
 
 
 def split_request(request: SpeechRequest, longest_part_chars: int | None) -> TextParts:

@@ -17,7 +17,12 @@ from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.text.language import detect_language
 from qwen_tts_service.text.normalise import normalise
-from qwen_tts_service.text.split import SentenceSplitter, is_speakable, split_pauses
+from qwen_tts_service.text.split import (
+    SentenceSplitter,
+    is_speakable,
+    nothing_to_speak,
+    split_pauses,
+)
 from qwen_tts_service.text.words import WordNormaliser
 from qwen_tts_service.types import (
     FRAME_S,
@@ -28,7 +33,7 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import GAP, nothing_to_speak
+from .parts import GAP
 from .sequence import PartSequence
 from .synthesizer import Output, Speech, SpeechInfo, Synthesizer
 

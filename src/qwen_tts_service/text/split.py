@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from qwen_tts_service.errors import CannotSpeak
+
 DEFAULT_MAX_CHARS = 400
 """About half a minute of speech: long enough for one intonation, short enough to stay stable."""
 
@@ -23,6 +25,11 @@ def split_sentences(
 def is_speakable(part: str) -> bool:
     """Say whether there is a letter or a digit in it; a part of mere punctuation has no sound."""
     return any(char.isalnum() for char in part)
+
+
+def nothing_to_speak() -> CannotSpeak:
+    """Make the error for a text in which nothing is speakable."""
+    return CannotSpeak("text has no letter or digit to speak", param="text", code="no_reading")
 
 
 class SentenceSplitter:

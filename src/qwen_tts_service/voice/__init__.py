@@ -1,1 +1,1 @@
-"""Which voice answers: the catalogue of speakers and the mapping from wishes to one of them."""
+"""Speakers, emotions, and the choice of a speaker for a request."""

@@ -1,18 +1,19 @@
-"""The nine speakers of Qwen3-TTS CustomVoice, their ages, and the names other services use.
+"""Speakers of Qwen3-TTS CustomVoice, age bands, and the voice names of OpenAI's speech API.
 
-Facts only, as tables. It does not know which of them a checkpoint really has, nor how a wish
-becomes a choice.
+The speakers are in speakers.toml; a checkpoint may have others.
 """
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 from qwen_tts_service.types import Gender, Language
 
 AgeBand = Literal["child", "teen", "young", "adult", "senior"]
-AGE_BANDS: tuple[AgeBand, ...] = ("child", "teen", "young", "adult", "senior")
+AGE_BANDS: tuple[AgeBand, ...] = get_args(AgeBand)
 _LAST_YEAR_OF_BAND: tuple[tuple[int, AgeBand], ...] = (
     (12, "child"),
     (19, "teen"),
@@ -47,84 +48,14 @@ class Speaker:
     dialect: str | None = None
 
 
-_ALL = (
-    Speaker(
-        id="vivian",
-        name="Vivian",
-        gender="female",
-        ages=("teen", "young"),
-        description="A bright young woman with a slight edge.",
-        native_language="chinese",
-    ),
-    Speaker(
-        id="serena",
-        name="Serena",
-        gender="female",
-        ages=("young", "adult"),
-        description="A warm, gentle woman.",
-        native_language="chinese",
-    ),
-    Speaker(
-        id="ono_anna",
-        name="Ono_Anna",
-        gender="female",
-        ages=("child", "teen", "young"),
-        description="A light, playful, quick girl's voice.",
-        native_language="japanese",
-    ),
-    Speaker(
-        id="sohee",
-        name="Sohee",
-        gender="female",
-        ages=("young", "adult"),
-        description="A warm woman who shows her feelings.",
-        native_language="korean",
-    ),
-    Speaker(
-        id="uncle_fu",
-        name="Uncle_Fu",
-        gender="male",
-        ages=("adult", "senior"),
-        description="A low, mellow man who has seen a lot.",
-        native_language="chinese",
-    ),
-    Speaker(
-        id="dylan",
-        name="Dylan",
-        gender="male",
-        ages=("teen", "young"),
-        description="A clear, natural young man from Beijing.",
-        native_language="chinese",
-        dialect="beijing",
-    ),
-    Speaker(
-        id="eric",
-        name="Eric",
-        gender="male",
-        ages=("young",),
-        description="A lively, slightly husky man from Chengdu.",
-        native_language="chinese",
-        dialect="sichuan",
-    ),
-    Speaker(
-        id="ryan",
-        name="Ryan",
-        gender="male",
-        ages=("young", "adult"),
-        description="A dynamic man with a strong rhythm.",
-        native_language="english",
-    ),
-    Speaker(
-        id="aiden",
-        name="Aiden",
-        gender="male",
-        ages=("teen", "young"),
-        description="A sunny young American, clear and direct.",
-        native_language="english",
-    ),
+SPEAKERS: Mapping[str, Speaker] = MappingProxyType(
+    {
+        name: Speaker(id=name, **row | {"ages": tuple(row["ages"])})
+        for name, row in tomllib.loads(
+            files(__package__).joinpath("speakers.toml").read_text("utf-8")
+        ).items()
+    }
 )
-
-SPEAKERS: Mapping[str, Speaker] = MappingProxyType({speaker.id: speaker for speaker in _ALL})
 
 # Dylan and Eric are left out on purpose: a client that knows only these names should not find
 # its Chinese read in a dialect.

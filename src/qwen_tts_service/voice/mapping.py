@@ -1,7 +1,7 @@
-"""From wishes to a voice: gender, age, emotion, speaker and instruct -> one speaker, one instruct.
+"""Choose speaker and instruct of Qwen3-TTS from gender, age, emotion, speaker and instruct.
 
-A pure function over tables. Every wish ends up either applied or not applied with a reason.
-It does not know how a model speaks, nor how the answer reaches the caller.
+A pure function over tables. Every field that was given ends up either applied or not applied with
+a reason.
 """
 
 from collections.abc import Mapping
@@ -13,13 +13,16 @@ from qwen_tts_service.types import Gender, Language, VoiceAttributes, VoiceChoic
 from .catalogue import AGE_BANDS, OPENAI_VOICES, SPEAKERS, AgeBand, age_band
 from .emotions import InstructLanguage, emotion_phrase
 
+Outcomes = dict[str, str | None]
+"""A field of a request that was given -> None if it was applied, or the reason why not."""
+
 _NO_INSTRUCT = "this model does not follow instructions"
 _INSTRUCT_GIVEN = "instruct was given and takes its place"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoiceCapabilities:
-    """What a checkpoint can do.
+    """The speakers of a checkpoint, and whether it follows instructions.
 
     speakers: its speaker ids, at least one; the order breaks ties
     obeys_instruct: False for the 0.6B checkpoints, which drop every instruction
@@ -37,7 +40,7 @@ def _bands(speaker_ids: str) -> Mapping[AgeBand, str]:
     return dict(zip(AGE_BANDS, speaker_ids.split(), strict=True))
 
 
-# Columns: child, teen, young, adult, senior. A wish without an age reads the adult column.
+# Columns: child, teen, young, adult, senior. A request without an age reads the adult column.
 # Dylan and Eric are in no row: on Chinese text they would answer in a dialect.
 _PREFERRED: Mapping[str, Mapping[Gender, Mapping[AgeBand, str]]] = {
     "chinese": {
@@ -83,7 +86,7 @@ def choose_voice(
     instruct: str | None,
     capabilities: VoiceCapabilities,
 ) -> VoiceChoice:
-    """Choose speaker and instruct, and say what became of every wish.
+    """Choose speaker and instruct, and say which of the given fields were applied.
 
     language: of the text, already resolved; it is passed on by name, because left to itself
         the model gives Dylan and Eric their Chinese dialect for text in any language
@@ -91,7 +94,7 @@ def choose_voice(
     instruct: wins over emotion and over the phrase for an age; blank counts as not given
     raises: `InvalidRequest` for an unknown speaker or an emotion that is no word
     """
-    given_speaker, given_instruct = _given(speaker), _given(instruct)
+    given_speaker, given_instruct = given(speaker), given(instruct)
     phrases = _phrases(attributes, language, with_age=given_speaker is None)
     if given_speaker is None:
         chosen = _pick_speaker(attributes, language, capabilities)
@@ -104,7 +107,7 @@ def choose_voice(
     else:
         spoken, obstacle = phrases.joined, None
 
-    outcomes: dict[str, str | None] = {}
+    outcomes: Outcomes = {}
     if given_speaker is not None:
         outcomes["speaker"] = None
     if attributes.gender is not None:
@@ -114,18 +117,30 @@ def choose_voice(
         outcomes["age"] = (
             None if is_said else _age_outcome(attributes.age, chosen, given_speaker is not None)
         )
-    if _given(attributes.emotion) is not None:
+    if given(attributes.emotion) is not None:
         is_unsaid = phrases.emotion or obstacle is _INSTRUCT_GIVEN
         outcomes["emotion"] = obstacle if is_unsaid else None
     if given_instruct is not None:
         outcomes["instruct"] = None if capabilities.obeys_instruct else _NO_INSTRUCT
+    return choice_with(outcomes, speaker=chosen, language=language, instruct=spoken)
+
+
+def choice_with(
+    outcomes: Outcomes, *, speaker: str, language: Language, instruct: str | None = None
+) -> VoiceChoice:
+    """Make a choice that says which fields were applied and which were not."""
     return VoiceChoice(
-        speaker=chosen,
+        speaker=speaker,
         language=language,
-        instruct=spoken,
-        applied=tuple(wish for wish, reason in outcomes.items() if reason is None),
-        not_applied={wish: reason for wish, reason in outcomes.items() if reason is not None},
+        instruct=instruct,
+        applied=tuple(field for field, reason in outcomes.items() if reason is None),
+        not_applied={field: reason for field, reason in outcomes.items() if reason is not None},
     )
+
+
+def given(value: str | None) -> str | None:
+    """Take a blank value for one that was not given; leave any other as it is."""
+    return value if value and value.strip() else None
 
 
 def resolve_speaker(name: str, capabilities: VoiceCapabilities) -> str:
@@ -144,11 +159,6 @@ def resolve_speaker(name: str, capabilities: VoiceCapabilities) -> str:
 
 def _speaker_key(name: str) -> str:
     return "_".join(name.casefold().replace("-", " ").replace("_", " ").split())
-
-
-def _given(value: str | None) -> str | None:
-    """Blank is the same as absent; anything else is handed on untouched."""
-    return value if value and value.strip() else None
 
 
 def _pick_speaker(
@@ -184,7 +194,7 @@ class _Phrases:
 def _phrases(attributes: VoiceAttributes, language: Language, *, with_age: bool) -> _Phrases:
     """Word emotion and age in Chinese for Chinese text, otherwise in English."""
     words: InstructLanguage = "chinese" if language == "chinese" else "english"
-    emotion = _given(attributes.emotion)
+    emotion = given(attributes.emotion)
     age = ""
     if with_age and attributes.age is not None:
         age = _AGE_PHRASES.get(age_band(attributes.age), {}).get(words, "")
