@@ -59,9 +59,7 @@ def _check_qwen(settings: Settings) -> None:
             "Unset CPU_WEIGHTS."
         )
     require_available(
-        settings.model_name,
-        Path(settings.model_path),
-        hub=Hub(is_offline=settings.hf_hub_offline),
+        settings.model_name, Path(settings.model_path), hub=Hub(is_offline=settings.hf_hub_offline)
     )
     for package in ("torch", "transformers", "safetensors"):
         _require(package, "qwen", f"MODEL_NAME={settings.model_name}")
@@ -94,7 +92,8 @@ def _load_espeak() -> Voice:
 
 
 def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice:
-    from .engine.engine import Engine, EngineOptions  # noqa: PLC0415
+    from .engine.engine import Engine  # noqa: PLC0415
+    from .engine.options import EngineOptions  # noqa: PLC0415
     from .engine.threads import on_a_thread_that_ends  # noqa: PLC0415
     from .hub.download import Hub, find_or_download  # noqa: PLC0415
     from .kernels.device import choose_device, dtype_named  # noqa: PLC0415

@@ -93,8 +93,6 @@ class TimedOut(TTSError):
 class SynthesisFailed(TTSError):
     """The voice failed while speaking."""
 
-    code = "internal_error"
-
 
 class ClientLeft(TTSError):
     """The client closed the connection before its answer was complete."""

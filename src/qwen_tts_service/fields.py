@@ -46,13 +46,10 @@ class SpeechBody(BaseModel):
     model_config = _STRICT
 
     text: str | None = Field(
-        None,
-        description="What to say; [pause:0.5s] is silence. Exactly one of text and tokens.",
+        None, description="What to say; [pause:0.5s] is silence. Exactly one of text and tokens."
     )
     tokens: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None,
-        min_length=1,
-        description="Text token ids of the model's tokenizer, instead of text.",
+        None, min_length=1, description="Text token ids of the model's tokenizer, instead of text."
     )
     temperature: float = Field(
         0.7, ge=0, le=2, description="How freely the model speaks; 0 always takes the likeliest."

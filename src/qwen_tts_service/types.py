@@ -96,6 +96,27 @@ class VoiceChoice:
     not_applied: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatistics:
+    """The engine after its last step; counters run from its start.
+
+    steps, frames, failures: frame steps, frames made and steps failed so far
+    rows:     utterances that advanced in the last step
+    step_s:   how long the last step took
+    active, paused, waiting: utterances that hold a slot, that wait in it for their reader or
+        the rest of their text, and that wait for a slot
+    """
+
+    steps: int = 0
+    frames: int = 0
+    failures: int = 0
+    rows: int = 0
+    step_s: float = 0.0
+    active: int = 0
+    paused: int = 0
+    waiting: int = 0
+
+
 class PcmStream(Protocol):
     """Audio while it is being made, read by one consumer on the event loop.
 

@@ -71,7 +71,9 @@ class SlowVoice:
                 channel.close("runaway")
                 return
             for _ in range(int(word)):
-                if not channel.wait_for_room():
+                while not channel.has_room and not channel.is_cancelled:
+                    stopped.wait(0.005)
+                if channel.is_cancelled:
                     return
                 stopped.wait(FRAME_EVERY_S)
                 frame = np.arange(made, made + FRAME_SAMPLES) % 20000 / 32767

@@ -111,8 +111,7 @@ def test_a_broken_rule_is_a_400_that_names_the_field(
 
 @pytest.mark.parametrize("route", SPEAKING)
 @pytest.mark.parametrize(
-    "media_type",
-    ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data", None],
+    "media_type", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data", None]
 )
 def test_a_body_that_is_not_called_json_is_a_415_that_shows_the_header(
     server: Any, route: str, media_type: str | None

@@ -206,9 +206,7 @@ def test_a_slow_reader_pauses_only_itself(start_server: Any) -> None:
         assert size == 44 + 3000 * 3840
 
 
-def test_little_is_made_for_a_client_that_never_reads_and_it_is_cut_off(
-    start_server: Any,
-) -> None:
+def test_little_is_made_for_a_client_that_never_reads_and_it_is_cut_off(start_server: Any) -> None:
     with start_server(SLOW, FRAME_EVERY_S="0", STALL_TIMEOUT_S="2") as server:
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -806,11 +806,7 @@ def test_a_slot_is_taken_once_there_is_a_sentence_and_kept_between_them() -> Non
     ],
 )
 def test_a_speech_that_fails_is_an_error_of_its_utterance(
-    voice: Voice,
-    lines: Callable[[], list[dict[str, str]]],
-    text: str,
-    code: str,
-    starts: int,
+    voice: Voice, lines: Callable[[], list[dict[str, str]]], text: str, code: str, starts: int
 ) -> None:
     async def scene() -> None:
         house = make_house(voice())

@@ -777,12 +777,7 @@ def test_the_statistics_count_what_was_done():
     jobs = [job(0, max_frames=2), job(1, max_frames=4), job(2, max_frames=1)]
     _, _, seen = work(runner, jobs, slots=2)
     counted = [(s.steps, s.frames, s.rows, s.active, s.waiting) for s in seen]
-    assert counted == [
-        (1, 2, 2, 2, 1),
-        (2, 4, 2, 1, 1),
-        (3, 6, 2, 1, 0),
-        (4, 7, 1, 0, 0),
-    ]
+    assert counted == [(1, 2, 2, 2, 1), (2, 4, 2, 1, 1), (3, 6, 2, 1, 0), (4, 7, 1, 0, 0)]
     assert {s.failures for s in seen} == {0}
 
 

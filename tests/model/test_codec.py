@@ -115,8 +115,7 @@ def plain_transformer(get, config, x):
         y = norm(f"{name}.post_attention_layernorm.weight", x)
         gate = silu(linear(y, get(f"{name}.mlp.gate_proj.weight")))
         y = linear(
-            gate * linear(y, get(f"{name}.mlp.up_proj.weight")),
-            get(f"{name}.mlp.down_proj.weight"),
+            gate * linear(y, get(f"{name}.mlp.up_proj.weight")), get(f"{name}.mlp.down_proj.weight")
         )
         x = x + get(f"{name}.mlp_layer_scale.scale") * y
     x = norm("pre_transformer.norm.weight", x)

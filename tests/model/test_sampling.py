@@ -8,12 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_tts_service.model.sampling import (
-    MAX_TOP_K,
-    CounterDraw,
-    Sampler,
-    penalise,
-)
+from qwen_tts_service.model.sampling import MAX_TOP_K, CounterDraw, Sampler, penalise
 from qwen_tts_service.model.state import SamplingState
 
 
@@ -64,10 +59,7 @@ def filter_logits(logits, sampling, *, full_sort=True):
 
 def row_settings(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0):
     return SimpleNamespace(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
+        temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty
     )
 
 
@@ -82,9 +74,7 @@ ROWS = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    rows=st.lists(ROWS, min_size=1, max_size=4),
-    seed=st.integers(0, 1000),
-    frame=st.integers(0, 3),
+    rows=st.lists(ROWS, min_size=1, max_size=4), seed=st.integers(0, 1000), frame=st.integers(0, 3)
 )
 def test_every_row_is_processed_as_the_plain_reference_does(rows, seed, frame):
     generator = torch.Generator().manual_seed(seed)

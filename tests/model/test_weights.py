@@ -150,8 +150,7 @@ def write_configs(random_checkpoint, size, folder):
 
 
 @pytest.mark.parametrize(
-    ("size", "counts"),
-    [("1.7b", (404, 1_916_676_352)), ("0.6b", (402, 905_788_672))],
+    ("size", "counts"), [("1.7b", (404, 1_916_676_352)), ("0.6b", (402, 905_788_672))]
 )
 def test_the_published_main_tensors_are_all_asked_for(
     random_checkpoint, monkeypatch, tmp_path, size, counts

@@ -242,10 +242,7 @@ def test_what_cannot_be_done_is_one_message_and_code_1(
 
 def test_a_text_that_is_not_utf8_is_refused(say: Any, capsys: Any, tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_bytes(TEXT.encode("cp1251"))
-    assert say(capsys, "--file", "b.txt", "--out", "a.wav") == (
-        1,
-        "error: the text is not UTF-8\n",
-    )
+    assert say(capsys, "--file", "b.txt", "--out", "a.wav") == (1, "error: the text is not UTF-8\n")
 
 
 def test_a_file_is_read_and_words_need_no_quotes(say: Any, capsys: Any, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "text": LEAVES,
     "voice": LEAVES,
     "audio": LEAVES,
-    "telemetry": set(),
+    "telemetry": {"types"},
     "hub": LEAVES,
     "kernels": {"errors"},
     "model": LEAVES | {"kernels"},

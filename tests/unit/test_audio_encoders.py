@@ -326,8 +326,7 @@ def test_samples_that_do_not_lie_side_by_side_are_encoded_in_order(name):
 
 @pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [("wav", 44), ("pcm", 0), ("mp3", 0), ("flac", 0), ("aac", 0)],
+    ("name", "expected"), [("wav", 44), ("pcm", 0), ("mp3", 0), ("flac", 0), ("aac", 0)]
 )
 def test_file_without_samples_has_at_most_a_header(name, expected, is_stream):
     assert len(make_encoder(name, RATE_HZ, is_stream=is_stream).finish()) == expected

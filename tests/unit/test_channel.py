@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -43,8 +44,8 @@ def test_a_full_channel_holds_the_producer_until_the_reader_takes() -> None:
         def produce() -> None:
             nonlocal most
             for _ in range(50):
-                if not channel.wait_for_room():
-                    return
+                while not channel.has_room:
+                    time.sleep(0.001)
                 channel.put(samples(60))
                 most = max(most, channel._waiting_samples)
             channel.close()
@@ -70,17 +71,14 @@ def test_a_failure_comes_after_the_audio_before_it() -> None:
     asyncio.run(run())
 
 
-def test_a_reader_who_leaves_frees_a_producer_that_waits() -> None:
+def test_a_producer_sees_that_the_reader_has_left_and_leaving_twice_is_harmless() -> None:
     async def run() -> None:
         channel = PcmChannel(capacity_samples=10)
         channel.put(samples(10))
-        answers: list[bool] = []
-        producer = threading.Thread(target=lambda: answers.append(channel.wait_for_room()))
-        producer.start()
+        assert not channel.is_cancelled
         await channel.aclose()
         await channel.aclose()
-        await asyncio.to_thread(producer.join, 10)
-        assert answers == [False]
+        assert channel.is_cancelled
         assert channel.finish_reason == "cancelled"
 
     asyncio.run(run())
@@ -233,6 +231,6 @@ def test_nothing_is_not_a_chunk() -> None:
 
 def test_there_is_room_at_once_in_an_empty_channel() -> None:
     async def run() -> None:
-        assert PcmChannel(capacity_samples=1).wait_for_room()
+        assert PcmChannel(capacity_samples=1).has_room
 
     asyncio.run(run())

@@ -24,12 +24,7 @@ import pytest
 
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.hub import download as weights
-from qwen_tts_service.hub.download import (
-    Hub,
-    find,
-    find_or_download,
-    require_available,
-)
+from qwen_tts_service.hub.download import Hub, find, find_or_download, require_available
 from qwen_tts_service.hub.published import RELEASES, PublishedFile, Release
 
 ROOT = Path(__file__).parent.parent.parent

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.text import language as module
 from qwen_tts_service.text.language import (
-    ISO_CODES,
+    _TABLE,
     LANGUAGES,
     detect_language,
     parse_language,
@@ -302,7 +302,7 @@ def test_detector_can_be_loaded_ahead():
 @pytest.mark.parametrize("form", [str, str.upper, str.title, lambda name: f"  {name} "])
 def test_language_is_known_by_its_name_and_code_in_any_case(language, form):
     assert parse_language(form(language)) == language
-    assert parse_language(form(ISO_CODES[language])) == language
+    assert parse_language(form(_TABLE[language]["iso"])) == language
 
 
 NAMES = {
@@ -344,7 +344,9 @@ def test_language_is_known_by_code_tag_and_native_name(name, language):
 
 
 def test_two_letter_codes_are_those_of_iso_639():
-    assert {language: names.split()[0] for language, names in NAMES.items()} == ISO_CODES
+    assert {language: names.split()[0] for language, names in NAMES.items()} == {
+        language: row["iso"] for language, row in _TABLE.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["auto", "Auto", " AUTO ", "", "  "])

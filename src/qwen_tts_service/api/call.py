@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from qwen_tts_service.errors import SynthesisFailed, TimedOut, TTSError
 from qwen_tts_service.telemetry import metrics
@@ -36,9 +36,7 @@ class Call:
     @staticmethod
     def of(scope: Any) -> "Call":
         """The call that `Front` made for this ASGI scope."""
-        call = scope[SCOPE_KEY]
-        assert isinstance(call, Call)
-        return call
+        return cast("Call", scope[SCOPE_KEY])
 
     def at_end(self, free: Callable[[], object]) -> None:
         """Run `free` when the request has ended, however it ended."""

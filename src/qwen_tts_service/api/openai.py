@@ -8,7 +8,7 @@ import base64
 import json
 import math
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from starlette.requests import Request
@@ -201,9 +201,7 @@ async def list_voices(http: Request) -> Response:
 
 
 def _runtime(http: Request) -> Runtime:
-    runtime = http.scope[RUNTIME_KEY]
-    assert isinstance(runtime, Runtime)
-    return runtime
+    return cast("Runtime", http.scope[RUNTIME_KEY])
 
 
 def _models(http: Request) -> tuple[str, ...]:

@@ -160,9 +160,7 @@ class StreamedSpeech(Response):
 
 
 async def stream_response(
-    ticket: Ticket,
-    audio: AsyncGenerator[bytes, None],
-    kind: type[StreamedSpeech] = StreamedSpeech,
+    ticket: Ticket, audio: AsyncGenerator[bytes, None], kind: type[StreamedSpeech] = StreamedSpeech
 ) -> Response:
     """Wait for the first audio; answer with a stream, or with an error and its status."""
     try:

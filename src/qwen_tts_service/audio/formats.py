@@ -60,11 +60,7 @@ def _aac(sample_rate_hz: int, is_stream: bool) -> Encoder:  # noqa: ARG001 - one
 # Constant, because libsndfile's default mp3 holds back up to 184 ms and this 56 ms; 80 kbit/s
 # at 24 kHz.
 _mp3 = partial(
-    _sndfile,
-    format="MP3",
-    subtype="MPEG_LAYER_III",
-    bitrate_mode="CONSTANT",
-    compression_level=0.5,
+    _sndfile, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="CONSTANT", compression_level=0.5
 )
 # Level 0: blocks of 48 ms and not of 170, for 3 % more bytes.
 _flac = partial(_sndfile, format="FLAC", subtype="PCM_16", compression_level=0.0)

@@ -21,12 +21,7 @@ class AudioPipe:
     """
 
     def __init__(
-        self,
-        format: AudioFormat,
-        *,
-        source_rate_hz: int,
-        sample_rate_hz: int,
-        is_stream: bool,
+        self, format: AudioFormat, *, source_rate_hz: int, sample_rate_hz: int, is_stream: bool
     ) -> None:
         """Start an answer of a format that `check_format` has let pass."""
         self.format = format

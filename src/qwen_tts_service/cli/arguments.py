@@ -5,6 +5,7 @@ The options of `say` are made from the fields of the HTTP request.
 
 import argparse
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn, cast, get_args
 
@@ -16,16 +17,7 @@ from qwen_tts_service.fields import SpeechBody, VoiceAttributesBody
 from qwen_tts_service.settings import Settings, load_settings
 from qwen_tts_service.types import AudioFormat
 
-EXAMPLES = """examples:
-  qwen-tts say "Привет, мир!" --out hello.wav
-  qwen-tts say "Good morning." --gender female --age 25 --emotion happy --play
-  qwen-tts say --file story.txt --speaker serena --seed 7 --out story.mp3
-  echo "Hello." | qwen-tts say - --out - | ffplay -nodisp -autoexit -
-  qwen-tts say "Hello." --model espeak-ng --out hello.ogg
-  qwen-tts voices
-
-exit codes: 0 done, 1 failed with one message, 130 interrupted
-"""
+EXAMPLES = (resources.files(__package__) / "examples.txt").read_text("utf-8")
 STANDARD_IO = "-"
 MODEL_PATH = "models"
 """Where checkpoints are when neither --model-path nor MODEL_PATH says so, as for scripts/serve."""

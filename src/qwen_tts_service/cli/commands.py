@@ -4,13 +4,11 @@ import argparse
 import asyncio
 import sys
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.build import build, check
 from qwen_tts_service.errors import StartupError, TTSError
-from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Output, Speech, Synthesizer
 from qwen_tts_service.types import SpeechRequest
@@ -45,9 +43,9 @@ def say(arguments: argparse.Namespace) -> None:
     request = body.to_request("say", settings)
     progress = SpeechProgressBar(is_quiet=arguments.quiet)
     synthesizer = _load(settings, progress)
-    task = _Task(synthesizer, request, body, progress)
+    output, target = Output(body.format, is_stream=True), sink or Path(arguments.out)
     try:
-        speech = asyncio.run(task.write(Path(arguments.out)) if sink is None else task.stream(sink))
+        speech = asyncio.run(_say(synthesizer, request, output, target, progress))
     finally:
         progress.end()
         synthesizer.close()
@@ -78,34 +76,28 @@ def _load(settings: Settings, progress: SpeechProgressBar) -> Synthesizer:
         progress.end()
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """One text to be said."""
-
-    synthesizer: Synthesizer
-    request: SpeechRequest
-    body: SpeechBody
-    progress: SpeechProgressBar
-
-    async def write(self, path: Path) -> Speech:
-        """Say it whole and write the file."""
-        data, speech = await self.synthesizer.speak_whole(
-            self.request, self.body.format, on_begin=self.progress.watch
+async def _say(
+    synthesizer: Synthesizer,
+    request: SpeechRequest,
+    output: Output,
+    target: Sink | Path,
+    progress: SpeechProgressBar,
+) -> Speech:
+    """Write a whole file, or send the audio on while it is made."""
+    if isinstance(target, Path):
+        data, speech = await synthesizer.speak_whole(
+            request, output.format, on_begin=progress.watch
         )
-        write_file(path, data)
+        write_file(target, data)
         return speech
-
-    async def stream(self, sink: Sink) -> Speech:
-        """Send it on while it is made."""
-        output = Output(self.body.format, is_stream=True)
-        with sink() as pipe:
-            async with aclosing(self.synthesizer.speak(self.request, output)) as speech:
-                self.progress.watch(speech)
-                async for part in speech:
-                    pipe.write(part)
-                    pipe.flush()
-                speech.check_ending()
-        return speech
+    with target() as pipe:
+        async with aclosing(synthesizer.speak(request, output)) as speech:
+            progress.watch(speech)
+            async for part in speech:
+                pipe.write(part)
+                pipe.flush()
+            speech.check_ending()
+    return speech
 
 
 def _report(speech: Speech, synthesizer: Synthesizer, out: str | None) -> str:

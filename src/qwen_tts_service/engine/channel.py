@@ -1,7 +1,7 @@
 """A bounded channel that carries audio from a thread to the event loop.
 
-The producer is a thread that must be able to see a full channel (`has_room`), a reader who has
-left (`is_cancelled`) and to wait for either. The consumer is one coroutine.
+The producer is a thread that looks whether the channel is full (`has_room`) and whether the reader
+has left (`is_cancelled`). The consumer is one coroutine.
 """
 
 import asyncio
@@ -23,21 +23,18 @@ class PcmChannel:
     def __init__(self, *, capacity_samples: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._readable = asyncio.Event()
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
         self._chunks: deque[Samples] = deque()
         self._waiting_samples = 0
         self._capacity_samples = capacity_samples
-        self._is_cancelled = False
+        self.is_cancelled = False
+        """Whether the reader has left; nothing put from now on is kept."""
         self._is_closed = False
-        self._finish_reason: FinishReason | None = None
+        self.finish_reason: FinishReason | None = None
+        """How the audio ended; None while it has not."""
         self._error: TTSError | None = None
 
     # The producer's side, any thread -------------------------------------------------
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether the reader has left; nothing put from now on is kept."""
-        return self._is_cancelled
 
     @property
     def has_room(self) -> bool:
@@ -47,17 +44,11 @@ class PcmChannel:
     def put(self, samples: Samples) -> None:
         """Hand over samples, float32 [N]; never blocks, dropped if the reader has left."""
         with self._lock:
-            if self._is_cancelled or self._is_closed or not len(samples):
+            if self.is_cancelled or self._is_closed or not len(samples):
                 return
             self._chunks.append(samples)
             self._waiting_samples += len(samples)
         self._wake_reader()
-
-    def wait_for_room(self) -> bool:
-        """Block until there is room; False once the reader has left."""
-        with self._lock:
-            self._lock.wait_for(lambda: self.has_room or self._is_cancelled)
-            return not self._is_cancelled
 
     def close(self, reason: FinishReason = "stop") -> None:
         """End the speech; the reader still gets all that waits. Later calls change nothing."""
@@ -72,7 +63,7 @@ class PcmChannel:
             if self._is_closed:
                 return
             self._is_closed = True
-            self._finish_reason = "cancelled" if self._is_cancelled else reason
+            self.finish_reason = "cancelled" if self.is_cancelled else reason
             self._error = error
         self._wake_reader()
 
@@ -80,14 +71,9 @@ class PcmChannel:
         try:
             self._loop.call_soon_threadsafe(self._readable.set)
         except RuntimeError:  # the loop is closed: the reader is gone, and so is the need
-            self._is_cancelled = True
+            self.is_cancelled = True
 
     # The consumer's side, on the event loop ------------------------------------------
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """How the speech ended; None while it has not."""
-        return self._finish_reason
 
     async def __aiter__(self) -> AsyncIterator[Samples]:
         while True:
@@ -106,19 +92,17 @@ class PcmChannel:
             # Cleared under the lock: a producer that puts afterwards sets it again.
             self._readable.clear()
             if not self._chunks:
-                return None, self._is_closed or self._is_cancelled
+                return None, self._is_closed or self.is_cancelled
             chunk = self._chunks.popleft()
             self._waiting_samples -= len(chunk)
-            self._lock.notify_all()
             return chunk, self._is_closed
 
     async def aclose(self) -> None:
         """Leave: drop what waits and let the producer see it. Harmless when repeated."""
         with self._lock:
-            self._is_cancelled = True
+            self.is_cancelled = True
             self._chunks.clear()
             self._waiting_samples = 0
-            if self._finish_reason is None:
-                self._finish_reason = "cancelled"
-            self._lock.notify_all()
+            if self.finish_reason is None:
+                self.finish_reason = "cancelled"
         self._readable.set()

@@ -12,17 +12,15 @@ import torch
 
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
-from qwen_tts_service.types import ReportProgress, Samples
+from qwen_tts_service.types import EngineStatistics, ReportProgress, Samples
 
 from .driver import CudaDriver
 from .graphs import GraphRunner
 from .job import Job
 from .loop import EngineLoop, OnStep
-from .options import EngineOptions, EngineStatistics
+from .options import EngineOptions
 from .runner import PlainRunner, Runner
 from .threads import on_a_thread_that_ends
-
-__all__ = ["Engine", "EngineOptions", "EngineStatistics"]
 
 STOP_S = 30.0
 """How long `close` waits for the step that is under way."""

@@ -19,10 +19,10 @@ from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import NotReady, SynthesisFailed, TTSError
 from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
 from qwen_tts_service.model.sampling import MAX_TOP_K
-from qwen_tts_service.types import Samples
+from qwen_tts_service.types import EngineStatistics, Samples
 
 from .job import Job, TextFeed
-from .options import EngineOptions, EngineStatistics
+from .options import EngineOptions
 from .runner import Outcome, Runner
 from .scheduler import SequenceState, StepPlan, end_of, may_join, plan_decode, plan_step
 
@@ -82,24 +82,20 @@ class EngineLoop:
         self._usual_step_s = 0.0
         self._is_stopping = False
         self._gate = threading.Lock()
-        self._end: TTSError | None = None
+        self.end: TTSError | None = None
+        """Why the loop takes no more jobs; None while it does."""
         self.busy_since_s: float | None = None
         self.statistics = EngineStatistics()
 
     # Any thread ------------------------------------------------------------------------
 
-    @property
-    def end(self) -> TTSError | None:
-        """Why the loop takes no more jobs; None while it does."""
-        return self._end
-
     def put(self, job: Job, channel: PcmChannel) -> None:
         """Hand over a job; after the loop's end its channel fails at once."""
         with self._gate:
-            if self._end is None:
+            if self.end is None:
                 self._inbox.put((job, channel))
                 return
-        channel.fail(self._end)
+        channel.fail(self.end)
 
     def stop(self) -> None:
         """Ask the loop to end after the step it is in; what is open then fails."""
@@ -341,7 +337,7 @@ class EngineLoop:
 
     def _shut(self, end: TTSError) -> None:
         with self._gate:
-            self._end = end
+            self.end = end
         self._accept_all()
         for _, channel in self._waiting:
             channel.fail(end)

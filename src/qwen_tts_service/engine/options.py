@@ -1,4 +1,4 @@
-"""Options of an engine, and the statistics it keeps."""
+"""Options of an engine."""
 
 from dataclasses import dataclass
 
@@ -47,24 +47,3 @@ class EngineOptions:
     def silence_frames(self) -> int:
         """Silent frames in a row that end an utterance."""
         return max(1, int(self.silence_s / FRAME_S))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStatistics:
-    """The engine after its last step; counters run from its start.
-
-    steps, frames, failures: frame steps, frames made and steps failed so far
-    rows:     utterances that advanced in the last step
-    step_s:   how long the last step took
-    active, paused, waiting: utterances that hold a slot, that wait in it for their reader or
-        the rest of their text, and that wait for a slot
-    """
-
-    steps: int = 0
-    frames: int = 0
-    failures: int = 0
-    rows: int = 0
-    step_s: float = 0.0
-    active: int = 0
-    paused: int = 0
-    waiting: int = 0

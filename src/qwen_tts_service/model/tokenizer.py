@@ -52,10 +52,7 @@ class Tokenizer:
         self._backend.encode_special_tokens = True  # special strings are text like any other
         self._split: Any = pre_tokenizers.Split(Regex(SPLIT_REGEX[split]), behavior="isolated")
         self._backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                self._split,
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
+            [self._split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
         self.text_tokens = len(vocabulary)
         """Ids below this are text; control tokens follow."""

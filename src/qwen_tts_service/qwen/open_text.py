@@ -77,8 +77,7 @@ class QwenOpenUtterance:
         self._take(self._text.finish())
         self._feed.finish(
             min(
-                runaway_frames(self._tokens, self._options.runaway_factor),
-                self._job.runaway_frames,
+                runaway_frames(self._tokens, self._options.runaway_factor), self._job.runaway_frames
             )
         )
         self._has_news.set()

@@ -9,12 +9,7 @@ from qwen_tts_service.engine.job import Job
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.text.language import detect_language
-from qwen_tts_service.types import (
-    FRAME_S,
-    Language,
-    SpeechRequest,
-    VoiceChoice,
-)
+from qwen_tts_service.types import FRAME_S, Language, SpeechRequest, VoiceChoice
 from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice
 
 from .limits import PROMPT_FRAME_TOKENS, QwenOptions, expected_frames, runaway_frames

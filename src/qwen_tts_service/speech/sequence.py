@@ -32,7 +32,8 @@ class PartSequence:
         self._speaking: PcmStream | None = None
         self._has_news = asyncio.Event()
         self._is_complete = False
-        self._finish_reason: FinishReason | None = None
+        self.finish_reason: FinishReason | None = None
+        """How the audio ended; None while it has not."""
 
     def feed(self, part: Part) -> None:
         """Add a part; called on the event loop that reads the stream."""
@@ -44,11 +45,6 @@ class PartSequence:
         self._is_complete = True
         self._has_news.set()
 
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """How the audio ended; None while it has not."""
-        return self._finish_reason
-
     async def __aiter__(self) -> AsyncIterator[Samples]:
         async with aclosing(self._uncut()) as uncut:
             async for samples in uncut:
@@ -58,16 +54,16 @@ class PartSequence:
                     yield kept
                 if len(kept) < len(samples):
                     await self._end("length")
-                if self._finish_reason is not None:
+                if self.finish_reason is not None:
                     return
-        self._finish_reason = self._finish_reason or "stop"
+        self.finish_reason = self.finish_reason or "stop"
 
     async def aclose(self) -> None:
         """Stop the part that speaks and start no other; harmless when repeated."""
         await self._end("cancelled")
 
     async def _end(self, reason: FinishReason) -> None:
-        self._finish_reason = self._finish_reason or reason
+        self.finish_reason = self.finish_reason or reason
         self._has_news.set()
         if self._speaking is not None:
             await self._speaking.aclose()
@@ -85,16 +81,16 @@ class PartSequence:
                 for silence in self._take_silence():
                     yield silence
                 yield samples
-        if self._finish_reason is None:
+        if self.finish_reason is None:
             for silence in self._take_silence():
                 yield silence
 
     async def _next(self) -> Part | None:
         """Wait for the next part; None when there is none to come."""
-        while not self._parts and not self._is_complete and self._finish_reason is None:
+        while not self._parts and not self._is_complete and self.finish_reason is None:
             self._has_news.clear()
             await self._has_news.wait()
-        return self._parts.popleft() if self._parts and self._finish_reason is None else None
+        return self._parts.popleft() if self._parts and self.finish_reason is None else None
 
     async def _samples_of(self, start: Callable[[], PcmStream]) -> AsyncIterator[Samples]:
         try:
@@ -102,10 +98,10 @@ class PartSequence:
             async for samples in self._speaking:
                 yield samples
         except TTSError:
-            self._finish_reason = self._finish_reason or "error"
+            self.finish_reason = self.finish_reason or "error"
             raise
         if self._speaking.finish_reason != "stop":
-            self._finish_reason = self._finish_reason or self._speaking.finish_reason
+            self.finish_reason = self.finish_reason or self._speaking.finish_reason
 
     def _take_silence(self) -> Iterator[Samples]:
         """Yield the silence that is due, a second at a time."""

@@ -11,7 +11,6 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
-from typing import Protocol
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.errors import InvalidRequest
@@ -44,38 +43,6 @@ OPEN_PART_CHARS = 800
 
 BeforeSpeaking = Callable[[], Awaitable[None]]
 """Awaited before the first audio is asked for: takes a slot."""
-
-
-class OpenSpeech(Protocol):
-    """A text that is still being written and spoken meanwhile; used on one event loop."""
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether text was left out because max_length was reached."""
-
-    def feed(self, text: str) -> None:
-        """Add text; raises InvalidRequest or CannotSpeak for what this voice cannot say."""
-
-    def finish(self) -> None:
-        """Say that the text is complete; may raise CannotSpeak if nothing in it can be said."""
-
-    def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
-        """Yield each stretch of audio; the next one follows once it has been read to its end.
-
-        Raises CannotSpeak if the text turns out to have nothing to say.
-        """
-
-
-def open_speech(
-    synthesizer: Synthesizer, request: SpeechRequest, output: Output, *, by_token: bool
-) -> OpenSpeech:
-    """Prepare to speak a request without a text; takes nothing before it is read.
-
-    Raises InvalidRequest for what cannot be done to a text that is still being written.
-    """
-    if by_token:
-        return SpeechByToken(synthesizer, request, output)
-    return SpeechBySentence(synthesizer, request, output)
 
 
 def can_speak_by_token(synthesizer: Synthesizer) -> bool:
@@ -195,7 +162,7 @@ class OpenText:
 
 
 class SpeechByToken:
-    """An `OpenSpeech` that speaks words as they come, as one stretch of audio.
+    """Speaks words as they come, as one stretch of audio.
 
     Raises InvalidRequest for a voice that cannot, and for what needs the whole text.
     """
@@ -205,8 +172,7 @@ class SpeechByToken:
         voice = synthesizer.voice
         if not isinstance(voice, OpenVoice):
             raise InvalidRequest(
-                f'{voice.model_name} needs whole sentences; ask for split "sentence"',
-                param="split",
+                f'{voice.model_name} needs whole sentences; ask for split "sentence"', param="split"
             )
         self._synthesizer = synthesizer
         self._request = request
@@ -232,7 +198,7 @@ class SpeechByToken:
 
 
 class SpeechBySentence:
-    """An `OpenSpeech` that speaks every sentence once it is complete, as audio of its own."""
+    """Speaks every sentence once it is complete, as a stretch of audio of its own."""
 
     def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
         check_format(output.format, synthesizer.sample_rate_hz)
@@ -270,6 +236,22 @@ class SpeechBySentence:
             request = _following(request, speech)
         if speech is None:
             raise nothing_to_speak()
+
+
+OpenSpeech = SpeechByToken | SpeechBySentence
+"""A text that is still being written and spoken meanwhile; used on one event loop."""
+
+
+def open_speech(
+    synthesizer: Synthesizer, request: SpeechRequest, output: Output, *, by_token: bool
+) -> OpenSpeech:
+    """Prepare to speak a request without a text; takes nothing before it is read.
+
+    Raises InvalidRequest for what cannot be done to a text that is still being written.
+    """
+    if by_token:
+        return SpeechByToken(synthesizer, request, output)
+    return SpeechBySentence(synthesizer, request, output)
 
 
 def _has_words(sentence: str, request: SpeechRequest) -> bool:

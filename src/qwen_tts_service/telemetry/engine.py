@@ -1,21 +1,8 @@
 """Prometheus metrics of the engine, from its statistics after each step."""
 
-from typing import Protocol
+from qwen_tts_service.types import EngineStatistics
 
 from . import metrics
-
-
-class Snapshot(Protocol):
-    """What an engine says of itself after a step; counters run from its start."""
-
-    @property
-    def failures(self) -> int: ...
-    @property
-    def rows(self) -> int: ...
-    @property
-    def step_s(self) -> float: ...
-    @property
-    def paused(self) -> int: ...
 
 
 class EngineMetrics:
@@ -25,14 +12,14 @@ class EngineMetrics:
         self._failures = 0
         self._paused = 0
 
-    def observe(self, snapshot: Snapshot) -> None:
+    def observe(self, statistics: EngineStatistics) -> None:
         """Count one step; quick, and touches only what has changed."""
-        if snapshot.rows:
-            metrics.ENGINE_STEP_S.observe(snapshot.step_s)
-            metrics.ENGINE_ROWS.observe(snapshot.rows)
-        if snapshot.paused != self._paused:
-            self._paused = snapshot.paused
-            metrics.ENGINE_PAUSED.set(snapshot.paused)
-        if snapshot.failures > self._failures:
-            metrics.ENGINE_FAILURES.inc(snapshot.failures - self._failures)
-            self._failures = snapshot.failures
+        if statistics.rows:
+            metrics.ENGINE_STEP_S.observe(statistics.step_s)
+            metrics.ENGINE_ROWS.observe(statistics.rows)
+        if statistics.paused != self._paused:
+            self._paused = statistics.paused
+            metrics.ENGINE_PAUSED.set(statistics.paused)
+        if statistics.failures > self._failures:
+            metrics.ENGINE_FAILURES.inc(statistics.failures - self._failures)
+            self._failures = statistics.failures

@@ -23,7 +23,6 @@ LANGUAGES: tuple[Language, ...] = get_args(Language)
 _TABLE: Mapping[Language, dict[str, Any]] = json.loads(
     resources.files(__package__).joinpath("languages.json").read_text("utf-8")
 )
-ISO_CODES: Mapping[Language, str] = {name: row["iso"] for name, row in _TABLE.items()}
 _LANGUAGE_OF: Mapping[str, Language] = {
     alias: name for name, row in _TABLE.items() for alias in (name, row["iso"], *row["aliases"])
 }

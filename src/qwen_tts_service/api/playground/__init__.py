@@ -43,7 +43,4 @@ def _add_slash(_: Request) -> Response:
 
 def routes() -> list[BaseRoute]:
     """Return the routes that serve the page; a missing file raises HTTPException 404."""
-    return [
-        Route(PREFIX, _add_slash),
-        Mount(PREFIX, _GuardedFiles(directory=_FILES, html=True)),
-    ]
+    return [Route(PREFIX, _add_slash), Mount(PREFIX, _GuardedFiles(directory=_FILES, html=True))]

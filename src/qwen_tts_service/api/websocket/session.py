@@ -125,16 +125,12 @@ class Session:
             while (event := await self._next()).type != "session.close":
                 self._connection.handled(event)
                 await self._handle(event)
-        except TimeoutError:
-            await self._refuse(TimedOut("no message came in time"))
-        except Unauthorized as error:
-            await self._refuse(error)
+        except (TimeoutError, Unauthorized) as error:
+            late = TimedOut("no message came in time")
+            await self._connection.send_error(error if isinstance(error, TTSError) else late)
+            await self._connection.close(POLICY_VIOLATION)
         else:
             await self._connection.close()
-
-    async def _refuse(self, error: TTSError) -> None:
-        await self._connection.send_error(error)
-        await self._connection.close(POLICY_VIOLATION)
 
     async def _next(self) -> ClientEvent:
         limit_s = IDLE_TIMEOUT_S if self._utterance is None else TEXT_TIMEOUT_S
@@ -157,8 +153,7 @@ class Session:
     async def _configure(self, event: ClientEvent) -> None:
         if self._utterance is not None:
             raise InvalidRequest(
-                "an utterance is being written; send input.done or input.cancel first",
-                param="type",
+                "an utterance is being written; send input.done or input.cancel first", param="type"
             )
         body = parse_body(event.raw.encode("utf-8", "replace"), SessionConfig)
         assert isinstance(body, SessionConfig)
