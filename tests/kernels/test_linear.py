@@ -10,6 +10,7 @@ from qwen_tts_service.kernels.linear import (
     Int8Linear,
     Linear,
     PackedLinear,
+    _has_vnni,
     can_pack,
     make_linear,
 )
@@ -119,8 +120,9 @@ def test_half_refuses_a_weight_it_cannot_hold():
 @pytest.mark.parametrize("shape", SHAPES[:2])
 def test_int8_error_is_a_few_percent(shape):
     weight, x = _weight(shape), _inputs(shape[1])
-    # Measured 0.02 to 0.04 on these large columns (7-bit inputs double it), 0.01 without them.
-    assert 1e-4 < _relative_error(Int8Linear(weight)(x), weight, x) < 0.08
+    # Measured 0.02 to 0.04 on these large columns, 0.076 and 0.081 by 7-bit inputs; 0.01 without.
+    most = 0.05 if _has_vnni() else 0.09
+    assert 1e-4 < _relative_error(Int8Linear(weight)(x), weight, x) < most
 
 
 def test_int8_is_exact_where_weights_and_inputs_are_whole_steps():

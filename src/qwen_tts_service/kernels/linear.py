@@ -47,29 +47,34 @@ class Linear(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """y = x Wᵀ + b in the dtype of the weights, laid out for oneDNN on the CPU beforehand.
+    """y = x Wᵀ + b, laid out for oneDNN on the CPU beforehand.
 
+    Computes in the dtype of the weights; in float32 where the CPU has no kernels for bfloat16.
     `packed_bytes` is what the weights take.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Pack `weight` [out, in]; `bias`: [out]."""
         super().__init__()
-        self.rows = len(weight)
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)  # noqa: SLF001
-        self.packed_bytes = weight.nbytes
+        wide = weight.detach()
+        if wide.dtype == torch.bfloat16 and not _has_bfloat16():
+            wide, bias = wide.float(), None if bias is None else bias.float()
+        self.rows = len(wide)
+        self._dtype = wide.dtype
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(wide, None)  # noqa: SLF001
+        self.packed_bytes = wide.nbytes
         self.bias = None if bias is None else fixed(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        rows = x.reshape(-1, x.shape[-1])
+        """[..., in] -> [..., out], the dtype of `x`."""
+        rows = x.reshape(-1, x.shape[-1]).to(self._dtype)
         is_one = len(rows) == 1
         if is_one:  # one row alone is summed in another order than one of several
             rows = rows.repeat(2, 1)
         y: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
             rows, self._packed, self.bias, "none", [], ""
         )
-        return (y[:1] if is_one else y).view(*x.shape[:-1], self.rows)
+        return (y[:1] if is_one else y).view(*x.shape[:-1], self.rows).to(x.dtype)
 
 
 class HalfLinear(nn.Module):
@@ -87,6 +92,7 @@ class HalfLinear(nn.Module):
         if wide.abs().amax() > torch.finfo(torch.float16).max:
             raise ValueError("a weight is too large for float16")
         remainder = wide - wide.half().float()
+        self.rows = len(wide)
         self._value = torch.ops.quantized.linear_prepack_fp16(wide, None)
         self._remainder = None
         self.packed_bytes = 2 * wide.numel()
@@ -99,14 +105,16 @@ class HalfLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], the dtype of `x`."""
-        wide = x.float()
+        rows = x.float().reshape(-1, x.shape[-1])
+        # FBGEMM sums blocks of one or two rows in another order than full ones.
+        wide = functional.pad(rows, (0, 0, 0, -len(rows) % _block_rows()))
         y: Tensor = torch.ops.quantized.linear_dynamic_fp16(wide, self._value)
         if self._remainder is not None:
             rest = torch.ops.quantized.linear_dynamic_fp16(wide, self._remainder)
             y.add_(rest, alpha=1 / _RESIDUAL_SCALE)
         if self.bias is not None:
             y.add_(self.bias)
-        return y.to(x.dtype)
+        return y[: len(rows)].view(*x.shape[:-1], self.rows).to(x.dtype)
 
 
 class Int8Linear(nn.Module):
@@ -149,6 +157,15 @@ class Int8Linear(nn.Module):
         if self.bias is not None:
             y.add_(self.bias)
         return y.to(x.dtype).view(*x.shape[:-1], self.rows)
+
+
+def _block_rows() -> int:
+    """Rows that FBGEMM's float16 kernel takes at once; with AVX-512 any number gives equal bits."""
+    return 6 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 1
+
+
+def _has_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - as below
 
 
 def _has_vnni() -> bool:
