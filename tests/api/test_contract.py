@@ -1,6 +1,5 @@
 """The contract: routes, defaults, headers, and the two clients that BentoML brings."""
 
-import asyncio
 import gc
 import io
 import time
@@ -183,15 +182,11 @@ def test_bentomls_clients_call_both_doors(server: Any) -> None:
 
 @pytest.mark.usefixtures("collects_clients")
 @_client_leaves_its_folder
-def test_bentomls_async_client_calls_both_doors(server: Any) -> None:
-    async def ask() -> tuple[bytes, bytes]:
-        async with bentoml.AsyncHTTPClient(server.base_url) as client:
-            whole = bytes(await client.tts(text=TEXT, format="pcm"))
-            stream = [part async for part in client.stream_tts(text=TEXT, format="pcm")]
-        return whole, b"".join(stream)
-
-    whole, stream = asyncio.run(ask())
-    assert whole == stream
+async def test_bentomls_async_client_calls_both_doors(server: Any) -> None:
+    async with bentoml.AsyncHTTPClient(server.base_url) as client:
+        whole = bytes(await client.tts(text=TEXT, format="pcm"))
+        stream = [part async for part in client.stream_tts(text=TEXT, format="pcm")]
+    assert whole == b"".join(stream)
     assert len(whole) > 24000
 
 

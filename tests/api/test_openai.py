@@ -1,6 +1,5 @@
 """The OpenAI routes, asked by OpenAI's own client."""
 
-import asyncio
 import base64
 import json
 from collections.abc import Iterator
@@ -109,17 +108,14 @@ def test_audio_streams_to_the_client_while_it_is_made(slow: Any) -> None:
         assert len(first) + sum(map(len, parts)) == 40 * FRAME_BYTES
 
 
-def test_the_async_client_writes_a_file(server: Any, tmp_path: Any) -> None:
-    async def save() -> None:
-        async with (
-            openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="any") as client,
-            client.audio.speech.with_streaming_response.create(
-                model="tts-1", voice="nova", input=TEXT, response_format="flac"
-            ) as answer,
-        ):
-            await answer.stream_to_file(tmp_path / "speech.flac")
-
-    asyncio.run(save())
+async def test_the_async_client_writes_a_file(server: Any, tmp_path: Any) -> None:
+    async with (
+        openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="any") as client,
+        client.audio.speech.with_streaming_response.create(
+            model="tts-1", voice="nova", input=TEXT, response_format="flac"
+        ) as answer,
+    ):
+        await answer.stream_to_file(tmp_path / "speech.flac")
     assert len(decode((tmp_path / "speech.flac").read_bytes(), "flac")) > 24000
 
 

@@ -1,6 +1,5 @@
 """The Qwen voice behind the doors: a tiny checkpoint in the official layout, over real HTTP."""
 
-import asyncio
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -162,7 +161,7 @@ def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(start_server: Any) 
             response.read()
 
 
-def test_a_client_that_leaves_frees_the_engines_slot(start_server: Any) -> None:
+async def test_a_client_that_leaves_frees_the_engines_slot(start_server: Any) -> None:
     settings = {
         "MODEL_NAME": "tiny_1b7",
         "MODEL_PATH": str(DATA),
@@ -178,7 +177,7 @@ def test_a_client_that_leaves_frees_the_engines_slot(start_server: Any) -> None:
 
     with start_server(**settings) as server:
         for _ in range(3):
-            asyncio.run(leave(server.base_url))
+            await leave(server.base_url)
         assert len(samples(speak(server, max_length=5))) == 5 * 1920
 
 

@@ -1,6 +1,5 @@
 """Pauses, normalisation and parts through both doors of a real server."""
 
-import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,14 +150,14 @@ def checkpoint() -> Iterator[Any]:
     synthesizer.close()
 
 
-def test_a_checkpoint_says_behind_a_pause_what_it_says_alone(checkpoint: Any) -> None:
-    def hear(text: str, max_frames: int) -> Any:
+async def test_a_checkpoint_says_behind_a_pause_what_it_says_alone(checkpoint: Any) -> None:
+    async def hear(text: str, max_frames: int) -> Any:
         request = SpeechRequest(request_id="r", seed=5, text=text, max_frames=max_frames)
-        data, _ = asyncio.run(checkpoint.speak_whole(request, "pcm"))
+        data, _ = await checkpoint.speak_whole(request, "pcm")
         return np.frombuffer(data, "<i2").astype(int)
 
-    alone = hear("hello the world", 15)
-    behind = hear("[pause:0.4s] hello the world", 20)
+    alone = await hear("hello the world", 15)
+    behind = await hear("[pause:0.4s] hello the world", 20)
     assert len(behind) == 20 * 1920
     assert not behind[: 5 * 1920].any()
     # A codec in float32 is exact to a rounding whatever the chunking: one int16 step.

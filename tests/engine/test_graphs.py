@@ -60,17 +60,13 @@ def jobs(model):
 
 
 @pytest.fixture(scope="module")
-def expected(model, jobs):
+async def expected(model, jobs):
     with endless(model, plain, **SMALL) as (engine, _):
-
-        async def run():
-            return await asyncio.gather(*[read(engine.submit(job)) for job in jobs])
-
-        return asyncio.run(run())
+        return await asyncio.gather(*[read(engine.submit(job)) for job in jobs])
 
 
 @pytest.mark.parametrize("prompt", DEVICES)
-def test_however_late_the_device_is_the_speech_is_that_of_plain_calls(
+async def test_however_late_the_device_is_the_speech_is_that_of_plain_calls(
     model, jobs, expected, prompt
 ):
     assert len(expected[0]) > (RING_FRAMES + 8) * FRAME, "longer than the ring"
@@ -82,11 +78,8 @@ def test_however_late_the_device_is_the_speech_is_that_of_plain_calls(
             await until(lambda: engine.statistics.frames > 20)
             await channel.aclose()
 
-        async def run():
-            spoken = [read(engine.submit(job)) for job in jobs]
-            return (await asyncio.gather(leave(), *spoken))[1:]
-
-        got = asyncio.run(run())
+        spoken = [read(engine.submit(job)) for job in jobs]
+        got = (await asyncio.gather(leave(), *spoken))[1:]
     assert [len(samples) for samples in got] == [len(samples) for samples in expected]
     errors = [np.abs(a - b).max() for a, b in zip(got, expected, strict=True)]
     assert max(errors) <= 1e-5

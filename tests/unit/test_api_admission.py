@@ -22,13 +22,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return wait
 
 
-def test_a_free_slot_is_granted_at_once() -> None:
-    async def run() -> None:
-        admission = Admission(slots=1, queue_limit=0)
-        await asyncio.wait_for(admission.enter().granted(), 1)
-        assert (admission.active, admission.queued) == (1, 0)
-
-    asyncio.run(run())
+async def test_a_free_slot_is_granted_at_once() -> None:
+    admission = Admission(slots=1, queue_limit=0)
+    await asyncio.wait_for(admission.enter().granted(), 1)
+    assert (admission.active, admission.queued) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -45,147 +42,117 @@ def test_a_free_slot_is_granted_at_once() -> None:
         (1, 99, 60),
     ],
 )
-def test_beyond_slots_and_queue_it_is_busy_and_says_when_to_come_back(
+async def test_beyond_slots_and_queue_it_is_busy_and_says_when_to_come_back(
     slots: int, queue_limit: int, retry_after_s: int
 ) -> None:
-    async def run() -> None:
-        admission = Admission(slots=slots, queue_limit=queue_limit)
-        for _ in range(slots + queue_limit):
-            admission.enter()
-        with pytest.raises(Busy) as caught:
-            admission.enter()
-        assert caught.value.retry_after_s == retry_after_s
-        assert str(caught.value) == (
-            f"all {slots} slots are speaking and {queue_limit} requests wait; "
-            f"try again in {retry_after_s} s"
-        )
-        assert (admission.active, admission.queued) == (slots, queue_limit)
-
-    asyncio.run(run())
+    admission = Admission(slots=slots, queue_limit=queue_limit)
+    for _ in range(slots + queue_limit):
+        admission.enter()
+    with pytest.raises(Busy) as caught:
+        admission.enter()
+    assert caught.value.retry_after_s == retry_after_s
+    assert str(caught.value) == (
+        f"all {slots} slots are speaking and {queue_limit} requests wait; "
+        f"try again in {retry_after_s} s"
+    )
+    assert (admission.active, admission.queued) == (slots, queue_limit)
 
 
 @pytest.mark.parametrize(
     ("held_s", "retry_after_s"),
     [([102.0], 12), ([2.0], 2), ([10.0], 3), ([0.0] * 7, 1), ([102.0, 12.0], 12), ([1e4], 60)],
 )
-def test_the_time_to_come_back_follows_a_tenth_of_each_hold(
+async def test_the_time_to_come_back_follows_a_tenth_of_each_hold(
     clock: Callable[[float], None], held_s: list[float], retry_after_s: int
 ) -> None:
-    async def run() -> None:
-        admission = Admission(slots=1, queue_limit=0)
-        for seconds in held_s:
-            place = admission.enter()
-            clock(seconds)
-            assert place.held_s == seconds
-            place.release()
-        assert admission.retry_after_s == retry_after_s
-
-    asyncio.run(run())
+    admission = Admission(slots=1, queue_limit=0)
+    for seconds in held_s:
+        place = admission.enter()
+        clock(seconds)
+        assert place.held_s == seconds
+        place.release()
+    assert admission.retry_after_s == retry_after_s
 
 
-def test_a_hold_is_counted_from_the_grant_and_not_from_the_arrival(
+async def test_a_hold_is_counted_from_the_grant_and_not_from_the_arrival(
     clock: Callable[[float], None],
 ) -> None:
-    async def run() -> None:
-        admission = Admission(slots=1, queue_limit=1)
-        first, second = admission.enter(), admission.enter()
-        clock(2.0)
-        first.release()
-        clock(22.0)
-        second.release()
-        assert admission.retry_after_s == 4
-
-    asyncio.run(run())
+    admission = Admission(slots=1, queue_limit=1)
+    first, second = admission.enter(), admission.enter()
+    clock(2.0)
+    first.release()
+    clock(22.0)
+    second.release()
+    assert admission.retry_after_s == 4
 
 
-def test_who_leaves_the_queue_changes_nothing_about_the_time_to_come_back(
+async def test_who_leaves_the_queue_changes_nothing_about_the_time_to_come_back(
     clock: Callable[[float], None],
 ) -> None:
-    async def run() -> None:
-        admission = Admission(slots=1, queue_limit=1)
-        admission.enter()
-        waiting = admission.enter()
-        clock(500.0)
-        waiting.release()
-        assert admission.retry_after_s == 2
-
-    asyncio.run(run())
+    admission = Admission(slots=1, queue_limit=1)
+    admission.enter()
+    waiting = admission.enter()
+    clock(500.0)
+    waiting.release()
+    assert admission.retry_after_s == 2
 
 
-def test_each_change_is_told_once_it_has_happened() -> None:
-    async def run() -> None:
-        told: list[tuple[int, int]] = []
-        admission = Admission(
-            slots=1,
-            queue_limit=2,
-            on_change=lambda: told.append((admission.active, admission.queued)),
-        )
-        first, second, third = (admission.enter() for _ in range(3))
-        second.release()
-        first.release()
-        third.release()
-        assert told == [(1, 0), (1, 1), (1, 2), (1, 1), (1, 0), (0, 0)]
-
-    asyncio.run(run())
+async def test_each_change_is_told_once_it_has_happened() -> None:
+    told: list[tuple[int, int]] = []
+    admission = Admission(
+        slots=1,
+        queue_limit=2,
+        on_change=lambda: told.append((admission.active, admission.queued)),
+    )
+    first, second, third = (admission.enter() for _ in range(3))
+    second.release()
+    first.release()
+    third.release()
+    assert told == [(1, 0), (1, 1), (1, 2), (1, 1), (1, 0), (0, 0)]
 
 
-def test_a_place_in_the_queue_waits_until_a_slot_is_free() -> None:
-    async def run() -> None:
-        admission = Admission(slots=1, queue_limit=1)
-        first, second = admission.enter(), admission.enter()
-        waiting = asyncio.create_task(second.granted())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        first.release()
-        await asyncio.wait_for(waiting, 1)
-
-    asyncio.run(run())
+async def test_a_place_in_the_queue_waits_until_a_slot_is_free() -> None:
+    admission = Admission(slots=1, queue_limit=1)
+    first, second = admission.enter(), admission.enter()
+    waiting = asyncio.create_task(second.granted())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    first.release()
+    await asyncio.wait_for(waiting, 1)
 
 
-def test_slots_are_granted_in_the_order_of_arrival() -> None:
-    async def run() -> None:
-        admission = Admission(slots=1, queue_limit=2)
-        first, second, third = (admission.enter() for _ in range(3))
-        first.release()
-        assert (second.is_granted, third.is_granted) == (True, False)
-
-    asyncio.run(run())
+async def test_slots_are_granted_in_the_order_of_arrival() -> None:
+    admission = Admission(slots=1, queue_limit=2)
+    first, second, third = (admission.enter() for _ in range(3))
+    first.release()
+    assert (second.is_granted, third.is_granted) == (True, False)
 
 
-def test_one_who_leaves_the_queue_is_never_granted() -> None:
-    async def run() -> None:
-        admission = Admission(slots=1, queue_limit=2)
-        first, second, third = (admission.enter() for _ in range(3))
-        second.release()
-        first.release()
-        assert third.is_granted
-        assert not second.is_granted
-        assert (admission.active, admission.queued) == (1, 0)
-
-    asyncio.run(run())
+async def test_one_who_leaves_the_queue_is_never_granted() -> None:
+    admission = Admission(slots=1, queue_limit=2)
+    first, second, third = (admission.enter() for _ in range(3))
+    second.release()
+    first.release()
+    assert third.is_granted
+    assert not second.is_granted
+    assert (admission.active, admission.queued) == (1, 0)
 
 
-def test_releasing_twice_frees_one_slot_only() -> None:
-    async def run() -> None:
-        admission = Admission(slots=2, queue_limit=0)
-        first, _second = admission.enter(), admission.enter()
-        first.release()
-        first.release()
-        assert admission.active == 1
-
-    asyncio.run(run())
+async def test_releasing_twice_frees_one_slot_only() -> None:
+    admission = Admission(slots=2, queue_limit=0)
+    first, _second = admission.enter(), admission.enter()
+    first.release()
+    first.release()
+    assert admission.active == 1
 
 
-def test_cancelling_the_wait_does_not_lose_the_place_for_others() -> None:
-    async def run() -> None:
-        admission = Admission(slots=1, queue_limit=1)
-        first, second = admission.enter(), admission.enter()
-        waiting = asyncio.create_task(second.granted())
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        second.release()
-        first.release()
-        assert (admission.active, admission.queued) == (0, 0)
-
-    asyncio.run(run())
+async def test_cancelling_the_wait_does_not_lose_the_place_for_others() -> None:
+    admission = Admission(slots=1, queue_limit=1)
+    first, second = admission.enter(), admission.enter()
+    waiting = asyncio.create_task(second.granted())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    second.release()
+    first.release()
+    assert (admission.active, admission.queued) == (0, 0)

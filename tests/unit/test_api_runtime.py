@@ -1,6 +1,5 @@
 """Starting, failing, falling ill and stopping; and what /health says of it."""
 
-import asyncio
 import logging
 import threading
 from types import SimpleNamespace
@@ -228,20 +227,17 @@ def test_closing_before_the_voice_is_there_is_harmless() -> None:
 
 
 @pytest.mark.usefixtures("log")
-def test_the_load_is_shown_as_it_changes() -> None:
+async def test_the_load_is_shown_as_it_changes() -> None:
     started = Started(max_concurrent_requests="1", max_queue="1").end_loading()
 
-    async def run() -> None:
-        admission = started.runtime.admission
-        first, second = admission.enter(), admission.enter()
-        assert (gauge("tts_active_requests"), gauge("tts_queued_requests")) == (1, 1)
-        slots = started.get("/health").json()["slots"]
-        assert slots == {"total": 1, "active": 1, "queued": 1, "queue_limit": 1}
-        second.release()
-        first.release()
-        assert (gauge("tts_active_requests"), gauge("tts_queued_requests")) == (0, 0)
-
-    asyncio.run(run())
+    admission = started.runtime.admission
+    first, second = admission.enter(), admission.enter()
+    assert (gauge("tts_active_requests"), gauge("tts_queued_requests")) == (1, 1)
+    slots = started.get("/health").json()["slots"]
+    assert slots == {"total": 1, "active": 1, "queued": 1, "queue_limit": 1}
+    second.release()
+    first.release()
+    assert (gauge("tts_active_requests"), gauge("tts_queued_requests")) == (0, 0)
 
 
 @pytest.mark.usefixtures("log")

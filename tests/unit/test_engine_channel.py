@@ -19,220 +19,178 @@ async def read(channel: PcmChannel) -> list[int]:
     return [len(chunk) async for chunk in channel]
 
 
-def test_the_reader_gets_every_chunk_in_order_and_then_the_end() -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=10**6)
+async def test_the_reader_gets_every_chunk_in_order_and_then_the_end() -> None:
+    channel = PcmChannel(capacity_samples=10**6)
 
-        def produce() -> None:
-            for count in range(1, 200):
-                channel.put(samples(count))
-            channel.close()
+    def produce() -> None:
+        for count in range(1, 200):
+            channel.put(samples(count))
+        channel.close()
 
-        threading.Thread(target=produce).start()
-        assert await asyncio.wait_for(read(channel), 10) == list(range(1, 200))
-        assert channel.finish_reason == "stop"
-
-    asyncio.run(run())
+    threading.Thread(target=produce).start()
+    assert await asyncio.wait_for(read(channel), 10) == list(range(1, 200))
+    assert channel.finish_reason == "stop"
 
 
-def test_a_full_channel_holds_the_producer_until_the_reader_takes() -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=100)
-        most = 0
+async def test_a_full_channel_holds_the_producer_until_the_reader_takes() -> None:
+    channel = PcmChannel(capacity_samples=100)
+    most = 0
 
-        def produce() -> None:
-            nonlocal most
-            for _ in range(50):
-                if not channel.wait_for_room():
-                    return
-                channel.put(samples(60))
-                most = max(most, channel.waiting_samples)
-            channel.close()
+    def produce() -> None:
+        nonlocal most
+        for _ in range(50):
+            if not channel.wait_for_room():
+                return
+            channel.put(samples(60))
+            most = max(most, channel.waiting_samples)
+        channel.close()
 
-        threading.Thread(target=produce).start()
-        assert sum(await asyncio.wait_for(read(channel), 10)) == 50 * 60
-        assert most < 100 + 60
-
-    asyncio.run(run())
+    threading.Thread(target=produce).start()
+    assert sum(await asyncio.wait_for(read(channel), 10)) == 50 * 60
+    assert most < 100 + 60
 
 
-def test_a_failure_comes_after_the_audio_before_it() -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=100)
-        channel.put(samples(7))
-        channel.fail(SynthesisFailed("it broke"))
-        chunks = aiter(channel)
-        assert len(await anext(chunks)) == 7
-        with pytest.raises(SynthesisFailed, match="it broke"):
-            await anext(chunks)
-        assert channel.finish_reason == "error"
-
-    asyncio.run(run())
+async def test_a_failure_comes_after_the_audio_before_it() -> None:
+    channel = PcmChannel(capacity_samples=100)
+    channel.put(samples(7))
+    channel.fail(SynthesisFailed("it broke"))
+    chunks = aiter(channel)
+    assert len(await anext(chunks)) == 7
+    with pytest.raises(SynthesisFailed, match="it broke"):
+        await anext(chunks)
+    assert channel.finish_reason == "error"
 
 
-def test_a_reader_who_leaves_frees_a_producer_that_waits() -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=10)
-        channel.put(samples(10))
-        answers: list[bool] = []
-        producer = threading.Thread(target=lambda: answers.append(channel.wait_for_room()))
-        producer.start()
-        await channel.aclose()
-        await channel.aclose()
-        await asyncio.to_thread(producer.join, 10)
-        assert answers == [False]
-        assert channel.finish_reason == "cancelled"
-
-    asyncio.run(run())
+async def test_a_reader_who_leaves_frees_a_producer_that_waits() -> None:
+    channel = PcmChannel(capacity_samples=10)
+    channel.put(samples(10))
+    answers: list[bool] = []
+    producer = threading.Thread(target=lambda: answers.append(channel.wait_for_room()))
+    producer.start()
+    await channel.aclose()
+    await channel.aclose()
+    await asyncio.to_thread(producer.join, 10)
+    assert answers == [False]
+    assert channel.finish_reason == "cancelled"
 
 
-def test_leaving_after_the_end_does_not_change_how_it_ended() -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=10)
-        channel.put(samples(3))
-        channel.close("length")
-        await read(channel)
-        await channel.aclose()
-        assert channel.finish_reason == "length"
-
-    asyncio.run(run())
+async def test_leaving_after_the_end_does_not_change_how_it_ended() -> None:
+    channel = PcmChannel(capacity_samples=10)
+    channel.put(samples(3))
+    channel.close("length")
+    await read(channel)
+    await channel.aclose()
+    assert channel.finish_reason == "length"
 
 
 def test_a_producer_outlives_the_loop_of_its_reader() -> None:
     async def make() -> PcmChannel:
         return PcmChannel(capacity_samples=10)
 
-    channel = asyncio.run(make())
+    channel = asyncio.run(make())  # a loop that has ended
     channel.put(samples(3))
     channel.close()
     assert channel.is_cancelled
 
 
-def test_what_is_put_after_the_end_is_not_heard() -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=100)
-        channel.put(samples(3))
-        channel.close()
-        channel.put(samples(5))
-        assert channel.waiting_samples == 3
-        assert await asyncio.wait_for(read(channel), 10) == [3]
-
-    asyncio.run(run())
+async def test_what_is_put_after_the_end_is_not_heard() -> None:
+    channel = PcmChannel(capacity_samples=100)
+    channel.put(samples(3))
+    channel.close()
+    channel.put(samples(5))
+    assert channel.waiting_samples == 3
+    assert await asyncio.wait_for(read(channel), 10) == [3]
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_who_left_before_the_end_has_cancelled(fails: bool) -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=100)
-        channel.put(samples(3))
-        await channel.aclose()
-        assert channel.is_cancelled
-        if fails:
-            channel.fail(SynthesisFailed("too late"))
-        else:
-            channel.close("length")
-        assert channel.finish_reason == "cancelled"
-
-    asyncio.run(run())
+async def test_who_left_before_the_end_has_cancelled(fails: bool) -> None:
+    channel = PcmChannel(capacity_samples=100)
+    channel.put(samples(3))
+    await channel.aclose()
+    assert channel.is_cancelled
+    if fails:
+        channel.fail(SynthesisFailed("too late"))
+    else:
+        channel.close("length")
+    assert channel.finish_reason == "cancelled"
 
 
-def test_who_has_left_gets_nothing_more_and_holds_nothing() -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=10)
-        channel.put(samples(10))
-        assert not channel.has_room
-        await channel.aclose()
-        assert (channel.waiting_samples, channel.has_room) == (0, True)
-        channel.put(samples(4))
-        assert channel.waiting_samples == 0
-        assert await asyncio.wait_for(read(channel), 10) == []
-
-    asyncio.run(run())
+async def test_who_has_left_gets_nothing_more_and_holds_nothing() -> None:
+    channel = PcmChannel(capacity_samples=10)
+    channel.put(samples(10))
+    assert not channel.has_room
+    await channel.aclose()
+    assert (channel.waiting_samples, channel.has_room) == (0, True)
+    channel.put(samples(4))
+    assert channel.waiting_samples == 0
+    assert await asyncio.wait_for(read(channel), 10) == []
 
 
-def test_a_reader_who_waits_is_freed_by_leaving() -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=10)
-        reading = asyncio.create_task(read(channel))
-        await asyncio.sleep(0)
-        await channel.aclose()
-        assert await asyncio.wait_for(reading, 10) == []
-
-    asyncio.run(run())
+async def test_a_reader_who_waits_is_freed_by_leaving() -> None:
+    channel = PcmChannel(capacity_samples=10)
+    reading = asyncio.create_task(read(channel))
+    await asyncio.sleep(0)
+    await channel.aclose()
+    assert await asyncio.wait_for(reading, 10) == []
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_only_the_first_end_counts(fails: bool) -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=10)
-        assert channel.finish_reason is None
-        if fails:
-            channel.fail(SynthesisFailed("first"))
-        else:
-            channel.close("length")
-        channel.fail(SynthesisFailed("second"))
-        channel.close("stop")
-        assert channel.finish_reason == ("error" if fails else "length")
-        if fails:
-            with pytest.raises(SynthesisFailed, match="first"):
-                await read(channel)
-        else:
-            assert await read(channel) == []
-
-    asyncio.run(run())
+async def test_only_the_first_end_counts(fails: bool) -> None:
+    channel = PcmChannel(capacity_samples=10)
+    assert channel.finish_reason is None
+    if fails:
+        channel.fail(SynthesisFailed("first"))
+    else:
+        channel.close("length")
+    channel.fail(SynthesisFailed("second"))
+    channel.close("stop")
+    assert channel.finish_reason == ("error" if fails else "length")
+    if fails:
+        with pytest.raises(SynthesisFailed, match="first"):
+            await read(channel)
+    else:
+        assert await read(channel) == []
 
 
 @pytest.mark.parametrize("end", ["put", "close", "fail"])
-def test_a_reader_who_waits_is_woken(end: str) -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=10)
-        waiting = asyncio.ensure_future(anext(aiter(channel), None))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        if end == "put":
-            channel.put(samples(4))
-        elif end == "close":
-            channel.close()
-        else:
-            channel.fail(SynthesisFailed("it broke"))
-        done, _ = await asyncio.wait([waiting], timeout=10)
-        assert done
-        if end == "fail":
-            assert isinstance(waiting.exception(), SynthesisFailed)
-        else:
-            assert (waiting.result() is None) == (end == "close")
-
-    asyncio.run(run())
+async def test_a_reader_who_waits_is_woken(end: str) -> None:
+    channel = PcmChannel(capacity_samples=10)
+    waiting = asyncio.ensure_future(anext(aiter(channel), None))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    if end == "put":
+        channel.put(samples(4))
+    elif end == "close":
+        channel.close()
+    else:
+        channel.fail(SynthesisFailed("it broke"))
+    done, _ = await asyncio.wait([waiting], timeout=10)
+    assert done
+    if end == "fail":
+        assert isinstance(waiting.exception(), SynthesisFailed)
+    else:
+        assert (waiting.result() is None) == (end == "close")
 
 
 @pytest.mark.parametrize(("count", "has_room"), [(0, True), (9, True), (10, False), (11, False)])
-def test_a_channel_is_full_at_its_capacity(count: int, has_room: bool) -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=10)
-        channel.put(samples(count))
-        assert channel.waiting_samples == count
-        assert channel.has_room is has_room
-        channel.close()
-        assert await read(channel) == [count] * bool(count)
-        assert (channel.waiting_samples, channel.has_room) == (0, True)
-
-    asyncio.run(run())
+async def test_a_channel_is_full_at_its_capacity(count: int, has_room: bool) -> None:
+    channel = PcmChannel(capacity_samples=10)
+    channel.put(samples(count))
+    assert channel.waiting_samples == count
+    assert channel.has_room is has_room
+    channel.close()
+    assert await read(channel) == [count] * bool(count)
+    assert (channel.waiting_samples, channel.has_room) == (0, True)
 
 
-def test_nothing_is_not_a_chunk() -> None:
-    async def run() -> None:
-        channel = PcmChannel(capacity_samples=10)
-        channel.put(samples(0))
-        channel.put(samples(2))
-        channel.close()
-        assert await asyncio.wait_for(read(channel), 10) == [2]
-        assert channel.finish_reason == "stop"
-
-    asyncio.run(run())
+async def test_nothing_is_not_a_chunk() -> None:
+    channel = PcmChannel(capacity_samples=10)
+    channel.put(samples(0))
+    channel.put(samples(2))
+    channel.close()
+    assert await asyncio.wait_for(read(channel), 10) == [2]
+    assert channel.finish_reason == "stop"
 
 
-def test_there_is_room_at_once_in_an_empty_channel() -> None:
-    async def run() -> None:
-        assert PcmChannel(capacity_samples=1).wait_for_room()
-
-    asyncio.run(run())
+async def test_there_is_room_at_once_in_an_empty_channel() -> None:
+    assert PcmChannel(capacity_samples=1).wait_for_room()

@@ -54,15 +54,12 @@ async def collect(stream):
     return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
 
 
-def tell(*parts, **limits):
+async def tell(*parts, **limits):
     """Everything that is heard, the finish reason, and the teller."""
 
-    async def run():
-        teller = Teller()
-        stream = stream_of(teller, *parts, **limits)
-        return await collect(stream), stream.finish_reason, teller
-
-    return asyncio.run(run())
+    teller = Teller()
+    stream = stream_of(teller, *parts, **limits)
+    return await collect(stream), stream.finish_reason, teller
 
 
 def runs(samples):
@@ -71,40 +68,34 @@ def runs(samples):
     return [(int(run[0]), len(run)) for run in np.split(samples, borders) if len(run)]
 
 
-def test_parts_and_silences_come_in_order():
-    heard, reason, _ = tell(Pause(0.1), (30, 20), Pause(0.05), Pause(2.0), (10,), Pause(0.3))
+async def test_parts_and_silences_come_in_order():
+    heard, reason, _ = await tell(Pause(0.1), (30, 20), Pause(0.05), Pause(2.0), (10,), Pause(0.3))
     assert runs(heard) == [(0, 100), (1, 50), (0, 2050), (2, 10), (0, 300)]
     assert reason == "stop"
 
 
 @pytest.mark.parametrize(("duration_s", "samples"), [(0.001, 1), (1.001, 1001), (0.57, 570)])
-def test_no_sample_of_a_silence_is_lost(duration_s, samples):
-    heard, _, _ = tell((10,), Pause(duration_s), (10,))
+async def test_no_sample_of_a_silence_is_lost(duration_s, samples):
+    heard, _, _ = await tell((10,), Pause(duration_s), (10,))
     assert runs(heard) == [(1, 10), (0, samples), (2, 10)]
 
 
-def test_silence_before_a_part_that_never_sounds_is_not_heard():
-    heard, reason, _ = tell((10,), Pause(0.1), ("runaway",))
+async def test_silence_before_a_part_that_never_sounds_is_not_heard():
+    heard, reason, _ = await tell((10,), Pause(0.1), ("runaway",))
     assert (runs(heard), reason) == ([(1, 10)], "runaway")
 
 
 @pytest.mark.parametrize(("parts", "end"), [(((10,),), "stop"), (((200,),), "length")])
-def test_leaving_afterwards_does_not_change_how_it_ended(parts, end):
-    async def run():
-        stream = stream_of(Teller(), *parts, max_frames=2)
-        await collect(stream)
-        await stream.aclose()
-        return stream.finish_reason
-
-    assert asyncio.run(run()) == end
+async def test_leaving_afterwards_does_not_change_how_it_ended(parts, end):
+    stream = stream_of(Teller(), *parts, max_frames=2)
+    await collect(stream)
+    await stream.aclose()
+    assert stream.finish_reason == end
 
 
-def test_silence_comes_in_chunks_of_a_second_at_most():
-    async def longest():
-        stream = stream_of(Teller(), (10,), Pause(10.0), Pause(10.0))
-        return max([len(chunk) async for chunk in stream])
-
-    assert asyncio.run(longest()) == RATE_HZ
+async def test_silence_comes_in_chunks_of_a_second_at_most():
+    stream = stream_of(Teller(), (10,), Pause(10.0), Pause(10.0))
+    assert max([len(chunk) async for chunk in stream]) == RATE_HZ
 
 
 @pytest.mark.parametrize(
@@ -117,112 +108,93 @@ def test_silence_comes_in_chunks_of_a_second_at_most():
         pytest.param(((100,), Pause(0.5)), [(1, 100), (0, 60)], id="in-the-last-silence"),
     ],
 )
-def test_all_parts_share_max_frames(parts, expected):
-    heard, reason, teller = tell(*parts, max_frames=2)
+async def test_all_parts_share_max_frames(parts, expected):
+    heard, reason, teller = await tell(*parts, max_frames=2)
     assert runs(heard) == expected
     assert reason == "length"
     assert all(channel.is_cancelled for channel in teller.channels[-1:])
 
 
-def test_a_speech_that_ends_with_its_last_frame_has_not_been_cut():
-    heard, reason, _ = tell((80,), Pause(0.04), (40,), max_frames=2)
+async def test_a_speech_that_ends_with_its_last_frame_has_not_been_cut():
+    heard, reason, _ = await tell((80,), Pause(0.04), (40,), max_frames=2)
     assert len(heard) == 2 * FRAME_SAMPLES
     assert reason == "stop"
 
 
 @pytest.mark.parametrize("end", ["length", "runaway"])
-def test_a_part_that_does_not_simply_stop_ends_the_whole(end):
-    heard, reason, teller = tell((10,), (10, end), (10,))
+async def test_a_part_that_does_not_simply_stop_ends_the_whole(end):
+    heard, reason, teller = await tell((10,), (10, end), (10,))
     assert runs(heard) == [(1, 10), (2, 10)]
     assert reason == end
     assert len(teller.begun) == 2
 
 
-def test_a_part_that_fails_fails_the_whole():
-    async def run():
-        teller = Teller()
-        stream = stream_of(teller, (10,), (10, SynthesisFailed("no")), (10,))
-        with pytest.raises(SynthesisFailed):
-            await collect(stream)
-        return stream.finish_reason, len(teller.begun)
-
-    assert asyncio.run(run()) == ("error", 2)
+async def test_a_part_that_fails_fails_the_whole():
+    teller = Teller()
+    stream = stream_of(teller, (10,), (10, SynthesisFailed("no")), (10,))
+    with pytest.raises(SynthesisFailed):
+        await collect(stream)
+    assert (stream.finish_reason, len(teller.begun)) == ("error", 2)
 
 
-def test_a_voice_that_is_closed_on_the_way_fails_the_whole():
+async def test_a_voice_that_is_closed_on_the_way_fails_the_whole():
     class Closing(Teller):
         def speak(self, utterance):
             if utterance == "late":
                 raise NotReady("the service is stopping")
             return super().speak(utterance)
 
-    async def run():
-        stream = stream_of(Closing(), (5,), "late", max_frames=99)
-        with pytest.raises(NotReady):
-            await collect(stream)
-        return stream.finish_reason
-
-    assert asyncio.run(run()) == "error"
+    stream = stream_of(Closing(), (5,), "late", max_frames=99)
+    with pytest.raises(NotReady):
+        await collect(stream)
+    assert stream.finish_reason == "error"
 
 
-def test_nothing_is_heard_before_the_first_part_has_begun():
-    async def run():
-        stream = stream_of(Teller(), Pause(1.0), (SynthesisFailed("no"),))
-        return [chunk async for chunk in stream]
-
+async def test_nothing_is_heard_before_the_first_part_has_begun():
+    stream = stream_of(Teller(), Pause(1.0), (SynthesisFailed("no"),))
     with pytest.raises(SynthesisFailed):
-        asyncio.run(run())
+        await anext(aiter(stream))
 
 
-def test_a_part_begins_when_the_one_before_has_ended():
-    async def run():
-        teller = Teller()
-        chunks = aiter(stream_of(teller, (10, 10), (10,)))
-        await anext(chunks)
-        await anext(chunks)
-        assert len(teller.begun) == 1
-        await anext(chunks)
-        assert len(teller.begun) == 2
-
-    asyncio.run(run())
+async def test_a_part_begins_when_the_one_before_has_ended():
+    teller = Teller()
+    chunks = aiter(stream_of(teller, (10, 10), (10,)))
+    await anext(chunks)
+    await anext(chunks)
+    assert len(teller.begun) == 1
+    await anext(chunks)
+    assert len(teller.begun) == 2
 
 
-def test_leaving_stops_the_part_that_speaks_and_starts_no_other():
-    async def run():
-        teller = Teller()
-        stream = stream_of(teller, (10, OPEN), (10,))
-        chunks = aiter(stream)
-        await anext(chunks)
-        waiting = asyncio.create_task(anext(chunks, None))
-        await asyncio.sleep(0)
-        await stream.aclose()
-        await stream.aclose()
-        return await waiting, stream.finish_reason, teller
-
-    more, reason, teller = asyncio.run(run())
+async def test_leaving_stops_the_part_that_speaks_and_starts_no_other():
+    teller = Teller()
+    stream = stream_of(teller, (10, OPEN), (10,))
+    chunks = aiter(stream)
+    await anext(chunks)
+    waiting = asyncio.create_task(anext(chunks, None))
+    await asyncio.sleep(0)
+    await stream.aclose()
+    await stream.aclose()
+    more, reason = await waiting, stream.finish_reason
     assert more is None
     assert reason == "cancelled"
     assert len(teller.begun) == 1
     assert teller.channels[0].is_cancelled
 
 
-def test_leaving_in_a_silence_ends_it():
-    async def run():
-        stream = stream_of(Teller(), (10,), Pause(10.0), (10,))
-        async with aclosing(stream):
-            chunks = aiter(stream)
-            await anext(chunks)
-            assert not (await anext(chunks)).any()
-        return [chunk async for chunk in chunks], stream.finish_reason
-
-    assert asyncio.run(run()) == ([], "cancelled")
+async def test_leaving_in_a_silence_ends_it():
+    stream = stream_of(Teller(), (10,), Pause(10.0), (10,))
+    async with aclosing(stream):
+        chunks = aiter(stream)
+        await anext(chunks)
+        assert not (await anext(chunks)).any()
+    assert ([chunk async for chunk in chunks], stream.finish_reason) == ([], "cancelled")
 
 
-def test_leaving_before_anything_has_begun_starts_nothing():
-    async def run():
-        teller = Teller()
-        stream = stream_of(teller, (10,), (10,))
-        await stream.aclose()
-        return len(await collect(stream)), stream.finish_reason, len(teller.begun)
-
-    assert asyncio.run(run()) == (0, "cancelled", 0)
+async def test_leaving_before_anything_has_begun_starts_nothing():
+    teller = Teller()
+    stream = stream_of(teller, (10,), (10,))
+    await stream.aclose()
+    assert not (await collect(stream)).size
+    assert stream.finish_reason == "cancelled"
+    assert not teller.begun
