@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-from typing import Any
 
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT, Server, free_port
 
 COMMAND = [sys.executable, "scripts/test_api.py"]
 
 
-def test_a_good_server_passes_every_check(server: Any) -> None:
+def test_a_good_server_passes_every_check(server: Server) -> None:
     done = subprocess.run(
         [*COMMAND, server.base_url], cwd=ROOT, capture_output=True, text=True, check=False
     )

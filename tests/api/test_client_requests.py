@@ -25,6 +25,7 @@ import openai
 import pytest
 import requests
 from tests.api.test_formats import decode
+from tests.conftest import Server, StartServer
 
 from qwen_tts_service.voice.catalogue import OPENAI_VOICES
 
@@ -34,12 +35,12 @@ FRAME_BYTES = 2 * 1920
 
 
 @pytest.fixture
-def base(server: Any) -> str:
+def base(server: Server) -> str:
     return f"{server.base_url}/v1"
 
 
 @pytest.fixture(scope="module")
-def locked(start_server: Any) -> Iterator[str]:
+def locked(start_server: StartServer) -> Iterator[str]:
     with start_server(SLOW, API_KEY="secret") as server:
         yield f"{server.base_url}/v1"
 

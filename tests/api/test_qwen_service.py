@@ -1,4 +1,4 @@
-"""The Qwen voice behind the doors: a tiny checkpoint in the official layout, over real HTTP."""
+"""The Qwen voice behind the routes: a tiny checkpoint in the official layout, over real HTTP."""
 
 import io
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ import av
 import httpx
 import numpy as np
 import pytest
+from tests.conftest import StartServer
 
 DATA = Path(__file__).parents[1] / "data"
 TEXT = "hello the world"
@@ -17,21 +18,21 @@ FRAME_BYTES = 2 * 1920
 
 
 @pytest.fixture(scope="module")
-def qwen(start_server: Any) -> Iterator[Any]:
+def qwen(start_server: StartServer) -> Iterator[Any]:
     with start_server(MODEL_NAME="tiny_1b7", MODEL_PATH=str(DATA), DEVICE="cpu") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def small(start_server: Any) -> Iterator[Any]:
+def small(start_server: StartServer) -> Iterator[Any]:
     name = "Qwen3-TTS-12Hz-0.6B-CustomVoice"  # MODEL_PATH is the checkpoint itself
     with start_server(MODEL_NAME=name, MODEL_PATH=str(DATA / "tiny_0b6")) as server:
         yield server
 
 
-def speak(server: Any, door: str = "/tts", **fields: Any) -> httpx.Response:
+def speak(server: Any, route: str = "/tts", **fields: Any) -> httpx.Response:
     body = {"text": TEXT, "seed": 5, "format": "pcm", "max_length": 30, **fields}
-    return httpx.post(server.base_url + door, json=body, timeout=60)
+    return httpx.post(server.base_url + route, json=body, timeout=60)
 
 
 def samples(response: httpx.Response) -> Any:
@@ -137,7 +138,7 @@ def test_an_unknown_speaker_names_the_known_ones(qwen: Any) -> None:
     assert "uncle_fu" in error["message"]
 
 
-def test_a_text_that_cannot_fit_a_slot_is_refused(start_server: Any) -> None:
+def test_a_text_that_cannot_fit_a_slot_is_refused(start_server: StartServer) -> None:
     settings = {"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(DATA), "MAX_POSITIONS": "300"}
     with start_server(**settings) as server:
         response = speak(server, text="word " * 100, max_length=4000)
@@ -146,7 +147,7 @@ def test_a_text_that_cannot_fit_a_slot_is_refused(start_server: Any) -> None:
         assert len(samples(speak(server, max_length=20))) > 0
 
 
-def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(start_server: Any) -> None:
+def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(start_server: StartServer) -> None:
     # The tiny model hardly ever ends by itself, so the least cap makes every speech a runaway.
     settings = {"MODEL_NAME": "tiny_0b6", "MODEL_PATH": str(DATA), "RUNAWAY_FACTOR": "1"}
     with start_server(**settings) as server:
@@ -161,7 +162,7 @@ def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(start_server: Any) 
             response.read()
 
 
-async def test_a_client_that_leaves_frees_the_engines_slot(start_server: Any) -> None:
+async def test_a_client_that_leaves_frees_the_engines_slot(start_server: StartServer) -> None:
     settings = {
         "MODEL_NAME": "tiny_1b7",
         "MODEL_PATH": str(DATA),
@@ -192,7 +193,7 @@ def test_compressed_streams_are_whole(qwen: Any) -> None:
 
 
 def test_the_deterministic_mode_repeats_to_the_bit_whatever_else_is_spoken(
-    start_server: Any,
+    start_server: StartServer,
 ) -> None:
     settings = {"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(DATA), "DETERMINISTIC": "1"}
     with start_server(**settings, CPU_THREADS="1", CPU_WEIGHTS="int8") as server:

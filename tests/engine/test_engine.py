@@ -82,7 +82,9 @@ def test_closing_ends_the_thread_and_may_be_repeated(model):
             engine.run_whole(make_job(model, 0))
 
 
-def test_an_engine_is_stuck_when_its_step_takes_longer_than_it_may(model, monkeypatch):
+def test_an_engine_is_stuck_when_its_step_takes_longer_than_it_may(
+    model, monkeypatch: pytest.MonkeyPatch
+):
     with running(model, runner=scripted(Script()), stall_s=120.0) as engine:
         for busy_s, is_healthy in [(None, True), (119.9, True), (120.1, False)]:
             clock = SimpleNamespace(perf_counter=lambda: 1000.0)
@@ -93,7 +95,7 @@ def test_an_engine_is_stuck_when_its_step_takes_longer_than_it_may(model, monkey
 
 
 @pytest.mark.parametrize("threads", [None, 3])
-def test_torch_has_as_many_threads_as_it_may(model, monkeypatch, threads):
+def test_torch_has_as_many_threads_as_it_may(model, monkeypatch: pytest.MonkeyPatch, threads):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     with running(model, runner=scripted(Script()), threads=threads) as engine:
@@ -115,7 +117,7 @@ def test_steps_are_made_on_a_thread_without_gradients(model):
     assert noted == [("engine", True)]
 
 
-def test_without_a_runner_the_device_chooses_it(model, monkeypatch):
+def test_without_a_runner_the_device_chooses_it(model, monkeypatch: pytest.MonkeyPatch):
     made = []
     monkeypatch.setattr(module, "choose_runner", lambda *given: (made.append(given), Script())[1])
 
@@ -127,7 +129,7 @@ def test_without_a_runner_the_device_chooses_it(model, monkeypatch):
     assert made == [(model, OPTIONS, told)]
 
 
-def test_the_runner_fits_the_device(model, monkeypatch):
+def test_the_runner_fits_the_device(model, monkeypatch: pytest.MonkeyPatch):
     options = replace(OPTIONS, slots=1)
     assert isinstance(choose_runner(model, options, print), PlainRunner)
     monkeypatch.setattr(module, "CudaDriver", lambda device: ("driver", device))

@@ -56,7 +56,7 @@ def test_different_jobs_differ(alone):
 
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("count", [2, 3, 5, 8, JOBS])
-async def test_a_job_in_a_batch_sounds_as_it_does_alone(model, jobs, alone, runner, count):
+async def test_a_job_in_a_batch_gives_the_samples_it_gives_alone(model, jobs, alone, runner, count):
     with running(model, runner=runner) as engine:
         spoken = await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs[-count:]])
         for got, expected in zip(spoken, alone[-count:], strict=True):
@@ -110,7 +110,9 @@ async def test_the_deterministic_mode_repeats_every_bit(model, jobs, runner):
         assert np.array_equal(samples, expected[0])
 
 
-async def test_the_deterministic_mode_runs_rows_alone_where_company_changes_bits(jobs, monkeypatch):
+async def test_the_deterministic_mode_runs_rows_alone_where_company_changes_bits(
+    jobs, monkeypatch: pytest.MonkeyPatch
+):
     # The tiny matrices are too small to show it: 1024 columns and more are summed by row count.
     model = Qwen3TTS.load(DATA / "tiny_1b7", linear="float")
     step, rows = model.talker.step, []

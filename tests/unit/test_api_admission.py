@@ -111,7 +111,7 @@ async def test_each_change_is_told_once_it_has_happened() -> None:
     assert told == [(1, 0), (1, 1), (1, 2), (1, 1), (1, 0), (0, 0)]
 
 
-async def test_a_place_in_the_queue_waits_until_a_slot_is_free() -> None:
+async def test_a_queued_request_waits_until_a_slot_is_free() -> None:
     admission = Admission(slots=1, queue_limit=1)
     first, second = admission.enter(), admission.enter()
     waiting = asyncio.create_task(second.granted())
@@ -146,7 +146,7 @@ async def test_releasing_twice_frees_one_slot_only() -> None:
     assert admission.active == 1
 
 
-async def test_cancelling_the_wait_does_not_lose_the_place_for_others() -> None:
+async def test_cancelling_the_wait_does_not_lose_the_slot_for_others() -> None:
     admission = Admission(slots=1, queue_limit=1)
     first, second = admission.enter(), admission.enter()
     waiting = asyncio.create_task(second.granted())

@@ -165,7 +165,7 @@ async def accept(_scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "websocket.close", "code": 1000})
 
 
-async def test_a_socket_without_a_key_is_let_in_and_owes_it() -> None:
+async def test_a_socket_without_a_key_is_accepted_and_its_key_is_deferred() -> None:
     answer = await ask(accept, SOCKET, kind="websocket", settings=KEY)
     assert answer.start["type"] == "websocket.accept"
     assert answer.scope is not None
@@ -173,7 +173,7 @@ async def test_a_socket_without_a_key_is_let_in_and_owes_it() -> None:
 
 
 @pytest.mark.parametrize(("settings", "headers"), [(KEY, RIGHT), ({}, {})])
-async def test_a_socket_with_its_key_or_where_none_is_set_owes_nothing(
+async def test_a_socket_with_its_key_or_where_none_is_set_has_none_deferred(
     settings: dict[str, str], headers: dict[str, str]
 ) -> None:
     answer = await ask(accept, SOCKET, kind="websocket", settings=settings, **headers)

@@ -267,7 +267,7 @@ def test_broken_json_has_a_code_of_its_own(data: bytes, code: str | None) -> Non
     assert caught.value.code == code
 
 
-async def test_a_valid_request_takes_a_place_until_its_call_ends_and_is_noted() -> None:
+async def test_a_valid_request_takes_a_slot_until_its_call_ends_and_is_noted() -> None:
     client = Client("one two")
     ticket = await client.ticket()
     assert (ticket.call, ticket.runtime, ticket.schema) == (

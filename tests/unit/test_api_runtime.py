@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -248,7 +249,7 @@ def test_the_metrics_are_text_for_prometheus() -> None:
 
 
 def test_the_level_and_the_shared_numbers_are_set_before_anything_is_loaded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     done: list[Any] = []
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))

@@ -227,7 +227,7 @@ async def test_the_voices_rate_becomes_the_rate_that_is_asked_for():
     [("pcm", False), ("wav", False), ("mp3", True), ("flac", True), ("ogg", True), ("opus", True)],
 )
 async def test_formats_that_cost_time_are_encoded_beside_the_event_loop(
-    monkeypatch, format, is_beside
+    monkeypatch: pytest.MonkeyPatch, format, is_beside
 ):
     threads = []
     for name in ("feed", "finish"):
@@ -358,7 +358,7 @@ def test_only_a_voice_that_takes_words_takes_words():
 
 
 @pytest.mark.parametrize(("longest_part_chars", "chars"), [(None, 407), (800, 407), (60, 33)])
-async def test_a_growing_text_is_divided_at_half_a_part(longest_part_chars, chars):
+async def test_an_open_text_is_divided_at_half_a_part(longest_part_chars, chars):
     teller = OpenTeller(longest_part_chars)
     synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
     request = ask(language="english", normalize="none")
@@ -368,7 +368,9 @@ async def test_a_growing_text_is_divided_at_half_a_part(longest_part_chars, char
 
 
 @pytest.mark.parametrize("has_russian", [True, False])
-def test_before_the_first_request_everything_is_loaded(monkeypatch, has_russian):
+def test_before_the_first_request_everything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, has_russian
+):
     loaded = []
 
     def preload_russian():
