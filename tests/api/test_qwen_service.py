@@ -25,8 +25,10 @@ def qwen(start_server: StartServer) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def small(start_server: StartServer) -> Iterator[Any]:
+    """The small model with little room and the least cap on its speech."""
     name = "Qwen3-TTS-12Hz-0.6B-CustomVoice"  # MODEL_PATH is the checkpoint itself
-    with start_server(MODEL_NAME=name, MODEL_PATH=str(DATA / "tiny_0b6")) as server:
+    limits = {"MAX_POSITIONS": "300", "RUNAWAY_FACTOR": "1"}
+    with start_server(MODEL_NAME=name, MODEL_PATH=str(DATA / "tiny_0b6"), **limits) as server:
         yield server
 
 
@@ -138,28 +140,24 @@ def test_an_unknown_speaker_names_the_known_ones(qwen: Any) -> None:
     assert "uncle_fu" in error["message"]
 
 
-def test_a_text_that_cannot_fit_a_slot_is_refused(start_server: StartServer) -> None:
-    settings = {"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(DATA), "MAX_POSITIONS": "300"}
-    with start_server(**settings) as server:
-        response = speak(server, text="word " * 100, max_length=4000)
-        assert response.status_code == 400
-        assert "MAX_POSITIONS" in response.json()["error"]["message"]
-        assert len(samples(speak(server, max_length=20))) > 0
+def test_a_text_that_cannot_fit_a_slot_is_refused(small: Any) -> None:
+    response = speak(small, text="word " * 100, max_length=4000)
+    assert response.status_code == 400
+    assert "MAX_POSITIONS" in response.json()["error"]["message"]
+    assert len(samples(speak(small, max_length=20))) > 0
 
 
-def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(start_server: StartServer) -> None:
+def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(small: Any) -> None:
     # The tiny model hardly ever ends by itself, so the least cap makes every speech a runaway.
-    settings = {"MODEL_NAME": "tiny_0b6", "MODEL_PATH": str(DATA), "RUNAWAY_FACTOR": "1"}
-    with start_server(**settings) as server:
-        body = {"text": "hi", "seed": 4, "max_length": 4000, "temperature": 2.0}
-        whole = httpx.post(f"{server.base_url}/tts", json=body, timeout=60)
-        assert whole.status_code == 422
-        assert whole.json()["error"]["code"] == "runaway"
-        with (
-            httpx.stream("POST", f"{server.base_url}/stream-tts", json=body) as response,
-            pytest.raises(httpx.RemoteProtocolError),
-        ):
-            response.read()
+    body = {"text": "hi", "seed": 4, "max_length": 4000, "temperature": 2.0}
+    whole = httpx.post(f"{small.base_url}/tts", json=body, timeout=60)
+    assert whole.status_code == 422
+    assert whole.json()["error"]["code"] == "runaway"
+    with (
+        httpx.stream("POST", f"{small.base_url}/stream-tts", json=body, timeout=60) as response,
+        pytest.raises(httpx.RemoteProtocolError),
+    ):
+        response.read()
 
 
 async def test_a_client_that_leaves_frees_the_engines_slot(start_server: StartServer) -> None:
