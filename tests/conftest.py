@@ -125,6 +125,12 @@ def running_server(
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop that runs tests and fixtures which are coroutines."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> StartServer:
     """A function that starts a server of one's own: `with start_server(API_KEY="k") as server`."""
 

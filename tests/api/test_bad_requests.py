@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.conftest import Server
 
 from qwen_tts_service.settings import Settings
 
@@ -99,7 +100,7 @@ def check_error(response: httpx.Response, status: int) -> dict[str, Any]:
 @pytest.mark.parametrize("route", SPEAKING)
 @pytest.mark.parametrize(("content", "param"), BROKEN)
 def test_a_broken_rule_is_a_400_that_names_the_field(
-    server: Any, route: str, content: bytes, param: str | None
+    server: Server, route: str, content: bytes, param: str | None
 ) -> None:
     headers = {"Content-Type": "application/json"}
     response = httpx.post(server.base_url + route, content=content, headers=headers)
@@ -114,7 +115,7 @@ def test_a_broken_rule_is_a_400_that_names_the_field(
     "media_type", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data", None]
 )
 def test_a_body_that_is_not_called_json_is_a_415_that_shows_the_header(
-    server: Any, route: str, media_type: str | None
+    server: Server, route: str, media_type: str | None
 ) -> None:
     headers = {} if media_type is None else {"Content-Type": media_type}
     response = httpx.post(server.base_url + route, content=body(), headers=headers)
@@ -124,7 +125,7 @@ def test_a_body_that_is_not_called_json_is_a_415_that_shows_the_header(
 
 
 @pytest.mark.parametrize("route", SPEAKING)
-def test_pickle_is_refused_like_any_other_type(server: Any, route: str) -> None:
+def test_pickle_is_refused_like_any_other_type(server: Server, route: str) -> None:
     headers = {"Content-Type": "application/vnd.bentoml+pickle"}
     response = httpx.post(server.base_url + route, content=b"\x80\x04.", headers=headers)
     assert check_error(response, 415)["code"] == "unsupported_media_type"
@@ -132,7 +133,7 @@ def test_pickle_is_refused_like_any_other_type(server: Any, route: str) -> None:
 
 @pytest.mark.parametrize("route", SPEAKING)
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["with-length", "chunked"])
-def test_a_body_that_is_too_large_is_a_413(server: Any, route: str, is_chunked: bool) -> None:
+def test_a_body_that_is_too_large_is_a_413(server: Server, route: str, is_chunked: bool) -> None:
     large = body(text=MARKER + "a" * Settings.model_fields["max_body_bytes"].default)
     content: Any = iter([large]) if is_chunked else large
     headers = {"Content-Type": "application/json"}
@@ -142,7 +143,7 @@ def test_a_body_that_is_too_large_is_a_413(server: Any, route: str, is_chunked: 
 
 
 @pytest.mark.parametrize("path", [f"/{MARKER}", f"/tts/{MARKER}", "/v9/audio"])
-def test_an_unknown_route_is_a_404(server: Any, path: str) -> None:
+def test_an_unknown_route_is_a_404(server: Server, path: str) -> None:
     check_error(httpx.post(server.base_url + path, json={"text": MARKER}), 404)
     assert MARKER not in server.log.read_text()
     assert MARKER not in httpx.get(server.base_url + "/metrics").text
@@ -152,7 +153,7 @@ def test_an_unknown_route_is_a_404(server: Any, path: str) -> None:
     ("method", "path"), [("GET", "/tts"), ("PUT", "/stream-tts"), ("POST", "/health")]
 )
 def test_a_wrong_method_is_a_405_that_names_the_right_one(
-    server: Any, method: str, path: str
+    server: Server, method: str, path: str
 ) -> None:
     response = httpx.request(method, server.base_url + path, params={"q": MARKER})
     check_error(response, 405)
@@ -161,19 +162,19 @@ def test_a_wrong_method_is_a_405_that_names_the_right_one(
 
 
 @pytest.mark.parametrize("route", SPEAKING)
-def test_tokens_for_a_voice_without_a_tokenizer_are_a_422(server: Any, route: str) -> None:
+def test_tokens_for_a_voice_without_a_tokenizer_are_a_422(server: Server, route: str) -> None:
     response = httpx.post(server.base_url + route, json={"tokens": [1, 2, 3]})
     error = check_error(response, 422)
     assert (error["code"], error["param"]) == ("tokens_not_supported", "tokens")
 
 
 @pytest.mark.parametrize("route", SPEAKING)
-def test_text_without_a_reading_is_a_422(server: Any, route: str) -> None:
+def test_text_without_a_reading_is_a_422(server: Server, route: str) -> None:
     response = httpx.post(server.base_url + route, json={"text": "⁂ ⁂ ⁂", "language": "russian"})
     assert check_error(response, 422)["param"] == "text"
 
 
-def test_a_request_id_of_ones_own_comes_back_and_a_strange_one_does_not(server: Any) -> None:
+def test_a_request_id_of_ones_own_comes_back_and_a_strange_one_does_not(server: Server) -> None:
     url = server.base_url + "/tts"
     own = httpx.post(url, json={}, headers={"X-Request-Id": "call-7"})
     strange = httpx.post(url, json={}, headers={"X-Request-Id": f"{MARKER} <script>"})

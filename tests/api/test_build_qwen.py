@@ -12,7 +12,7 @@ from qwen_tts_service.errors import StartupError
 from qwen_tts_service.hub import download
 from qwen_tts_service.kernels import device
 from qwen_tts_service.model import qwen3_tts
-from qwen_tts_service.qwen.voice import voice as qwen
+from qwen_tts_service.qwen import voice as qwen
 from qwen_tts_service.settings import load_settings
 
 SETTINGS = {

@@ -5,11 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT, Server, free_port
 
 from qwen_tts_service.audio.formats import make_encoder
 
@@ -36,7 +35,7 @@ def check(url: str, path: str) -> subprocess.CompletedProcess[str]:
         pytest.param(False, id="opened with soundfile"),
     ],
 )
-def test_a_good_server_passes_every_check(server: Any, has_ffmpeg: bool) -> None:
+def test_a_good_server_passes_every_check(server: Server, has_ffmpeg: bool) -> None:
     done = check(server.base_url, os.environ["PATH"] if has_ffmpeg else "/nowhere")
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("ok  ") == 27

@@ -5,7 +5,6 @@ themselves, where they install, are run by scripts/test_clients. It does not kno
 routes promise beyond that: see test_openai.py.
 """
 
-import asyncio
 import base64
 import io
 import json
@@ -26,6 +25,7 @@ import openai
 import pytest
 import requests
 from tests.api.test_formats import decode
+from tests.conftest import Server, StartServer
 
 from qwen_tts_service.voice.catalogue import OPENAI_VOICES
 
@@ -35,12 +35,12 @@ FRAME_BYTES = 2 * 1920
 
 
 @pytest.fixture
-def base(server: Any) -> str:
+def base(server: Server) -> str:
     return f"{server.base_url}/v1"
 
 
 @pytest.fixture(scope="module")
-def locked(start_server: Any) -> Iterator[str]:
+def locked(start_server: StartServer) -> Iterator[str]:
     with start_server(SLOW, API_KEY="secret") as server:
         yield f"{server.base_url}/v1"
 
@@ -145,33 +145,29 @@ def test_sillytavern_without_a_key_sends_an_empty_bearer(base: str, speed: float
 
 
 @pytest.mark.parametrize("format", ["mp3", "wav", "pcm", "opus", "flac", "aac"])
-def test_livekit_reads_events(base: str, format: Any) -> None:
-    async def speak() -> tuple[bytes, dict[str, int]]:
-        audio, usage = b"", {}
-        async with (
-            openai.AsyncClient(base_url=base, api_key="any", max_retries=0) as client,
-            client.audio.speech.with_streaming_response.create(
-                input=TEXT,
-                model="gpt-4o-mini-tts",
-                voice="ash",
-                response_format=format,
-                speed=1.0,
-                instructions=openai.omit,
-                stream_format="sse",
-            ) as answer,
-        ):
-            kind = answer.headers.get("content-type", "").split(";")[0].strip().lower()
-            assert kind == "text/event-stream"
-            async for line in answer.iter_lines():
-                if line.startswith("data: "):
-                    event = json.loads(line[6:])
-                    if event.get("type") == "speech.audio.delta":
-                        audio += base64.b64decode(event.get("delta", "") or event.get("audio", ""))
-                    elif event.get("type") == "speech.audio.done":
-                        usage = event.get("usage", {})
-        return audio, usage
-
-    audio, usage = asyncio.run(speak())
+async def test_livekit_reads_events(base: str, format: Any) -> None:
+    audio, usage = b"", {}
+    async with (
+        openai.AsyncClient(base_url=base, api_key="any", max_retries=0) as client,
+        client.audio.speech.with_streaming_response.create(
+            input=TEXT,
+            model="gpt-4o-mini-tts",
+            voice="ash",
+            response_format=format,
+            speed=1.0,
+            instructions=openai.omit,
+            stream_format="sse",
+        ) as answer,
+    ):
+        kind = answer.headers.get("content-type", "").split(";")[0].strip().lower()
+        assert kind == "text/event-stream"
+        async for line in answer.iter_lines():
+            if line.startswith("data: "):
+                event = json.loads(line[6:])
+                if event.get("type") == "speech.audio.delta":
+                    audio += base64.b64decode(event.get("delta", "") or event.get("audio", ""))
+                elif event.get("type") == "speech.audio.done":
+                    usage = event.get("usage", {})
     assert is_speech(decode(audio, format), 48000 if format == "opus" else 24000)
     assert usage["input_tokens"] > 0
     assert usage["output_tokens"] > 0
@@ -191,7 +187,7 @@ def test_livekit_with_tts_1_reads_audio_of_the_type_it_is_told(base: str) -> Non
 # Pipecat -----------------------------------------------------------------------------
 
 
-def test_pipecat_takes_pcm_for_24_khz_and_only_knows_openais_voices(base: str) -> None:
+async def test_pipecat_takes_pcm_for_24_khz_and_only_knows_openais_voices(base: str) -> None:
     pipecat_knows = "alloy ash ballad cedar coral echo fable marin nova onyx sage shimmer verse"
     assert set(pipecat_knows.split()) == set(OPENAI_VOICES)
 
@@ -205,7 +201,7 @@ def test_pipecat_takes_pcm_for_24_khz_and_only_knows_openais_voices(base: str) -
             assert answer.status_code == 200
             return [chunk async for chunk in answer.iter_bytes(24000)]
 
-    chunks = asyncio.run(speak())
+    chunks = await speak()
     assert {len(chunk) for chunk in chunks[:-1]} == {24000}
     assert len(chunks[-1]) % 2 == 0
     assert is_speech(np.frombuffer(b"".join(chunks), "<i2"))

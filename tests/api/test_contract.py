@@ -1,6 +1,5 @@
 """The contract: routes, defaults, headers, and the two clients that BentoML brings."""
 
-import asyncio
 import gc
 import io
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import openapi_spec_validator
 import pytest
 import requests
+from tests.conftest import Server
 
 TEXT = "Привет, мир! Это проверка."
 
@@ -34,7 +34,7 @@ _client_leaves_its_folder = pytest.mark.filterwarnings(
 )
 
 
-def test_the_streaming_example_saves_a_wav_that_plays(server: Any) -> None:
+def test_the_streaming_example_saves_a_wav_that_plays(server: Server) -> None:
     response = requests.post(
         f"{server.base_url}/stream-tts",
         json={
@@ -54,7 +54,7 @@ def test_the_streaming_example_saves_a_wav_that_plays(server: Any) -> None:
     assert np.abs(samples).max() > 1000
 
 
-def test_the_file_example_is_a_wav_with_exact_sizes(server: Any) -> None:
+def test_the_file_example_is_a_wav_with_exact_sizes(server: Server) -> None:
     response = httpx.post(
         f"{server.base_url}/tts",
         json={
@@ -83,10 +83,10 @@ def log_line(server: Any, words: str) -> str:
     pytest.fail(f"no line has {words!r}")
 
 
-@pytest.mark.parametrize("door", ["/tts", "/stream-tts"])
-def test_an_answer_says_what_spoke_and_what_became_of_each_wish(server: Any, door: str) -> None:
+@pytest.mark.parametrize("route", ["/tts", "/stream-tts"])
+def test_an_answer_says_what_spoke_and_what_became_of_each_wish(server: Server, route: str) -> None:
     response = httpx.post(
-        server.base_url + door,
+        server.base_url + route,
         json={"text": TEXT, "voice_attributes": {"gender": "female", "age": 70}, "instruct": "x"},
         headers={"X-Request-Id": "headers-1", "Accept": "*/*"},
     )
@@ -98,30 +98,32 @@ def test_an_answer_says_what_spoke_and_what_became_of_each_wish(server: Any, doo
     assert 0 <= int(headers["x-seed"]) < 2**32
     assert {"gender", "age"} <= set(headers["x-voice-applied"].split(", "))
     assert headers["x-voice-not-applied"].startswith("instruct: ")
-    line = log_line(server, f"{door} id=headers-1")
+    line = log_line(server, f"{route} id=headers-1")
     assert "outcome=ok" in line
     assert "Привет" not in server.log.read_text()
 
 
-@pytest.mark.parametrize("door", ["/tts", "/stream-tts"])
-def test_a_given_seed_is_kept_and_a_missing_one_is_drawn(server: Any, door: str) -> None:
-    url = server.base_url + door
+@pytest.mark.parametrize("route", ["/tts", "/stream-tts"])
+def test_a_given_seed_is_kept_and_a_missing_one_is_drawn(server: Server, route: str) -> None:
+    url = server.base_url + route
     given = httpx.post(url, json={"text": TEXT, "seed": 7})
     drawn = {httpx.post(url, json={"text": "да"}).headers["x-seed"] for _ in range(4)}
     assert given.headers["x-seed"] == "7"
     assert len(drawn) > 1
 
 
-@pytest.mark.parametrize("door", ["/tts", "/stream-tts"])
-def test_max_length_ends_the_speech_cleanly_after_so_many_frames(server: Any, door: str) -> None:
+@pytest.mark.parametrize("route", ["/tts", "/stream-tts"])
+def test_max_length_ends_the_speech_cleanly_after_so_many_frames(
+    server: Server, route: str
+) -> None:
     response = httpx.post(
-        server.base_url + door, json={"text": TEXT * 5, "max_length": 10, "format": "pcm"}
+        server.base_url + route, json={"text": TEXT * 5, "max_length": 10, "format": "pcm"}
     )
     assert response.status_code == 200
     assert len(response.content) / 2 / 24000 == pytest.approx(0.8, abs=0.01)
 
 
-def test_the_defaults_are_the_documented_ones(server: Any) -> None:
+def test_the_defaults_are_the_documented_ones(server: Server) -> None:
     schemas = httpx.get(f"{server.base_url}/docs.json").json()["components"]["schemas"]
     fields = schemas["StreamTTSInput"]["properties"]
     assert fields["temperature"]["default"] == 0.7
@@ -131,7 +133,7 @@ def test_the_defaults_are_the_documented_ones(server: Any) -> None:
     assert fields["format"]["default"] == "wav"
 
 
-def test_swagger_shows_both_doors_with_examples_that_work(server: Any) -> None:
+def test_swagger_shows_both_routes_with_examples_that_work(server: Server) -> None:
     spec = httpx.get(f"{server.base_url}/docs.json").json()
     for route, model in (("/tts", "TTSInput"), ("/stream-tts", "StreamTTSInput")):
         content = spec["paths"][route]["post"]["requestBody"]["content"]
@@ -142,7 +144,7 @@ def test_swagger_shows_both_doors_with_examples_that_work(server: Any) -> None:
 
 
 def test_the_documentation_is_valid_openapi_and_every_reference_leads_somewhere(
-    server: Any,
+    server: Server,
 ) -> None:
     spec = httpx.get(f"{server.base_url}/docs.json").json()
 
@@ -162,7 +164,7 @@ def test_the_documentation_is_valid_openapi_and_every_reference_leads_somewhere(
     openapi_spec_validator.validate(spec)
 
 
-def test_the_swagger_page_may_load_nothing_from_elsewhere(server: Any) -> None:
+def test_the_swagger_page_may_load_nothing_from_elsewhere(server: Server) -> None:
     response = httpx.get(f"{server.base_url}/")
     assert response.status_code == 200
     policy = response.headers["content-security-policy"]
@@ -173,7 +175,7 @@ def test_the_swagger_page_may_load_nothing_from_elsewhere(server: Any) -> None:
 
 @pytest.mark.usefixtures("collects_clients")
 @_client_leaves_its_folder
-def test_bentomls_clients_call_both_doors(server: Any) -> None:
+def test_bentomls_clients_call_both_routes(server: Server) -> None:
     whole = httpx.post(f"{server.base_url}/tts", json={"text": TEXT, "seed": 1}).content
     with bentoml.SyncHTTPClient(server.base_url) as client:
         assert bytes(client.tts(text=TEXT, seed=1)) == whole
@@ -183,19 +185,15 @@ def test_bentomls_clients_call_both_doors(server: Any) -> None:
 
 @pytest.mark.usefixtures("collects_clients")
 @_client_leaves_its_folder
-def test_bentomls_async_client_calls_both_doors(server: Any) -> None:
-    async def ask() -> tuple[bytes, bytes]:
-        async with bentoml.AsyncHTTPClient(server.base_url) as client:
-            whole = bytes(await client.tts(text=TEXT, format="pcm"))
-            stream = [part async for part in client.stream_tts(text=TEXT, format="pcm")]
-        return whole, b"".join(stream)
-
-    whole, stream = asyncio.run(ask())
-    assert whole == stream
+async def test_bentomls_async_client_calls_both_routes(server: Server) -> None:
+    async with bentoml.AsyncHTTPClient(server.base_url) as client:
+        whole = bytes(await client.tts(text=TEXT, format="pcm"))
+        stream = [part async for part in client.stream_tts(text=TEXT, format="pcm")]
+    assert whole == b"".join(stream)
     assert len(whole) > 24000
 
 
-def test_health_names_version_model_device_and_slots(server: Any) -> None:
+def test_health_names_version_model_device_and_slots(server: Server) -> None:
     state = httpx.get(f"{server.base_url}/health").json()
     assert state["ready"] is True
     assert state["status"] == "ready"
@@ -204,7 +202,7 @@ def test_health_names_version_model_device_and_slots(server: Any) -> None:
     assert state["version"]
 
 
-def test_metrics_count_requests_and_first_audio(server: Any) -> None:
+def test_metrics_count_requests_and_first_audio(server: Server) -> None:
     httpx.post(f"{server.base_url}/stream-tts", json={"text": TEXT, "format": "mp3"})
     text = httpx.get(f"{server.base_url}/metrics").text
     assert 'tts_requests_total{outcome="ok",route="/stream-tts"}' in text

@@ -1,4 +1,4 @@
-"""Every format through both doors: what is streamed decodes to what the file holds."""
+"""Every format through both routes: what is streamed decodes to what the file holds."""
 
 import io
 from typing import Any
@@ -7,6 +7,7 @@ import av
 import httpx
 import numpy as np
 import pytest
+from tests.conftest import Server
 
 CONTENT_TYPES = {
     "wav": "audio/wav",
@@ -31,7 +32,7 @@ def decode(data: bytes, format: str) -> Any:
 
 
 @pytest.mark.parametrize("format", CONTENT_TYPES)
-def test_the_stream_decodes_to_the_file(server: Any, format: str) -> None:
+def test_the_stream_decodes_to_the_file(server: Server, format: str) -> None:
     body = {"text": TEXT, "format": format, "seed": 3}
     whole = httpx.post(f"{server.base_url}/tts", json=body, timeout=60)
     with httpx.stream("POST", f"{server.base_url}/stream-tts", json=body, timeout=60) as response:
@@ -51,7 +52,7 @@ def test_the_stream_decodes_to_the_file(server: Any, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", CONTENT_TYPES)
-def test_the_second_request_is_as_good_as_the_first(server: Any, format: str) -> None:
+def test_the_second_request_is_as_good_as_the_first(server: Server, format: str) -> None:
     body = {"text": "Раз, два.", "format": format, "seed": 3}
     first, second = (
         decode(httpx.post(f"{server.base_url}/tts", json=body, timeout=60).content, format)

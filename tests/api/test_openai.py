@@ -1,6 +1,5 @@
 """The OpenAI routes, asked by OpenAI's own client."""
 
-import asyncio
 import base64
 import json
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import openai
 import pytest
 from tests.api.test_formats import CONTENT_TYPES, decode
 from tests.api.test_waiting import is_idle, metric, wait_for
+from tests.conftest import Server, StartServer
 
 from qwen_tts_service.api.openai import MODEL_ALIASES
 from qwen_tts_service.types import AudioFormat
@@ -29,13 +29,13 @@ def client_of(server: Any, key: str = "any") -> openai.OpenAI:
 
 
 @pytest.fixture(scope="module")
-def client(server: Any) -> Iterator[openai.OpenAI]:
+def client(server: Server) -> Iterator[openai.OpenAI]:
     with client_of(server) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def slow(start_server: Any) -> Iterator[Any]:
+def slow(start_server: StartServer) -> Iterator[Any]:
     with start_server(SLOW, MAX_CONCURRENT_REQUESTS="2", MAX_QUEUE="0") as server:
         yield server
 
@@ -84,8 +84,8 @@ def test_the_client_gets_mp3_unless_it_asks_for_something_else(client: openai.Op
 
 
 @pytest.mark.parametrize("format", CONTENT_TYPES)
-def test_every_format_says_the_same_as_the_stream_door(
-    server: Any, client: openai.OpenAI, format: AudioFormat
+def test_every_format_is_the_same_speech_as_the_stream_route(
+    server: Server, client: openai.OpenAI, format: AudioFormat
 ) -> None:
     own = {"text": TEXT, "format": format, "seed": 3, "speaker": "f2", "max_length": 4096}
     stream = httpx.post(f"{server.base_url}/stream-tts", json=own)
@@ -109,28 +109,25 @@ def test_audio_streams_to_the_client_while_it_is_made(slow: Any) -> None:
         assert len(first) + sum(map(len, parts)) == 40 * FRAME_BYTES
 
 
-def test_the_async_client_writes_a_file(server: Any, tmp_path: Any) -> None:
-    async def save() -> None:
-        async with (
-            openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="any") as client,
-            client.audio.speech.with_streaming_response.create(
-                model="tts-1", voice="nova", input=TEXT, response_format="flac"
-            ) as answer,
-        ):
-            await answer.stream_to_file(tmp_path / "speech.flac")
-
-    asyncio.run(save())
+async def test_the_async_client_writes_a_file(server: Server, tmp_path: Path) -> None:
+    async with (
+        openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="any") as client,
+        client.audio.speech.with_streaming_response.create(
+            model="tts-1", voice="nova", input=TEXT, response_format="flac"
+        ) as answer,
+    ):
+        await answer.stream_to_file(tmp_path / "speech.flac")
     assert len(decode((tmp_path / "speech.flac").read_bytes(), "flac")) > 24000
 
 
 @pytest.mark.parametrize("name", OPENAI_VOICES)
-def test_every_voice_of_openai_speaks_with_its_gender(server: Any, name: str) -> None:
+def test_every_voice_of_openai_speaks_with_its_gender(server: Server, name: str) -> None:
     answer = post(server, voice=name, input="да")
     wanted = {"male": "m6", "female": "f2"}[SPEAKERS[OPENAI_VOICES[name]].gender]
     assert (answer.status_code, answer.headers["x-voice"]) == (200, wanted)
 
 
-def test_a_voice_may_be_an_object_with_an_id(server: Any) -> None:
+def test_a_voice_may_be_an_object_with_an_id(server: Server) -> None:
     assert post(server, voice={"id": "m3"}).headers["x-voice"] == "m3"
 
 
@@ -144,13 +141,13 @@ def test_our_own_fields_work_beside_theirs(client: openai.OpenAI) -> None:
     assert len(answer.content) / 2 / 24000 == pytest.approx(0.8, abs=0.01)
 
 
-def test_instructions_are_told_to_be_impossible_for_the_embedded_voice(server: Any) -> None:
+def test_instructions_are_told_to_be_impossible_for_the_embedded_voice(server: Server) -> None:
     answer = post(server, instructions="Whisper. " * 400)
     assert answer.status_code == 200
     assert answer.headers["x-voice-not-applied"].startswith("instruct: ")
 
 
-def test_null_is_absent_and_unknown_fields_are_ignored(server: Any) -> None:
+def test_null_is_absent_and_unknown_fields_are_ignored(server: Server) -> None:
     optional = (
         "instructions",
         "response_format",
@@ -167,11 +164,11 @@ def test_null_is_absent_and_unknown_fields_are_ignored(server: Any) -> None:
 
 
 @pytest.mark.parametrize("speed", [1, 1.0, None])
-def test_ordinary_speed_may_be_asked_for(server: Any, speed: float | None) -> None:
+def test_ordinary_speed_may_be_asked_for(server: Server, speed: float | None) -> None:
     assert post(server, speed=speed).status_code == 200
 
 
-def test_bare_minimum_is_the_input(server: Any) -> None:
+def test_bare_minimum_is_the_input(server: Server) -> None:
     answer = httpx.post(f"{server.base_url}/v1/audio/speech", json={"input": TEXT})
     assert answer.headers["content-type"] == "audio/mpeg"
 
@@ -179,7 +176,7 @@ def test_bare_minimum_is_the_input(server: Any) -> None:
 # Events ------------------------------------------------------------------------------
 
 
-def test_events_carry_the_audio_and_then_what_it_was(server: Any, client: openai.OpenAI) -> None:
+def test_events_carry_the_audio_and_then_what_it_was(server: Server, client: openai.OpenAI) -> None:
     fields = {"response_format": "pcm", "stream_format": "sse", "extra_body": {"seed": 3}}
     answer = create(client, **fields)
     assert answer.response.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -321,7 +318,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("fields", "param"), REFUSED)
 def test_a_refusal_names_the_field_as_this_api_calls_it(
-    server: Any, client: openai.OpenAI, fields: dict[str, Any], param: str
+    server: Server, client: openai.OpenAI, fields: dict[str, Any], param: str
 ) -> None:
     given = {"model": "tts-1", "voice": "alloy", "input": MARKER, **fields}
     with pytest.raises(openai.BadRequestError) as caught:
@@ -352,7 +349,9 @@ def test_a_refusal_names_the_field_as_this_api_calls_it(
         ),
     ],
 )
-def test_a_broken_body_is_a_400(server: Any, content: bytes, code: str, param: str | None) -> None:
+def test_a_broken_body_is_a_400(
+    server: Server, content: bytes, code: str, param: str | None
+) -> None:
     headers = {"Content-Type": "application/json"}
     url = f"{server.base_url}/v1/audio/speech"
     answer = httpx.post(url, content=content, headers=headers)
@@ -361,12 +360,12 @@ def test_a_broken_body_is_a_400(server: Any, content: bytes, code: str, param: s
     assert MARKER not in answer.text
 
 
-def test_too_much_text_is_refused_in_this_apis_words(server: Any) -> None:
+def test_too_much_text_is_refused_in_this_apis_words(server: Server) -> None:
     error = post(server, input="a" * 4097).json()["error"]
     assert error["message"] == "input has 4097 characters; at most 4096 are allowed"
 
 
-def test_as_much_text_as_openai_takes_is_taken(server: Any) -> None:
+def test_as_much_text_as_openai_takes_is_taken(server: Server) -> None:
     answer = post(server, input="а " * 2048, max_length=5, response_format="pcm")
     assert answer.status_code == 200
 
@@ -380,23 +379,23 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("model", ["espeak-ng", *MODEL_ALIASES])
-def test_the_loaded_model_answers_to_its_name_and_to_openais(server: Any, model: str) -> None:
+def test_the_loaded_model_answers_to_its_name_and_to_openais(server: Server, model: str) -> None:
     answer = post(server, model=model, input="да")
     assert (answer.status_code, answer.headers["x-model"]) == (200, "espeak-ng")
 
 
-def test_tokens_without_a_tokenizer_are_a_422(server: Any) -> None:
+def test_tokens_without_a_tokenizer_are_a_422(server: Server) -> None:
     answer = post(server, input=None, tokens=[1, 2])
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "tokens")
 
 
-def test_text_without_a_reading_is_a_422_about_the_input(server: Any) -> None:
+def test_text_without_a_reading_is_a_422_about_the_input(server: Server) -> None:
     answer = post(server, input="⁂ ⁂ ⁂", language="russian")
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "input")
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain"])
-def test_a_body_that_is_not_called_json_is_a_415(server: Any, content_type: str | None) -> None:
+def test_a_body_that_is_not_called_json_is_a_415(server: Server, content_type: str | None) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     url = f"{server.base_url}/v1/audio/speech"
     answer = httpx.post(url, content=b'{"input": "a"}', headers=headers)
@@ -414,12 +413,12 @@ def test_models_are_listed_and_each_can_be_asked_for(client: openai.OpenAI) -> N
         client.models.retrieve(MARKER)
 
 
-def test_audio_models_are_what_open_webui_reads(server: Any) -> None:
+def test_audio_models_are_what_open_webui_reads(server: Server) -> None:
     models = httpx.get(f"{server.base_url}/v1/audio/models").json()["models"]
     assert [model["id"] for model in models] == ["espeak-ng", *MODEL_ALIASES]
 
 
-def test_voices_are_the_speakers_and_openais_names(server: Any) -> None:
+def test_voices_are_the_speakers_and_openais_names(server: Server) -> None:
     url = f"{server.base_url}/v1/audio/voices"
     voices = {voice["id"]: voice for voice in httpx.get(url).json()["voices"]}
     speakers = httpx.get(f"{server.base_url}/health").json()["speakers"]
@@ -432,7 +431,9 @@ def test_voices_are_the_speakers_and_openais_names(server: Any) -> None:
     assert legacy == list(voices)
 
 
-def test_a_checkpoint_has_a_speaker_of_the_right_gender_for_every_name(start_server: Any) -> None:
+def test_a_checkpoint_has_a_speaker_of_the_right_gender_for_every_name(
+    start_server: StartServer,
+) -> None:
     data = Path(__file__).parents[1] / "data"
     with start_server(MODEL_NAME="tiny_1b7", MODEL_PATH=str(data), DEVICE="cpu") as qwen:
         voices = httpx.get(f"{qwen.base_url}/v1/audio/voices").json()["voices"]
@@ -450,7 +451,7 @@ def test_a_checkpoint_has_a_speaker_of_the_right_gender_for_every_name(start_ser
     assert len(answer.content) in {frames * FRAME_BYTES for frames in range(1, 5)}
 
 
-def test_with_a_key_only_the_lists_that_webui_needs_stay_open(start_server: Any) -> None:
+def test_with_a_key_only_the_lists_that_webui_needs_stay_open(start_server: StartServer) -> None:
     with start_server(SLOW, API_KEY="secret") as server:
         with client_of(server, "wrong") as client:
             with pytest.raises(openai.AuthenticationError):
@@ -464,7 +465,7 @@ def test_with_a_key_only_the_lists_that_webui_needs_stay_open(start_server: Any)
             assert httpx.get(f"{server.base_url}/v1/audio/{path}").status_code == 200
 
 
-def test_the_documentation_shows_a_request_that_works(server: Any) -> None:
+def test_the_documentation_shows_a_request_that_works(server: Server) -> None:
     spec = httpx.get(f"{server.base_url}/docs.json").json()
     operation = spec["paths"]["/v1/audio/speech"]["post"]
     schema = spec["components"]["schemas"]["CreateSpeechBody"]

@@ -25,6 +25,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from tests.conftest import StartServer
 
 from qwen_tts_service.api import playground
 
@@ -594,7 +595,7 @@ def test_every_control_has_a_name(page: Page) -> None:
 
 @in_browser
 def test_real_service_speaks_with_a_key_and_without_a_word_in_the_console(
-    browser: Any, start_server: Any
+    browser: Any, start_server: StartServer
 ) -> None:
     with start_server(API_KEY=KEY) as server:
         browser.get_log("browser")

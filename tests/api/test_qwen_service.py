@@ -1,6 +1,5 @@
-"""The Qwen voice behind the doors: a tiny checkpoint in the official layout, over real HTTP."""
+"""The Qwen voice behind the routes: a tiny checkpoint in the official layout, over real HTTP."""
 
-import asyncio
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ import av
 import httpx
 import numpy as np
 import pytest
+from tests.conftest import StartServer
 
 DATA = Path(__file__).parents[1] / "data"
 TEXT = "hello the world"
@@ -18,21 +18,23 @@ FRAME_BYTES = 2 * 1920
 
 
 @pytest.fixture(scope="module")
-def qwen(start_server: Any) -> Iterator[Any]:
+def qwen(start_server: StartServer) -> Iterator[Any]:
     with start_server(MODEL_NAME="tiny_1b7", MODEL_PATH=str(DATA), DEVICE="cpu") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def small(start_server: Any) -> Iterator[Any]:
+def small(start_server: StartServer) -> Iterator[Any]:
+    """The small model with little room and the least cap on its speech."""
     name = "Qwen3-TTS-12Hz-0.6B-CustomVoice"  # MODEL_PATH is the checkpoint itself
-    with start_server(MODEL_NAME=name, MODEL_PATH=str(DATA / "tiny_0b6")) as server:
+    limits = {"MAX_POSITIONS": "300", "RUNAWAY_FACTOR": "1"}
+    with start_server(MODEL_NAME=name, MODEL_PATH=str(DATA / "tiny_0b6"), **limits) as server:
         yield server
 
 
-def speak(server: Any, door: str = "/tts", **fields: Any) -> httpx.Response:
+def speak(server: Any, route: str = "/tts", **fields: Any) -> httpx.Response:
     body = {"text": TEXT, "seed": 5, "format": "pcm", "max_length": 30, **fields}
-    return httpx.post(server.base_url + door, json=body, timeout=60)
+    return httpx.post(server.base_url + route, json=body, timeout=60)
 
 
 def samples(response: httpx.Response) -> Any:
@@ -138,31 +140,27 @@ def test_an_unknown_speaker_names_the_known_ones(qwen: Any) -> None:
     assert "uncle_fu" in error["message"]
 
 
-def test_a_text_that_cannot_fit_a_slot_is_refused(start_server: Any) -> None:
-    settings = {"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(DATA), "MAX_POSITIONS": "300"}
-    with start_server(**settings) as server:
-        response = speak(server, text="word " * 100, max_length=4000)
-        assert response.status_code == 400
-        assert "MAX_POSITIONS" in response.json()["error"]["message"]
-        assert len(samples(speak(server, max_length=20))) > 0
+def test_a_text_that_cannot_fit_a_slot_is_refused(small: Any) -> None:
+    response = speak(small, text="word " * 100, max_length=4000)
+    assert response.status_code == 400
+    assert "MAX_POSITIONS" in response.json()["error"]["message"]
+    assert len(samples(speak(small, max_length=20))) > 0
 
 
-def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(start_server: Any) -> None:
+def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(small: Any) -> None:
     # The tiny model hardly ever ends by itself, so the least cap makes every speech a runaway.
-    settings = {"MODEL_NAME": "tiny_0b6", "MODEL_PATH": str(DATA), "RUNAWAY_FACTOR": "1"}
-    with start_server(**settings) as server:
-        body = {"text": "hi", "seed": 4, "max_length": 4000, "temperature": 2.0}
-        whole = httpx.post(f"{server.base_url}/tts", json=body, timeout=60)
-        assert whole.status_code == 422
-        assert whole.json()["error"]["code"] == "runaway"
-        with (
-            httpx.stream("POST", f"{server.base_url}/stream-tts", json=body) as response,
-            pytest.raises(httpx.RemoteProtocolError),
-        ):
-            response.read()
+    body = {"text": "hi", "seed": 4, "max_length": 4000, "temperature": 2.0}
+    whole = httpx.post(f"{small.base_url}/tts", json=body, timeout=60)
+    assert whole.status_code == 422
+    assert whole.json()["error"]["code"] == "runaway"
+    with (
+        httpx.stream("POST", f"{small.base_url}/stream-tts", json=body, timeout=60) as response,
+        pytest.raises(httpx.RemoteProtocolError),
+    ):
+        response.read()
 
 
-def test_a_client_that_leaves_frees_the_engines_slot(start_server: Any) -> None:
+async def test_a_client_that_leaves_frees_the_engines_slot(start_server: StartServer) -> None:
     settings = {
         "MODEL_NAME": "tiny_1b7",
         "MODEL_PATH": str(DATA),
@@ -178,7 +176,7 @@ def test_a_client_that_leaves_frees_the_engines_slot(start_server: Any) -> None:
 
     with start_server(**settings) as server:
         for _ in range(3):
-            asyncio.run(leave(server.base_url))
+            await leave(server.base_url)
         assert len(samples(speak(server, max_length=5))) == 5 * 1920
 
 
@@ -193,7 +191,7 @@ def test_compressed_streams_are_whole(qwen: Any) -> None:
 
 
 def test_the_deterministic_mode_repeats_to_the_bit_whatever_else_is_spoken(
-    start_server: Any,
+    start_server: StartServer,
 ) -> None:
     settings = {"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(DATA), "DETERMINISTIC": "1"}
     with start_server(**settings, CPU_THREADS="1", CPU_WEIGHTS="int8") as server:

@@ -1,6 +1,5 @@
 """What service.py joins: the worker's number, how a start that failed ends, readiness."""
 
-import asyncio
 import os
 import signal
 from types import SimpleNamespace
@@ -111,15 +110,15 @@ def test_settings_that_can_be_served_are_let_pass(
         ("stopping", False, True),
     ],
 )
-def test_readiness_and_life_are_two_questions(
+async def test_readiness_and_life_are_two_questions(
     status: Any, is_ready: bool, is_alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service.runtime, "_stage", Stage(status))
     voice = SimpleNamespace(is_healthy=True)
     monkeypatch.setattr(service.runtime, "_synthesizer", SimpleNamespace(voice=voice))
     made = object.__new__(service.QwenTTS.inner)
-    assert asyncio.run(made.__is_ready__()) is is_ready
-    assert asyncio.run(made.__is_alive__()) is is_alive
+    assert await made.__is_ready__() is is_ready
+    assert await made.__is_alive__() is is_alive
 
 
 def test_the_end_of_the_server_closes_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from tests.conftest import (
     READY_S,
     ROOT,
     Server,
+    StartServer,
     clean_environment,
     free_port,
     stop,
@@ -142,20 +143,20 @@ def test_health_answers_503_with_the_step_while_the_voice_loads(tmp_path: Path) 
         stop(process)
 
 
-def test_an_api_key_guards_what_speaks_and_nothing_else(start_server: Any) -> None:
+def test_an_api_key_guards_what_speaks_and_nothing_else(start_server: StartServer) -> None:
     with start_server(API_KEY="sesame", CORS_ORIGINS="https://app.example") as server:
         url = server.base_url
         for path in ("/health", "/readyz", "/livez", "/metrics", "/", "/docs.json"):
             assert httpx.get(url + path).status_code == 200, path
-        for door in ("/tts", "/stream-tts"):
-            without = httpx.post(url + door, json={"text": "да"})
+        for route in ("/tts", "/stream-tts"):
+            without = httpx.post(url + route, json={"text": "да"})
             assert without.status_code == 401
             assert without.json()["error"]["code"] == "unauthorized"
             assert without.headers["www-authenticate"] == "Bearer"
             wrong = {"Authorization": "Bearer open"}
-            assert httpx.post(url + door, json={"text": "да"}, headers=wrong).status_code == 401
+            assert httpx.post(url + route, json={"text": "да"}, headers=wrong).status_code == 401
             right = {"Authorization": "Bearer sesame", "Origin": "https://app.example"}
-            spoken = httpx.post(url + door, json={"text": "да"}, headers=right)
+            spoken = httpx.post(url + route, json={"text": "да"}, headers=right)
             assert spoken.status_code == 200
             assert spoken.headers["access-control-allow-origin"] == "https://app.example"
         preflight = httpx.options(
@@ -180,7 +181,7 @@ def test_an_api_key_guards_what_speaks_and_nothing_else(start_server: Any) -> No
 
 
 def test_another_rate_is_resampled_and_one_a_format_cannot_carry_is_refused(
-    start_server: Any,
+    start_server: StartServer,
 ) -> None:
     with start_server(SAMPLING_RATE="22050") as server:
         url = server.base_url + "/tts"
@@ -193,7 +194,7 @@ def test_another_rate_is_resampled_and_one_a_format_cannot_carry_is_refused(
 
 
 def test_a_voice_that_falls_ill_makes_the_service_unhealthy(
-    start_server: Any, tmp_path: Path
+    start_server: StartServer, tmp_path: Path
 ) -> None:
     ill = tmp_path / "ill"
     with start_server("tests.api.slow_service:QwenTTS", SICK_FILE=str(ill)) as server:
@@ -206,7 +207,7 @@ def test_a_voice_that_falls_ill_makes_the_service_unhealthy(
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
 
 
-def test_workers_are_numbered_and_their_metrics_added_up(start_server: Any) -> None:
+def test_workers_are_numbered_and_their_metrics_added_up(start_server: StartServer) -> None:
     with start_server("tests.api.slow_service:QwenTTS", WORKERS="2") as server:
         deadline_s = time.monotonic() + 30
         while "tts_ready 2.0" not in (text := httpx.get(server.base_url + "/metrics").text):
@@ -217,7 +218,9 @@ def test_workers_are_numbered_and_their_metrics_added_up(start_server: Any) -> N
         assert "worker 1 loads" in log
 
 
-def test_a_worker_that_was_killed_is_replaced_and_leaves_no_count(start_server: Any) -> None:
+def test_a_worker_that_was_killed_is_replaced_and_leaves_no_count(
+    start_server: StartServer,
+) -> None:
     with start_server("tests.api.slow_service:QwenTTS") as server:
         url = server.base_url
         with httpx.stream("POST", url + "/stream-tts", json={"text": "999"}) as cut:

@@ -1,6 +1,5 @@
-"""Pauses, normalisation and parts through both doors of a real server."""
+"""Pauses, normalisation and parts through both routes of a real server."""
 
-import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from tests.conftest import Server, StartServer
 
 from qwen_tts_service.build import build
 from qwen_tts_service.settings import load_settings
@@ -18,19 +18,19 @@ from qwen_tts_service.types import SpeechRequest
 
 from .test_waiting import is_idle, metric, wait_for
 
-DOORS = ("/tts", "/stream-tts")
+ROUTES = ("/tts", "/stream-tts")
 FRAME_BYTES = 2 * 1920
 
 
 @pytest.fixture(scope="module")
-def slow(start_server: Any) -> Iterator[Any]:
+def slow(start_server: StartServer) -> Iterator[Any]:
     with start_server("tests.api.slow_service:QwenTTS", FRAME_EVERY_S="0.01") as server:
         yield server
 
 
-def ask(server: Any, door: str = "/tts", **fields: Any) -> httpx.Response:
+def ask(server: Any, route: str = "/tts", **fields: Any) -> httpx.Response:
     body = {"seed": 3, "format": "pcm", **fields}
-    return httpx.post(server.base_url + door, json=body, timeout=60)
+    return httpx.post(server.base_url + route, json=body, timeout=60)
 
 
 def samples(response: httpx.Response) -> Any:
@@ -47,12 +47,12 @@ def samples(response: httpx.Response) -> Any:
         {"text": "Раз [pause:0.4s] два три четыре", "max_length": 12},
     ],
 )
-def test_the_stream_has_the_samples_of_the_file(server: Any, fields: dict[str, Any]) -> None:
-    whole, stream = (samples(ask(server, door, **fields)) for door in DOORS)
+def test_the_stream_has_the_samples_of_the_file(server: Server, fields: dict[str, Any]) -> None:
+    whole, stream = (samples(ask(server, route, **fields)) for route in ROUTES)
     assert np.array_equal(whole, stream)
 
 
-def test_a_pause_lasts_as_long_as_it_says(server: Any) -> None:
+def test_a_pause_lasts_as_long_as_it_says(server: Server) -> None:
     alone = [samples(ask(server, text=text)) for text in ("Раз.", "Два.")]
     both = samples(ask(server, text="Раз. [pause:1.5s] Два."))
     # Resampling from 22,050 Hz rounds once for each answer.
@@ -60,50 +60,50 @@ def test_a_pause_lasts_as_long_as_it_says(server: Any) -> None:
     assert not both[len(alone[0]) + 100 : len(alone[0]) + 35900].any()
 
 
-def test_pauses_count_against_max_length(server: Any) -> None:
+def test_pauses_count_against_max_length(server: Server) -> None:
     response = ask(server, text="Да[pause:10s]" * 50 + "нет", max_length=100)
     assert len(samples(response)) == 100 * 1920
     assert response.headers["x-finish-reason"] == "length"
     assert "max_length" in response.headers["x-warning"]
 
 
-def test_marks_and_pictures_are_not_spoken_unless_asked_for(server: Any) -> None:
+def test_marks_and_pictures_are_not_spoken_unless_asked_for(server: Server) -> None:
     plain = samples(ask(server, text="Раз, два."))
     assert np.array_equal(samples(ask(server, text="**Раз**, `два` 😀.")), plain)
     raw = samples(ask(server, text="**Раз**, `два` 😀.", normalize="none"))
     assert len(raw) != len(plain)
 
 
-def test_full_reads_russian_numbers_out(server: Any) -> None:
+def test_full_reads_russian_numbers_out(server: Server) -> None:
     words = samples(ask(server, text="Пришло двадцать одно яблоко."))
     full = ask(server, text="Пришло 21 яблоко.", normalize="full")
     assert np.array_equal(samples(full), words)
     assert "x-warning" not in full.headers
 
 
-def test_full_says_when_a_language_has_no_full_rules(server: Any) -> None:
+def test_full_says_when_a_language_has_no_full_rules(server: Server) -> None:
     response = ask(server, "/stream-tts", text="It is 5 past 3.", normalize="full")
     assert "english" in response.headers["x-warning"]
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("text", ["😀", "[pause:2s]", "… [pause:1s] !"])
-def test_a_text_with_nothing_to_speak_is_a_422(server: Any, door: str, text: str) -> None:
-    response = ask(server, door, text=text)
+def test_a_text_with_nothing_to_speak_is_a_422(server: Server, route: str, text: str) -> None:
+    response = ask(server, route, text=text)
     assert response.status_code == 422
     assert response.json()["error"]["code"] == "no_reading"
     assert response.json()["error"]["param"] == "text"
 
 
-def test_an_unknown_level_is_a_400(server: Any) -> None:
+def test_an_unknown_level_is_a_400(server: Server) -> None:
     response = ask(server, text="Раз.", normalize="heavy")
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "normalize"
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_nothing_is_heard_of_a_text_whose_last_part_is_refused(server: Any, door: str) -> None:
-    response = ask(server, door, text="Привет. [pause:1s] 你好", language="russian")
+@pytest.mark.parametrize("route", ROUTES)
+def test_nothing_is_heard_of_a_text_whose_last_part_is_refused(server: Server, route: str) -> None:
+    response = ask(server, route, text="Привет. [pause:1s] 你好", language="russian")
     assert response.status_code == 422
     assert response.json()["error"]["param"] == "text"
 
@@ -151,14 +151,14 @@ def checkpoint() -> Iterator[Any]:
     synthesizer.close()
 
 
-def test_a_checkpoint_says_behind_a_pause_what_it_says_alone(checkpoint: Any) -> None:
-    def hear(text: str, max_frames: int) -> Any:
+async def test_a_checkpoint_says_behind_a_pause_what_it_says_alone(checkpoint: Any) -> None:
+    async def hear(text: str, max_frames: int) -> Any:
         request = SpeechRequest(request_id="r", seed=5, text=text, max_frames=max_frames)
-        data, _ = asyncio.run(checkpoint.speak_whole(request, "pcm"))
+        data, _ = await checkpoint.speak_whole(request, "pcm")
         return np.frombuffer(data, "<i2").astype(int)
 
-    alone = hear("hello the world", 15)
-    behind = hear("[pause:0.4s] hello the world", 20)
+    alone = await hear("hello the world", 15)
+    behind = await hear("[pause:0.4s] hello the world", 20)
     assert len(behind) == 20 * 1920
     assert not behind[: 5 * 1920].any()
     # A codec in float32 is exact to a rounding whatever the chunking: one int16 step.

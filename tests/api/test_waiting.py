@@ -11,22 +11,23 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.conftest import StartServer
 
 from qwen_tts_service.api import wire
 
 SLOW = "tests.api.slow_service:QwenTTS"
-DOORS = ("/tts", "/stream-tts")
+ROUTES = ("/tts", "/stream-tts")
 
 
 @pytest.fixture(scope="module")
-def slow(start_server: Any) -> Iterator[Any]:
+def slow(start_server: StartServer) -> Iterator[Any]:
     settings = {"MAX_CONCURRENT_REQUESTS": "2", "MAX_QUEUE": "1", "REQUEST_TIMEOUT_S": "4"}
     with start_server(SLOW, **settings) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def roomy(start_server: Any) -> Iterator[Any]:
+def roomy(start_server: StartServer) -> Iterator[Any]:
     with start_server(SLOW, MAX_CONCURRENT_REQUESTS="16") as server:
         yield server
 
@@ -100,33 +101,33 @@ def test_the_first_audio_comes_before_the_speech_has_ended(roomy: Any) -> None:
     assert len(first) + rest == 44 + 40 * 3840
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_client_that_leaves_frees_its_slot(roomy: Any, door: str) -> None:
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_client_that_leaves_frees_its_slot(roomy: Any, route: str) -> None:
     wait_for(lambda: is_idle(roomy))
     before = metric(roomy, "tts_cancellations_total")
     with socket.create_connection(("127.0.0.1", roomy.port)) as client:
         data = b'{"text": "2000"}'
-        head = f"POST {door} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         client.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(data) + data)
         wait_for(lambda: metric(roomy, "tts_active_requests") == 1)
     wait_for(lambda: is_idle(roomy), 2)
     assert metric(roomy, "tts_cancellations_total") == before + 1
 
 
-@pytest.mark.parametrize("door", [*DOORS, "/v1/audio/speech"])
-def test_a_client_that_leaves_within_its_body_is_no_failure(roomy: Any, door: str) -> None:
+@pytest.mark.parametrize("route", [*ROUTES, "/v1/audio/speech"])
+def test_a_client_that_leaves_within_its_body_is_no_failure(roomy: Any, route: str) -> None:
     before = metric(roomy, "tts_cancellations_total")
     with socket.create_connection(("127.0.0.1", roomy.port)) as client:
-        head = f"POST {door} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         client.sendall(head.encode() + b'Content-Length: 99\r\n\r\n{"text": "Zwet')
     wait_for(lambda: metric(roomy, "tts_cancellations_total") == before + 1)
     log = roomy.log.read_text()
     assert "ClientDisconnect" not in log
-    assert f"{door} id=" in log
+    assert f"{route} id=" in log
     assert not re.search(r"status=(5\d\d|None) outcome=ok", log)
 
 
-def test_a_client_that_leaves_while_it_waits_frees_its_place(slow: Any) -> None:
+def test_a_client_that_leaves_while_it_waits_frees_its_place_in_the_queue(slow: Any) -> None:
     wait_for(lambda: is_idle(slow))
     url = slow.base_url + "/stream-tts"
     with (
@@ -143,8 +144,8 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place(slow: Any) -> None:
     wait_for(lambda: is_idle(slow))
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_beyond_slots_and_queue_it_is_429_with_retry_after(slow: Any, door: str) -> None:
+@pytest.mark.parametrize("route", ROUTES)
+def test_beyond_slots_and_queue_it_is_429_with_retry_after(slow: Any, route: str) -> None:
     wait_for(lambda: is_idle(slow))
     url = slow.base_url + "/stream-tts"
     with (
@@ -154,7 +155,7 @@ def test_beyond_slots_and_queue_it_is_429_with_retry_after(slow: Any, door: str)
     ):
         waiting = pool.submit(httpx.post, slow.base_url + "/tts", json={"text": "1"}, timeout=30)
         wait_for(lambda: metric(slow, "tts_queued_requests") == 1)
-        refused = httpx.post(slow.base_url + door, json={"text": "1"})
+        refused = httpx.post(slow.base_url + route, json={"text": "1"})
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "busy"
         assert 1 <= int(refused.headers["retry-after"]) <= 60
@@ -162,15 +163,15 @@ def test_beyond_slots_and_queue_it_is_429_with_retry_after(slow: Any, door: str)
     assert waiting.result().status_code in (200, 504)
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_what_takes_too_long_before_its_first_byte_is_a_504(slow: Any, door: str) -> None:
+@pytest.mark.parametrize("route", ROUTES)
+def test_what_takes_too_long_before_its_first_byte_is_a_504(slow: Any, route: str) -> None:
     wait_for(lambda: is_idle(slow))
     url = slow.base_url + "/stream-tts"
     with (
         httpx.stream("POST", url, json={"text": "400"}, timeout=30),
         httpx.stream("POST", url, json={"text": "400"}, timeout=30),
     ):
-        late = httpx.post(slow.base_url + door, json={"text": "1"}, timeout=30)
+        late = httpx.post(slow.base_url + route, json={"text": "1"}, timeout=30)
     assert late.status_code == 504
     assert late.json()["error"]["code"] == "timeout"
     wait_for(lambda: is_idle(slow))
@@ -191,7 +192,7 @@ def test_a_failure_on_the_way_breaks_the_stream(roomy: Any, text: str) -> None:
     wait_for(lambda: is_idle(roomy))
 
 
-def test_a_slow_reader_pauses_only_itself(start_server: Any) -> None:
+def test_a_slow_reader_pauses_only_itself(start_server: StartServer) -> None:
     # 12 MB, more than the sockets between them hold; unread, it may not be made to its end.
     with start_server(SLOW, FRAME_EVERY_S="0") as server:
         url = server.base_url + "/stream-tts"
@@ -206,7 +207,9 @@ def test_a_slow_reader_pauses_only_itself(start_server: Any) -> None:
         assert size == 44 + 3000 * 3840
 
 
-def test_little_is_made_for_a_client_that_never_reads_and_it_is_cut_off(start_server: Any) -> None:
+def test_little_is_made_for_a_client_that_never_reads_and_it_is_cut_off(
+    start_server: StartServer,
+) -> None:
     with start_server(SLOW, FRAME_EVERY_S="0", STALL_TIMEOUT_S="2") as server:
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -221,7 +224,7 @@ def test_little_is_made_for_a_client_that_never_reads_and_it_is_cut_off(start_se
         assert made_s < 20
 
 
-def test_a_running_stream_is_finished_after_sigterm(start_server: Any) -> None:
+def test_a_running_stream_is_finished_after_sigterm(start_server: StartServer) -> None:
     with (
         start_server(SLOW) as server,
         httpx.stream("POST", server.base_url + "/stream-tts", json={"text": "50"}) as response,

@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 from tests.api.test_waiting import SLOW, is_idle, metric, wait_for
+from tests.conftest import Server, StartServer
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -93,7 +94,7 @@ def kinds(events: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def qwen(start_server: Any) -> Iterator[Any]:
+def qwen(start_server: StartServer) -> Iterator[Any]:
     # Tiny matrices gain nothing from threads, and waiting for them costs much on a busy machine.
     settings = {"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(DATA), "OMP_NUM_THREADS": "1"}
     with start_server(DEVICE="cpu", **settings) as server:
@@ -101,13 +102,13 @@ def qwen(start_server: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def slow(start_server: Any) -> Iterator[Any]:
+def slow(start_server: StartServer) -> Iterator[Any]:
     with start_server(SLOW, MAX_CONCURRENT_REQUESTS="2", MAX_QUEUE="0") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def locked(start_server: Any) -> Iterator[Any]:
+def locked(start_server: StartServer) -> Iterator[Any]:
     with start_server(API_KEY=KEY, CORS_ORIGINS="https://good.example") as server:
         yield server
 
@@ -115,7 +116,7 @@ def locked(start_server: Any) -> Iterator[Any]:
 # Sentences ---------------------------------------------------------------------------
 
 
-def test_sentences_are_spoken_as_they_are_completed(server: Any) -> None:
+def test_sentences_are_spoken_as_they_are_completed(server: Server) -> None:
     with Client(server) as client:
         ready = client.configure(language="english", seed=5)
         assert ready["model"] == "espeak-ng"
@@ -143,7 +144,7 @@ def test_sentences_are_spoken_as_they_are_completed(server: Any) -> None:
         }
 
 
-def test_a_sentence_sounds_as_it_does_over_http(server: Any) -> None:
+def test_a_sentence_has_the_samples_it_has_over_http(server: Server) -> None:
     text = "Привет, мир! Это проверка."
     with Client(server) as client:
         client.configure(voice_attributes={"gender": "female", "age": 30}, normalize="none")
@@ -164,7 +165,7 @@ def test_a_sentence_sounds_as_it_does_over_http(server: Any) -> None:
 
 
 @pytest.mark.parametrize("format", ["wav", "mp3", "ogg", "opus", "flac"])
-def test_every_sentence_is_a_file_of_its_format(server: Any, format: str) -> None:
+def test_every_sentence_is_a_file_of_its_format(server: Server, format: str) -> None:
     with Client(server) as client:
         assert client.configure(response_format=format)["format"] == format
         client.write("One. Two. ")
@@ -177,7 +178,7 @@ def test_every_sentence_is_a_file_of_its_format(server: Any, format: str) -> Non
         client.expect("session.done")
 
 
-def test_a_session_says_one_text_after_the_other(server: Any) -> None:
+def test_a_session_says_one_text_after_the_other(server: Server) -> None:
     with Client(server) as client:
         client.configure()
         for text in ("One.", "Two.", ""):  # all of it is sent before anything is received
@@ -195,7 +196,7 @@ def test_a_session_says_one_text_after_the_other(server: Any) -> None:
         assert client.socket.close_code == 1000
 
 
-def test_a_session_may_be_configured_anew_between_texts(server: Any) -> None:
+def test_a_session_may_be_configured_anew_between_texts(server: Server) -> None:
     with Client(server) as client:
         client.configure(voice_attributes={"gender": "male"})
         male, _ = client.say("One.")
@@ -206,7 +207,7 @@ def test_a_session_may_be_configured_anew_between_texts(server: Any) -> None:
             assert file.getframerate() == 24000
 
 
-def test_one_seed_and_one_voice_serve_a_whole_session(server: Any) -> None:
+def test_one_seed_and_one_voice_serve_a_whole_session(server: Server) -> None:
     with Client(server) as client:
         ready = client.configure()
         starts = [e for e in client.say("Да. Hello.")[0] if e["type"] == "audio.start"]
@@ -216,7 +217,7 @@ def test_one_seed_and_one_voice_serve_a_whole_session(server: Any) -> None:
     assert len({start["voice"] for start in starts}) == 1
 
 
-def test_what_nobody_says_is_left_out(server: Any) -> None:
+def test_what_nobody_says_is_left_out(server: Server) -> None:
     with Client(server) as client:
         client.configure(language="english")
         events, _ = client.say("One. ... 😊! [pause:1s]\n\n```\n\nTwo.")
@@ -226,7 +227,7 @@ def test_what_nobody_says_is_left_out(server: Any) -> None:
         assert not [e for e in events if e["type"] == "error"]
 
 
-def test_emoji_that_were_sent_in_halves_are_whole_again(server: Any) -> None:
+def test_emoji_that_were_sent_in_halves_are_whole_again(server: Server) -> None:
     with Client(server) as client:
         client.configure(normalize="none", language="english")
         client.socket.send('{"type": "input.text", "text": "One \\ud83d"}')
@@ -236,7 +237,7 @@ def test_emoji_that_were_sent_in_halves_are_whole_again(server: Any) -> None:
         assert events[0]["sentence_text"] == "One 😀 two."
 
 
-def test_max_length_bounds_an_utterance(server: Any) -> None:
+def test_max_length_bounds_an_utterance(server: Server) -> None:
     with Client(server) as client:
         client.configure(language="english")
         events, audio = client.say("A short one. " * 4)
@@ -253,7 +254,7 @@ def test_max_length_bounds_an_utterance(server: Any) -> None:
         assert (most - 2) * 3840 <= len(audio) <= most * 3840
 
 
-def test_long_audio_comes_in_frames_that_clients_accept(server: Any) -> None:
+def test_long_audio_comes_in_frames_that_clients_accept(server: Server) -> None:
     with Client(server) as client:  # refuses frames above 1 MiB
         client.configure(language="english", normalize="none")
         _, audio = client.say("word " * 75 + "end.")
@@ -493,7 +494,7 @@ def test_a_failed_speech_is_an_error_and_no_done(slow: Any, text: str, code: str
     ],
 )
 def test_a_bad_message_is_an_error_and_the_session_stays(
-    server: Any, message: str | bytes, code: str, param: str | None
+    server: Server, message: str | bytes, code: str, param: str | None
 ) -> None:
     with Client(server) as client:
         client.configure(language="english")
@@ -506,14 +507,14 @@ def test_a_bad_message_is_an_error_and_the_session_stays(
     assert MARKER not in server.log.read_text()
 
 
-def test_text_before_the_configuration_is_refused(server: Any) -> None:
+def test_text_before_the_configuration_is_refused(server: Server) -> None:
     with Client(server) as client:
         client.write("One.")
         assert client.error()["message"].startswith("session.config comes first")
         client.configure()
 
 
-def test_the_configuration_stays_while_a_text_is_written(server: Any) -> None:
+def test_the_configuration_stays_while_a_text_is_written(server: Server) -> None:
     with Client(server) as client:
         client.configure()
         client.write("One")
@@ -523,7 +524,7 @@ def test_the_configuration_stays_while_a_text_is_written(server: Any) -> None:
         assert client.until("session.done")[0][0]["format"] == "pcm"
 
 
-def test_unknown_fields_are_ignored_as_vllm_omnis_clients_need(server: Any) -> None:
+def test_unknown_fields_are_ignored_as_vllm_omnis_clients_need(server: Server) -> None:
     with Client(server) as client:
         client.configure(
             voice="alloy",
@@ -536,7 +537,7 @@ def test_unknown_fields_are_ignored_as_vllm_omnis_clients_need(server: Any) -> N
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_text_that_is_too_long_is_refused(start_server: Any, at_once: bool) -> None:
+def test_a_text_that_is_too_long_is_refused(start_server: StartServer, at_once: bool) -> None:
     with start_server(MAX_TEXT_CHARS="60") as server, Client(server) as client:
         client.configure(language="english")
         text = f"{MARKER} " * 8
@@ -550,7 +551,7 @@ def test_a_text_that_is_too_long_is_refused(start_server: Any, at_once: bool) ->
         assert MARKER not in server.log.read_text()
 
 
-def test_a_message_that_is_too_large_ends_the_session(start_server: Any) -> None:
+def test_a_message_that_is_too_large_ends_the_session(start_server: StartServer) -> None:
     with start_server(MAX_BODY_BYTES="2000") as server, Client(server) as client:
         client.configure()
         client.write(MARKER * 300)
@@ -562,7 +563,7 @@ def test_a_message_that_is_too_large_ends_the_session(start_server: Any) -> None
 
 
 @pytest.mark.parametrize("text", ["...", "😊 **", "[pause:1s]"])
-def test_a_text_with_nothing_to_say_is_refused(server: Any, qwen: Any, text: str) -> None:
+def test_a_text_with_nothing_to_say_is_refused(server: Server, qwen: Any, text: str) -> None:
     for speaking in (server, qwen):
         with Client(speaking) as client:
             client.configure(language="english", max_length=20)
@@ -642,7 +643,7 @@ def test_foreign_pages_may_not_open_a_socket(locked: Any, origin: str, is_allowe
 
 
 @pytest.mark.parametrize("path", ["/v1/nothing", "/tts", "/health"])
-def test_there_is_no_socket_elsewhere(server: Any, path: str) -> None:
+def test_there_is_no_socket_elsewhere(server: Server, path: str) -> None:
     with pytest.raises(InvalidStatus) as refused, Client(server, path=path):
         pass
     response = refused.value.response
@@ -653,7 +654,7 @@ def test_there_is_no_socket_elsewhere(server: Any, path: str) -> None:
 # What is seen ------------------------------------------------------------------------
 
 
-def test_each_utterance_has_one_line_and_counts_once(server: Any) -> None:
+def test_each_utterance_has_one_line_and_counts_once(server: Server) -> None:
     before = metric(server, "tts_requests_total")
     with Client(server, additional_headers={"X-Request-Id": "talk-1"}) as client:
         assert client.socket.response.headers["X-Request-Id"] == "talk-1"
@@ -688,7 +689,7 @@ def test_the_first_audio_does_not_wait_for_the_whole_text(qwen: Any) -> None:
         client.until("session.done")
 
 
-def test_the_example_of_the_guide_saves_speech(server: Any, tmp_path: Path) -> None:
+def test_the_example_of_the_guide_saves_speech(server: Server, tmp_path: Path) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "websocket.md").read_text()
     code = guide.split("```python\n")[1].split("```")[0].replace("8188", str(server.port))
     ran = subprocess.run(

@@ -380,7 +380,7 @@ def test_max_length_bounds_words_too() -> None:
 
 
 @both
-def test_messages_are_obeyed_in_order_and_all_before_the_close(voice: Voice) -> None:
+def test_messages_are_handled_in_order_and_all_before_the_close(voice: Voice) -> None:
     async def scene() -> list[tuple[Any, ...]]:
         async with Talk(make_house(voice())) as talk:
             await talk.configure()
@@ -479,7 +479,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("message", "code", "param"), BAD)
-def test_bad_messages_do_not_wait_to_be_obeyed(message: str, code: str, param: str | None) -> None:
+def test_bad_messages_do_not_wait_to_be_handled(message: str, code: str, param: str | None) -> None:
     async def scene() -> None:
         async with Talk(make_house(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
             await talk.configure()
@@ -493,7 +493,7 @@ def test_bad_messages_do_not_wait_to_be_obeyed(message: str, code: str, param: s
     run(scene())
 
 
-def test_messages_that_were_obeyed_do_not_wait_any_more() -> None:
+def test_messages_that_were_handled_do_not_wait_any_more() -> None:
     async def scene() -> None:
         async with Talk(make_house(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
             await talk.configure()
@@ -1015,7 +1015,7 @@ KEY = "secret"
         ("input.done", {}),
     ],
 )
-def test_who_owes_the_key_and_does_not_give_it_is_sent_away(
+def test_a_client_that_never_gives_its_deferred_key_is_sent_away(
     kind: str, fields: dict[str, str]
 ) -> None:
     async def scene() -> None:
@@ -1031,7 +1031,7 @@ def test_who_owes_the_key_and_does_not_give_it_is_sent_away(
     run(scene())
 
 
-def test_who_owes_the_key_cannot_stay_by_interrupting() -> None:
+def test_a_client_with_a_deferred_key_cannot_stay_by_interrupting() -> None:
     async def scene() -> None:
         async with Talk(make_house(API_KEY=KEY)) as talk:
             talk.send("input.cancel")

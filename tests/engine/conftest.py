@@ -18,7 +18,7 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True)
-def _a_thread_that_hangs_is_not_waited_for_long(monkeypatch):
+def _a_thread_that_hangs_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(engine_module, "STOP_S", 5.0)
 
 

@@ -259,13 +259,10 @@ async def read(channel):
     return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
 
 
-def whole(engine, job):
+async def whole(engine, job):
     """All samples of a job, from a thread without an event loop."""
 
-    async def run():
-        return await read(engine.submit(job))
-
-    return asyncio.run(run())
+    return await read(engine.submit(job))
 
 
 async def until(condition):

@@ -1,6 +1,5 @@
 """An engine around its loop: who may call it, how it starts and ends, what it says of itself."""
 
-import asyncio
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -46,7 +45,7 @@ def test_a_whole_speech_raises_what_ended_it(model):
 
 
 @pytest.mark.parametrize(("lead_s", "capacity"), [(8.0, 192_000), (0.5, 12_000)])
-def test_a_channel_holds_as_many_seconds_as_it_may(model, lead_s, capacity):
+async def test_a_channel_holds_as_many_seconds_as_it_may(model, lead_s, capacity):
     async def room(engine, samples):
         channel = engine.submit(make_job(model, 0))
         await channel.aclose()
@@ -55,16 +54,16 @@ def test_a_channel_holds_as_many_seconds_as_it_may(model, lead_s, capacity):
         return fresh.has_room
 
     with running(model, runner=scripted(Script()), max_lead_s=lead_s) as engine:
-        assert asyncio.run(room(engine, capacity - 1))
-        assert not asyncio.run(room(engine, capacity))
+        assert await room(engine, capacity - 1)
+        assert not await room(engine, capacity)
 
 
-def test_the_statistics_are_those_of_every_step(model):
+async def test_the_statistics_are_those_of_every_step(model):
     seen = []
     options = replace(OPTIONS, slots=2)
     engine = Engine(model, options, on_step=seen.append, runner=Script())
     engine.run_whole(make_job(model, 0, max_frames=5))
-    asyncio.run(until(lambda: len(seen) >= 5))
+    await until(lambda: len(seen) >= 5)
     assert engine.statistics.frames == 5
     engine.close()
     assert [statistics.frames for statistics in seen][:5] == [1, 2, 3, 4, 5]
@@ -83,7 +82,9 @@ def test_closing_ends_the_thread_and_may_be_repeated(model):
             engine.run_whole(make_job(model, 0))
 
 
-def test_an_engine_is_stuck_when_its_step_takes_longer_than_it_may(model, monkeypatch):
+def test_an_engine_is_stuck_when_its_step_takes_longer_than_it_may(
+    model, monkeypatch: pytest.MonkeyPatch
+):
     with running(model, runner=scripted(Script()), stall_s=120.0) as engine:
         for busy_s, is_healthy in [(None, True), (119.9, True), (120.1, False)]:
             clock = SimpleNamespace(perf_counter=lambda: 1000.0)
@@ -94,7 +95,7 @@ def test_an_engine_is_stuck_when_its_step_takes_longer_than_it_may(model, monkey
 
 
 @pytest.mark.parametrize("threads", [None, 3])
-def test_torch_has_as_many_threads_as_it_may(model, monkeypatch, threads):
+def test_torch_has_as_many_threads_as_it_may(model, monkeypatch: pytest.MonkeyPatch, threads):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     with running(model, runner=scripted(Script()), threads=threads) as engine:
@@ -116,7 +117,7 @@ def test_steps_are_made_on_a_thread_without_gradients(model):
     assert noted == [("engine", True)]
 
 
-def test_without_a_runner_the_device_chooses_it(model, monkeypatch):
+def test_without_a_runner_the_device_chooses_it(model, monkeypatch: pytest.MonkeyPatch):
     made = []
     monkeypatch.setattr(module, "choose_runner", lambda *given: (made.append(given), Script())[1])
 
@@ -128,7 +129,7 @@ def test_without_a_runner_the_device_chooses_it(model, monkeypatch):
     assert made == [(model, OPTIONS, told)]
 
 
-def test_the_runner_fits_the_device(model, monkeypatch):
+def test_the_runner_fits_the_device(model, monkeypatch: pytest.MonkeyPatch):
     options = replace(OPTIONS, slots=1)
     assert isinstance(choose_runner(model, options, print), PlainRunner)
     monkeypatch.setattr(module, "CudaDriver", lambda device: ("driver", device))
@@ -199,10 +200,8 @@ def test_an_entry_that_fills_the_cache_drives_out_as_many_as_it_must():
     assert cache.get("d") is entries["d"]
 
 
-def test_a_reader_gets_an_end_that_the_loop_gave(model):
-    async def run(engine):
-        channel = engine.submit(make_job(model, 0, max_frames=2))
-        return len(await read(channel)), channel.finish_reason
-
+async def test_a_reader_gets_an_end_that_the_loop_gave(model):
     with running(model, runner=scripted(Script())) as engine:
-        assert asyncio.run(run(engine)) == (2 * FRAME, "length")
+        channel = engine.submit(make_job(model, 0, max_frames=2))
+        assert len(await read(channel)) == 2 * FRAME
+        assert channel.finish_reason == "length"

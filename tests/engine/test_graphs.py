@@ -60,17 +60,13 @@ def jobs(model):
 
 
 @pytest.fixture(scope="module")
-def expected(model, jobs):
+async def expected(model, jobs):
     with endless(model, plain, **SMALL) as (engine, _):
-
-        async def run():
-            return await asyncio.gather(*[read(engine.submit(job)) for job in jobs])
-
-        return asyncio.run(run())
+        return await asyncio.gather(*[read(engine.submit(job)) for job in jobs])
 
 
 @pytest.mark.parametrize("prompt", DEVICES)
-def test_however_late_the_device_is_the_speech_is_that_of_plain_calls(
+async def test_however_late_the_device_is_the_speech_is_that_of_plain_calls(
     model, jobs, expected, prompt
 ):
     assert len(expected[0]) > (RING_FRAMES + 8) * FRAME, "longer than the ring"
@@ -82,11 +78,8 @@ def test_however_late_the_device_is_the_speech_is_that_of_plain_calls(
             await until(lambda: engine.statistics.frames > 20)
             await channel.aclose()
 
-        async def run():
-            spoken = [read(engine.submit(job)) for job in jobs]
-            return (await asyncio.gather(leave(), *spoken))[1:]
-
-        got = asyncio.run(run())
+        spoken = [read(engine.submit(job)) for job in jobs]
+        got = (await asyncio.gather(leave(), *spoken))[1:]
     assert [len(samples) for samples in got] == [len(samples) for samples in expected]
     errors = [np.abs(a - b).max() for a, b in zip(got, expected, strict=True)]
     assert max(errors) <= 1e-5
@@ -136,7 +129,7 @@ def test_a_frame_is_only_begun_and_its_outcome_waits_for_it(bench):
     assert bench.slots.state.frame[:2].tolist() == [1, 1]
 
 
-def test_sound_is_only_begun_and_says_when_it_is_there(bench):
+def test_decoding_is_only_begun_and_tells_when_its_samples_are_there(bench):
     bench.frame(0, 1).wait()
     sound = bench.runner.decode([0, 1], [0, 0], 1)
     assert not sound.is_ready()
@@ -165,7 +158,7 @@ def test_samples_outlive_the_memory_they_came_in(bench):
     assert np.array_equal(samples, copy)
 
 
-def test_sound_holds_for_the_frames_that_it_reads(bench):
+def test_decoding_holds_for_the_frames_that_it_reads(bench):
     ends = bench.frame(0, 1)
     bench.frame(0, 1)
     ends.wait()
@@ -227,7 +220,7 @@ def test_clearing_holds_for_the_codec_and_leaves_zeros(bench):
     assert bench.slots.codec_state.frames[:2].tolist() == [0, 1]
 
 
-def test_clearing_before_any_sound_holds_for_nothing(bench):
+def test_clearing_before_any_decoding_holds_for_nothing(bench):
     bench.runner.clear([1])
     bench.driver.work_off("frames")
     assert bench.driver.holds == []

@@ -21,7 +21,7 @@ def jobs(model):
 
 
 @pytest.fixture(scope="module")
-def alone(model, jobs):
+async def alone(model, jobs):
     """Every job's samples and end, spoken by itself."""
     with running(model) as engine:
 
@@ -29,7 +29,7 @@ def alone(model, jobs):
             channel = engine.submit(job)
             return await read(channel), channel.finish_reason
 
-        return [asyncio.run(speak(job)) for job in jobs]
+        return [await speak(job) for job in jobs]
 
 
 def assert_same(got, expected):
@@ -56,31 +56,24 @@ def test_different_jobs_differ(alone):
 
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("count", [2, 3, 5, 8, JOBS])
-def test_a_job_in_a_batch_sounds_as_it_does_alone(model, jobs, alone, runner, count):
+async def test_a_job_in_a_batch_gives_the_samples_it_gives_alone(model, jobs, alone, runner, count):
     with running(model, runner=runner) as engine:
-
-        async def run():
-            return await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs[-count:]])
-
-        for got, expected in zip(asyncio.run(run()), alone[-count:], strict=True):
+        spoken = await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs[-count:]])
+        for got, expected in zip(spoken, alone[-count:], strict=True):
             assert_same(got, expected)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_order_and_time_of_joining_change_nothing(model, jobs, alone, runner):
+async def test_order_and_time_of_joining_change_nothing(model, jobs, alone, runner):
     order = random.Random(3).sample(range(JOBS), JOBS)
     with running(model, runner=runner, slots=5) as engine:
-
-        async def run():
-            late = [speak_late(engine, jobs[i], place) for place, i in enumerate(order)]
-            return await asyncio.gather(*late)
-
-        for got, i in zip(asyncio.run(run()), order, strict=True):
+        late = [speak_late(engine, jobs[i], place) for place, i in enumerate(order)]
+        for got, i in zip(await asyncio.gather(*late), order, strict=True):
             assert_same(got, alone[i])
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_neighbours_who_leave_change_nothing(model, jobs, alone, runner):
+async def test_neighbours_who_leave_change_nothing(model, jobs, alone, runner):
     with running(model, runner=runner) as engine:
 
         async def leave(job, after):
@@ -88,46 +81,38 @@ def test_neighbours_who_leave_change_nothing(model, jobs, alone, runner):
             await until(lambda: engine.statistics.steps >= after)
             await channel.aclose()
 
-        async def run():
-            leaving = [leave(make_job(model, 50 + n), 1 + n) for n in range(8)]
-            staying = [speak_late(engine, job, 0) for job in jobs[8:]]
-            return (await asyncio.gather(*leaving, *staying))[8:]
-
-        for got, expected in zip(asyncio.run(run()), alone[8:], strict=True):
+        leaving = [leave(make_job(model, 50 + n), 1 + n) for n in range(8)]
+        staying = [speak_late(engine, job, 0) for job in jobs[8:]]
+        _, *spoken = await asyncio.gather(asyncio.gather(*leaving), *staying)
+        for got, expected in zip(spoken, alone[8:], strict=True):
             assert_same(got, expected)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_a_prompt_read_in_pieces_among_others_gives_the_same_speech(model, runner):
+async def test_a_prompt_read_in_pieces_among_others_gives_the_same_speech(model, runner):
     long = make_job(model, 4, ids=tuple(model.tokenizer.encode("far too long " * 12)))
     pieces = {"prefill_piece_rows": 16, "prefill_tokens_per_step": 16}
     with running(model, runner=runner, **pieces) as engine:
-
-        async def run():
-            expected = await speak_late(engine, long, 0)
-            others = [speak_late(engine, make_job(model, n), 0) for n in range(6)]
-            got, *_ = await asyncio.gather(speak_late(engine, long, 0), *others)
-            return got, expected
-
-        assert_same(*asyncio.run(run()))
+        expected = await speak_late(engine, long, 0)
+        others = [speak_late(engine, make_job(model, n), 0) for n in range(6)]
+        got, *_ = await asyncio.gather(speak_late(engine, long, 0), *others)
+        assert_same(got, expected)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_the_deterministic_mode_repeats_every_bit(model, jobs, runner):
+async def test_the_deterministic_mode_repeats_every_bit(model, jobs, runner):
     few = jobs[:4]
     with running(model, runner=runner, deterministic=True, slots=4) as engine:
-
-        async def run():
-            solo = [await speak_late(engine, job, 0) for job in few]
-            return solo, await asyncio.gather(*[speak_late(engine, job, 0) for job in few])
-
-        solo, together = asyncio.run(run())
+        solo = [await speak_late(engine, job, 0) for job in few]
+        together = await asyncio.gather(*[speak_late(engine, job, 0) for job in few])
     for (samples, reason), expected in zip(together, solo, strict=True):
         assert reason == expected[1]
         assert np.array_equal(samples, expected[0])
 
 
-def test_the_deterministic_mode_runs_rows_alone_where_company_changes_bits(jobs, monkeypatch):
+async def test_the_deterministic_mode_runs_rows_alone_where_company_changes_bits(
+    jobs, monkeypatch: pytest.MonkeyPatch
+):
     # The tiny matrices are too small to show it: 1024 columns and more are summed by row count.
     model = Qwen3TTS.load(DATA / "tiny_1b7", linear="float")
     step, rows = model.talker.step, []
@@ -136,29 +121,22 @@ def test_the_deterministic_mode_runs_rows_alone_where_company_changes_bits(jobs,
     )
     for deterministic in (False, True):
         with running(model, deterministic=deterministic) as engine:
-
-            async def run(engine=engine):
-                return await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs[:4]])
-
-            asyncio.run(run())
+            await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs[:4]])
         assert max(rows) == (1 if deterministic else 4)
         rows.clear()
 
 
 @pytest.mark.skipif(not can_pack(), reason="this torch has no int8 kernels (not x86)")
-def test_int8_layers_are_as_independent(jobs):
+async def test_int8_layers_are_as_independent(jobs):
     # Here the smallest difference grows: a value near the middle of two steps takes the other.
     with running(Qwen3TTS.load(DATA / "tiny_1b7", linear="int8")) as engine:
-
-        async def run():
-            solo = [await speak_late(engine, job, 0) for job in jobs[:6]]
-            return solo, await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs[:6]])
-
-        for expected, got in zip(*asyncio.run(run()), strict=True):
+        solo = [await speak_late(engine, job, 0) for job in jobs[:6]]
+        together = await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs[:6]])
+        for expected, got in zip(solo, together, strict=True):
             assert_same(got, expected)
 
 
-def test_whatever_the_chunks_the_samples_are_the_same(model, jobs, alone):
+async def test_whatever_the_chunks_the_samples_are_the_same(model, jobs, alone):
     for ramp in [(1,), (8,), (3, 5)]:
         with running(model, runner=plain, chunk_frames=ramp) as engine:
-            assert np.abs(whole(engine, jobs[15]) - alone[15][0]).max() <= 1e-5
+            assert np.abs(await whole(engine, jobs[15]) - alone[15][0]).max() <= 1e-5

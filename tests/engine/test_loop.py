@@ -34,212 +34,169 @@ both = pytest.mark.parametrize("runner", RUNNERS)
         pytest.param({"max_frames": 20, "runaway_frames": 9}, "runaway", id="runaway"),
     ],
 )
-def test_a_limit_ends_the_speech_at_its_frame(model, runner, limits, reason):
+async def test_a_limit_ends_the_speech_at_its_frame(model, runner, limits, reason):
     with endless(model, runner) as (engine, _):
-
-        async def run():
-            channel = engine.submit(make_job(model, 1, **limits))
-            assert len(await read(channel)) == 9 * FRAME
-            assert channel.finish_reason == reason
-
-        asyncio.run(run())
+        channel = engine.submit(make_job(model, 1, **limits))
+        assert len(await read(channel)) == 9 * FRAME
+        assert channel.finish_reason == reason
 
 
 @both
-def test_silence_ends_the_speech(model, runner):
+async def test_silence_ends_the_speech(model, runner):
     with endless(model, runner, silence_s=0.8, silence_rms=1e-3) as (engine, made):
-
-        async def run():
-            channel = engine.submit(make_job(model, 1, **LONG))
-            chunks = aiter(channel)
-            await anext(chunks)
-            made.silent = True
-            before = len(made.rows)
-            async for _ in chunks:
-                pass
-            assert channel.finish_reason == "runaway"
-            # Ten silent frames, a chunk of 8 that they may begin in, and two steps under way.
-            assert len(made.rows) - before <= 10 + 8 + 2
-
-        asyncio.run(run())
+        channel = engine.submit(make_job(model, 1, **LONG))
+        chunks = aiter(channel)
+        await anext(chunks)
+        made.silent = True
+        before = len(made.rows)
+        async for _ in chunks:
+            pass
+        assert channel.finish_reason == "runaway"
+        # Ten silent frames, a chunk of 8 that they may begin in, and two steps under way.
+        assert len(made.rows) - before <= 10 + 8 + 2
 
 
 @both
-def test_speech_with_pauses_is_not_silence(model, runner):
+async def test_speech_with_pauses_is_not_silence(model, runner):
     # Every chunk of two ends in a pause: 10 silent frames of 20, but never 3 in a row.
     options = {"silence_s": 0.24, "silence_rms": 1e-3, "chunk_frames": (2,)}
     with endless(model, runner, slots=1, **options) as (engine, made):
         made.pauses = True
-        samples = whole(engine, make_job(model, 1, max_frames=20))
+        samples = await whole(engine, make_job(model, 1, max_frames=20))
     is_loud = np.abs(samples.reshape(20, FRAME)).max(axis=1) > 0
     assert is_loud.tolist() == [True, False] * 10
 
 
 @both
-def test_a_leaver_frees_the_slot_within_one_frame(model, runner):
+async def test_a_leaver_frees_the_slot_within_one_frame(model, runner):
     with endless(model, runner, slots=1) as (engine, made):
-
-        async def run():
-            first = engine.submit(make_job(model, 1, **LONG))
-            second = engine.submit(make_job(model, 2, max_frames=4))
-            await anext(aiter(first))
-            await first.aclose()
-            frames = len(made.rows)
-            await read(second)
-            # One step may be under way at the moment of leaving, and one be ahead of that.
-            assert len(made.rows) - frames <= 4 + 1 + made.run_ahead
-            assert (first.finish_reason, second.finish_reason) == ("cancelled", "length")
-
-        asyncio.run(run())
+        first = engine.submit(make_job(model, 1, **LONG))
+        second = engine.submit(make_job(model, 2, max_frames=4))
+        await anext(aiter(first))
+        await first.aclose()
+        frames = len(made.rows)
+        await read(second)
+        # One step may be under way at the moment of leaving, and one be ahead of that.
+        assert len(made.rows) - frames <= 4 + 1 + made.run_ahead
+        assert (first.finish_reason, second.finish_reason) == ("cancelled", "length")
 
 
 @both
-def test_who_leaves_while_waiting_is_never_spoken(model, runner):
+async def test_who_leaves_while_waiting_is_never_spoken(model, runner):
     with endless(model, runner, slots=1) as (engine, made):
-
-        async def run():
-            first = engine.submit(make_job(model, 1, max_frames=20))
-            second = engine.submit(make_job(model, 2, max_frames=20))
-            await second.aclose()
-            await read(first)
-            await until(lambda: engine.statistics.waiting == 0)
-            assert len(made.rows) == 20
-
-        asyncio.run(run())
+        first = engine.submit(make_job(model, 1, max_frames=20))
+        second = engine.submit(make_job(model, 2, max_frames=20))
+        await second.aclose()
+        await read(first)
+        await until(lambda: engine.statistics.waiting == 0)
+        assert len(made.rows) == 20
 
 
 @both
-def test_a_slow_reader_pauses_only_itself(model, runner):
+async def test_a_slow_reader_pauses_only_itself(model, runner):
     with endless(model, runner, max_lead_s=0.3) as (engine, made):
-
-        async def run():
-            slow = engine.submit(make_job(model, 1, max_frames=30))
-            quick = engine.submit(make_job(model, 2, max_frames=30))
-            assert len(await read(quick)) == 30 * FRAME
-            await until(lambda: engine.statistics.paused == 1)
-            # At most what the channel holds, and a chunk on its way.
-            assert slow._waiting_samples <= 7_200 + 8 * FRAME
-            steps = len(made.rows)
-            assert len(await read(slow)) == 30 * FRAME
-            assert len(made.rows) > steps
-            assert slow.finish_reason == "length"
-
-        asyncio.run(run())
+        slow = engine.submit(make_job(model, 1, max_frames=30))
+        quick = engine.submit(make_job(model, 2, max_frames=30))
+        assert len(await read(quick)) == 30 * FRAME
+        await until(lambda: engine.statistics.paused == 1)
+        # At most what the channel holds, and a chunk on its way.
+        assert slow._waiting_samples <= 7_200 + 8 * FRAME
+        steps = len(made.rows)
+        assert len(await read(slow)) == 30 * FRAME
+        assert len(made.rows) > steps
+        assert slow.finish_reason == "length"
 
 
 @both
-def test_a_pause_changes_no_sample(model, runner):
+async def test_a_pause_changes_no_sample(model, runner):
     job = make_job(model, 1, max_frames=30)
     with endless(model, runner) as (engine, _):
-        expected = whole(engine, job)
+        expected = await whole(engine, job)
     with endless(model, runner, max_lead_s=0.3) as (engine, _):
-
-        async def run():
-            slow = engine.submit(job)
-            others = [engine.submit(make_job(model, n, max_frames=30)) for n in (3, 4)]
-            await asyncio.gather(*[read(other) for other in others])
-            return await read(slow)
-
-        assert np.abs(asyncio.run(run()) - expected).max() <= 1e-5
+        slow = engine.submit(job)
+        others = [engine.submit(make_job(model, n, max_frames=30)) for n in (3, 4)]
+        await asyncio.gather(*[read(other) for other in others])
+        assert np.abs(await read(slow) - expected).max() <= 1e-5
 
 
 @both
-def test_a_bad_job_fails_alone(model, runner):
+async def test_a_bad_job_fails_alone(model, runner):
     with running(model, runner=runner) as engine:
-
-        async def run():
-            good = engine.submit(make_job(model, 1))
-            bad = engine.submit(make_job(model, 2, speaker="nobody"))
-            long = engine.submit(make_job(model, 3, max_frames=10**6, runaway_frames=10**6))
-            with pytest.raises(InvalidRequest) as refused:
-                await read(bad)
-            assert refused.value.param == "speaker"
-            with pytest.raises(InvalidRequest) as refused:
-                await read(long)
-            assert refused.value.param == "text"
-            assert len(await read(good))
-            assert engine.statistics.failures == 0
-            assert engine.is_healthy
-
-        asyncio.run(run())
+        good = engine.submit(make_job(model, 1))
+        bad = engine.submit(make_job(model, 2, speaker="nobody"))
+        long = engine.submit(make_job(model, 3, max_frames=10**6, runaway_frames=10**6))
+        with pytest.raises(InvalidRequest) as refused:
+            await read(bad)
+        assert refused.value.param == "speaker"
+        with pytest.raises(InvalidRequest) as refused:
+            await read(long)
+        assert refused.value.param == "text"
+        assert len(await read(good))
+        assert engine.statistics.failures == 0
+        assert engine.is_healthy
 
 
 @both
 @pytest.mark.parametrize("call", ["begin", "prefill", "frame", "sound"])
-def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(model, runner, call):
+async def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(model, runner, call):
     job = make_job(model, 1, max_frames=12)
     with endless(model, runner, max_failures=10**9, prefix_cache_rows=0) as (engine, made):
-        expected = whole(engine, job)
+        expected = await whole(engine, job)
 
-        async def run():
-            made.failing.add(call)
-            channels = [engine.submit(make_job(model, n, max_frames=20)) for n in range(4)]
-            for channel in channels:
-                with pytest.raises(SynthesisFailed):
-                    await read(channel)
-                assert channel.finish_reason == "error"
-            made.failing.clear()
-            return await read(engine.submit(job))
-
-        assert np.abs(asyncio.run(run()) - expected).max() <= 1e-5
+        made.failing.add(call)
+        channels = [engine.submit(make_job(model, n, max_frames=20)) for n in range(4)]
+        for channel in channels:
+            with pytest.raises(SynthesisFailed):
+                await read(channel)
+            assert channel.finish_reason == "error"
+        made.failing.clear()
+        assert np.abs(await read(engine.submit(job)) - expected).max() <= 1e-5
         assert engine.statistics.failures > 0
         assert engine.is_healthy
 
 
 @both
 @pytest.mark.parametrize("call", ["begin", "prefill"])
-def test_who_cannot_start_leaves_the_others_speaking(model, runner, call):
+async def test_who_cannot_start_leaves_the_others_speaking(model, runner, call):
     with endless(model, runner) as (engine, made):
-
-        async def run():
-            speaking = engine.submit(make_job(model, 1, max_frames=100))
-            await anext(aiter(speaking))
-            made.failing.add(call)
-            with pytest.raises(SynthesisFailed):
-                await read(engine.submit(make_job(model, 2)))
-            made.failing.clear()
-            await read(speaking)
-            assert speaking.finish_reason == "length"
-
-        asyncio.run(run())
+        speaking = engine.submit(make_job(model, 1, max_frames=100))
+        await anext(aiter(speaking))
+        made.failing.add(call)
+        with pytest.raises(SynthesisFailed):
+            await read(engine.submit(make_job(model, 2)))
+        made.failing.clear()
+        await read(speaking)
+        assert speaking.finish_reason == "length"
 
 
 @both
-def test_failures_in_a_row_end_the_engine_and_everyone_hears(model, runner):
+async def test_failures_in_a_row_end_the_engine_and_everyone_hears(model, runner):
     with endless(model, runner, slots=2, max_failures=3) as (engine, made):
-
-        async def run():
-            channels = [engine.submit(make_job(model, n, **LONG)) for n in range(12)]
-            await anext(aiter(channels[0]))
-            made.failing.add("frame")
-            for channel in channels:
-                with pytest.raises(SynthesisFailed):
-                    await read(channel)
-            await until(lambda: not engine.is_healthy)
+        channels = [engine.submit(make_job(model, n, **LONG)) for n in range(12)]
+        await anext(aiter(channels[0]))
+        made.failing.add("frame")
+        for channel in channels:
             with pytest.raises(SynthesisFailed):
-                await read(engine.submit(make_job(model, 1)))
-
-        asyncio.run(run())
+                await read(channel)
+        await until(lambda: not engine.is_healthy)
+        with pytest.raises(SynthesisFailed):
+            await read(engine.submit(make_job(model, 1)))
 
 
 @both
-def test_closing_fails_what_is_open(model, runner):
+async def test_closing_fails_what_is_open(model, runner):
     with endless(model, runner, slots=1) as (engine, _):
-
-        async def run():
-            speaking = engine.submit(make_job(model, 1, **LONG))
-            waiting = engine.submit(make_job(model, 2))
-            await anext(aiter(speaking))
-            await asyncio.to_thread(engine.close)
-            for channel in (speaking, waiting, engine.submit(make_job(model, 3))):
-                with pytest.raises(NotReady):
-                    await read(channel)
-            assert not engine.is_healthy
-
-        asyncio.run(run())
+        speaking = engine.submit(make_job(model, 1, **LONG))
+        waiting = engine.submit(make_job(model, 2))
+        await anext(aiter(speaking))
+        await asyncio.to_thread(engine.close)
+        for channel in (speaking, waiting, engine.submit(make_job(model, 3))):
+            with pytest.raises(NotReady):
+                await read(channel)
+        assert not engine.is_healthy
 
 
-def test_a_step_that_hangs_makes_the_engine_unhealthy(model):
+async def test_a_step_that_hangs_makes_the_engine_unhealthy(model):
     released = threading.Event()
 
     class Stuck:
@@ -250,50 +207,35 @@ def test_a_step_that_hangs_makes_the_engine_unhealthy(model):
             raise RuntimeError("too late")
 
     with running(model, runner=lambda *_: Stuck(), stall_s=0.05) as engine:
-
-        async def run():
-            channel = engine.submit(make_job(model, 1))
-            await until(lambda: not engine.is_healthy)
-            released.set()
-            with pytest.raises(SynthesisFailed):
-                await read(channel)
-
-        asyncio.run(run())
+        channel = engine.submit(make_job(model, 1))
+        await until(lambda: not engine.is_healthy)
+        released.set()
+        with pytest.raises(SynthesisFailed):
+            await read(channel)
 
 
-def test_the_first_audio_comes_after_one_frame(model):
+async def test_the_first_audio_comes_after_one_frame(model):
     with endless(model, plain) as (engine, _):
-
-        async def run():
-            channel = engine.submit(make_job(model, 1, **LONG))
-            first = await anext(aiter(channel))
-            assert len(first) == FRAME
-            await channel.aclose()
-
-        asyncio.run(run())
+        channel = engine.submit(make_job(model, 1, **LONG))
+        first = await anext(aiter(channel))
+        assert len(first) == FRAME
+        await channel.aclose()
 
 
-def test_chunks_follow_the_ramp_when_there_is_time(model):
+async def test_chunks_follow_the_ramp_when_there_is_time(model):
     with running(model, deterministic=True) as engine:
-
-        async def run():
-            channel = engine.submit(make_job(model, 6, max_frames=30))
-            return [len(chunk) // FRAME async for chunk in channel]
-
-        sizes = asyncio.run(run())
+        channel = engine.submit(make_job(model, 6, max_frames=30))
+        sizes = [len(chunk) // FRAME async for chunk in channel]
     ramp = [1, 1, 2, 4, 8, 8, 8, 8]
     assert sizes[:-1] == ramp[: len(sizes) - 1]
     assert sizes[-1] <= ramp[len(sizes) - 1]
 
 
-def test_more_jobs_than_slots_are_all_spoken(model):
+async def test_more_jobs_than_slots_are_all_spoken(model):
     with endless(model, plain, slots=3) as (engine, made):
-
-        async def run():
-            jobs = [make_job(model, n, max_frames=5) for n in range(10)]
-            return await asyncio.gather(*[read(engine.submit(job)) for job in jobs])
-
-        assert [len(samples) for samples in asyncio.run(run())] == [5 * FRAME] * 10
+        jobs = [make_job(model, n, max_frames=5) for n in range(10)]
+        spoken = await asyncio.gather(*[read(engine.submit(job)) for job in jobs])
+        assert [len(samples) for samples in spoken] == [5 * FRAME] * 10
         assert max(len(rows) for rows in made.rows) == 3
 
 

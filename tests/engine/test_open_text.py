@@ -1,6 +1,5 @@
 """A text that is still being written sounds as it would have sounded all at once."""
 
-import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -32,93 +31,75 @@ def open_job(model, **changes):
 
 
 @pytest.fixture(scope="module")
-def expected(model):
+async def expected(model):
     with running(model) as engine:
-        samples = whole(engine, whole_job(model))
+        samples = await whole(engine, whole_job(model))
     assert len(samples) > 47 * 1920, "it must go on behind the text, or nothing is proved"
     return samples
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_however_the_text_comes_the_speech_is_that_of_the_whole(model, expected, runner, size):
+async def test_however_the_text_comes_the_speech_is_that_of_the_whole(
+    model, expected, runner, size
+):
     with running(model, runner=runner) as engine:
-
-        async def run():
-            job, rest = open_job(model)
-            channel = engine.submit(job)
-            for start in range(0, len(rest), size):
-                steps = engine.statistics.steps
-                job.feed.put(rest[start : start + size])
-                await until(lambda: engine.statistics.steps > steps or channel.finish_reason)  # noqa: B023
-            job.feed.finish(RUNAWAY)
-            return await read(channel)
-
-        assert np.abs(asyncio.run(run()) - expected).max() <= 1e-5
+        job, rest = open_job(model)
+        channel = engine.submit(job)
+        for start in range(0, len(rest), size):
+            steps = engine.statistics.steps
+            job.feed.put(rest[start : start + size])
+            await until(lambda: engine.statistics.steps > steps or channel.finish_reason)  # noqa: B023
+        job.feed.finish(RUNAWAY)
+        assert np.abs(await read(channel) - expected).max() <= 1e-5
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_it_speaks_as_far_as_the_text_goes_and_waits(model, expected, runner):
+async def test_it_speaks_as_far_as_the_text_goes_and_waits(model, expected, runner):
     with endless(model, runner, chunk_frames=(1,)) as (engine, made):
-
-        async def run():
-            job, rest = open_job(model)
-            channel = engine.submit(job)
-            job.feed.put(rest[:5])
-            heard = aiter(channel)
-            spoken = np.concatenate([await anext(heard) for _ in range(5)])
-            await until(lambda: engine.statistics.paused == 1)
-            assert len(made.rows) == 5
-            assert channel.finish_reason is None
-            await channel.aclose()
-            return spoken
-
-        assert np.abs(asyncio.run(run()) - expected[: 5 * 1920]).max() <= 1e-5
+        job, rest = open_job(model)
+        channel = engine.submit(job)
+        job.feed.put(rest[:5])
+        heard = aiter(channel)
+        spoken = np.concatenate([await anext(heard) for _ in range(5)])
+        await until(lambda: engine.statistics.paused == 1)
+        assert len(made.rows) == 5
+        assert channel.finish_reason is None
+        await channel.aclose()
+        assert np.abs(spoken - expected[: 5 * 1920]).max() <= 1e-5
 
 
-def test_others_speak_while_one_waits_for_its_text(model):
+async def test_others_speak_while_one_waits_for_its_text(model):
     with running(model) as engine:
-
-        async def run():
-            waiting = engine.submit(open_job(model)[0])
-            await until(lambda: engine.statistics.paused == 1)
-            spoken = await read(engine.submit(whole_job(model)))
-            assert waiting.finish_reason is None
-            await waiting.aclose()
-            await until(lambda: engine.statistics.active == 0)
-            return spoken
-
-        assert len(asyncio.run(run())) > 0
+        waiting = engine.submit(open_job(model)[0])
+        await until(lambda: engine.statistics.paused == 1)
+        spoken = await read(engine.submit(whole_job(model)))
+        assert waiting.finish_reason is None
+        await waiting.aclose()
+        await until(lambda: engine.statistics.active == 0)
+        assert len(spoken) > 0
 
 
-def test_a_finished_text_has_the_cap_of_its_length(model):
+async def test_a_finished_text_has_the_cap_of_its_length(model):
     with endless(model, RUNNERS[0].values[0]) as (engine, _):
-
-        async def run():
-            job, rest = open_job(model, max_frames=100)
-            channel = engine.submit(job)
-            job.feed.put(rest)
-            job.feed.finish(30)
-            samples = await read(channel)
-            return len(samples), channel.finish_reason
-
-        assert asyncio.run(run()) == (30 * 1920, "runaway")
+        job, rest = open_job(model, max_frames=100)
+        channel = engine.submit(job)
+        job.feed.put(rest)
+        job.feed.finish(30)
+        samples = await read(channel)
+        assert (len(samples), channel.finish_reason) == (30 * 1920, "runaway")
 
 
-def test_a_failure_while_text_is_read_fails_its_own_stream(model):
+async def test_a_failure_while_text_is_read_fails_its_own_stream(model):
     with endless(model, RUNNERS[0].values[0]) as (engine, made):
-
-        async def run():
-            job, rest = open_job(model)
-            failing, other = engine.submit(job), engine.submit(whole_job(model))
-            await until(lambda: engine.statistics.active == 2)
-            made.failing.add("append_text")
-            job.feed.put(rest)
-            with pytest.raises(Exception, match="failed while speaking"):
-                await read(failing)
-            return len(await read(other))
-
-        assert asyncio.run(run()) == 60 * 1920
+        job, rest = open_job(model)
+        failing, other = engine.submit(job), engine.submit(whole_job(model))
+        await until(lambda: engine.statistics.active == 2)
+        made.failing.add("append_text")
+        job.feed.put(rest)
+        with pytest.raises(Exception, match="failed while speaking"):
+            await read(failing)
+        assert len(await read(other)) == 60 * 1920
 
 
 def test_a_feed_gives_its_end_with_the_last_of_its_text():

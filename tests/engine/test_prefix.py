@@ -1,6 +1,5 @@
 """A prefix that was read before is not read again, and nobody hears the difference."""
 
-import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +29,7 @@ class Recording:
         self._inner.prefill(slot, prompt, start, rows)
 
 
-def rows_read(model, runner, jobs, **changes):
+async def rows_read(model, runner, jobs, **changes):
     """The rows that are read for each of the jobs, spoken one after another."""
     made = []
 
@@ -41,7 +40,7 @@ def rows_read(model, runner, jobs, **changes):
     read = []
     with running(model, runner=make, **changes) as engine:
         for job in jobs:
-            whole(engine, job)
+            await whole(engine, job)
             read.append(made[0].read)
             made[0].read = []
     return read
@@ -59,32 +58,32 @@ def prefix_of(model, job):
 
 
 @both
-def test_a_known_prefix_is_not_read_again(model, runner):
+async def test_a_known_prefix_is_not_read_again(model, runner):
     job, other_text = make_job(model, 4), make_job(model, 4, ids=make_job(model, 1).ids)
     prefix = prefix_of(model, job)
-    first, again, other = rows_read(model, runner, [job, job, other_text])
+    first, again, other = await rows_read(model, runner, [job, job, other_text])
     assert first[0] == (0, prefix)
     assert again == first[1:]
     assert other[0][0] == prefix
 
 
 @both
-def test_with_text_that_comes_along_nothing_is_left_to_read(model, runner):
+async def test_with_text_that_comes_along_nothing_is_left_to_read(model, runner):
     job = make_job(model, 1, layout="streaming_text")
-    first, again = rows_read(model, runner, [job, job])
+    first, again = await rows_read(model, runner, [job, job])
     assert first == [(0, prefix_of(model, job))]
     assert again == []
 
 
 @both
 @pytest.mark.parametrize("layout", ["full_text", "streaming_text"])
-def test_the_speech_is_the_same_to_the_bit(model, runner, layout):
+async def test_the_speech_is_the_same_to_the_bit(model, runner, layout):
     job = make_job(model, 3, layout=layout, max_frames=20)
     with running(model, runner=runner, deterministic=True, slots=2) as engine:
-        first, again = whole(engine, job), whole(engine, job)
+        first, again = await whole(engine, job), await whole(engine, job)
     with running(model, runner=runner, deterministic=True, slots=2, prefix_cache_rows=0) as engine:
-        whole(engine, job)
-        without = whole(engine, job)
+        await whole(engine, job)
+        without = await whole(engine, job)
     assert len(first) > 1920
     assert np.array_equal(first, again)
     assert np.array_equal(first, without)
@@ -98,24 +97,24 @@ def test_the_speech_is_the_same_to_the_bit(model, runner, layout):
         pytest.param({"instruct_ids": (1, 2, 3)}, id="instruct"),
     ],
 )
-def test_another_prefix_is_not_mistaken_for_it(model, change):
+async def test_another_prefix_is_not_mistaken_for_it(model, change):
     job = make_job(model, 4, speaker="serena", language="auto", instruct_ids=())
     other = replace(job, **change)
-    _, read = rows_read(model, RUNNERS[0].values[0], [job, other])
+    _, read = await rows_read(model, RUNNERS[0].values[0], [job, other])
     assert read[0] == (0, prefix_of(model, other))
 
 
 @both
-def test_nothing_is_kept_of_a_failure(model, runner):
+async def test_nothing_is_kept_of_a_failure(model, runner):
     job = make_job(model, 4)
     with endless(model, runner) as (engine, made):
-        whole(engine, job)
+        await whole(engine, job)
         cache = made._inner._slots.prefixes
         assert prefix_rows_of(cache) == prefix_of(model, job)
         made.failing.add("frame")
         with pytest.raises(SynthesisFailed):
-            whole(engine, job)
-        asyncio.run(until(lambda: prefix_rows_of(cache) == 0))
+            await whole(engine, job)
+        await until(lambda: prefix_rows_of(cache) == 0)
 
 
 def test_what_was_used_least_recently_goes_first():

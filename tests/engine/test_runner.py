@@ -62,7 +62,7 @@ def test_what_just_fits_is_spoken_and_one_frame_more_is_refused(model, runner, l
 
 
 @pytest.mark.parametrize("too_many", [0, 1])
-def test_as_many_text_rows_as_there_are_places_are_spoken(model, too_many):
+def test_as_many_text_rows_as_there_are_positions_are_spoken(model, too_many):
     job = make_job(model, 1, layout="streaming_text")
     rows = rows_of(model, job)[1]
     assert rows > 2
@@ -189,7 +189,7 @@ def test_codes_lie_in_the_ring_at_their_frame(model, runner):
     assert len({tuple(code.tolist()) for code in codes[-8:]}) > 1
 
 
-def test_sound_is_read_across_the_end_of_the_ring(model, runner):
+def test_frames_are_decoded_across_the_end_of_the_ring(model, runner):
     first = RING_FRAMES - 2
     decode, seen = model.codec.decode, []
     ring = runner._slots.ring
@@ -207,7 +207,7 @@ def test_sound_is_read_across_the_end_of_the_ring(model, runner):
 
 
 @both
-def test_a_row_that_ends_says_so_in_its_place(model, runner):
+def test_a_row_that_ends_is_marked_at_its_own_index(model, runner):
     runner = runner(model, SMALL)
     for slot in (0, 1):
         begin(runner, slot, make_job(model, slot))
@@ -230,7 +230,7 @@ def test_the_kind_of_sorting_is_passed_on(model, runner, full_sort):
 
 
 @pytest.mark.parametrize(("deterministic", "calls"), [(False, [2]), (True, [1, 1])])
-def test_sound_is_made_row_by_row_where_bits_must_not_change(model, deterministic, calls):
+def test_frames_are_decoded_row_by_row_where_bits_must_not_change(model, deterministic, calls):
     runner = PlainRunner(model, replace(SMALL, deterministic=deterministic))
     seen, sound = [], runner._slots.decode
     runner._slots.decode = lambda slots, *rest: seen.append(len(slots)) or sound(slots, *rest)

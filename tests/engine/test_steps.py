@@ -319,7 +319,7 @@ def test_the_samples_of_each_row_go_to_its_reader():
 # Audio that is late ------------------------------------------------------------------
 
 
-def test_sound_that_is_late_is_waited_for_at_first_and_at_the_end_only():
+def test_samples_that_are_late_are_waited_for_at_first_and_at_the_end_only():
     runner = Script(run_ahead=1)
     runner.is_quick = False
     frames_at = []
@@ -334,13 +334,13 @@ def test_sound_that_is_late_is_waited_for_at_first_and_at_the_end_only():
     assert (len(reader.samples), reader.finish_reason) == (9 * FRAME, "length")
 
 
-def test_sound_that_is_there_is_handed_out_at_once():
+def test_samples_that_are_there_are_handed_out_at_once():
     runner, heard = Script(), []
     work(runner, [job(max_frames=6)], lambda *_: heard.append(len(runner.called("heard"))))
     assert heard[:4] == [1, 2, 2, 3]
 
 
-def test_an_end_waits_for_the_last_sound_on_its_way():
+def test_an_end_waits_for_the_last_samples_on_their_way():
     # One speech ends while the other goes on, so nobody waits for the last chunk of the first.
     runner, ends = Script(lasts={0: 2}), []
     runner.is_quick = False
@@ -458,7 +458,7 @@ def test_a_full_reader_is_paused_and_goes_on_when_there_is_room():
 
 
 @pytest.fixture
-def gets(monkeypatch):
+def gets(monkeypatch: pytest.MonkeyPatch):
     """The time limits with which the loop waits for jobs, one for each time it does."""
     noted = []
 
@@ -789,7 +789,7 @@ def test_a_job_that_nobody_has_taken_yet_is_counted_as_waiting():
     assert seen[-1].waiting == 1
 
 
-def test_how_long_a_step_takes_follows_the_steps_slowly(monkeypatch):
+def test_how_long_a_step_takes_follows_the_steps_slowly(monkeypatch: pytest.MonkeyPatch):
     clock = SimpleNamespace(now_s=100.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
     runner, planned, seen = Script(), [], []

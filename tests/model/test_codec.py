@@ -278,7 +278,7 @@ REAL_FRAMES = 84  # more than the window of 72
 
 
 @pytest.fixture(scope="module")
-def real(random_checkpoint, tmp_path_factory):
+def real(random_checkpoint, tmp_path_factory: pytest.TempPathFactory):
     """Make a decoder of the published shapes and decode 84 frames without any state."""
     folder = tmp_path_factory.mktemp("config")
     (folder / "speech_tokenizer").mkdir()

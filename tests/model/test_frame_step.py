@@ -265,7 +265,7 @@ def test_a_frame_step_on_cuda_never_waits_for_the_device(cuda_like, full_sort):
     assert (codes.shape, is_end.shape, samples.shape) == ((3, 16), (3,), (3, 1920))
 
 
-def test_a_wait_for_the_device_would_be_noticed(cuda_like, monkeypatch):
+def test_a_wait_for_the_device_would_be_noticed(cuda_like, monkeypatch: pytest.MonkeyPatch):
     """The attention for the CPU does read lengths on the host."""
     monkeypatch.setattr(cuda_like.talker, "attention", RowwiseAttention("test"))
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 
 @pytest.fixture
-def run(parity, monkeypatch, capsys):
+def run(parity, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Run the script as from a shell; exit status and lines."""
 
     def run(checkpoint, golden, *options):
@@ -54,7 +55,7 @@ def spoil_waveform(case, waveform):
         (spoil_waveform, "waveform differs by 2.0e-05"),
     ],
 )
-def test_a_difference_is_said_and_ends_with_1(run, data, tmp_path, spoil, said):
+def test_a_difference_is_said_and_ends_with_1(run, data, tmp_path: Path, spoil, said):
     case = json.loads((data / "golden_1b7.json").read_text(encoding="utf-8"))[6]
     with np.load(data / "golden_1b7.npz") as waveforms:
         waveform = waveforms["case_6"]
@@ -68,7 +69,7 @@ def test_a_difference_is_said_and_ends_with_1(run, data, tmp_path, spoil, said):
     assert status == 1
 
 
-def test_0b6_drops_the_instruction(parity, data, tmp_path):
+def test_0b6_drops_the_instruction(parity, data, tmp_path: Path):
     """The 0.6B checkpoint's size alone makes instructions silent."""
     shutil.copytree(data / "tiny_0b6", tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qwen_tts_service.qwen.voice.limits import QwenOptions
 from tests.model.conftest import DATA
 
 from qwen_tts_service.engine.channel import PcmChannel
@@ -15,6 +14,7 @@ from qwen_tts_service.engine.job import Job
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.model.config import load_config
 from qwen_tts_service.model.tokenizer import Tokenizer
+from qwen_tts_service.qwen.limits import QwenOptions
 from qwen_tts_service.qwen.voice import QwenVoice
 from qwen_tts_service.types import SamplingOptions, SpeechRequest, VoiceAttributes
 
@@ -164,15 +164,12 @@ def test_the_runaway_factor_is_the_settings() -> None:
     assert job.runaway_frames == int(125 + 1.5 * (12 + 5 * TOKENS))
 
 
-def test_the_job_goes_to_the_engine_and_its_channel_comes_back() -> None:
-    async def run() -> None:
-        voice = make_voice()
-        told = voice.prepare(ask())
-        assert voice._engine.jobs == []
-        assert told.speak() is voice._engine.channels[0]
-        assert voice._engine.jobs == [told.job]
-
-    asyncio.run(run())
+async def test_the_job_goes_to_the_engine_and_its_channel_comes_back() -> None:
+    voice = make_voice()
+    told = voice.prepare(ask())
+    assert voice._engine.jobs == []
+    assert told.speak() is voice._engine.channels[0]
+    assert voice._engine.jobs == [told.job]
 
 
 def test_it_warms_up_with_a_short_real_utterance() -> None:
@@ -212,19 +209,16 @@ async def turn() -> None:
 
 
 @pytest.mark.parametrize(("asked", "given"), [(900, 900), (1000, 983), (983, 983), (984, 983)])
-def test_an_open_speech_has_the_layout_and_the_frames_that_a_slot_has(
+async def test_an_open_speech_has_the_layout_and_the_frames_that_a_slot_has(
     asked: int, given: int
 ) -> None:
-    async def run() -> Job:
-        voice = make_voice(max_positions=1000)
-        told = voice.open(ask(None, max_frames=asked))
-        told.feed(TEXT + " ")
-        reading = asyncio.create_task(anext(aiter(told)))
-        await turn()
-        reading.cancel()
-        return voice._engine.jobs[0]
-
-    job = asyncio.run(run())
+    voice = make_voice(max_positions=1000)
+    told = voice.open(ask(None, max_frames=asked))
+    told.feed(TEXT + " ")
+    reading = asyncio.create_task(anext(aiter(told)))
+    await turn()
+    reading.cancel()
+    job = voice._engine.jobs[0]
     assert (job.layout, job.max_frames, job.runaway_frames) == ("streaming_text", given, given)
     assert (job.speaker, job.language, job.seed) == ("ryan", "english", 7)
 
@@ -237,22 +231,19 @@ def test_an_instruction_takes_its_rows_from_an_open_speech() -> None:
     assert (told.choice.speaker, told.choice.instruct) == ("ryan", "Slowly.")
 
 
-def test_an_open_speech_begins_when_it_is_read_and_has_a_token() -> None:
-    async def run() -> None:
-        voice = make_voice()
-        engine = voice._engine
-        told = voice.open(ask(None))
-        told.feed("hel")  # may yet become another token
-        reading = asyncio.create_task(anext(aiter(told)))
-        await turn()
-        assert engine.jobs == []
-        told.feed("lo the ")
-        await turn()
-        assert len(engine.jobs) == 1
-        engine.channels[0].put(np.ones(5, np.float32))
-        assert len(await reading) == 5
-
-    asyncio.run(run())
+async def test_an_open_speech_begins_when_it_is_read_and_has_a_token() -> None:
+    voice = make_voice()
+    engine = voice._engine
+    told = voice.open(ask(None))
+    told.feed("hel")  # may yet become another token
+    reading = asyncio.create_task(anext(aiter(told)))
+    await turn()
+    assert engine.jobs == []
+    told.feed("lo the ")
+    await turn()
+    assert len(engine.jobs) == 1
+    engine.channels[0].put(np.ones(5, np.float32))
+    assert len(await reading) == 5
 
 
 def test_an_open_speech_that_nobody_reads_takes_no_slot() -> None:
@@ -265,23 +256,20 @@ def test_an_open_speech_that_nobody_reads_takes_no_slot() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 4, 1000])
-def test_the_ids_of_an_open_speech_are_those_of_the_whole(size: int) -> None:
+async def test_the_ids_of_an_open_speech_are_those_of_the_whole(size: int) -> None:
     text = "hello the world, one two three. hello"
 
-    async def run() -> Any:
-        voice = make_voice()
-        told = voice.open(ask(None))
-        for at in range(0, len(text), size):
-            told.feed(text[at : at + size])
-        told.finish()
-        reading = asyncio.create_task(anext(aiter(told), None))
-        await turn()
-        voice._engine.channels[0].close("length")
-        await reading
-        assert told.finish_reason == "length"
-        return voice._engine.jobs[0]
-
-    job = asyncio.run(run())
+    voice = make_voice()
+    told = voice.open(ask(None))
+    for at in range(0, len(text), size):
+        told.feed(text[at : at + size])
+    told.finish()
+    reading = asyncio.create_task(anext(aiter(told), None))
+    await turn()
+    voice._engine.channels[0].close("length")
+    await reading
+    assert told.finish_reason == "length"
+    job = voice._engine.jobs[0]
     whole = TOKENIZER.encode(text)
     ids, end = job.feed.take(1000)
     assert [*job.ids[:3], *job.ids[-5:]] == [*whole[:3], *whole[-5:]]
@@ -290,19 +278,16 @@ def test_the_ids_of_an_open_speech_are_those_of_the_whole(size: int) -> None:
     assert end == min(125 + 4 * (12 + 5 * (len(whole) - 8)), 1000)
 
 
-def test_a_finished_text_never_has_more_than_its_slot() -> None:
-    async def run() -> Any:
-        voice = make_voice()
-        told = voice.open(ask(None, max_frames=60))
-        told.feed(TEXT)
-        told.finish()
-        reading = asyncio.create_task(anext(aiter(told), None))
-        await turn()
-        voice._engine.channels[0].close()
-        await reading
-        return voice._engine.jobs[0].feed.take(1000)[1]
-
-    assert asyncio.run(run()) == 60
+async def test_a_finished_text_never_has_more_than_its_slot() -> None:
+    voice = make_voice()
+    told = voice.open(ask(None, max_frames=60))
+    told.feed(TEXT)
+    told.finish()
+    reading = asyncio.create_task(anext(aiter(told), None))
+    await turn()
+    voice._engine.channels[0].close()
+    await reading
+    assert voice._engine.jobs[0].feed.take(1000)[1] == 60
 
 
 @pytest.mark.parametrize("is_too_long", [False, True])
@@ -318,42 +303,41 @@ def test_an_open_speech_has_so_many_tokens(is_too_long: bool) -> None:
     assert caught.value.param == "text"
 
 
-def test_a_text_without_a_token_ends_without_a_slot() -> None:
-    async def run() -> Any:
-        voice = make_voice()
-        told = voice.open(ask(None))
-        told.feed("  ")
-        told.finish()
-        return [part async for part in told], told.finish_reason, voice._engine.jobs
-
-    assert asyncio.run(run()) == ([], "stop", [])
-
-
-def test_who_leaves_before_it_begins_takes_no_slot() -> None:
-    async def run() -> Any:
-        voice = make_voice()
-        told = voice.open(ask(None))
-        reading = asyncio.create_task(anext(aiter(told), None))
-        await turn()
-        await told.aclose()
-        await told.aclose()
-        assert await reading is None
-        told.feed(TEXT + " ")
-        told.finish()
-        return [part async for part in told], told.finish_reason, voice._engine.jobs
-
-    assert asyncio.run(run()) == ([], "cancelled", [])
+async def test_a_text_without_a_token_ends_without_a_slot() -> None:
+    voice = make_voice()
+    told = voice.open(ask(None))
+    told.feed("  ")
+    told.finish()
+    assert ([part async for part in told], told.finish_reason, voice._engine.jobs) == (
+        [],
+        "stop",
+        [],
+    )
 
 
-def test_who_leaves_on_the_way_frees_the_slot() -> None:
-    async def run() -> Any:
-        voice = make_voice()
-        told = voice.open(ask(None))
-        told.feed(TEXT + " ")
-        reading = asyncio.create_task(anext(aiter(told), None))
-        await turn()
-        await told.aclose()
-        assert await reading is None
-        return voice._engine.channels[0].is_cancelled, told.finish_reason
+async def test_who_leaves_before_it_begins_takes_no_slot() -> None:
+    voice = make_voice()
+    told = voice.open(ask(None))
+    reading = asyncio.create_task(anext(aiter(told), None))
+    await turn()
+    await told.aclose()
+    await told.aclose()
+    assert await reading is None
+    told.feed(TEXT + " ")
+    told.finish()
+    assert ([part async for part in told], told.finish_reason, voice._engine.jobs) == (
+        [],
+        "cancelled",
+        [],
+    )
 
-    assert asyncio.run(run()) == (True, "cancelled")
+
+async def test_who_leaves_on_the_way_frees_the_slot() -> None:
+    voice = make_voice()
+    told = voice.open(ask(None))
+    told.feed(TEXT + " ")
+    reading = asyncio.create_task(anext(aiter(told), None))
+    await turn()
+    await told.aclose()
+    assert await reading is None
+    assert (voice._engine.channels[0].is_cancelled, told.finish_reason) == (True, "cancelled")

@@ -1,6 +1,7 @@
 """Ids of utterances, and where each regex cuts."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_text_is_composed_first(model):
     assert model.tokenizer.encode("e\u0301") == model.tokenizer.encode("\u00e9")
 
 
-def test_published_control_ids_come_out(random_checkpoint, tmp_path):
+def test_published_control_ids_come_out(random_checkpoint, tmp_path: Path):
     """Of the published layout: `<|im_start|>assistant` newline is 151644, 77091, 198."""
     (tmp_path / "speech_tokenizer").mkdir()
     config = random_checkpoint.main_config("1.7b")
@@ -113,7 +114,7 @@ def test_published_control_ids_come_out(random_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
-def test_a_missing_file_is_named(data, tmp_path, name):
+def test_a_missing_file_is_named(data, tmp_path: Path, name):
     for other in {"vocab.json", "merges.txt"} - {name}:
         content = (data / "tiny_1b7" / other).read_text(encoding="utf-8")
         (tmp_path / other).write_text(content, encoding="utf-8")

@@ -67,7 +67,9 @@ def test_it_runs_in_bfloat16(verify_weights, data):
     assert len(verify_weights.observe(rough, "hello").frames) == 2
 
 
-def test_other_weights_end_with_1_and_say_where(verify_weights, data, monkeypatch, capsys):
+def test_other_weights_end_with_1_and_say_where(
+    verify_weights, data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr("sys.argv", ["verify_weights.py", str(data / "tiny_1b7")])
     assert verify_weights.main() == 1
     out = capsys.readouterr().out
@@ -75,7 +77,9 @@ def test_other_weights_end_with_1_and_say_where(verify_weights, data, monkeypatc
     assert out.endswith("departs from the published values\n")
 
 
-def test_a_missing_checkpoint_ends_with_1_and_a_message(verify_weights, monkeypatch, capsys):
+def test_a_missing_checkpoint_ends_with_1_and_a_message(
+    verify_weights, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr("sys.argv", ["verify_weights.py", "/nowhere"])
     assert verify_weights.main() == 1
     assert "/nowhere/config.json cannot be read" in capsys.readouterr().err

@@ -25,7 +25,7 @@ CODEC = "speech_tokenizer/model.safetensors"
 
 
 @pytest.fixture
-def checkpoint(data, tmp_path):
+def checkpoint(data, tmp_path: Path):
     shutil.copytree(data / "tiny_1b7", tmp_path / "tiny")
     return tmp_path / "tiny"
 
@@ -153,7 +153,7 @@ def write_configs(random_checkpoint, size, folder):
     ("size", "counts"), [("1.7b", (404, 1_916_676_352)), ("0.6b", (402, 905_788_672))]
 )
 def test_the_published_main_tensors_are_all_asked_for(
-    random_checkpoint, monkeypatch, tmp_path, size, counts
+    random_checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size, counts
 ):
     monkeypatch.setattr(PromptEmbedder, "text_rows", lambda self, ids: torch.empty(3, 1))
     ledger, config = Ledger(), write_configs(random_checkpoint, size, tmp_path)
@@ -167,7 +167,7 @@ def test_the_published_main_tensors_are_all_asked_for(
 
 
 def test_the_published_codec_tensors_are_asked_for_but_input_projections(
-    random_checkpoint, tmp_path
+    random_checkpoint, tmp_path: Path
 ):
     ledger, config = Ledger(), write_configs(random_checkpoint, "1.7b", tmp_path)
     CodecDecoder(config.codec, ledger)
@@ -181,7 +181,7 @@ def test_the_published_codec_tensors_are_asked_for_but_input_projections(
     assert len(unused) == 2
 
 
-def test_a_random_checkpoint_has_the_official_inventory(random_checkpoint, data, tmp_path):
+def test_a_random_checkpoint_has_the_official_inventory(random_checkpoint, data, tmp_path: Path):
     random_checkpoint.write_checkpoint("tiny", tmp_path, never_ends=False)
     for file in (MAIN, CODEC):
         shapes = [

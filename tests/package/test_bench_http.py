@@ -4,9 +4,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Server, StartServer
 
 
 def bench(url: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -14,7 +13,7 @@ def bench(url: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_both_loops_are_measured_and_name_their_origin(server: Any, tmp_path: Path) -> None:
+def test_both_loops_are_measured_and_name_their_origin(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     done = bench(
         server.base_url, "--closed", "1,3", "--open", "20", "--requests", "6", "--json", str(out)
@@ -30,7 +29,7 @@ def test_both_loops_are_measured_and_name_their_origin(server: Any, tmp_path: Pa
     assert "| 3 streams | 6 | 0 |" in done.stdout
 
 
-def test_refused_requests_are_counted_as_errors(start_server: Any) -> None:
+def test_refused_requests_are_counted_as_errors(start_server: StartServer) -> None:
     settings = {"MAX_CONCURRENT_REQUESTS": "1", "MAX_QUEUE": "0"}
     with start_server("tests.api.slow_service:QwenTTS", **settings) as server:
         done = bench(server.base_url, "--closed", "4", "--requests", "8", "--text", "5")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.conftest import StartServer
 
 ROOT = Path(__file__).parent.parent.parent
 BENTOML = [sys.executable, "-m", "bentoml"]
@@ -55,7 +56,9 @@ def test_image_needs_no_system_packages_and_is_told_its_paths(bento: Path) -> No
     assert "ffmpeg" not in (bento / "env" / "docker" / "Dockerfile").read_text()
 
 
-def test_bento_serves_from_outside_the_checkout(start_server, store: Path, tmp_path: Path) -> None:
+def test_bento_serves_from_outside_the_checkout(
+    start_server: StartServer, store: Path, tmp_path: Path
+) -> None:
     command = " ".join([f"cd {tmp_path} && exec", *BENTOML, "serve qwen_tts:latest --port $PORT"])
     with start_server(command=["bash", "-c", command], BENTOML_HOME=str(store)) as server:
         request = urllib.request.Request(

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.conftest import Server
 from tests.package.test_readme import README_PORT, Snippet, check_audio, run, snippets_of
 
 from qwen_tts_service.api.openai import MODEL_ALIASES, CreateSpeechBody
@@ -25,7 +26,9 @@ WRITES = re.compile(r"--output (\S+)|(?:open|write_to_file|stream_to_file)\(\"([
 
 
 @pytest.mark.parametrize("snippet", EVERY)
-def test_snippet_does_what_it_says(snippet: Snippet, server, tmp_path: Path, monkeypatch) -> None:
+def test_snippet_does_what_it_says(
+    snippet: Snippet, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("API_KEY", "any")
     code = snippet.code.replace(README_PORT, str(server.port))
     interpreter = {"bash": ["bash", "-euo", "pipefail"], "python": [sys.executable]}

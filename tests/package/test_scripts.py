@@ -180,6 +180,13 @@ def test_test_checks_first_and_hands_its_arguments_on(checkout: Checkout) -> Non
     assert calls[-1] == "-m pytest -k voice"
 
 
+def test_all_tests_run_in_two_processes(checkout: Checkout) -> None:
+    checkout.run("scripts/test")
+    assert (
+        checkout.calls()[-1] == "-m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder"
+    )
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, ROOT / ".ci" / "run"], ids=lambda c: c.name)
 def test_every_command_is_short_and_can_be_run(command: Path) -> None:
     assert os.access(command, os.X_OK)

@@ -71,7 +71,7 @@ def test_speech_is_added_up_and_set_against_the_time_it_took(clock: list[float])
 
 
 @pytest.mark.parametrize(("route", "audio_s"), [(None, 1.0), (ROUTE, 0.0)])
-def test_what_was_not_spoken_at_a_door_is_not_counted(route: str | None, audio_s: float) -> None:
+def test_what_was_not_spoken_for_a_route_is_not_counted(route: str | None, audio_s: float) -> None:
     before = counted("tts_real_time_factor_count", route=ROUTE)
     call = call_on(route)
     call.spoke(audio_s)

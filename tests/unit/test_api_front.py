@@ -59,7 +59,7 @@ class Answer:
         return Call.of(self.scope)
 
 
-def ask(
+async def ask(
     app: App = SAYS,
     path: str = PATH,
     *,
@@ -84,7 +84,7 @@ def ask(
     async def send(message: Any) -> None:
         answer.messages.append(message)
 
-    asyncio.run(Front(inner, runtime)(scope, receive, send))
+    await Front(inner, runtime)(scope, receive, send)
     return answer
 
 
@@ -108,9 +108,9 @@ def counted(name: str, **labels: str) -> float:
         "Bearer ключ",
     ],
 )
-def test_without_the_key_as_a_bearer_nothing_speaks(authorization: str | None) -> None:
+async def test_without_the_key_as_a_bearer_nothing_speaks(authorization: str | None) -> None:
     given = {} if authorization is None else {"authorization": authorization}
-    answer = ask(settings=KEY, **given)
+    answer = await ask(settings=KEY, **given)
     assert answer.scope is None
     assert (answer.status, answer.error["code"]) == (401, "unauthorized")
     assert answer.error["type"] == "invalid_request_error"
@@ -118,13 +118,13 @@ def test_without_the_key_as_a_bearer_nothing_speaks(authorization: str | None) -
 
 
 @pytest.mark.parametrize("authorization", ["Bearer sesame", "bearer  sesame ", "BEARER sesame"])
-def test_with_the_key_every_route_answers(authorization: str) -> None:
-    assert ask(settings=KEY, authorization=authorization).status == 200
+async def test_with_the_key_every_route_answers(authorization: str) -> None:
+    assert (await ask(settings=KEY, authorization=authorization)).status == 200
 
 
-def test_without_a_key_in_the_settings_everybody_may_speak() -> None:
-    assert ask().status == 200
-    assert ask(authorization="Basic any").status == 200
+async def test_without_a_key_in_the_settings_everybody_may_speak() -> None:
+    assert (await ask()).status == 200
+    assert (await ask(authorization="Basic any")).status == 200
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,10 @@ def test_without_a_key_in_the_settings_everybody_may_speak() -> None:
         ("/a/playground", False),
     ],
 )
-def test_the_key_guards_what_speaks_and_leaves_the_rest_open(path: str, is_open: bool) -> None:
-    assert ask(path=path, settings=KEY).status == (200 if is_open else 401)
+async def test_the_key_guards_what_speaks_and_leaves_the_rest_open(
+    path: str, is_open: bool
+) -> None:
+    assert (await ask(path=path, settings=KEY)).status == (200 if is_open else 401)
 
 
 async def accept(_scope: Any, _receive: Any, send: Any) -> None:
@@ -163,18 +165,18 @@ async def accept(_scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "websocket.close", "code": 1000})
 
 
-def test_a_socket_without_a_key_is_let_in_and_owes_it() -> None:
-    answer = ask(accept, SOCKET, kind="websocket", settings=KEY)
+async def test_a_socket_without_a_key_is_accepted_and_its_key_is_deferred() -> None:
+    answer = await ask(accept, SOCKET, kind="websocket", settings=KEY)
     assert answer.start["type"] == "websocket.accept"
     assert answer.scope is not None
     assert answer.scope[KEY_IS_DEFERRED] is True
 
 
 @pytest.mark.parametrize(("settings", "headers"), [(KEY, RIGHT), ({}, {})])
-def test_a_socket_with_its_key_or_where_none_is_set_owes_nothing(
+async def test_a_socket_with_its_key_or_where_none_is_set_has_none_deferred(
     settings: dict[str, str], headers: dict[str, str]
 ) -> None:
-    answer = ask(accept, SOCKET, kind="websocket", settings=settings, **headers)
+    answer = await ask(accept, SOCKET, kind="websocket", settings=settings, **headers)
     assert answer.scope is not None
     assert not answer.scope.get(KEY_IS_DEFERRED)
 
@@ -182,10 +184,10 @@ def test_a_socket_with_its_key_or_where_none_is_set_owes_nothing(
 @pytest.mark.parametrize(
     ("path", "headers"), [(SOCKET, {"authorization": "Bearer wrong"}), ("/other", {})]
 )
-def test_a_socket_with_a_wrong_key_or_elsewhere_is_refused(
+async def test_a_socket_with_a_wrong_key_or_elsewhere_is_refused(
     path: str, headers: dict[str, str]
 ) -> None:
-    answer = ask(accept, path, kind="websocket", settings=KEY, **headers)
+    answer = await ask(accept, path, kind="websocket", settings=KEY, **headers)
     assert answer.scope is None
     assert answer.start["type"] == "websocket.http.response.start"
     assert (answer.status, answer.error["code"]) == (401, "unauthorized")
@@ -203,12 +205,14 @@ def test_a_socket_with_a_wrong_key_or_elsewhere_is_refused(
         ("*", "https://b.example", True),
     ],
 )
-def test_a_page_opens_a_socket_from_here_or_from_an_allowed_origin(
+async def test_a_page_opens_a_socket_from_here_or_from_an_allowed_origin(
     origins: str, origin: str | None, is_welcome: bool
 ) -> None:
     given = {} if origin is None else {"origin": origin}
     settings = {"CORS_ORIGINS": origins}
-    answer = ask(accept, SOCKET, kind="websocket", settings=settings, host="here.example", **given)
+    answer = await ask(
+        accept, SOCKET, kind="websocket", settings=settings, host="here.example", **given
+    )
     if is_welcome:
         assert answer.start["type"] == "websocket.accept"
     else:
@@ -216,23 +220,23 @@ def test_a_page_opens_a_socket_from_here_or_from_an_allowed_origin(
         assert "CORS_ORIGINS" in answer.error["message"]
 
 
-def test_a_foreign_origin_may_ask_over_http_as_its_browser_guards_it() -> None:
-    assert ask(origin="https://a.example").status == 200
+async def test_a_foreign_origin_may_ask_over_http_as_its_browser_guards_it() -> None:
+    assert (await ask(origin="https://a.example")).status == 200
 
 
-def test_only_allowed_origins_are_told_that_they_may_read() -> None:
+async def test_only_allowed_origins_are_told_that_they_may_read() -> None:
     settings = {"CORS_ORIGINS": "https://a.example"}
-    allowed = ask(settings=settings, origin="https://a.example").headers
+    allowed = (await ask(settings=settings, origin="https://a.example")).headers
     assert allowed["access-control-allow-origin"] == "https://a.example"
     assert allowed["access-control-expose-headers"] == "*"
-    foreign = ask(settings=settings, origin="https://b.example").headers
+    foreign = (await ask(settings=settings, origin="https://b.example")).headers
     assert "access-control-allow-origin" not in foreign
-    assert "access-control-allow-origin" not in ask(origin="https://a.example").headers
+    assert "access-control-allow-origin" not in (await ask(origin="https://a.example")).headers
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("POST", 200), ("PUT", 400)])
-def test_a_browser_is_told_which_methods_it_may_use(method: str, status: int) -> None:
-    answer = ask(
+async def test_a_browser_is_told_which_methods_it_may_use(method: str, status: int) -> None:
+    answer = await ask(
         settings={"CORS_ORIGINS": "https://a.example"},
         method="OPTIONS",
         origin="https://a.example",
@@ -244,14 +248,14 @@ def test_a_browser_is_told_which_methods_it_may_use(method: str, status: int) ->
 
 
 @pytest.mark.parametrize("given", ["a", "call-7", "A.b_C-9", "x" * 64])
-def test_a_request_id_of_ones_own_is_kept(given: str) -> None:
-    answer = ask(x_request_id=given)
+async def test_a_request_id_of_ones_own_is_kept(given: str) -> None:
+    answer = await ask(x_request_id=given)
     assert answer.headers["x-request-id"] == answer.call.request_id == given
 
 
 @pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a\n", "ключ", "<a>"])
-def test_a_strange_request_id_is_replaced_by_one_of_our_own(given: str) -> None:
-    first, second = (ask(x_request_id=given).headers["x-request-id"] for _ in range(2))
+async def test_a_strange_request_id_is_replaced_by_one_of_our_own(given: str) -> None:
+    first, second = [(await ask(x_request_id=given)).headers["x-request-id"] for _ in range(2)]
     assert len(first) == 32
     assert first != second
 
@@ -266,31 +270,31 @@ def test_a_strange_request_id_is_replaced_by_one_of_our_own(given: str) -> None:
         pytest.param(lambda: ask(accept, SOCKET, kind="websocket", origin="http://a"), id="socket"),
     ],
 )
-def test_no_answer_may_be_taken_for_another_type_and_each_has_its_id(
-    answer: Callable[[], Answer],
+async def test_no_answer_may_be_taken_for_another_type_and_each_has_its_id(
+    answer: Callable[[], Awaitable[Answer]],
 ) -> None:
-    headers = answer().headers
+    headers = (await answer()).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-request-id"]
 
 
-def test_only_the_page_has_a_policy_and_it_loads_nothing_from_elsewhere() -> None:
-    policy = ask(path="/").headers["content-security-policy"]
+async def test_only_the_page_has_a_policy_and_it_loads_nothing_from_elsewhere() -> None:
+    policy = (await ask(path="/")).headers["content-security-policy"]
     assert policy == "default-src 'self' 'unsafe-inline' data: blob:"
-    assert "content-security-policy" not in ask().headers
+    assert "content-security-policy" not in (await ask()).headers
 
 
-def test_a_socket_is_accepted_with_its_own_headers_and_the_id() -> None:
-    answer = ask(accept, SOCKET, kind="websocket", x_request_id="socket-1")
+async def test_a_socket_is_accepted_with_its_own_headers_and_the_id() -> None:
+    answer = await ask(accept, SOCKET, kind="websocket", x_request_id="socket-1")
     assert answer.headers == {"x-own": "1", "x-request-id": "socket-1"}
     assert [m["type"] for m in answer.messages[1:]] == ["websocket.send", "websocket.close"]
 
 
-def test_a_socket_that_nobody_accepts_is_a_404_with_our_body() -> None:
+async def test_a_socket_that_nobody_accepts_is_a_404_with_our_body() -> None:
     async def close(_scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "websocket.close", "code": 1000})
 
-    answer = ask(close, "/nowhere", kind="websocket")
+    answer = await ask(close, "/nowhere", kind="websocket")
     assert [m["type"].removeprefix("websocket.http.response.") for m in answer.messages] == [
         "start",
         "body",
@@ -299,14 +303,14 @@ def test_a_socket_that_nobody_accepts_is_a_404_with_our_body() -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [(400, "invalid_request"), (503, "not_ready")])
-def test_a_bare_error_gets_our_body_once_and_its_length(status: int, code: str) -> None:
+async def test_a_bare_error_gets_our_body_once_and_its_length(status: int, code: str) -> None:
     async def say_it_in_parts(_scope: Any, _receive: Any, send: Any) -> None:
         headers = [(b"content-type", b"text/html"), (b"content-length", b"6")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"the", "more_body": True})
         await send({"type": "http.response.body", "body": b"irs"})
 
-    answer = ask(say_it_in_parts)
+    answer = await ask(say_it_in_parts)
     assert answer.error["code"] == code
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["content-length"] == str(len(answer.body))
@@ -321,13 +325,13 @@ def test_a_bare_error_gets_our_body_once_and_its_length(status: int, code: str) 
         Response(b"as it is", 422, headers={"X-Error-Code": "cannot_speak"}),
     ],
 )
-def test_an_answer_that_is_no_bare_error_is_left_as_it_is(own: Response) -> None:
-    answer = ask(own)
+async def test_an_answer_that_is_no_bare_error_is_left_as_it_is(own: Response) -> None:
+    answer = await ask(own)
     assert answer.body == b"as it is"
     assert answer.call.status == answer.status == own.status_code
 
 
-def test_what_fails_before_it_has_answered_is_a_500_without_its_words(
+async def test_what_fails_before_it_has_answered_is_a_500_without_its_words(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("qwen_tts_service"), "propagate", True)
@@ -339,7 +343,7 @@ def test_what_fails_before_it_has_answered_is_a_500_without_its_words(
 
     labels = {"route": PATH, "outcome": "internal_error"}
     before = counted("tts_requests_total", **labels)
-    answer = ask(fail, x_request_id="bad-1")
+    answer = await ask(fail, x_request_id="bad-1")
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
     assert b"secret" not in answer.body
     assert answer.headers["x-request-id"] == "bad-1"
@@ -347,7 +351,7 @@ def test_what_fails_before_it_has_answered_is_a_500_without_its_words(
     assert "id=bad-1 failed outside its route" in caplog.text
 
 
-def test_what_fails_within_its_answer_is_left_to_the_server_and_still_ends() -> None:
+async def test_what_fails_within_its_answer_is_left_to_the_server_and_still_ends() -> None:
     freed: list[int] = []
 
     async def fail(scope: Any, _receive: Any, send: Any) -> None:
@@ -356,11 +360,11 @@ def test_what_fails_within_its_answer_is_left_to_the_server_and_still_ends() -> 
         raise RuntimeError("late")
 
     with pytest.raises(RuntimeError, match="late"):
-        ask(fail)
+        await ask(fail)
     assert freed == [1]
 
 
-def test_a_call_ends_when_its_answer_is_complete_and_not_before() -> None:
+async def test_a_call_ends_when_its_answer_is_complete_and_not_before() -> None:
     freed: list[int] = []
 
     async def speak(scope: Any, receive: Any, send: Any) -> None:
@@ -368,7 +372,7 @@ def test_a_call_ends_when_its_answer_is_complete_and_not_before() -> None:
         await JSONResponse({})(scope, receive, send)
         assert freed == []
 
-    ask(speak)
+    await ask(speak)
     assert freed == [1]
 
 
@@ -381,19 +385,19 @@ def test_a_call_ends_when_its_answer_is_complete_and_not_before() -> None:
         ("/made-up", "other"),
     ],
 )
-def test_refused_requests_are_counted_by_route_and_made_up_routes_together(
+async def test_refused_requests_are_counted_by_route_and_made_up_routes_together(
     path: str, route: str
 ) -> None:
     labels = {"route": route, "outcome": "unauthorized"}
     before = counted("tts_requests_total", **labels)
-    ask(path=path, settings=KEY)
+    await ask(path=path, settings=KEY)
     assert counted("tts_requests_total", **labels) == before + 1
 
 
-def test_an_app_sees_the_runtime_and_what_is_no_request_passes_by() -> None:
-    answer = ask()
+async def test_an_app_sees_the_runtime_and_what_is_no_request_passes_by() -> None:
+    answer = await ask()
     assert answer.scope is not None
     assert answer.scope[RUNTIME_KEY].settings == load_settings({})
-    seen = ask(lambda *_: asyncio.sleep(0), kind="lifespan", settings=KEY)
+    seen = await ask(lambda *_: asyncio.sleep(0), kind="lifespan", settings=KEY)
     assert seen.scope is not None
     assert RUNTIME_KEY not in seen.scope

@@ -230,29 +230,29 @@ def part(body: bytes, more_body: bool = False) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "content_type", ["application/json", "Application/JSON; charset=utf-8", " application/json ;x"]
 )
-def test_a_body_in_parts_is_read_whole_up_to_the_limit(content_type: str) -> None:
+async def test_a_body_in_parts_is_read_whole_up_to_the_limit(content_type: str) -> None:
     http = reading(part(b"abc", True), part(b"de"), content_type=content_type)
-    assert asyncio.run(tickets.read_body(http, 5)) == b"abcde"
+    assert await tickets.read_body(http, 5) == b"abcde"
 
 
-def test_one_byte_more_than_the_limit_is_too_large_before_the_rest_is_read() -> None:
+async def test_one_byte_more_than_the_limit_is_too_large_before_the_rest_is_read() -> None:
     http = reading(part(b"abc", True), part(b"def", True))
     with pytest.raises(BodyTooLarge, match="more than 5 bytes"):
-        asyncio.run(tickets.read_body(http, 5))
+        await tickets.read_body(http, 5)
 
 
 @pytest.mark.parametrize(
     "content_type", ["", "text/json", "application/json5", "x;application/json"]
 )
-def test_what_is_not_called_json_is_not_read(content_type: str) -> None:
+async def test_what_is_not_called_json_is_not_read(content_type: str) -> None:
     with pytest.raises(UnsupportedMediaType, match="Content-Type: application/json"):
-        asyncio.run(tickets.read_body(reading(content_type=content_type), 5))
+        await tickets.read_body(reading(content_type=content_type), 5)
 
 
-def test_a_client_that_leaves_within_its_body_has_left() -> None:
+async def test_a_client_that_leaves_within_its_body_has_left() -> None:
     http = reading(part(b"abc", True), {"type": "http.disconnect"})
     with pytest.raises(ClientLeft):
-        asyncio.run(tickets.read_body(http, 5))
+        await tickets.read_body(http, 5)
 
 
 @pytest.mark.parametrize(
@@ -267,145 +267,126 @@ def test_broken_json_has_a_code_of_its_own(data: bytes, code: str | None) -> Non
     assert caught.value.code == code
 
 
-def test_a_valid_request_takes_a_place_until_its_call_ends_and_is_noted() -> None:
-    async def run() -> None:
-        client = Client("one two")
-        ticket = await client.ticket()
-        assert (ticket.call, ticket.runtime, ticket.schema) == (
-            client.call,
-            client.runtime,
-            StreamTTSBody,
-        )
-        assert ticket.request.request_id == "call-1"
-        assert client.call.route == ROUTE
-        assert client.call.facts == {"format": "pcm", "chars": 7, "seed": 7}
-        assert client.runtime.admission.active == 1
-        client.call.end()
-        assert client.runtime.admission.active == 0
-
-    asyncio.run(run())
+async def test_a_valid_request_takes_a_slot_until_its_call_ends_and_is_noted() -> None:
+    client = Client("one two")
+    ticket = await client.ticket()
+    assert (ticket.call, ticket.runtime, ticket.schema) == (
+        client.call,
+        client.runtime,
+        StreamTTSBody,
+    )
+    assert ticket.request.request_id == "call-1"
+    assert client.call.route == ROUTE
+    assert client.call.facts == {"format": "pcm", "chars": 7, "seed": 7}
+    assert client.runtime.admission.active == 1
+    client.call.end()
+    assert client.runtime.admission.active == 0
 
 
-def test_the_settings_bound_the_body_and_the_text() -> None:
-    async def run() -> None:
-        large = await Client("a" * 2000, max_body_bytes="1024").ticket()
-        assert isinstance(large.error, BodyTooLarge)
-        long = await Client("aaaa", max_text_chars="3").ticket()
-        assert isinstance(long.error, InvalidRequest)
-        with pytest.raises(InvalidRequest):
-            await long.slot_granted()
-
-    asyncio.run(run())
+async def test_the_settings_bound_the_body_and_the_text() -> None:
+    large = await Client("a" * 2000, max_body_bytes="1024").ticket()
+    assert isinstance(large.error, BodyTooLarge)
+    long = await Client("aaaa", max_text_chars="3").ticket()
+    assert isinstance(long.error, InvalidRequest)
+    with pytest.raises(InvalidRequest):
+        await long.slot_granted()
 
 
-def test_who_comes_before_the_voice_is_ready_takes_no_place() -> None:
+async def test_who_comes_before_the_voice_is_ready_takes_no_place() -> None:
     class Starting(SimpleNamespace):
         @property
         def synthesizer(self) -> Synthesizer:
             raise NotReady("starting")
 
-    async def run() -> None:
-        client = Client("1")
-        admission = client.runtime.admission
-        client.runtime = Starting(settings=client.runtime.settings, admission=admission)
-        ticket = await client.ticket()
-        assert isinstance(ticket.error, NotReady)
-        assert (admission.active, admission.queued) == (0, 0)
-        response = await answer(ticket)
-        assert (response.status_code, response.headers["retry-after"]) == (503, "5")
-
-    asyncio.run(run())
+    client = Client("1")
+    admission = client.runtime.admission
+    client.runtime = Starting(settings=client.runtime.settings, admission=admission)
+    ticket = await client.ticket()
+    assert isinstance(ticket.error, NotReady)
+    assert (admission.active, admission.queued) == (0, 0)
+    response = await answer(ticket)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
 
 
 # A whole file ------------------------------------------------------------------------
 
 
-def test_a_file_is_answered_with_its_length_its_end_and_who_spoke() -> None:
-    async def run() -> None:
-        client = Client("0.5 warn", schema=TTSBody)
-        client.fields["format"] = "wav"
-        spoken = counted("tts_audio_seconds_total")
-        response = await client.file()
-        assert response.status_code == 200
-        assert len(response.body) == 44 + RATE
-        headers = dict(response.headers)
-        assert headers.pop("content-length") == str(len(response.body))
-        assert headers == {
-            "cache-control": "no-store",
-            "x-seed": "7",
-            "x-model": "fake",
-            "x-voice": "%D0%B7%D0%BE%D1%8F 100%25",
-            "x-language": "russian",
-            "x-voice-applied": "gender, age",
-            "x-voice-not-applied": "emotion: too sad; instruct: no",
-            "x-warning": "mind the gap",
-            "content-type": "audio/wav",
-            "content-disposition": 'attachment; filename="speech.wav"',
-            "x-audio-seconds": "0.500",
-            "x-finish-reason": "stop",
-        }
-        facts = client.call.facts
-        assert facts.items() >= {"finish_reason": "stop", "audio_s": 0.5}.items()
-        assert facts.items() >= {"model": "fake", "voice": "зоя 100%", "seed": 7}.items()
-        assert facts["language"] == "russian"
-        assert "first_audio_ms" in facts
-        assert counted("tts_audio_seconds_total") == spoken + 0.5
-
-    asyncio.run(run())
+async def test_a_file_is_answered_with_its_length_its_end_and_who_spoke() -> None:
+    client = Client("0.5 warn", schema=TTSBody)
+    client.fields["format"] = "wav"
+    spoken = counted("tts_audio_seconds_total")
+    response = await client.file()
+    assert response.status_code == 200
+    assert len(response.body) == 44 + RATE
+    headers = dict(response.headers)
+    assert headers.pop("content-length") == str(len(response.body))
+    assert headers == {
+        "cache-control": "no-store",
+        "x-seed": "7",
+        "x-model": "fake",
+        "x-voice": "%D0%B7%D0%BE%D1%8F 100%25",
+        "x-language": "russian",
+        "x-voice-applied": "gender, age",
+        "x-voice-not-applied": "emotion: too sad; instruct: no",
+        "x-warning": "mind the gap",
+        "content-type": "audio/wav",
+        "content-disposition": 'attachment; filename="speech.wav"',
+        "x-audio-seconds": "0.500",
+        "x-finish-reason": "stop",
+    }
+    facts = client.call.facts
+    assert facts.items() >= {"finish_reason": "stop", "audio_s": 0.5}.items()
+    assert facts.items() >= {"model": "fake", "voice": "зоя 100%", "seed": 7}.items()
+    assert facts["language"] == "russian"
+    assert "first_audio_ms" in facts
+    assert counted("tts_audio_seconds_total") == spoken + 0.5
 
 
-def test_a_header_without_a_value_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_header_without_a_value_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = VoiceChoice(speaker="a", language="russian")
     monkeypatch.setattr(
         FakeVoice, "prepare", lambda voice, request: Utterance(request, bare, start=voice.speak)
     )
-    headers = asyncio.run(Client("1").file()).headers
+    headers = (await Client("1").file()).headers
     assert not {"x-voice-applied", "x-voice-not-applied", "x-warning"} & set(headers)
 
 
-def test_the_time_in_the_queue_is_noted(clock: Clock) -> None:
-    async def run() -> None:
-        client = Client("0.5")
-        before = client.runtime.admission.enter()
-        asked = asyncio.create_task(client.file())
-        await until(lambda: client.runtime.admission.queued)
-        clock.now_s += 1.25
-        assert not client.voice.channels
-        before.release()
-        assert (await asyncio.wait_for(asked, 5)).status_code == 200
-        assert client.call.facts["queued_ms"] == 1250
-
-    asyncio.run(run())
+async def test_the_time_in_the_queue_is_noted(clock: Clock) -> None:
+    client = Client("0.5")
+    before = client.runtime.admission.enter()
+    asked = asyncio.create_task(client.file())
+    await until(lambda: client.runtime.admission.queued)
+    clock.now_s += 1.25
+    assert not client.voice.channels
+    before.release()
+    assert (await asyncio.wait_for(asked, 5)).status_code == 200
+    assert client.call.facts["queued_ms"] == 1250
 
 
-def test_a_runaway_is_spoken_again_with_a_seed_of_ours_only_if_none_was_given() -> None:
-    async def run() -> None:
-        given = Client("0.5 runaway")
-        refused = await given.file()
-        assert (refused.status_code, error_of(refused)["code"]) == (422, "runaway")
-        assert given.voice.seeds == [7]
-        drawn = Client("0.5 runaway")
-        del drawn.fields["seed"]
-        assert (await drawn.file()).status_code == 422
-        assert len(drawn.voice.seeds) == len(set(drawn.voice.seeds)) == 2
-
-    asyncio.run(run())
+async def test_a_runaway_is_spoken_again_with_a_seed_of_ours_only_if_none_was_given() -> None:
+    given = Client("0.5 runaway")
+    refused = await given.file()
+    assert (refused.status_code, error_of(refused)["code"]) == (422, "runaway")
+    assert given.voice.seeds == [7]
+    drawn = Client("0.5 runaway")
+    del drawn.fields["seed"]
+    assert (await drawn.file()).status_code == 422
+    assert len(drawn.voice.seeds) == len(set(drawn.voice.seeds)) == 2
 
 
-def test_the_seed_that_is_told_is_the_one_that_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_seed_that_is_told_is_the_one_that_was_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     drawn = iter([7, 8])
     monkeypatch.setattr(secrets, "randbelow", lambda n: next(drawn) if n == 2**32 else 0)
 
-    async def run() -> None:
-        client = Client("0.5 runaway-at-7")
-        del client.fields["seed"]
-        ticket = await client.ticket()
-        response = await responses.PendingFile(ticket).response()
-        assert client.voice.seeds == [7, 8]
-        assert response.headers["x-seed"] == "8"
-        assert client.call.facts["seed"] == 8
-
-    asyncio.run(run())
+    client = Client("0.5 runaway-at-7")
+    del client.fields["seed"]
+    ticket = await client.ticket()
+    response = await responses.PendingFile(ticket).response()
+    assert client.voice.seeds == [7, 8]
+    assert response.headers["x-seed"] == "8"
+    assert client.call.facts["seed"] == 8
 
 
 @pytest.mark.parametrize(
@@ -417,114 +398,94 @@ def test_the_seed_that_is_told_is_the_one_that_was_heard(monkeypatch: pytest.Mon
         ("wait", 504, "timeout"),
     ],
 )
-def test_a_file_that_fails_is_an_error_with_its_status_and_its_voice_is_stopped(
+async def test_a_file_that_fails_is_an_error_with_its_status_and_its_voice_is_stopped(
     text: str, status: int, code: str, log: Any
 ) -> None:
-    async def run() -> None:
-        client = Client(text, request_timeout_s="0.02" if text == "wait" else "60")
-        response = await asyncio.wait_for(client.file(), 5)
-        assert (response.status_code, error_of(response)["code"]) == (status, code)
-        assert client.call.outcome == code
-        assert all(channel.is_cancelled for channel in client.voice.channels)
-        assert len(client.voice.channels) == (text != "die")
-
-    asyncio.run(run())
+    client = Client(text, request_timeout_s="0.02" if text == "wait" else "60")
+    response = await asyncio.wait_for(client.file(), 5)
+    assert (response.status_code, error_of(response)["code"]) == (status, code)
+    assert client.call.outcome == code
+    assert all(channel.is_cancelled for channel in client.voice.channels)
+    assert len(client.voice.channels) == (text != "die")
     assert ("a fault in the voice" in log.text) == (text == "die")
     assert ("id=call-1 failed while speaking" in log.text) == (text == "die")
 
 
-def test_a_client_that_leaves_stops_its_file() -> None:
-    async def run() -> None:
-        client = Client("wait")
-        asked = asyncio.create_task(client.file())
-        await until(lambda: client.voice.channels)
-        client.left.set()
-        response = await asyncio.wait_for(asked, 5)
-        assert response.status_code == 499
-        assert client.call.outcome == "cancelled"
-        assert client.voice.channels[0].is_cancelled
-
-    asyncio.run(run())
+async def test_a_client_that_leaves_stops_its_file() -> None:
+    client = Client("wait")
+    asked = asyncio.create_task(client.file())
+    await until(lambda: client.voice.channels)
+    client.left.set()
+    response = await asyncio.wait_for(asked, 5)
+    assert response.status_code == 499
+    assert client.call.outcome == "cancelled"
+    assert client.voice.channels[0].is_cancelled
 
 
-def test_a_file_that_nobody_waits_for_is_stopped_when_its_call_ends() -> None:
-    async def run() -> None:
-        client = Client("wait")
-        responses.PendingFile(await client.ticket())
-        await until(lambda: client.voice.channels)
-        client.call.end()
-        await until(lambda: client.voice.channels[0].is_cancelled)
-
-    asyncio.run(run())
+async def test_a_file_that_nobody_waits_for_is_stopped_when_its_call_ends() -> None:
+    client = Client("wait")
+    responses.PendingFile(await client.ticket())
+    await until(lambda: client.voice.channels)
+    client.call.end()
+    await until(lambda: client.voice.channels[0].is_cancelled)
 
 
 # A stream ----------------------------------------------------------------------------
 
 
-def test_a_stream_sends_its_head_its_parts_and_an_end() -> None:
-    async def run() -> None:
-        client = Client("0.5 0.25 warn")
-        before = counted("tts_audio_seconds_total")
-        ran: list[int] = []
-        response = await answer(await client.ticket())
-        response.background = BackgroundTask(lambda: ran.append(1))
-        await response({"type": "http"}, client.receive, client.send)
-        start = client.sent[0]
-        assert (start["type"], start["status"]) == ("http.response.start", 200)
-        headers = {k.decode(): v.decode() for k, v in start["headers"]}
-        assert headers["x-accel-buffering"] == "no"
-        assert headers["cache-control"] == "no-store"
-        assert headers["x-seed"] == "7"
-        assert headers["x-warning"] == "mind the gap"
-        assert headers["content-disposition"] == 'attachment; filename="speech.pcm"'
-        assert "content-length" not in headers
-        assert client.is_complete
-        assert [m["more_body"] for m in client.sent[1:]] == [True] * (len(client.sent) - 2) + [
-            False
-        ]
-        assert client.sent[-1]["body"] == b""
-        assert len(client.body) == 2 * 0.75 * RATE
-        assert len(client.sent) == 4
-        assert client.call.facts["finish_reason"] == "stop"
-        assert client.call.facts["audio_s"] == 0.75
-        assert client.call.facts["underruns"] == 0
-        assert "first_audio_ms" in client.call.facts
-        assert counted("tts_audio_seconds_total") == before + 0.75
-        assert client.call.outcome is None
-        assert ran == [1]
-
-    asyncio.run(run())
+async def test_a_stream_sends_its_head_its_parts_and_an_end() -> None:
+    client = Client("0.5 0.25 warn")
+    before = counted("tts_audio_seconds_total")
+    ran: list[int] = []
+    response = await answer(await client.ticket())
+    response.background = BackgroundTask(lambda: ran.append(1))
+    await response({"type": "http"}, client.receive, client.send)
+    start = client.sent[0]
+    assert (start["type"], start["status"]) == ("http.response.start", 200)
+    headers = {k.decode(): v.decode() for k, v in start["headers"]}
+    assert headers["x-accel-buffering"] == "no"
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-seed"] == "7"
+    assert headers["x-warning"] == "mind the gap"
+    assert headers["content-disposition"] == 'attachment; filename="speech.pcm"'
+    assert "content-length" not in headers
+    assert client.is_complete
+    assert [m["more_body"] for m in client.sent[1:]] == [True] * (len(client.sent) - 2) + [False]
+    assert client.sent[-1]["body"] == b""
+    assert len(client.body) == 2 * 0.75 * RATE
+    assert len(client.sent) == 4
+    assert client.call.facts["finish_reason"] == "stop"
+    assert client.call.facts["audio_s"] == 0.75
+    assert client.call.facts["underruns"] == 0
+    assert "first_audio_ms" in client.call.facts
+    assert counted("tts_audio_seconds_total") == before + 0.75
+    assert client.call.outcome is None
+    assert ran == [1]
 
 
-def test_the_first_audio_is_counted_when_it_has_been_handed_over(clock: Clock) -> None:
-    async def run() -> None:
-        client = Client("0.5 0.5")
-        client.fields["format"] = "wav"
-        response = await answer(await client.ticket())
+async def test_the_first_audio_is_counted_when_it_has_been_handed_over(clock: Clock) -> None:
+    client = Client("0.5 0.5")
+    client.fields["format"] = "wav"
+    response = await answer(await client.ticket())
 
-        async def send(_message: Any) -> None:
-            clock.now_s += 1
+    async def send(_message: Any) -> None:
+        clock.now_s += 1
 
-        await response({"type": "http"}, client.receive, send)
-        assert client.call.facts["first_audio_ms"] == 2000
-
-    asyncio.run(run())
+    await response({"type": "http"}, client.receive, send)
+    assert client.call.facts["first_audio_ms"] == 2000
 
 
 @pytest.mark.parametrize(
     ("text", "code"), [("0.5 fail", "internal_error"), ("0.5 runaway", "runaway")]
 )
-def test_a_failure_on_the_way_leaves_the_answer_unfinished(text: str, code: str) -> None:
-    async def run() -> None:
-        client = Client(text)
-        await client.stream()
-        assert len(client.body) == RATE
-        assert not client.is_complete
-        assert client.call.outcome == code
-        assert client.call.facts["audio_s"] == 0.5
-        assert client.voice.channels[0].is_cancelled
-
-    asyncio.run(run())
+async def test_a_failure_on_the_way_leaves_the_answer_unfinished(text: str, code: str) -> None:
+    client = Client(text)
+    await client.stream()
+    assert len(client.body) == RATE
+    assert not client.is_complete
+    assert client.call.outcome == code
+    assert client.call.facts["audio_s"] == 0.5
+    assert client.voice.channels[0].is_cancelled
 
 
 @pytest.mark.parametrize(
@@ -536,83 +497,69 @@ def test_a_failure_on_the_way_leaves_the_answer_unfinished(text: str, code: str)
         ("wait", 504, "timeout", "REQUEST_TIMEOUT_S"),
     ],
 )
-def test_what_fails_before_the_first_audio_has_its_status_and_stops_the_voice(
+async def test_what_fails_before_the_first_audio_has_its_status_and_stops_the_voice(
     text: str, status: int, code: str, words: str
 ) -> None:
-    async def run() -> None:
-        client = Client(text, request_timeout_s="0.02" if text == "wait" else "60")
-        response = await asyncio.wait_for(client.stream(), 5)
-        assert (response.status_code, error_of(response)["code"]) == (status, code)
-        assert words in error_of(response)["message"]
-        assert client.call.outcome == code
-        assert len(client.voice.channels) == (text != "die")
-        assert all(channel.is_cancelled for channel in client.voice.channels)
-
-    asyncio.run(run())
+    client = Client(text, request_timeout_s="0.02" if text == "wait" else "60")
+    response = await asyncio.wait_for(client.stream(), 5)
+    assert (response.status_code, error_of(response)["code"]) == (status, code)
+    assert words in error_of(response)["message"]
+    assert client.call.outcome == code
+    assert len(client.voice.channels) == (text != "die")
+    assert all(channel.is_cancelled for channel in client.voice.channels)
 
 
-def test_a_stream_that_waits_too_long_for_a_slot_never_speaks() -> None:
-    async def run() -> None:
-        client = Client("0.5", request_timeout_s="0.02")
-        client.runtime.admission.enter()
-        response = await asyncio.wait_for(client.stream(), 5)
-        assert response.status_code == 504
-        assert not client.voice.channels
-        client.call.end()
-        assert client.runtime.admission.queued == 0
-
-    asyncio.run(run())
+async def test_a_stream_that_waits_too_long_for_a_slot_never_speaks() -> None:
+    client = Client("0.5", request_timeout_s="0.02")
+    client.runtime.admission.enter()
+    response = await asyncio.wait_for(client.stream(), 5)
+    assert response.status_code == 504
+    assert not client.voice.channels
+    client.call.end()
+    assert client.runtime.admission.queued == 0
 
 
-def test_a_stream_may_last_longer_than_its_first_audio_may_take() -> None:
-    async def run() -> None:
-        client = Client("0.5 wait", request_timeout_s="0.3")
-        asked = asyncio.create_task(client.stream())
-        await until(lambda: len(client.sent) > 1)
-        await asyncio.sleep(0.35)  # past the limit, which has ended with the first audio
-        (channel,) = client.voice.channels
-        channel.close()
-        await asyncio.wait_for(asked, 5)
-        assert client.is_complete
-
-    asyncio.run(run())
+async def test_a_stream_may_last_longer_than_its_first_audio_may_take() -> None:
+    client = Client("0.5 wait", request_timeout_s="0.3")
+    asked = asyncio.create_task(client.stream())
+    await until(lambda: len(client.sent) > 1)
+    await asyncio.sleep(0.35)  # past the limit, which has ended with the first audio
+    (channel,) = client.voice.channels
+    channel.close()
+    await asyncio.wait_for(asked, 5)
+    assert client.is_complete
 
 
 @pytest.mark.parametrize("text", ["wait", "0.5 wait"])
-def test_a_client_that_leaves_stops_its_stream(text: str) -> None:
-    async def run() -> None:
-        client = Client(text)
-        asked = asyncio.create_task(client.stream())
-        await until(lambda: client.voice.channels and (text == "wait" or len(client.sent) > 1))
-        client.left.set()
-        await asyncio.wait_for(asked, 5)
-        assert client.call.outcome == "cancelled"
-        assert client.voice.channels[0].is_cancelled
-        assert text == "wait" or not client.is_complete
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(run())
+async def test_a_client_that_leaves_stops_its_stream(text: str) -> None:
+    client = Client(text)
+    before = asyncio.all_tasks()
+    asked = asyncio.create_task(client.stream())
+    await until(lambda: client.voice.channels and (text == "wait" or len(client.sent) > 1))
+    client.left.set()
+    await asyncio.wait_for(asked, 5)
+    assert client.call.outcome == "cancelled"
+    assert client.voice.channels[0].is_cancelled
+    assert text == "wait" or not client.is_complete
+    assert asyncio.all_tasks() == before
 
 
-def test_a_client_that_leaves_without_having_read_stops_its_stream() -> None:
-    async def run() -> None:
-        client = Client("0.5 0.5 wait")
-        response = await answer(await client.ticket())
+async def test_a_client_that_leaves_without_having_read_stops_its_stream() -> None:
+    client = Client("0.5 0.5 wait")
+    response = await answer(await client.ticket())
 
-        async def send(message: Any) -> None:
-            await client.send(message)
-            if message["type"] == "http.response.body":
-                await asyncio.Event().wait()
+    async def send(message: Any) -> None:
+        await client.send(message)
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
 
-        answering = asyncio.create_task(response({"type": "http"}, client.receive, send))
-        await until(lambda: len(client.sent) > 1)
-        client.left.set()
-        await asyncio.wait_for(answering, 5)
-        assert client.voice.channels[0].is_cancelled
-        assert client.call.outcome == "cancelled"
-        assert client.call.facts["audio_s"] == 0.5
-
-    asyncio.run(run())
+    answering = asyncio.create_task(response({"type": "http"}, client.receive, send))
+    await until(lambda: len(client.sent) > 1)
+    client.left.set()
+    await asyncio.wait_for(answering, 5)
+    assert client.voice.channels[0].is_cancelled
+    assert client.call.outcome == "cancelled"
+    assert client.call.facts["audio_s"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -626,7 +573,7 @@ def test_a_client_that_leaves_without_having_read_stops_its_stream() -> None:
         pytest.param([2.1, 3.2, 4.3], 3, id="each too late"),
     ],
 )
-def test_a_part_that_comes_after_all_before_it_was_played_is_an_underrun(
+async def test_a_part_that_comes_after_all_before_it_was_played_is_an_underrun(
     clock: Clock, arrivals_s: list[float], underruns: int
 ) -> None:
     began_s = clock.now_s
@@ -638,18 +585,15 @@ def test_a_part_that_comes_after_all_before_it_was_played_is_an_underrun(
             speech.audio_s += 1.0
             yield b"x"
 
-    async def run() -> None:
-        for route in (ROUTE, None):
-            clock.now_s, speech.audio_s = began_s, 1.0
-            call = Call("call-1")
-            call.route = route
-            before = counted("tts_underruns_total")
-            heard = [p async for p in responses._counting_underruns(call, speech, parts())]
-            assert heard == [b"x"] * 3
-            assert call.facts == {"underruns": underruns}
-            assert counted("tts_underruns_total") == before + (underruns if route else 0)
-
-    asyncio.run(run())
+    for route in (ROUTE, None):
+        clock.now_s, speech.audio_s = began_s, 1.0
+        call = Call("call-1")
+        call.route = route
+        before = counted("tts_underruns_total")
+        heard = [p async for p in responses._counting_underruns(call, speech, parts())]
+        assert heard == [b"x"] * 3
+        assert call.facts == {"underruns": underruns}
+        assert counted("tts_underruns_total") == before + (underruns if route else 0)
 
 
 # What goes wrong ---------------------------------------------------------------------
@@ -672,20 +616,17 @@ def test_a_failure_is_named_for_client_and_log(error: Exception, code: str, para
     assert "secret" not in failure.message
 
 
-def test_only_a_disconnect_means_that_the_client_has_left() -> None:
-    async def run() -> None:
-        messages = [part(b""), part(b""), {"type": "http.disconnect"}]
+async def test_only_a_disconnect_means_that_the_client_has_left() -> None:
+    messages = [part(b""), part(b""), {"type": "http.disconnect"}]
 
-        async def receive() -> dict[str, Any]:
-            return messages.pop(0)
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
 
-        forever = asyncio.create_task(asyncio.Event().wait())
-        with pytest.raises(ClientLeft):
-            await responses._unless_client_leaves(forever, receive)
-        assert forever.cancelled()
-        assert not messages
-
-    asyncio.run(run())
+    forever = asyncio.create_task(asyncio.Event().wait())
+    with pytest.raises(ClientLeft):
+        await responses._unless_client_leaves(forever, receive)
+    assert forever.cancelled()
+    assert not messages
 
 
 # OpenAI's events ---------------------------------------------------------------------
@@ -706,51 +647,42 @@ async def ask_for_events(client: Client) -> Any:
     return response
 
 
-def test_the_last_event_counts_characters_frames_and_seconds() -> None:
-    async def run() -> None:
-        client = Client("0.8 0.001 зоя", schema=CreateSpeechBody)
-        response = await ask_for_events(client)
-        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-        assert "content-disposition" not in response.headers
-        heard = events(client)
-        assert [e["type"] for e in heard] == ["speech.audio.delta"] * 2 + ["speech.audio.done"]
-        assert heard[-1] == {
-            "type": "speech.audio.done",
-            "usage": {"input_tokens": 13, "output_tokens": 11, "total_tokens": 24},
-            "finish_reason": "stop",
-            "seed": 7,
-            "audio_seconds": 0.801,
-        }
-        assert client.is_complete
-
-    asyncio.run(run())
+async def test_the_last_event_counts_characters_frames_and_seconds() -> None:
+    client = Client("0.8 0.001 зоя", schema=CreateSpeechBody)
+    response = await ask_for_events(client)
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert "content-disposition" not in response.headers
+    heard = events(client)
+    assert [e["type"] for e in heard] == ["speech.audio.delta"] * 2 + ["speech.audio.done"]
+    assert heard[-1] == {
+        "type": "speech.audio.done",
+        "usage": {"input_tokens": 13, "output_tokens": 11, "total_tokens": 24},
+        "finish_reason": "stop",
+        "seed": 7,
+        "audio_seconds": 0.801,
+    }
+    assert client.is_complete
 
 
-def test_whole_frames_are_counted_without_one_more() -> None:
-    async def run() -> None:
-        client = Client("0.24 0.08 0.24", schema=CreateSpeechBody)
-        await ask_for_events(client)
-        assert events(client)[-1]["usage"]["output_tokens"] == 7
-
-    asyncio.run(run())
+async def test_whole_frames_are_counted_without_one_more() -> None:
+    client = Client("0.24 0.08 0.24", schema=CreateSpeechBody)
+    await ask_for_events(client)
+    assert events(client)[-1]["usage"]["output_tokens"] == 7
 
 
-def test_a_late_failure_is_an_event_and_no_end() -> None:
-    async def run() -> None:
-        client = Client("0.5 runaway", schema=CreateSpeechBody)
-        await ask_for_events(client)
-        heard = events(client)
-        assert [e["type"] for e in heard] == ["speech.audio.delta", "error"]
-        assert heard[-1]["error"]["code"] == "runaway"
-        assert not client.is_complete
-        assert client.call.outcome == "runaway"
-
-    asyncio.run(run())
+async def test_a_late_failure_is_an_event_and_no_end() -> None:
+    client = Client("0.5 runaway", schema=CreateSpeechBody)
+    await ask_for_events(client)
+    heard = events(client)
+    assert [e["type"] for e in heard] == ["speech.audio.delta", "error"]
+    assert heard[-1]["error"]["code"] == "runaway"
+    assert not client.is_complete
+    assert client.call.outcome == "runaway"
 
 
-def test_a_refused_ticket_raises_why() -> None:
+async def test_a_refused_ticket_raises_why() -> None:
     error = TTSError("m")
     ticket = tickets.Ticket(reading(), Call("x"), SimpleNamespace(), TTSBody, error)
     with pytest.raises(TTSError) as caught:
-        asyncio.run(ticket.slot_granted())
+        await ticket.slot_granted()
     assert caught.value is error

@@ -1,8 +1,8 @@
 """Starting, failing, falling ill and stopping; and what /health says of it."""
 
-import asyncio
 import logging
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -228,20 +228,17 @@ def test_closing_before_the_voice_is_there_is_harmless() -> None:
 
 
 @pytest.mark.usefixtures("log")
-def test_the_load_is_shown_as_it_changes() -> None:
+async def test_the_load_is_shown_as_it_changes() -> None:
     started = Started(max_concurrent_requests="1", max_queue="1").end_loading()
 
-    async def run() -> None:
-        admission = started.runtime.admission
-        first, second = admission.enter(), admission.enter()
-        assert (gauge("tts_active_requests"), gauge("tts_queued_requests")) == (1, 1)
-        slots = started.get("/health").json()["slots"]
-        assert slots == {"total": 1, "active": 1, "queued": 1, "queue_limit": 1}
-        second.release()
-        first.release()
-        assert (gauge("tts_active_requests"), gauge("tts_queued_requests")) == (0, 0)
-
-    asyncio.run(run())
+    admission = started.runtime.admission
+    first, second = admission.enter(), admission.enter()
+    assert (gauge("tts_active_requests"), gauge("tts_queued_requests")) == (1, 1)
+    slots = started.get("/health").json()["slots"]
+    assert slots == {"total": 1, "active": 1, "queued": 1, "queue_limit": 1}
+    second.release()
+    first.release()
+    assert (gauge("tts_active_requests"), gauge("tts_queued_requests")) == (0, 0)
 
 
 @pytest.mark.usefixtures("log")
@@ -252,7 +249,7 @@ def test_the_metrics_are_text_for_prometheus() -> None:
 
 
 def test_the_level_and_the_shared_numbers_are_set_before_anything_is_loaded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     done: list[Any] = []
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))

@@ -133,7 +133,7 @@ def _best_match(decoded, samples):
 
 
 @pytest.mark.parametrize("name", ["mp3", "aac"])
-def test_last_sound_before_the_end_is_heard(name):
+def test_last_samples_before_the_end_are_heard(name):
     samples = np.concatenate([np.zeros(6000, np.int16), _speechlike(1900)])
     assert _best_match(_decode(_stream(samples, name), name), samples) > 0.9
 
@@ -361,7 +361,9 @@ def test_opus_pages_are_80_ms_in_a_stream_and_a_second_in_a_file(name):
 
 
 @pytest.mark.parametrize("name", ["_ffi", "_snd"])
-def test_soundfile_that_cannot_shorten_pages_still_streams(name, monkeypatch, caplog):
+def test_soundfile_that_cannot_shorten_pages_still_streams(
+    name, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     encoder = make_encoder("opus", RATE_HZ, is_stream=True)
     encoder.close()
     real = getattr(soundfile, name)

@@ -70,7 +70,7 @@ def test_unknown_format_is_refused_without_repeating_it():
     assert "wav, pcm, mp3" in caught.value.message
 
 
-def test_aac_without_pyav_is_refused_and_names_the_extra(monkeypatch):
+def test_aac_without_pyav_is_refused_and_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InvalidRequest, match=r"qwen-tts-service\[aac\]") as caught:
         check_format("aac", 24000)

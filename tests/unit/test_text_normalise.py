@@ -282,7 +282,7 @@ def test_light_expands_nothing_in_russian():
 
 
 @pytest.fixture
-def without_the_extra(monkeypatch):
+def without_the_extra(monkeypatch: pytest.MonkeyPatch):
     module._load_russian.cache_clear()
     monkeypatch.setitem(sys.modules, "ru_normalizr", None)
     yield

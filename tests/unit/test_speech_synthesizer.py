@@ -1,6 +1,5 @@
 """How the synthesizer performs a script: refusals first, then one voice, part after part."""
 
-import asyncio
 import io
 import threading
 import wave
@@ -105,133 +104,119 @@ def ask(text=None, **fields):
     return SpeechRequest(request_id="r", seed=7, text=text, **fields)
 
 
-def begin(teller, request):
+async def begin(teller, request):
     """Begin to speak and stop; what is known by then."""
-
-    async def run():
-        async with aclosing(
-            Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(request, STREAM)
-        ) as s:
-            return s
-
-    return asyncio.run(run())
+    async with aclosing(
+        Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(request, STREAM)
+    ) as speech:
+        return speech
 
 
-def hear(teller, request):
-    async def run():
-        synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
-        data, _ = await synthesizer.speak_whole(request, "pcm")
-        async with aclosing(synthesizer.speak(request, STREAM)) as speech:
-            assert b"".join([part async for part in speech]) == data
-        return np.frombuffer(data, "<i2")
-
-    return asyncio.run(run())
+async def hear(teller, request):
+    synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
+    data, _ = await synthesizer.speak_whole(request, "pcm")
+    async with aclosing(synthesizer.speak(request, STREAM)) as speech:
+        assert b"".join([part async for part in speech]) == data
+    return np.frombuffer(data, "<i2")
 
 
-def test_an_ordinary_text_goes_to_the_voice_as_it_is_and_comes_back_untouched():
+async def test_an_ordinary_text_goes_to_the_voice_as_it_is_and_comes_back_untouched():
     teller = Teller(longest_part_chars=800)
-    speech = begin(teller, ask("Good morning.", language="english"))
+    speech = await begin(teller, ask("Good morning.", language="english"))
     assert teller.prepared == [ask("Good morning.", language="english")]
     assert speech._pcm is teller.spoken[0]
 
 
-def test_tokens_go_to_the_voice_as_they_are():
+async def test_tokens_go_to_the_voice_as_they_are():
     teller = Teller(longest_part_chars=1)
-    begin(teller, ask(tokens=(1, 2)))
+    await begin(teller, ask(tokens=(1, 2)))
     assert teller.prepared == [ask(tokens=(1, 2))]
 
 
-def test_nothing_is_spoken_when_a_later_part_is_refused():
+async def test_nothing_is_spoken_when_a_later_part_is_refused():
     teller = Teller()
     with pytest.raises(CannotSpeak):
-        begin(teller, ask("Yes. [pause:1s] no"))
+        await begin(teller, ask("Yes. [pause:1s] no"))
     assert len(teller.prepared) == 2
     assert not teller.spoken
 
 
-def test_pauses_are_heard_for_as_long_as_they_say():
-    heard = hear(Teller(), ask("One [pause:0.5s] two"))
+async def test_pauses_are_heard_for_as_long_as_they_say():
+    heard = await hear(Teller(), ask("One [pause:0.5s] two"))
     assert len(heard) == (3 * 240) + 12000 + (3 * 240)
     assert np.flatnonzero(heard == 0).tolist() == list(range(720, 12720))
 
 
-def test_a_long_text_is_spoken_part_by_part():
+async def test_a_long_text_is_spoken_part_by_part():
     teller = Teller(longest_part_chars=30)
-    heard = hear(teller, ask("This is one. That is two. Here is three."))
+    heard = await hear(teller, ask("This is one. That is two. Here is three."))
     assert [len(part.text) for part in teller.prepared[:2]] == [26, 14]
     assert len(heard) == 40 * 240 + 7200
     assert {part.seed for part in teller.prepared} == {7}
 
 
-def test_all_parts_share_max_length():
-    assert len(hear(Teller(), ask("One [pause:0.1s] two", max_frames=2))) == 2 * 1920
+async def test_all_parts_share_max_length():
+    assert len(await hear(Teller(), ask("One [pause:0.1s] two", max_frames=2))) == 2 * 1920
 
 
-def test_a_text_that_will_not_fit_as_a_whole_is_warned_about_once():
+async def test_a_text_that_will_not_fit_as_a_whole_is_warned_about_once():
     teller = Teller()
     text = "Quite short. [pause:1s] Quite short."
-    assert begin(teller, ask(text, max_frames=20)).info.warning is None
-    warning = begin(teller, ask(text, max_frames=14)).info.warning
+    assert (await begin(teller, ask(text, max_frames=20))).info.warning is None
+    warning = (await begin(teller, ask(text, max_frames=14))).info.warning
     assert warning.count("max_length") == 1
     assert warning.isascii()
 
 
-def test_warnings_of_parts_are_said_once_and_together():
-    speech = begin(Teller(), ask("hm [pause:1s] hm and 5", normalize="full", language="english"))
+async def test_warnings_of_parts_are_said_once_and_together():
+    speech = await begin(
+        Teller(), ask("hm [pause:1s] hm and 5", normalize="full", language="english")
+    )
     assert speech.info.warning.count("said oddly") == 1
     assert "full" in speech.info.warning
 
 
-def test_the_expected_length_is_that_of_parts_and_pauses():
-    assert begin(Teller(), ask("Quite [pause:2s] short")).info.expected_s == pytest.approx(2.1)
+async def test_the_expected_length_is_that_of_parts_and_pauses():
+    speech = await begin(Teller(), ask("Quite [pause:2s] short"))
+    assert speech.info.expected_s == pytest.approx(2.1)
 
 
-def test_a_speech_says_who_speaks_with_which_seed_how_long_and_how_it_ended():
-    async def run():
-        async with aclosing(
-            Synthesizer(Teller(), sample_rate_hz=RATE_HZ).speak(
-                ask("Good. [pause:1s] Доброе утро", language=None), STREAM
-            )
-        ) as speech:
-            before = speech.finish_reason
-            data = b"".join([part async for part in speech])
-            assert speech.audio_s == len(data) / 2 / RATE_HZ
-            assert (before, speech.finish_reason) == (None, "stop")
-            return speech.info.choice.language, speech.seed
-
-    assert asyncio.run(run()) == ("russian", 7)
+async def test_a_speech_says_who_speaks_with_which_seed_how_long_and_how_it_ended():
+    synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
+    request = ask("Good. [pause:1s] Доброе утро", language=None)
+    async with aclosing(synthesizer.speak(request, STREAM)) as speech:
+        before = speech.finish_reason
+        data = b"".join([part async for part in speech])
+        assert speech.audio_s == len(data) / 2 / RATE_HZ
+        assert (before, speech.finish_reason) == (None, "stop")
+        assert (speech.info.choice.language, speech.seed) == ("russian", 7)
 
 
 @pytest.mark.parametrize(("frames", "is_warned"), [(15, False), (14, True)])
-def test_what_just_fits_is_not_warned_about(frames, is_warned):
+async def test_what_just_fits_is_not_warned_about(frames, is_warned):
     text = "a" * 120  # 1.2 s, 15 frames
-    warning = begin(Teller(), ask(text, max_frames=frames)).info.warning
+    warning = (await begin(Teller(), ask(text, max_frames=frames))).info.warning
     assert (warning is not None) == is_warned
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
-def test_a_file_knows_its_length_and_a_stream_does_not(is_stream):
-    async def run():
-        synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
-        if not is_stream:
-            return (await synthesizer.speak_whole(ask("Four"), "wav"))[0]
+async def test_a_file_knows_its_length_and_a_stream_does_not(is_stream):
+    synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
+    if is_stream:
         async with aclosing(synthesizer.speak(ask("Four"), Output("wav", is_stream=True))) as s:
-            return b"".join([part async for part in s])
-
-    data = asyncio.run(run())
+            data = b"".join([part async for part in s])
+    else:
+        data, _ = await synthesizer.speak_whole(ask("Four"), "wav")
     with wave.open(io.BytesIO(data)) as file:
         assert (file.getnframes() == 4 * 240) is not is_stream
     assert len(data) == 44 + 2 * 4 * 240
 
 
-def test_the_voices_rate_becomes_the_rate_that_is_asked_for():
-    async def run(rate_hz):
-        synthesizer = Synthesizer(Teller(), sample_rate_hz=rate_hz)
-        request = ask("Quite [pause:1s] short.", max_frames=12)
-        return await synthesizer.speak_whole(request, "pcm")
-
+async def test_the_voices_rate_becomes_the_rate_that_is_asked_for():
+    request = ask("Quite [pause:1s] short.", max_frames=12)
     for rate_hz in (RATE_HZ, 12000, 48000):
-        data, speech = asyncio.run(run(rate_hz))
+        synthesizer = Synthesizer(Teller(), sample_rate_hz=rate_hz)
+        data, speech = await synthesizer.speak_whole(request, "pcm")
         assert len(data) / 2 == pytest.approx(0.96 * rate_hz, abs=3)
         assert speech.audio_s == pytest.approx(0.96, abs=1e-3)
         assert speech.finish_reason == "length"
@@ -241,7 +226,9 @@ def test_the_voices_rate_becomes_the_rate_that_is_asked_for():
     ("format", "is_beside"),
     [("pcm", False), ("wav", False), ("mp3", True), ("flac", True), ("ogg", True), ("opus", True)],
 )
-def test_formats_that_cost_time_are_encoded_beside_the_event_loop(monkeypatch, format, is_beside):
+async def test_formats_that_cost_time_are_encoded_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, format, is_beside
+):
     threads = []
     for name in ("feed", "finish"):
         work = getattr(AudioPipe, name)
@@ -252,27 +239,21 @@ def test_formats_that_cost_time_are_encoded_beside_the_event_loop(monkeypatch, f
 
         monkeypatch.setattr(AudioPipe, name, noted)
 
-    async def run():
-        synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
-        return (await synthesizer.speak_whole(ask("One"), format))[0]
-
-    assert asyncio.run(run())
+    synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
+    assert (await synthesizer.speak_whole(ask("One"), format))[0]
     assert len(threads) == 2
     assert [thread is not threading.main_thread() for thread in threads] == [is_beside] * 2
 
 
-def test_no_empty_piece_is_handed_on():
-    async def run():
-        synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
-        async with aclosing(synthesizer.speak(ask("One"), Output("mp3", is_stream=True))) as s:
-            return [part async for part in s]
-
-    parts = asyncio.run(run())
+async def test_no_empty_piece_is_handed_on():
+    synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
+    async with aclosing(synthesizer.speak(ask("One"), Output("mp3", is_stream=True))) as speech:
+        parts = [part async for part in speech]
     assert parts
     assert all(parts)
 
 
-def speak_whole(teller, drawn_seed=None, attempts=None):
+async def speak_whole(teller, drawn_seed=None, attempts=None):
     """Speak "One" with seed 7; `drawn_seed`: the seed that is drawn next, None if 7 was given."""
     synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
     watch = (lambda _: None) if attempts is None else attempts.append
@@ -280,13 +261,13 @@ def speak_whole(teller, drawn_seed=None, attempts=None):
     with pytest.MonkeyPatch.context() as patch:
         drawn = {MAX_SEED + 1: drawn_seed}
         patch.setattr(synthesizer_module.secrets, "randbelow", drawn.__getitem__)
-        return asyncio.run(synthesizer.speak_whole(request, "pcm", on_begin=watch))
+        return await synthesizer.speak_whole(request, "pcm", on_begin=watch)
 
 
 @pytest.mark.parametrize("drawn_seed", [0, 9])
-def test_a_runaway_is_spoken_once_more_with_another_seed(drawn_seed):
+async def test_a_runaway_is_spoken_once_more_with_another_seed(drawn_seed):
     teller, attempts = Teller(ends=["runaway"]), []
-    data, speech = speak_whole(teller, drawn_seed, attempts)
+    data, speech = await speak_whole(teller, drawn_seed, attempts)
     assert [asked.seed for asked in teller.prepared] == [7, drawn_seed]
     assert (speech.seed, speech.finish_reason) == (drawn_seed, "stop")
     assert [attempt.seed for attempt in attempts] == [7, drawn_seed]
@@ -294,34 +275,34 @@ def test_a_runaway_is_spoken_once_more_with_another_seed(drawn_seed):
     assert len(data) == 2 * 3 * 240
 
 
-def test_what_ends_is_spoken_once():
+async def test_what_ends_is_spoken_once():
     teller = Teller()
-    speak_whole(teller, 9)
+    await speak_whole(teller, 9)
     assert len(teller.prepared) == 1
 
 
 @pytest.mark.parametrize(("drawn_seed", "times"), [(None, 1), (9, 2)])
-def test_who_runs_away_for_good_cannot_speak(drawn_seed, times):
+async def test_who_runs_away_for_good_cannot_speak(drawn_seed, times):
     teller = Teller(ends=["runaway"] * 2)
     with pytest.raises(CannotSpeak) as caught:
-        speak_whole(teller, drawn_seed)
+        await speak_whole(teller, drawn_seed)
     assert caught.value.code == "runaway"
     assert len(teller.prepared) == times
 
 
-def test_a_speech_that_was_stopped_is_no_file():
+async def test_a_speech_that_was_stopped_is_no_file():
     with pytest.raises(SynthesisFailed):
-        speak_whole(Teller(ends=["cancelled"]), 9)
+        await speak_whole(Teller(ends=["cancelled"]), 9)
 
 
-def test_what_fails_while_it_is_watched_is_stopped():
+async def test_what_fails_while_it_is_watched_is_stopped():
     def broken(_speech):
         raise RuntimeError
 
     teller = Teller()
     synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
     with pytest.raises(RuntimeError):
-        asyncio.run(synthesizer.speak_whole(ask("One"), "pcm", on_begin=broken))
+        await synthesizer.speak_whole(ask("One"), "pcm", on_begin=broken)
     assert teller.spoken[0].is_cancelled
 
 
@@ -335,31 +316,25 @@ def test_what_fails_while_it_is_watched_is_stopped():
         ("error", "internal_error"),
     ],
 )
-def test_an_ending_that_is_none_is_said(end, code):
-    async def run():
-        synthesizer = Synthesizer(Teller(ends=[end]), sample_rate_hz=RATE_HZ)
-        async with aclosing(synthesizer.speak(ask("One"), STREAM)) as speech:
-            [part async for part in speech]
-        if code is None:
-            speech.check_ending()
-            return
-        with pytest.raises(SynthesisFailed) as caught:
-            speech.check_ending()
-        assert caught.value.code == code
-
-    asyncio.run(run())
+async def test_an_ending_that_is_none_is_said(end, code):
+    synthesizer = Synthesizer(Teller(ends=[end]), sample_rate_hz=RATE_HZ)
+    async with aclosing(synthesizer.speak(ask("One"), STREAM)) as speech:
+        [part async for part in speech]
+    if code is None:
+        speech.check_ending()
+        return
+    with pytest.raises(SynthesisFailed) as caught:
+        speech.check_ending()
+    assert caught.value.code == code
 
 
-def test_a_speech_that_is_left_stops_the_voice_and_gives_no_more_bytes():
-    async def run():
-        teller = Teller()
-        speech = Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(ask("One"), Output("wav", True))
-        await speech.aclose()
-        await speech.aclose()
-        assert teller.spoken[0].is_cancelled
-        return [part async for part in speech]
-
-    assert asyncio.run(run()) == []
+async def test_a_speech_that_is_left_stops_the_voice_and_gives_no_more_bytes():
+    teller = Teller()
+    speech = Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(ask("One"), Output("wav", True))
+    await speech.aclose()
+    await speech.aclose()
+    assert teller.spoken[0].is_cancelled
+    assert [part async for part in speech] == []
 
 
 @pytest.mark.parametrize("teller", [Teller(), OpenTeller()])
@@ -383,20 +358,19 @@ def test_only_a_voice_that_takes_words_takes_words():
 
 
 @pytest.mark.parametrize(("longest_part_chars", "chars"), [(None, 407), (800, 407), (60, 33)])
-def test_a_growing_text_is_divided_at_half_a_part(longest_part_chars, chars):
-    async def run():
-        teller = OpenTeller(longest_part_chars)
-        synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
-        request = ask(language="english", normalize="none")
-        speech = open_speech(synthesizer, request, STREAM, by_token=True)
-        speech.feed("Some word. " * 80)  # of 11 characters
-        return len(teller.texts[0])
-
-    assert asyncio.run(run()) == chars
+async def test_an_open_text_is_divided_at_half_a_part(longest_part_chars, chars):
+    teller = OpenTeller(longest_part_chars)
+    synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
+    request = ask(language="english", normalize="none")
+    speech = open_speech(synthesizer, request, STREAM, by_token=True)
+    speech.feed("Some word. " * 80)  # of 11 characters
+    assert len(teller.texts[0]) == chars
 
 
 @pytest.mark.parametrize("has_russian", [True, False])
-def test_before_the_first_request_everything_is_loaded(monkeypatch, has_russian):
+def test_before_the_first_request_everything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, has_russian
+):
     loaded = []
 
     def preload_russian():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +23,9 @@ def bench():
         sys.path.remove(str(ROOT / "scripts"))
 
 
-def test_the_engine_is_measured_by_part_and_under_load(bench, monkeypatch, capsys, tmp_path):
+def test_the_engine_is_measured_by_part_and_under_load(
+    bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
     out = tmp_path / "figures.json"
     given = ["--batch", "1,3", "--frames", "6", "--closed", "2", "--open", "50", "--requests", "4"]
     monkeypatch.setattr(sys, "argv", ["bench_engine", TINY, *given, "--json", str(out)])
@@ -51,13 +54,15 @@ def test_parts_of_a_captured_frame_are_timed_by_themselves(bench, model):
 
 
 @pytest.fixture
-def check(monkeypatch):
+def check(monkeypatch: pytest.MonkeyPatch):
     module = load_script("check_cuda")
     monkeypatch.setattr(module, "CudaDriver", lambda _device: RecordingDriver())
     return module
 
 
-def test_all_checks_for_cuda_pass_with_a_stand_in_for_it(check, monkeypatch, capsys):
+def test_all_checks_for_cuda_pass_with_a_stand_in_for_it(
+    check, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(sys, "argv", ["check_cuda", TINY, "--device", "cpu"])
     monkeypatch.setattr(check, "JOBS", 3)
     assert check.main() == 0
@@ -68,7 +73,9 @@ def test_all_checks_for_cuda_pass_with_a_stand_in_for_it(check, monkeypatch, cap
     assert "float32 on the CPU and here: first logits 0.0e+00 off, 16/16" in said
 
 
-def test_a_driver_that_repeats_nothing_is_found(check, model, monkeypatch, capsys):
+def test_a_driver_that_repeats_nothing_is_found(
+    check, model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     class Lazy(RecordingDriver):
         def capture(self, work, pool):
             super().capture(work, pool)
@@ -80,7 +87,9 @@ def test_a_driver_that_repeats_nothing_is_found(check, model, monkeypatch, capsy
     assert "FAILED  graphs: 0/8" in capsys.readouterr().out
 
 
-def test_a_check_that_breaks_has_failed_and_says_why(check, model, monkeypatch, capsys):
+def test_a_check_that_breaks_has_failed_and_says_why(
+    check, model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     def broken(_device):
         raise RuntimeError("no capture today")
 
@@ -97,7 +106,9 @@ def test_other_logits_are_found(check, model):
     assert not check.near(model, other, 1e-3, "twins")[0]
 
 
-def test_without_a_device_it_says_so(check, monkeypatch, capsys):
+def test_without_a_device_it_says_so(
+    check, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(sys, "argv", ["check_cuda", TINY])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert check.main() == 2

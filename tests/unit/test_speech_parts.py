@@ -90,7 +90,7 @@ def test_full_warns_where_there_are_no_full_rules():
     assert split_request(request("Уже 5 часов.", normalize="full"), None).warning is None
 
 
-def test_full_without_its_extra_is_refused(monkeypatch):
+def test_full_without_its_extra_is_refused(monkeypatch: pytest.MonkeyPatch):
     def missing():
         raise InvalidRequest("not installed", param="normalize", code="extra_missing")
 

@@ -64,7 +64,7 @@ def test_most_of_a_text_is_given_out_before_its_end(tokenizer):
     assert growing.finish() == []
 
 
-def test_texts_are_cut_at_every_place_alike(tokenizer):
+def test_texts_are_cut_at_every_position_alike(tokenizer):
     text = TEXTS[3]
     whole = ids_of(tokenizer, [text])
     for cut in pairwise([0, *range(3, len(text)), len(text)]):

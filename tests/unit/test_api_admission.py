@@ -1,0 +1,156 @@
+"""Admission: slots, a bounded queue, first come first served."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from qwen_tts_service.api import admission as admission_module
+from qwen_tts_service.api.admission import Admission
+from qwen_tts_service.errors import Busy
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A clock that stands still; call it to let seconds pass."""
+    now_s = [1000.0]
+    monkeypatch.setattr(admission_module, "monotonic", lambda: now_s[0])
+
+    def wait(seconds: float) -> None:
+        now_s[0] += seconds
+
+    return wait
+
+
+async def test_a_free_slot_is_granted_at_once() -> None:
+    admission = Admission(slots=1, queue_limit=0)
+    await asyncio.wait_for(admission.enter().granted(), 1)
+    assert (admission.active, admission.queued) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("slots", "queue_limit", "retry_after_s"),
+    [
+        (1, 0, 2),
+        (3, 1, 2),
+        (1, 1, 4),
+        (2, 2, 3),
+        (3, 0, 1),
+        (1, 28, 58),
+        (1, 29, 60),
+        (1, 30, 60),
+        (1, 99, 60),
+    ],
+)
+async def test_beyond_slots_and_queue_it_is_busy_and_says_when_to_come_back(
+    slots: int, queue_limit: int, retry_after_s: int
+) -> None:
+    admission = Admission(slots=slots, queue_limit=queue_limit)
+    for _ in range(slots + queue_limit):
+        admission.enter()
+    with pytest.raises(Busy) as caught:
+        admission.enter()
+    assert caught.value.retry_after_s == retry_after_s
+    assert str(caught.value) == (
+        f"all {slots} slots are speaking and {queue_limit} requests wait; "
+        f"try again in {retry_after_s} s"
+    )
+    assert (admission.active, admission.queued) == (slots, queue_limit)
+
+
+@pytest.mark.parametrize(
+    ("held_s", "retry_after_s"),
+    [([102.0], 12), ([2.0], 2), ([10.0], 3), ([0.0] * 7, 1), ([102.0, 12.0], 12), ([1e4], 60)],
+)
+async def test_the_time_to_come_back_follows_a_tenth_of_each_hold(
+    clock: Callable[[float], None], held_s: list[float], retry_after_s: int
+) -> None:
+    admission = Admission(slots=1, queue_limit=0)
+    for seconds in held_s:
+        place = admission.enter()
+        clock(seconds)
+        assert place.held_s == seconds
+        place.release()
+    assert admission.retry_after_s == retry_after_s
+
+
+async def test_a_hold_is_counted_from_the_grant_and_not_from_the_arrival(
+    clock: Callable[[float], None],
+) -> None:
+    admission = Admission(slots=1, queue_limit=1)
+    first, second = admission.enter(), admission.enter()
+    clock(2.0)
+    first.release()
+    clock(22.0)
+    second.release()
+    assert admission.retry_after_s == 4
+
+
+async def test_who_leaves_the_queue_changes_nothing_about_the_time_to_come_back(
+    clock: Callable[[float], None],
+) -> None:
+    admission = Admission(slots=1, queue_limit=1)
+    admission.enter()
+    waiting = admission.enter()
+    clock(500.0)
+    waiting.release()
+    assert admission.retry_after_s == 2
+
+
+async def test_each_change_is_told_once_it_has_happened() -> None:
+    told: list[tuple[int, int]] = []
+    admission = Admission(
+        slots=1, queue_limit=2, on_change=lambda: told.append((admission.active, admission.queued))
+    )
+    first, second, third = (admission.enter() for _ in range(3))
+    second.release()
+    first.release()
+    third.release()
+    assert told == [(1, 0), (1, 1), (1, 2), (1, 1), (1, 0), (0, 0)]
+
+
+async def test_a_queued_request_waits_until_a_slot_is_free() -> None:
+    admission = Admission(slots=1, queue_limit=1)
+    first, second = admission.enter(), admission.enter()
+    waiting = asyncio.create_task(second.granted())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    first.release()
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_slots_are_granted_in_the_order_of_arrival() -> None:
+    admission = Admission(slots=1, queue_limit=2)
+    first, second, third = (admission.enter() for _ in range(3))
+    first.release()
+    assert (second.is_granted, third.is_granted) == (True, False)
+
+
+async def test_one_who_leaves_the_queue_is_never_granted() -> None:
+    admission = Admission(slots=1, queue_limit=2)
+    first, second, third = (admission.enter() for _ in range(3))
+    second.release()
+    first.release()
+    assert third.is_granted
+    assert not second.is_granted
+    assert (admission.active, admission.queued) == (1, 0)
+
+
+async def test_releasing_twice_frees_one_slot_only() -> None:
+    admission = Admission(slots=2, queue_limit=0)
+    first, _second = admission.enter(), admission.enter()
+    first.release()
+    first.release()
+    assert admission.active == 1
+
+
+async def test_cancelling_the_wait_does_not_lose_the_slot_for_others() -> None:
+    admission = Admission(slots=1, queue_limit=1)
+    first, second = admission.enter(), admission.enter()
+    waiting = asyncio.create_task(second.granted())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    second.release()
+    first.release()
+    assert (admission.active, admission.queued) == (0, 0)
