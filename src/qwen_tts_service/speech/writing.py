@@ -91,7 +91,7 @@ class OpenText:
     ) -> None:
         if request.normalize == "full":
             raise InvalidRequest(
-                'normalize "full" needs whole sentences; ask for split "sentence" with it',
+                'normalize "full" needs whole sentences; set split to "sentence"',
                 param="normalize",
             )
         self._voice = voice
@@ -200,7 +200,7 @@ class SpeechByToken:
         voice = synthesizer.voice
         if not isinstance(voice, OpenVoice):
             raise InvalidRequest(
-                f'{voice.model_name} needs whole sentences; ask for split "sentence"',
+                f'{voice.model_name} needs whole sentences; set split to "sentence"',
                 param="split",
             )
         self._synthesizer = synthesizer
