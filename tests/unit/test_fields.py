@@ -208,7 +208,7 @@ def test_what_openais_fields_cannot_be_is_refused(fields: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("speed", [0.999, 1.001, 0, 2])
 def test_another_speed_is_refused_with_what_to_do_instead(speed: float) -> None:
-    with pytest.raises(InvalidRequest, match="ask for a pace in instructions") as caught:
+    with pytest.raises(InvalidRequest, match="describe the pace in instructions") as caught:
         request_of(openai_body(speed=speed))
     assert caught.value.param == "speed"
 

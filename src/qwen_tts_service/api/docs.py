@@ -29,15 +29,15 @@ PAGE = """<!DOCTYPE html>
 </html>
 """
 
-_DESCRIPTION = """Text and, if you like, a voice described as gender, age and emotion go in;
-an audio file, or audio that starts to play while it is still being made, comes out.
+_DESCRIPTION = """Text to speech: a text and optionally a voice described by gender, age and
+emotion; the response is an audio file, or a stream that plays while it is generated.
 
-Every answer carries X-Request-Id. Speech carries X-Seed, X-Model, X-Voice, X-Language,
+Every response has the header X-Request-Id. Speech also has X-Seed, X-Model, X-Voice, X-Language,
 X-Voice-Applied and X-Voice-Not-Applied; files also X-Audio-Seconds and X-Finish-Reason."""
 
 _REF = "#/components/schemas/"
 _OPENAI_LISTS = {
-    "/v1/models": "The loaded model, and the names it also answers to.",
+    "/v1/models": "The loaded model and its aliases.",
     "/v1/audio/models": "The same under `models`, as Open WebUI reads it.",
     "/v1/audio/voices": "Speakers and OpenAI's voice names; `?legacy=true` lists bare ids.",
 }
@@ -59,9 +59,9 @@ _ERROR_SCHEMA = {
 }
 _REASONS = {status: message for status, (_, message) in PLAIN.items() if status not in (404, 405)}
 _REASONS |= {
-    400: "a field breaks a rule; param names it",
+    400: "a field has an invalid value; param names it",
     401: "the API key is missing or wrong",
-    422: "the request is valid, but this voice cannot say it",
+    422: "the request is valid, but this voice cannot speak it",
     429: "all slots and the queue are full; see Retry-After",
 }
 

@@ -70,7 +70,7 @@ class CreateSpeechBody(SpeechBody):
         None,
         alias="instructions",
         max_length=4096,
-        description="How to speak, in plain words; wins over emotion and age.",
+        description="How to speak, in plain words; overrides emotion and age.",
     )
     format: AudioFormat = Field(
         "mp3", alias="response_format", description="The audio format; pcm is s16le, mono."
