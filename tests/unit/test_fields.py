@@ -221,6 +221,6 @@ def test_the_loaded_model_answers_to_openais_names(model: str) -> None:
 
 
 def test_another_model_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(UnknownModel, match=r"speaks with fake, .* tts-1, tts-1-hd") as caught:
+    with pytest.raises(UnknownModel, match=r"must be fake, .* tts-1, tts-1-hd") as caught:
         request_of(openai_body(model="tts-2"))
     assert caught.value.param == "model"
