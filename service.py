@@ -46,15 +46,15 @@ def _give_up() -> None:
     name="qwen_tts",
     resources={"gpu": worker_count()},
     workers=worker_count(),
-    # Ours must come first: its answer has our error body.
+    # Our own timeout must expire first: its response has our error body.
     traffic={"timeout": MAX_REQUEST_TIMEOUT_S + 300},
     http={"port": 8188},
-    # Our own page and lines instead: theirs would carry every path that a client makes up.
+    # BentoML labels metrics and logs with every path a client sends; ours replace them.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
 )
 class QwenTTS:
-    """Text and a voice in, speech out: as a whole file or while it is being made."""
+    """Text to speech: a whole file, or a stream that plays while it is generated."""
 
     def __init__(self) -> None:
         settings = load_settings()
@@ -87,12 +87,12 @@ class QwenTTS:
         output_spec=AudioFile,
     )
     async def tts(self, requests: list[Ticket]) -> list[Any]:
-        """Say a text and answer with one audio file."""
+        """Speak a text; the response is one audio file."""
         return [PendingFile(ticket) for ticket in requests]
 
     @bentoml.api(route="/stream-tts", input_spec=StreamTTSInput, output_spec=AudioStream)
     async def stream_tts(self, request: Ticket) -> AsyncGenerator[bytes, None]:
-        """Say a text and answer with audio while it is being made."""
+        """Speak a text; the response streams audio while it is generated."""
         async for part in speak_stream(request):
             yield part
 

@@ -102,7 +102,7 @@ def main() -> None:
         environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
         environment["PYTHONDONTWRITEBYTECODE"] = "1"
         if subprocess.run(command, check=False, cwd=copy, env=environment).returncode:
-            sys.exit("The tests fail without any fault planted; mend that first.")
+            sys.exit("The tests fail without a fault injected; fix them first.")
         config, session = copy / "cosmic-ray.toml", copy / "session.sqlite"
         joined = subprocess.list2cmdline(command)
         config.write_text(

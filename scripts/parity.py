@@ -72,10 +72,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="computes in float32 on any")
     arguments = parser.parse_args()
     model = Qwen3TTS.load(
-        arguments.checkpoint,
-        linear=arguments.linear,
-        device=arguments.device,
-        dtype=torch.float32,
+        arguments.checkpoint, linear=arguments.linear, device=arguments.device, dtype=torch.float32
     )
     cases = json.loads(arguments.golden.read_text(encoding="utf-8"))
     equal = 0

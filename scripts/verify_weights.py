@@ -79,7 +79,7 @@ def main() -> int:
     problems = list(differences(GOLDEN, observed, is_exact=dtype == torch.float32))
     for problem in problems:
         print(problem)
-    print("departs from the published values" if problems else "equal")
+    print("differs from the published values" if problems else "equal")
     return 1 if problems else 0
 
 

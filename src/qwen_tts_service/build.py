@@ -41,8 +41,8 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
 def _check_embedded(settings: Settings) -> None:
     if settings.device not in (None, "cpu"):
         raise StartupError(
-            f"DEVICE={settings.device} was asked for, but the embedded voice {EMBEDDED_VOICE} "
-            "speaks on the CPU only. Unset DEVICE or set DEVICE=cpu."
+            f"DEVICE={settings.device} is set, but the embedded voice {EMBEDDED_VOICE} "
+            "runs on the CPU only. Unset DEVICE or set DEVICE=cpu."
         )
     _require("espeakng_loader", "espeak", f"MODEL_NAME={EMBEDDED_VOICE}")
 
@@ -52,10 +52,10 @@ def _check_qwen(settings: Settings) -> None:
 
     device = settings.device or ""
     if settings.torch_compile and device == "cpu":
-        raise StartupError("TORCH_COMPILE=1 needs CUDA, and DEVICE=cpu. Unset one of them.")
+        raise StartupError("TORCH_COMPILE=1 needs CUDA, but DEVICE=cpu. Unset one of them.")
     if device.startswith("cuda") and settings.cpu_weights not in (None, "float"):
         raise StartupError(
-            f"CPU_WEIGHTS={settings.cpu_weights} is for the CPU, and DEVICE={device}. "
+            f"CPU_WEIGHTS={settings.cpu_weights} is for the CPU only, but DEVICE={device}. "
             "Unset CPU_WEIGHTS."
         )
     require_available(
@@ -65,17 +65,15 @@ def _check_qwen(settings: Settings) -> None:
         _require(package, "qwen", f"MODEL_NAME={settings.model_name}")
     if settings.device is not None and settings.device != "cpu" and not _can_use(settings.device):
         raise StartupError(
-            f"DEVICE={settings.device} was asked for, but torch cannot use it here. Look at "
-            "nvidia-smi and at `python -c 'import torch; print(torch.version.cuda)'`, "
+            f"DEVICE={settings.device} is set, but torch cannot use it. Check "
+            "nvidia-smi and `python -c 'import torch; print(torch.version.cuda)'`, "
             "or set DEVICE=cpu."
         )
 
 
 def _require(package: str, extra: str, reason: str) -> None:
     if find_spec(package) is None:
-        raise StartupError(
-            f"{reason} needs the package {package}: pip install 'qwen-tts-service[{extra}]'"
-        )
+        raise StartupError(f"{reason} needs the package {package}; run ./scripts/setup {extra}")
 
 
 def _can_use(device: str) -> bool:
@@ -119,7 +117,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
     )
     if settings.max_positions > model.config.max_positions:
         raise StartupError(
-            f"MAX_POSITIONS={settings.max_positions} is more than this model has: "
+            f"MAX_POSITIONS={settings.max_positions} is more than this model supports: "
             f"{model.config.max_positions} at most"
         )
     # Speech has four frames and more to a token: more tokens than this could not be said.

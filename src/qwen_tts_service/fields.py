@@ -26,7 +26,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, all
 
 
 class VoiceAttributesBody(BaseModel):
-    """The voice described; what the loaded model cannot do is said in X-Voice-Not-Applied."""
+    """The wanted voice; X-Voice-Not-Applied reports what the loaded model cannot do."""
 
     model_config = _STRICT
 
@@ -46,53 +46,56 @@ class SpeechBody(BaseModel):
     model_config = _STRICT
 
     text: str | None = Field(
-        None, description="What to say; [pause:0.5s] is silence. Exactly one of text and tokens."
+        None, description="Text to speak; [pause:0.5s] is silence. Exactly one of text and tokens."
     )
     tokens: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, min_length=1, description="Text token ids of the model's tokenizer, instead of text."
     )
-    temperature: float = Field(
-        0.7, ge=0, le=2, description="How freely the model speaks; 0 always takes the likeliest."
-    )
+    temperature: float = Field(0.7, ge=0, le=2, description="Sampling temperature; 0 is greedy.")
     voice_attributes: VoiceAttributesBody | None = Field(
         None, description="The voice described by gender, age and emotion."
     )
     speaker: str | None = Field(
-        None, min_length=1, max_length=64, description="A speaker by name; wins over attributes."
+        None,
+        min_length=1,
+        max_length=64,
+        description="Name of a speaker; overrides gender and age.",
     )
     language: str | None = Field(
         None,
         min_length=1,
         max_length=32,
-        description="A language name or code such as russian or ru; auto looks at the text.",
+        description="Name or code of a language, such as russian or ru; auto detects it.",
     )
     instruct: str | None = Field(
         None,
         min_length=1,
         max_length=500,
-        description="How to speak, in plain words; wins over emotion and age.",
+        description="How to speak, in plain words; overrides emotion and age.",
     )
     seed: int | None = Field(
         None,
         ge=0,
         le=MAX_SEED,
-        description="The same seed gives the same audio; drawn and told in X-Seed if absent.",
+        description="The same seed gives the same audio; if absent, random and returned in X-Seed.",
     )
-    top_k: int = Field(50, ge=0, le=2048, description="Draw from the k likeliest codes; 0 is all.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest codes up to p.")
+    top_k: int = Field(
+        50, ge=0, le=2048, description="Sample from the k most likely codes; 0 is all."
+    )
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the most likely codes up to p.")
     repetition_penalty: float = Field(
-        1.05, ge=1, le=2, description="How much codes that were spoken already are held back."
+        1.05, ge=1, le=2, description="Penalty for codes already spoken."
     )
 
     normalize: NormalizeLevel = Field(
         "light",
-        description="How text is rewritten before it is spoken: none; light drops markdown, emoji "
-        "and control characters; full also reads out Russian numbers and dates.",
+        description="Text normalisation: none; light removes markdown, emoji and control "
+        "characters; full also writes out Russian numbers and dates.",
     )
 
-    format: AudioFormat = Field("wav", description="The audio format of the answer.")
+    format: AudioFormat = Field("wav", description="Audio format.")
     max_length: int = Field(
-        MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Most frames of 80 ms of the whole answer."
+        MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Longest audio, in frames of 80 ms."
     )
 
     def to_request(self, request_id: str, settings: Settings) -> SpeechRequest:

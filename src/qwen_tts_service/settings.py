@@ -84,7 +84,9 @@ class Settings(BaseModel):
     @classmethod
     def _fits_into_a_header(cls, key: SecretStr) -> SecretStr:
         if not all("!" <= character <= "~" for character in key.get_secret_value()):
-            raise ValueError("only ASCII without spaces; clients send anything else differently")
+            raise ValueError(
+                "must be ASCII characters without spaces, as clients encode others differently"
+            )
         return key
 
     @field_validator("cors_origins", mode="before")

@@ -510,7 +510,7 @@ def test_a_bad_message_is_an_error_and_the_session_stays(
 def test_text_before_the_configuration_is_refused(server: Server) -> None:
     with Client(server) as client:
         client.write("One.")
-        assert client.error()["message"].startswith("session.config comes first")
+        assert client.error()["message"].startswith("send session.config first")
         client.configure()
 
 

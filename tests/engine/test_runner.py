@@ -56,7 +56,7 @@ def test_what_just_fits_is_spoken_and_one_frame_more_is_refused(model, runner, l
     if not too_many:
         assert runner.begin(0, job)[1] == 0
         return
-    with pytest.raises(InvalidRequest, match="65 positions, and there are 64") as refused:
+    with pytest.raises(InvalidRequest, match="65 positions, but a slot has 64") as refused:
         runner.begin(0, job)
     assert refused.value.param == "text"
 
@@ -70,7 +70,7 @@ def test_as_many_text_rows_as_there_are_positions_are_spoken(model, too_many):
     if not too_many:
         runner.begin(0, job)
         return
-    with pytest.raises(InvalidRequest, match="too long for this layout") as refused:
+    with pytest.raises(InvalidRequest, match="text has more than") as refused:
         runner.begin(0, job)
     assert refused.value.param == "text"
 

@@ -217,7 +217,7 @@ def test_packed_layers_are_refused_where_there_are_no_kernels(
     data, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("qwen_tts_service.kernels.linear.can_pack", lambda: False)
-    with pytest.raises(StartupError, match="'half' need an x86 CPU"):
+    with pytest.raises(StartupError, match="half weights need an x86 CPU"):
         Qwen3TTS.load(data / "tiny_1b7", linear="half")
     assert Qwen3TTS.load(data / "tiny_1b7").linear == "float"
 

@@ -74,7 +74,7 @@ def test_other_weights_end_with_1_and_say_where(
     assert verify_weights.main() == 1
     out = capsys.readouterr().out
     assert "first_ids: " in out
-    assert out.endswith("departs from the published values\n")
+    assert out.endswith("differs from the published values\n")
 
 
 def test_a_missing_checkpoint_ends_with_1_and_a_message(

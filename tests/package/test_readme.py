@@ -25,6 +25,7 @@ from qwen_tts_service.types import AudioFormat
 
 ROOT = Path(__file__).parent.parent.parent
 ENGLISH, RUSSIAN = ROOT / "README.md", ROOT / "README.ru.md"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 README_PORT = "8188"
 SERVES = "./scripts/serve"
 NOT_RUN = {"docker": 1, "weights": 2}
@@ -68,13 +69,19 @@ each_readme = pytest.mark.parametrize("readme", [ENGLISH, RUSSIAN], ids=["englis
 HEADS = {
     "settings": ("## Settings", "## Настройки"),
     "errors": ("### Errors", "### Ошибки"),
-    "fields": ("## What to ask for", "## Что можно попросить"),
+    "fields": ("## Request fields", "## Поля запроса"),
     "formats": ("### Formats", "### Форматы"),
 }
 
 
 def rows_of(readme: Path, name: str) -> list[list[str]]:
     return table(readme, HEADS[name][readme == RUSSIAN])
+
+
+def anchors_of(document: Path) -> set[str]:
+    """The anchors that GitHub gives a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings}
 
 
 @pytest.fixture
@@ -171,6 +178,15 @@ def test_fields_table_is_complete(readme: Path) -> None:
 def test_formats_table_is_complete(readme: Path) -> None:
     told = {name for row in rows_of(readme, "formats") for name in row[0].split(", ")}
     assert told == set(get_args(AudioFormat))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
+def test_every_link_within_the_repository_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]+)?\)", document.read_text())
+    for path, anchor in links:
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        assert not anchor or anchor in anchors_of(target), anchor
 
 
 @pytest.mark.parametrize("name", ["docker-compose.yml", ".env.example"])

@@ -63,7 +63,7 @@ def test_a_route_that_speaks_names_every_status_with_our_error(
     errors = [answer for status, answer in responses.items() if status != "200"]
     assert all(answer["content"] == ERROR for answer in errors)
     assert all(answer["description"] for answer in errors)
-    assert responses["400"]["description"] == "a field breaks a rule; param names it"
+    assert responses["400"]["description"] == "a field has an invalid value; param names it"
     assert "Retry-After" in responses["429"]["description"]
 
 

@@ -169,7 +169,7 @@ def test_the_log_says_that_a_key_is_set_and_not_which(log: Any) -> None:
     Started(api_key="sesame", model_name="espeak-ng").end_loading()
     assert "key=set" in log.text
     assert "sesame" not in log.text
-    assert "the embedded voice speaks because MODEL_NAME asks for it" in log.messages
+    assert "MODEL_NAME=espeak-ng: using the embedded voice" in log.messages
 
 
 def test_a_voice_that_cannot_be_loaded_has_failed_at_its_step(log: Any) -> None:

@@ -57,8 +57,8 @@ def test_refused_rate_names_the_rates_and_the_other_formats():
         check_format("opus", 22050)
     assert (caught.value.param, caught.value.code) == ("format", "unsupported_format")
     assert caught.value.message == (
-        "format: opus cannot carry 22050 Hz, only 8000, 12000, 16000, 24000, 48000 Hz; "
-        "allowed at 22050 Hz here: wav, pcm, mp3, flac, aac"
+        "format: opus does not support 22050 Hz, only 8000, 12000, 16000, 24000, 48000 Hz; "
+        "available at 22050 Hz: wav, pcm, mp3, flac, aac"
     )
 
 
@@ -72,7 +72,7 @@ def test_unknown_format_is_refused_without_repeating_it():
 
 def test_aac_without_pyav_is_refused_and_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InvalidRequest, match=r"qwen-tts-service\[aac\]") as caught:
+    with pytest.raises(InvalidRequest, match="scripts/setup aac") as caught:
         check_format("aac", 24000)
     assert (caught.value.param, caught.value.code) == ("format", "unsupported_format")
     assert "aac" not in available_formats(24000)

@@ -19,17 +19,17 @@ from qwen_tts_service.settings import load_settings
     [
         pytest.param(
             {"TORCH_COMPILE": "1", "DEVICE": "cpu"},
-            "TORCH_COMPILE=1 needs CUDA, and DEVICE=cpu",
+            "TORCH_COMPILE=1 needs CUDA, but DEVICE=cpu",
             id="compile on a CPU",
         ),
         pytest.param(
             {"CPU_WEIGHTS": "int8", "DEVICE": "cuda:1"},
-            "CPU_WEIGHTS=int8 is for the CPU, and DEVICE=cuda:1",
+            "CPU_WEIGHTS=int8 is for the CPU only, but DEVICE=cuda:1",
             id="weights of a CPU on CUDA",
         ),
         pytest.param(
             {"MODEL_NAME": "espeak-ng", "DEVICE": "cuda"},
-            "the embedded voice espeak-ng speaks on the CPU only",
+            "the embedded voice espeak-ng runs on the CPU only",
             id="embedded voice on CUDA",
         ),
     ],
@@ -92,9 +92,7 @@ def test_a_package_that_is_missing_is_named_with_how_to_install_it(
     model: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build_module, "find_spec", lambda n: None if n == package else object())
-    said = (
-        f"MODEL_NAME={model} needs the package {package}: pip install 'qwen-tts-service[{extra}]'"
-    )
+    said = f"MODEL_NAME={model} needs the package {package}; run ./scripts/setup {extra}"
     with pytest.raises(StartupError) as caught:
         check(load_settings({"MODEL_NAME": model}))
     assert str(caught.value) == said
@@ -103,7 +101,7 @@ def test_a_package_that_is_missing_is_named_with_how_to_install_it(
 @pytest.mark.usefixtures("looked_for")
 def test_a_device_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_module, "_can_use", lambda _device: False)
-    with pytest.raises(StartupError, match="DEVICE=cuda:3 was asked for, but torch cannot use it"):
+    with pytest.raises(StartupError, match="DEVICE=cuda:3 is set, but torch cannot use it"):
         check(load_settings({"DEVICE": "cuda:3"}))
     check(load_settings({"DEVICE": "cpu"}))
 

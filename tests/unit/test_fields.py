@@ -208,7 +208,7 @@ def test_what_openais_fields_cannot_be_is_refused(fields: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("speed", [0.999, 1.001, 0, 2])
 def test_another_speed_is_refused_with_what_to_do_instead(speed: float) -> None:
-    with pytest.raises(InvalidRequest, match="ask for a pace in instructions") as caught:
+    with pytest.raises(InvalidRequest, match="describe the pace in instructions") as caught:
         request_of(openai_body(speed=speed))
     assert caught.value.param == "speed"
 
@@ -221,6 +221,6 @@ def test_the_loaded_model_answers_to_openais_names(model: str) -> None:
 
 
 def test_another_model_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(UnknownModel, match=r"speaks with fake, .* tts-1, tts-1-hd") as caught:
+    with pytest.raises(UnknownModel, match=r"must be fake, .* tts-1, tts-1-hd") as caught:
         request_of(openai_body(model="tts-2"))
     assert caught.value.param == "model"

@@ -295,7 +295,7 @@ def test_missing_extra_is_refused_with_the_way_to_get_it():
         full("5 рублей")
     assert refusal.value.param == "normalize"
     assert refusal.value.code == "extra_missing"
-    assert "[ru]" in refusal.value.message
+    assert "scripts/setup ru" in refusal.value.message
 
 
 @pytest.mark.usefixtures("without_the_extra")

@@ -21,9 +21,9 @@ _WORDS: dict[str, Any] = json.loads((_STATIC / "openapi.json").read_text("utf-8"
 _REF = "#/components/schemas/"
 _REASONS = {status: message for status, (_, message) in PLAIN.items() if status not in (404, 405)}
 _REASONS |= {
-    400: "a field breaks a rule; param names it",
+    400: "a field has an invalid value; param names it",
     401: "the API key is missing or wrong",
-    422: "the request is valid, but this voice cannot say it",
+    422: "the request is valid, but this voice cannot speak it",
     429: "all slots and the queue are full; see Retry-After",
 }
 

@@ -92,11 +92,14 @@ class Front:
     def _refusal(self, scope: Scope, headers: Headers) -> Unauthorized | None:
         if scope["type"] == "websocket" and not self._is_known_origin(headers):
             return Unauthorized(
-                "this page's origin is not allowed; see CORS_ORIGINS", code="origin_not_allowed"
+                "the origin of this page is not allowed; add it to CORS_ORIGINS",
+                code="origin_not_allowed",
             )
         if self._has_key(scope, headers):
             return None
-        return Unauthorized("give the API key as `Authorization: Bearer <key>`")
+        return Unauthorized(
+            "the API key is missing or wrong; send it as `Authorization: Bearer <key>`"
+        )
 
     def _is_known_origin(self, headers: Headers) -> bool:
         """No browser asks before it opens a socket, so foreign pages are turned away here."""

@@ -70,14 +70,14 @@ class CreateSpeechBody(SpeechBody):
         None,
         alias="instructions",
         max_length=4096,
-        description="How to speak, in plain words; wins over emotion and age.",
+        description="How to speak, in plain words; overrides emotion and age.",
     )
     format: AudioFormat = Field(
         "mp3", alias="response_format", description="The audio format; pcm is s16le, mono."
     )
     speed: float = Field(
         1.0,
-        description="Only 1.0: the model has no tempo, and stretching finished audio damages it.",
+        description="Only 1.0: the model has no speed control, and stretching audio degrades it.",
     )
     stream_format: Literal["audio", "sse"] = Field(
         "audio", description="Audio as it is made, or events that carry it in base64."
@@ -102,8 +102,8 @@ class CreateSpeechBody(SpeechBody):
             _check_model(self.model, settings)
         if self.speed != 1:
             raise InvalidRequest(
-                "speed: only 1.0 is offered, because stretching finished audio damages it; "
-                "ask for a pace in instructions instead",
+                "speed: only 1.0 is supported, because stretching finished audio degrades it; "
+                "describe the pace in instructions instead",
                 param="speed",
             )
         return super().to_request(request_id, settings)
@@ -112,8 +112,8 @@ class CreateSpeechBody(SpeechBody):
 def _check_model(name: str, settings: Settings) -> None:
     if name not in (settings.model_name, *MODEL_ALIASES):
         raise UnknownModel(
-            f"model: this service speaks with {settings.model_name}, "
-            f"which also answers to {', '.join(MODEL_ALIASES)}",
+            f"model: must be {settings.model_name}, the loaded model, "
+            f"or one of its aliases {', '.join(MODEL_ALIASES)}",
             param="model",
         )
 

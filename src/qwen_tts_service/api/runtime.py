@@ -120,7 +120,7 @@ class Runtime:
             "set" if settings.api_key.get_secret_value() else "none: open to everyone",
         )
         if settings.model_name == EMBEDDED_VOICE:
-            logger.info("the embedded voice speaks because MODEL_NAME asks for it")
+            logger.info("MODEL_NAME=%s: using the embedded voice", EMBEDDED_VOICE)
 
     def close(self) -> None:
         """Stop for good; the server has let running requests finish by now."""

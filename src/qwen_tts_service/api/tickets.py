@@ -93,9 +93,9 @@ async def read_body(http: Request, max_bytes: int) -> bytes:
         async for part in http.stream():
             body += part
             if len(body) > max_bytes:
-                raise BodyTooLarge(f"the body has more than {max_bytes} bytes")
+                raise BodyTooLarge(f"the body is larger than {max_bytes} bytes")
     except ClientDisconnect:
-        raise ClientLeft("the client closed the connection within its body") from None
+        raise ClientLeft("the client closed the connection before the body was complete") from None
     return bytes(body)
 
 

@@ -185,7 +185,9 @@ def _shorten_ogg_pages(file: soundfile.SoundFile) -> None:
             8,  # bytes of a double
         )
     except (AttributeError, TypeError):
-        logger.warning("this soundfile cannot shorten Ogg pages; streams start a second late")
+        logger.warning(
+            "this soundfile cannot shorten Ogg pages; ogg and opus streams start a second late"
+        )
 
 
 class _AppendSink:

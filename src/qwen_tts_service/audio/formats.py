@@ -104,16 +104,14 @@ def check_format(format: AudioFormat, sample_rate_hz: int) -> None:
     """
     row = FORMATS.get(format)
     if row is None:
-        raise _refusal("is not one of the formats", sample_rate_hz)
+        raise _refusal("unknown format", sample_rate_hz)
     if not row.carries(sample_rate_hz):
         rates = ", ".join(map(str, row.rates_hz or ()))
         raise _refusal(
-            f"{format} cannot carry {sample_rate_hz} Hz, only {rates} Hz", sample_rate_hz
+            f"{format} does not support {sample_rate_hz} Hz, only {rates} Hz", sample_rate_hz
         )
     if format == "aac" and not _has_pyav():
-        raise _refusal(
-            "aac needs the extra `aac`: pip install 'qwen-tts-service[aac]'", sample_rate_hz
-        )
+        raise _refusal("aac needs the extra aac; run ./scripts/setup aac", sample_rate_hz)
 
 
 def make_encoder(format: AudioFormat, sample_rate_hz: int, *, is_stream: bool) -> Encoder:
@@ -124,7 +122,7 @@ def make_encoder(format: AudioFormat, sample_rate_hz: int, *, is_stream: bool) -
 def _refusal(problem: str, sample_rate_hz: int) -> InvalidRequest:
     allowed = ", ".join(available_formats(sample_rate_hz))
     return InvalidRequest(
-        f"format: {problem}; allowed at {sample_rate_hz} Hz here: {allowed}",
+        f"format: {problem}; available at {sample_rate_hz} Hz: {allowed}",
         param="format",
         code="unsupported_format",
     )

@@ -63,12 +63,14 @@ class SlotTensors:
         frames = min(job.max_frames, job.runaway_frames)
         if len(prompt.rows) + frames > self.options.max_positions:
             raise InvalidRequest(
-                f"text and speech need {len(prompt.rows) + frames} positions, and there are "
-                f"{self.options.max_positions}",
+                f"text and speech need {len(prompt.rows) + frames} positions, but a slot has "
+                f"{self.options.max_positions} (MAX_POSITIONS)",
                 param="text",
             )
         if len(prompt.text_rows) > self.options.max_text_rows:
-            raise InvalidRequest("the text is too long for this layout", param="text")
+            raise InvalidRequest(
+                f"text has more than {self.options.max_text_rows} tokens", param="text"
+            )
         self.model.begin(self.state, slot, prompt, seed=job.seed, sampling=job.sampling)
         cached = self.prefixes.get(prompt.prefix)
         if cached is None:

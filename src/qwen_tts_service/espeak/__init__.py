@@ -15,7 +15,7 @@ def import_extra(package: str) -> Any:
     except ImportError:
         raise StartupError(
             f"the embedded voice needs {package.replace('_', '-')}, which is not installed; "
-            "run: pip install 'qwen-tts-service[espeak]'"
+            "run: ./scripts/setup espeak"
         ) from None
 
 

@@ -189,7 +189,7 @@ def choose_arithmetic(
     if asked is None:
         return ("half" if dtype == torch.float32 else "packed") if is_able else "float"
     if asked != "float" and not is_able:
-        raise StartupError(f"linear layers in {asked!r} need an x86 CPU")
+        raise StartupError(f"{asked} weights need an x86 CPU; set CPU_WEIGHTS=float")
     return asked
 
 

@@ -71,7 +71,7 @@ class PromptEmbedder(nn.Module):
         """
         count = self._text_embedding.shape[0]
         if any(not 0 <= token < count for token in ids):
-            raise InvalidRequest(f"token ids must lie in 0..{count - 1}", param="tokens")
+            raise InvalidRequest(f"token ids must be in 0..{count - 1}", param="tokens")
         rows = self._text_embedding[torch.tensor(ids, dtype=torch.int64)]
         like = self._codec_embedding
         rows = upload(rows, like.device).to(like.dtype)
@@ -129,7 +129,7 @@ class PromptEmbedder(nn.Module):
         voice = speaker.lower()
         if voice not in config.speaker_ids:
             raise InvalidRequest(
-                f"no such speaker; known: {', '.join(config.speakers)}", param="speaker"
+                f"unknown speaker; known: {', '.join(config.speakers)}", param="speaker"
             )
         language_id = self._language_id(voice, language.lower())
         think = (
@@ -143,7 +143,7 @@ class PromptEmbedder(nn.Module):
         config = self.config
         if language not in {"auto", *config.languages}:
             allowed = ", ".join(("auto", *config.languages))
-            raise InvalidRequest(f"no such language; known: {allowed}", param="language")
+            raise InvalidRequest(f"unknown language; known: {allowed}", param="language")
         # A dialect speaker speaks the dialect under Chinese and auto, never otherwise.
         if language in {"chinese", "auto"} and voice in config.speaker_dialects:
             return config.language_ids[config.speaker_dialects[voice]]

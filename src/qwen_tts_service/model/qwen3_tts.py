@@ -150,7 +150,7 @@ class Qwen3TTS:
         if len(prompt.rows) > state.max_positions:
             longest = state.max_positions
             raise InvalidRequest(
-                f"text and instruction need more than {longest} places", param="text"
+                f"text and instruct need more than {longest} positions", param="text"
             )
         # `x[slot] = number` would copy from the host and wait for it; `fill_` does not.
         state.length[slot].fill_(len(prompt.rows) - 1)
@@ -172,7 +172,7 @@ class Qwen3TTS:
         """Add text rows [n, C] behind the `start` that a slot has; InvalidRequest if too many."""
         most = state.text_rows.shape[1]
         if start + len(rows) > most:
-            raise InvalidRequest(f"streamed text may have {most} tokens at most", param="text")
+            raise InvalidRequest(f"streamed text is too long; {most} tokens at most", param="text")
         state.text_rows[slot, start : start + len(rows)] = rows
         state.text_length[slot].fill_(start + len(rows))
 

@@ -91,7 +91,11 @@ class QwenOpenUtterance:
         self._feed.put(ids[1:] if self._tokens == 0 else ids)
         self._tokens += len(ids)
         if self._tokens > self._options.max_text_tokens:
-            raise InvalidRequest("text is too long; end sentences, or send less", param="text")
+            raise InvalidRequest(
+                f"text has more than {self._options.max_text_tokens} tokens without the end of a "
+                "sentence; send shorter sentences",
+                param="text",
+            )
         self._has_news.set()
 
     async def __aiter__(self) -> AsyncIterator[Samples]:

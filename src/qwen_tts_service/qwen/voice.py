@@ -67,7 +67,7 @@ class QwenVoice:
             ids = self._model.tokenizer.wrap(self._checked(request.tokens or ()))
         tokens = len(ids) - PROMPT_FRAME_TOKENS
         if tokens < 1:
-            raise CannotSpeak("the text has nothing to say", param="text", code="no_reading")
+            raise CannotSpeak("text has nothing to speak", param="text", code="no_reading")
         job = Job(
             ids=tuple(ids),
             instruct_ids=tuple(self._model.tokenizer.encode_instruct(choice.instruct or "")),
@@ -130,7 +130,9 @@ class QwenVoice:
         if language in self._model.config.languages:
             return choice
         spoken = ", ".join(self._model.config.languages)
-        raise InvalidRequest(f"this model speaks {spoken}", param="language")
+        raise InvalidRequest(
+            f"language is not one that this model speaks; known: {spoken}", param="language"
+        )
 
     def _checked(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Only text may come as ids: a control token would end the prompt where it stands."""
@@ -144,7 +146,7 @@ class QwenVoice:
         most = prompt + min(job.max_frames, job.runaway_frames)
         if most > self._options.max_positions:
             raise InvalidRequest(
-                f"text and speech may need {most} positions together and MAX_POSITIONS allows "
+                f"text and speech may need {most} positions, but MAX_POSITIONS is "
                 f"{self._options.max_positions}; send less text or set a smaller max_length",
                 param="text",
             )

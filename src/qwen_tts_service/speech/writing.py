@@ -63,8 +63,7 @@ class OpenText:
     ) -> None:
         if request.normalize == "full":
             raise InvalidRequest(
-                'normalize "full" needs whole sentences; ask for split "sentence" with it',
-                param="normalize",
+                'normalize "full" needs whole sentences; set split to "sentence"', param="normalize"
             )
         self._voice = voice
         self._request = request
@@ -172,7 +171,7 @@ class SpeechByToken:
         voice = synthesizer.voice
         if not isinstance(voice, OpenVoice):
             raise InvalidRequest(
-                f'{voice.model_name} needs whole sentences; ask for split "sentence"', param="split"
+                f'{voice.model_name} needs whole sentences; set split to "sentence"', param="split"
             )
         self._synthesizer = synthesizer
         self._request = request

@@ -154,9 +154,7 @@ def _load_russian() -> _Russian:
     try:
         from ru_normalizr import NormalizeOptions, Normalizer  # noqa: PLC0415  (optional, 0.3 s)
     except ImportError as missing:
-        message = (
-            'normalize "full" for Russian needs the extra ru: pip install qwen-tts-service[ru]'
-        )
+        message = 'normalize "full" for Russian needs the extra ru; run ./scripts/setup ru'
         raise InvalidRequest(message, param="normalize", code="extra_missing") from missing
     return cast("_Russian", Normalizer(NormalizeOptions(mode="safe")))
 

@@ -107,10 +107,11 @@ class Connection:
             raise ClientLeft("the client closed the connection")
         raw = message.get("text")
         if raw is None:
-            raise InvalidRequest("send JSON in text frames; audio only goes out")
+            raise InvalidRequest("send JSON in text frames; binary frames are not accepted")
         if self._waiting_chars + len(raw) > self._max_waiting_chars:
             raise BodyTooLarge(
-                f"messages of more than {self._max_waiting_chars} bytes together wait to be handled"
+                f"messages waiting to be handled exceed {self._max_waiting_chars} bytes; "
+                "send them more slowly"
             )
         event = _event_of(raw)
         self._waiting_chars += len(raw)

@@ -126,7 +126,7 @@ class Session:
                 self._connection.handled(event)
                 await self._handle(event)
         except (TimeoutError, Unauthorized) as error:
-            late = TimedOut("no message came in time")
+            late = TimedOut("no message arrived within the time limit")
             await self._connection.send_error(error if isinstance(error, TTSError) else late)
             await self._connection.close(POLICY_VIOLATION)
         else:
@@ -141,7 +141,7 @@ class Session:
         try:
             if self._plan is None and event.type not in ("session.config", "input.cancel"):
                 self._check_key(None)
-                raise InvalidRequest("session.config comes first", param="type")
+                raise InvalidRequest("send session.config first", param="type")
             await self._handlers[event.type](event)
         except (Unauthorized, ClientLeft):
             raise
@@ -184,13 +184,14 @@ class Session:
         key = self._runtime.settings.api_key.get_secret_value()
         if not hmac.compare_digest((given or "").encode("utf-8", "replace"), key.encode()):
             raise Unauthorized(
-                "give the API key as `Authorization: Bearer <key>` or in session.config.api_key"
+                "the API key is missing or wrong; send it as `Authorization: Bearer <key>` or in "
+                "session.config.api_key"
             )
         self._is_key_deferred = False
 
     def _make_plan(self, body: SessionConfig) -> SessionPlan:
         if body.text is not None or body.tokens is not None:
-            raise InvalidRequest("text is sent by input.text", param="text")
+            raise InvalidRequest("send text with input.text, not in session.config", param="text")
         # A body needs a text to become a request; this one is never spoken.
         request = body.model_copy(update={"text": "-"}).to_request(self._id, self._runtime.settings)
         by_default = body.split is None and can_speak_by_token(self._runtime.synthesizer)

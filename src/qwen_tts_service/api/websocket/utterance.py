@@ -72,7 +72,7 @@ class WebSocketUtterance:
         most = self._runtime.settings.max_text_chars
         if self._chars > most:
             raise InvalidRequest(
-                f"text has more than {most} characters; end utterances with input.done",
+                f"text has more than {most} characters; end the utterance with input.done",
                 param="text",
             )
         self._speech.feed(self._whole_characters(text))
@@ -141,7 +141,7 @@ class WebSocketUtterance:
             async with asyncio.timeout(self._runtime.settings.request_timeout_s):
                 await slot.granted()
         except TimeoutError:
-            raise TimedOut("no slot came free within REQUEST_TIMEOUT_S") from None
+            raise TimedOut("no slot became free within REQUEST_TIMEOUT_S") from None
 
     async def _send_speech(self, speech: Speech) -> None:
         """Send one stretch of audio between its start and its done."""
