@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qwen_tts_service.qwen.voice.limits import QwenOptions
 from tests.model.conftest import DATA
 
 from qwen_tts_service.engine.channel import PcmChannel
@@ -15,6 +14,7 @@ from qwen_tts_service.engine.job import Job
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.model.config import load_config
 from qwen_tts_service.model.tokenizer import Tokenizer
+from qwen_tts_service.qwen.limits import QwenOptions
 from qwen_tts_service.qwen.voice import QwenVoice
 from qwen_tts_service.types import SamplingOptions, SpeechRequest, VoiceAttributes
 
