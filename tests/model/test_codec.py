@@ -12,6 +12,7 @@ from torch.nn.functional import conv1d, conv_transpose1d, gelu, layer_norm, line
 
 from qwen_tts_service.kernels.linear import can_pack
 from qwen_tts_service.model.codec.decoder import CodecDecoder
+from qwen_tts_service.model.codec.quantizer import Dequantizer
 from qwen_tts_service.model.codec.transformer import window_mask
 from qwen_tts_service.model.config import load_config
 
@@ -271,6 +272,50 @@ def test_window_mask_shows_a_frame_itself_and_what_came_before_it():
         [[0, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1]],
         [[1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1]],
     ]
+
+
+# The parts, one by one --------------------------------------------------------------------
+
+
+def quantizer_tensors(codes, books, width):
+    generator = torch.Generator().manual_seed(2)
+    tensors = {}
+    for group, count in (("first", 1), ("rest", books - 1)):
+        name = f"decoder.quantizer.rvq_{group}"
+        shape = (width, width // 2, 1)
+        tensors[f"{name}.output_proj.weight"] = torch.randn(shape, generator=generator)
+        for book in range(count):
+            layer = f"{name}.vq.layers.{book}._codebook"
+            sums = torch.randn(codes, width // 2, generator=generator)
+            tensors[f"{layer}.embedding_sum"] = sums
+            tensors[f"{layer}.cluster_usage"] = torch.rand(codes, generator=generator) + 0.5
+    return tensors
+
+
+def test_a_code_that_training_never_used_counts_as_used_a_hundred_thousandth_time():
+    config = SimpleNamespace(codes=3, codebooks=3, codebook_width=4)
+    tensors = quantizer_tensors(3, 3, 4)
+    name = "decoder.quantizer.rvq_rest"
+    book = f"{name}.vq.layers.1._codebook"
+    tensors[f"{book}.cluster_usage"][:2] = torch.tensor([0.0, 1e-7])
+    table = Dequantizer(config, TensorWeights(tensors, "float")).table
+    scaled = tensors[f"{book}.embedding_sum"][:2] / 1e-5
+    expected = scaled @ tensors[f"{name}.output_proj.weight"][..., 0].T
+    torch.testing.assert_close(table[6:8], expected)
+
+
+def test_a_latent_vector_is_the_sum_of_its_codes_rows():
+    config = SimpleNamespace(codes=5, codebooks=4, codebook_width=6)
+    tensors = quantizer_tensors(5, 4, 6)
+    codes = random_codes(config, 2, 3)
+    got = Dequantizer(config, TensorWeights(tensors, "float"))(codes)
+    expected = torch.zeros(2, 3, 6)
+    for book, (group, layer) in enumerate((("first", 0), ("rest", 0), ("rest", 1), ("rest", 2))):
+        name = f"decoder.quantizer.rvq_{group}"
+        of = f"{name}.vq.layers.{layer}._codebook"
+        rows = tensors[f"{of}.embedding_sum"] / tensors[f"{of}.cluster_usage"][:, None]
+        expected += (rows @ tensors[f"{name}.output_proj.weight"][..., 0].T)[codes[:, book]]
+    torch.testing.assert_close(got, expected)
 
 
 # The published shapes, random weights -----------------------------------------------------

@@ -185,6 +185,22 @@ def test_prompts_of_several_lengths_may_be_read_at_once(model, state, solo):
     assert torch.equal(codes, torch.stack((solo[0], solo[2])))
 
 
+@pytest.mark.parametrize("spare", [0, 1, 2])
+@pytest.mark.parametrize("start", [0, 30])
+def test_padding_behind_a_prompt_that_nearly_fills_its_slot_does_no_harm(model, solo, spare, start):
+    prompt = prompt_of(model, WISHES[2])
+    rows = prompt.rows[None, :-1]
+    state = model.new_state(slots=2, max_positions=len(prompt.rows) + spare)
+    model.begin(state, 0, prompt, seed=3, sampling=GREEDY)
+    at, bound = torch.tensor([0]), state.max_positions
+    if start:
+        model.prefill(state, at, rows[:, :start])
+    padded = torch.cat((rows[:, start:], torch.ones(1, 7, rows.shape[2])), dim=1)
+    model.prefill(state, at, padded, start=start, bound=bound)
+    assert torch.equal(speak(model, state, [0], 1 + spare)[0], solo[2][: 1 + spare])
+    assert not state.keys[:, 1].any()
+
+
 def test_text_may_come_while_it_is_spoken(model, state, solo):
     prompt = prompt_of(model, WISHES[3])
     rows = prompt.text_rows
@@ -248,7 +264,7 @@ def test_bfloat16_speaks(data):
 @pytest.fixture(scope="module")
 def cuda_like(data):
     """The dtype and the attention of CUDA without flash-attn, on the CPU."""
-    model = Qwen3TTS.load(data / "tiny_1b7", dtype=torch.bfloat16)
+    model = Qwen3TTS.load(data / "tiny_1b7", dtype=torch.bfloat16, linear="float")
     model.talker.attention = MaskedAttention("test")
     return model
 

@@ -126,6 +126,13 @@ def test_ties_with_the_kth_best_stay():
         assert kept.isfinite().tolist() == [[True, True, True, True, False]]
 
 
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_the_smallest_top_p_keeps_the_best_alone(top_k):
+    logits = torch.tensor([[1.0, 20.0, 1.0, 0.0], [5.0, 1.0, 30.0, 29.0]])
+    kept = filter_logits(logits, state_of([row_settings(top_p=1e-9, top_k=top_k)] * 2))
+    assert kept.isfinite().tolist() == [[False, True, False, False], [False, False, True, False]]
+
+
 def test_the_penalty_counts_a_token_once_and_pushes_negative_logits_down():
     logits = torch.tensor([[2.0, -2.0, 2.0, 0.0]])
     rows = [row_settings(repetition_penalty=2.0)]
