@@ -278,6 +278,42 @@ def test_speech_goes_on_when_the_text_that_fills_its_slot_is_spoken(model, solo,
     assert torch.equal(speak(model, state, [0], 12)[0], solo[3])
 
 
+class NotingDraw:
+    """Notes the dtype of every codebook's logits and takes the best."""
+
+    def __init__(self):
+        self.noted = []
+
+    def frame(self, seed, frame, codebooks, choices):
+        self.noted.append((seed.tolist(), frame.tolist(), codebooks, choices))
+
+        def draw(logits, codebook):
+            self.noted.append((codebook, logits.dtype, logits.shape[1]))
+            return logits.argmax(dim=1)
+
+        return draw
+
+
+def test_every_codebook_is_drawn_in_turn_from_float32(cuda_like):
+    state = cuda_like.new_state(slots=2, max_positions=POSITIONS)
+    join(cuda_like, state, 1, WISHES[0])
+    draw, codes = NotingDraw(), cuda_like.config.codes
+    for frame in range(2):
+        cuda_like.frame_step(state, torch.tensor([1]), draw=draw, bound=64)
+        first, *books = draw.noted[frame * 17 : frame * 17 + 17]
+        assert first == ([1], [frame], 16, codes + 1)
+        assert books == [(0, torch.float32, codes + 1)] + [
+            (book, torch.float32, codes) for book in range(1, 16)
+        ]
+
+
+def test_bfloat16_is_the_talkers_and_the_prompts_but_not_the_codecs(cuda_like):
+    assert cuda_like.dtype == cuda_like.prompts.text_rows([5]).dtype == torch.bfloat16
+    assert cuda_like.codec.dtype == torch.float32
+    for part in (cuda_like.talker, cuda_like.code_predictor, cuda_like.prompts):
+        assert {x.dtype for x in part.parameters()} == {torch.bfloat16}
+
+
 class NotingAttention(RowwiseAttention):
     """Notes the bound of every call."""
 

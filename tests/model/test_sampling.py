@@ -140,8 +140,8 @@ def test_a_top_p_next_to_1_is_not_rounded_to_1():
     for slot, top_p in enumerate((1 - 1e-8, 1.0)):
         state.put(slot, SamplingOptions(temperature=1.0, top_k=0, top_p=top_p))
     # The second choice has a probability of 2e-9.
-    kept = filter_logits(torch.tensor([[20.0, 0.0]] * 2), state)
-    assert kept.isfinite().tolist() == [[True, False], [True, True]]
+    kept = filter_logits(torch.tensor([[20.0, 0.0, -200.0]] * 2), state)
+    assert kept.isfinite().tolist() == [[True, False, False], [True, True, True]]
 
 
 def test_a_probability_of_exactly_what_top_p_spares_is_dropped():
@@ -164,8 +164,8 @@ def test_what_is_filtered_is_drawn_with_the_codebooks_draw():
         return torch.full((len(logits),), 2)
 
     rows = state_of([row_settings(top_k=1), row_settings(0.0)])
-    logits = torch.tensor([[3.0, 1.0, 2.0], [1.0, 9.0, 2.0]])
-    assert Sampler(rows, last)(logits, 7).tolist() == [2, 1]
+    logits = torch.tensor([[3.0, 1.0, 2.0], [9.0, 1.0, 2.0]])
+    assert Sampler(rows, last)(logits, 7).tolist() == [2, 0]
     assert calls == [([[True, False, False], [True, True, True]], 7)]
 
 
