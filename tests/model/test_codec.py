@@ -343,7 +343,10 @@ def randoms(*shapes, seed=3):
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-ARITHMETICS = ["float", pytest.param("packed", marks=pytest.mark.skipif(not can_pack(), reason=""))]
+ARITHMETICS = [
+    "float",
+    pytest.param("packed", marks=pytest.mark.skipif(not can_pack(), reason="not x86")),
+]
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
