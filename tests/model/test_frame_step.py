@@ -236,6 +236,7 @@ def test_state_has_the_dtypes_of_its_model(cuda_like):
     assert {x.dtype for x in (state.length, state.frame, state.seed)} == {torch.int64}
     assert state.keys.shape == state.values.shape == (2, 2, 9, *state.keys.shape[3:])
     assert state.text_rows.shape[:2] == (2, 5)
+    assert cuda_like.new_state(slots=1, max_positions=1).text_rows.shape[1] == 1024
 
 
 def test_a_slot_has_at_most_the_positions_that_the_model_has(model):

@@ -375,7 +375,10 @@ def edit_config(checkpoint, change, file="config.json"):
     ("change", "said"),
     [
         (lambda c: c.pop("im_end_token_id"), "field im_end_token_id is missing"),
-        (lambda c: c["talker_config"].pop("head_dim"), "talker_config: the field head_dim is m"),
+        (
+            lambda c: c["talker_config"].pop("head_dim"),
+            r"config\.json: talker_config: the field head_dim is m",
+        ),
         (lambda c: c["talker_config"].update(head_dim="x"), "head_dim must be an integer"),
         (lambda c: c["talker_config"].update(head_dim=True), "head_dim must be an integer"),
         (lambda c: c["talker_config"].update(spk_id=[]), "spk_id must be an object"),
