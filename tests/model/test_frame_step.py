@@ -251,13 +251,13 @@ def test_a_slot_begins_as_its_prompt_says_and_leaves_the_others(model):
     fresh = model.new_state(slots=3, max_positions=POSITIONS)
     prompt = prompt_of(model, WISHES[1])
     for tensor in (state.frame, state.seen, state.logits):
-        tensor[1].fill_(1)
+        tensor[:2].fill_(1)
     sampling = SamplingOptions(temperature=0.5, top_k=3, top_p=0.25, repetition_penalty=1.25)
     model.begin(state, 1, prompt, seed=-5, sampling=sampling, predictor_sampling=GREEDY)
     assert state.length.tolist() == [0, len(prompt.rows) - 1, 0]
-    assert (state.frame.tolist(), state.seed.tolist()) == ([0, 0, 0], [0, -5, 0])
+    assert (state.frame.tolist(), state.seed.tolist()) == ([1, 0, 0], [0, -5, 0])
     assert torch.equal(state.next_input[1], prompt.rows[-1])
-    assert not state.seen.any()
+    assert state.seen.any(dim=1).tolist() == [True, False, False]
     assert state.repetition_penalty.tolist() == [1.0, 1.25, 1.0]
     assert state.text_length.tolist() == [0, len(prompt.text_rows), 0]
     assert torch.equal(state.text_rows[1, : len(prompt.text_rows)], prompt.text_rows)
