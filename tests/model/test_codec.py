@@ -12,7 +12,10 @@ from torch.nn.functional import conv1d, conv_transpose1d, gelu, layer_norm, line
 
 from qwen_tts_service.kernels.linear import can_pack
 from qwen_tts_service.model.codec.decoder import CodecDecoder
-from qwen_tts_service.model.codec.transformer import window_mask
+from qwen_tts_service.model.codec.quantizer import Dequantizer
+from qwen_tts_service.model.codec.state import Chunk, CodecState
+from qwen_tts_service.model.codec.transformer import WindowedTransformer, window_mask
+from qwen_tts_service.model.codec.vocoder import CausalConv, ConvNeXtBlock, SnakeBeta, Upsample
 from qwen_tts_service.model.config import load_config
 
 TOLERANCE = 1e-5  # "the same samples" in float32; measured: about 1e-7
@@ -22,14 +25,14 @@ FRAMES = 60
 class TensorWeights:
     """A dictionary as `Weights`."""
 
-    def __init__(self, tensors, arithmetic):
+    def __init__(self, tensors, arithmetic="float", dtype=torch.float32):
         self.tensors = tensors
         self.device = torch.device("cpu")
-        self.dtype = torch.float32
+        self.dtype = dtype
         self.arithmetic = arithmetic
 
     def take(self, name, *shape):
-        return self.take_raw(name, *shape)
+        return self.take_raw(name, *shape).to(self.dtype)
 
     def take_raw(self, name, *shape):
         assert self.tensors[name].shape == shape
@@ -270,6 +273,210 @@ def test_window_mask_shows_a_frame_itself_and_what_came_before_it():
         [[0, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1]],
         [[1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1]],
     ]
+
+
+# The parts, one by one --------------------------------------------------------------------
+
+
+def quantizer_tensors(codes, books, width):
+    generator = torch.Generator().manual_seed(2)
+    tensors = {}
+    for group, count in (("first", 1), ("rest", books - 1)):
+        name = f"decoder.quantizer.rvq_{group}"
+        shape = (width, width // 2, 1)
+        tensors[f"{name}.output_proj.weight"] = torch.randn(shape, generator=generator)
+        for book in range(count):
+            layer = f"{name}.vq.layers.{book}._codebook"
+            sums = torch.randn(codes, width // 2, generator=generator)
+            tensors[f"{layer}.embedding_sum"] = sums
+            tensors[f"{layer}.cluster_usage"] = torch.rand(codes, generator=generator) + 0.5
+    return tensors
+
+
+def test_a_code_that_training_never_used_counts_as_used_a_hundred_thousandth_time():
+    config = SimpleNamespace(codes=3, codebooks=3, codebook_width=4)
+    tensors = quantizer_tensors(3, 3, 4)
+    name = "decoder.quantizer.rvq_rest"
+    book = f"{name}.vq.layers.1._codebook"
+    tensors[f"{book}.cluster_usage"][:2] = torch.tensor([0.0, 1e-7])
+    table = Dequantizer(config, TensorWeights(tensors, "float")).table
+    scaled = tensors[f"{book}.embedding_sum"][:2] / 1e-5
+    expected = scaled @ tensors[f"{name}.output_proj.weight"][..., 0].T
+    torch.testing.assert_close(table[6:8], expected)
+
+
+def test_a_latent_vector_is_the_sum_of_its_codes_rows():
+    config = SimpleNamespace(codes=5, codebooks=4, codebook_width=6)
+    tensors = quantizer_tensors(5, 4, 6)
+    codes = random_codes(config, 2, 3)
+    got = Dequantizer(config, TensorWeights(tensors, "float"))(codes)
+    expected = torch.zeros(2, 3, 6)
+    for book, (group, layer) in enumerate((("first", 0), ("rest", 0), ("rest", 1), ("rest", 2))):
+        name = f"decoder.quantizer.rvq_{group}"
+        of = f"{name}.vq.layers.{layer}._codebook"
+        rows = tensors[f"{of}.embedding_sum"] / tensors[f"{of}.cluster_usage"][:, None]
+        expected += (rows @ tensors[f"{name}.output_proj.weight"][..., 0].T)[codes[:, book]]
+    torch.testing.assert_close(got, expected)
+
+
+def test_tables_are_folded_in_float32_and_rounded_once():
+    config = SimpleNamespace(codes=5, codebooks=3, codebook_width=6)
+    tensors = quantizer_tensors(5, 3, 6)
+    exact = Dequantizer(config, TensorWeights(tensors)).table
+    rough = Dequantizer(config, TensorWeights(tensors, dtype=torch.bfloat16)).table
+    assert torch.equal(rough, exact.bfloat16())
+
+
+class NoPast:
+    """A chunk at the beginning: zeros came before it."""
+
+    def __init__(self, reach):
+        self.reach = reach
+
+    def extend(self, _tail, x):
+        return pad(x, (0, 0, self.reach, 0))
+
+
+def randoms(*shapes, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+ARITHMETICS = [
+    "float",
+    pytest.param("packed", marks=pytest.mark.skipif(not can_pack(), reason="not x86")),
+]
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize(
+    ("channels", "inner", "kernel", "dilation"),
+    [(5, 5, 7, 1), (5, 5, 7, 9), (5, 5, 1, 1), (6, 1, 7, 1), (400, 400, 3, 3), (400, 400, 1, 1)],
+)
+def test_a_convolution_hears_its_past_alone(arithmetic, channels, inner, kernel, dilation):
+    out = channels if inner == 1 else 4
+    weight, bias, x = randoms((out, inner, kernel), (out,), (2, 40, channels))
+    conv = CausalConv(weight, bias, arithmetic, dilation=dilation)
+    conv.tail = 0
+    reach = (kernel - 1) * dilation
+    assert (conv.reach, conv.in_channels) == (reach, channels)
+    groups = channels if inner == 1 else 1
+    past = pad(x.transpose(1, 2), (reach, 0))
+    expected = conv1d(past, weight, bias, dilation=dilation, groups=groups).transpose(1, 2)
+    torch.testing.assert_close(conv(x, NoPast(reach)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 3), (6, 3), (2, 2), (10, 5)])
+def test_an_upsampling_layer_is_a_trimmed_transposed_convolution(kernel, stride):
+    weight, bias, x = randoms((4, 3, kernel), (3,), (2, 9, 4))
+    weights = TensorWeights({"up.weight": weight, "up.bias": bias})
+    layer = Upsample(weights, "up", (4, 3, kernel), stride=stride)
+    layer.conv.tail = 0
+    expected = conv_transpose1d(x.transpose(1, 2), weight, bias, stride=stride)[..., : 9 * stride]
+    got = layer(x, NoPast(kernel // stride - 1))
+    torch.testing.assert_close(got, expected.transpose(1, 2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_snake_has_its_exponentials_taken_as_stored(dtype):
+    alpha, beta = torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0.2, 1.0, -30.0])
+    weights = TensorWeights({"act.alpha": alpha, "act.beta": beta}, dtype=dtype)
+    snake = SnakeBeta(weights, "act", 3)
+    assert torch.equal(snake.frequency, alpha.exp().to(dtype))
+    assert torch.equal(snake.height, (1 / (beta.exp() + 1e-9)).to(dtype))
+    x = randoms((2, 4, 3))[0].to(dtype)
+    before = x.clone()
+    expected = x + (x * snake.frequency).sin() ** 2 * snake.height
+    torch.testing.assert_close(snake(x, None), expected, rtol=1e-2, atol=1e-2)
+    assert torch.equal(x, before)
+
+
+def test_the_norm_of_a_quiet_input_has_an_eps_of_a_millionth():
+    C = 3
+    shapes = {
+        "dwconv.conv.weight": (C, 1, 7), "dwconv.conv.bias": (C,), "norm.weight": (C,),
+        "norm.bias": (C,), "pwconv1.weight": (4 * C, C), "pwconv1.bias": (4 * C,),
+        "pwconv2.weight": (C, 4 * C), "pwconv2.bias": (C,), "gamma": (C,),
+    }  # fmt: skip
+    values = dict(zip(shapes, randoms(*shapes.values()), strict=True))
+    values["dwconv.conv.bias"] *= 1e-3
+    block = ConvNeXtBlock(TensorWeights({f"b.{k}": v for k, v in values.items()}), "b", C)
+    block.depthwise.tail = 0
+    x = randoms((1, 5, C))[0] * 1e-3
+    y = conv1d(
+        pad(x.transpose(1, 2), (6, 0)),
+        values["dwconv.conv.weight"], values["dwconv.conv.bias"], groups=C,
+    ).transpose(1, 2)  # fmt: skip
+    spread = (y.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+    y = (y - y.mean(-1, keepdim=True)) / spread * values["norm.weight"] + values["norm.bias"]
+    y = linear(gelu(linear(y, values["pwconv1.weight"], values["pwconv1.bias"])),
+               values["pwconv2.weight"], values["pwconv2.bias"])  # fmt: skip
+    torch.testing.assert_close(block(x, NoPast(6)), x + values["gamma"] * y)
+
+
+def test_shares_of_attention_are_computed_in_float32():
+    """In bfloat16 only the scores and the finished shares are rounded."""
+    B, T, H, D, window = 1, 3, 2, 8, 4
+    state = CodecState((), *((torch.zeros(B, H, window - 1, D).bfloat16(),) for _ in "kv"),
+                       torch.zeros(B, dtype=torch.int64))  # fmt: skip
+    q, k, v = (x.bfloat16() * 3 for x in randoms(*[(B, T, H, D)] * 3))
+    seen = []
+
+    def stack(x, positions, attend):
+        seen.append(positions.tolist())
+        return attend(0, q, k, v)
+
+    parts = SimpleNamespace(
+        config=SimpleNamespace(window_frames=window), stack=stack, enter=lambda x: x, leave=None
+    )
+    parts.leave = parts.enter
+    chunk = Chunk(state, torch.arange(B), None)
+    got = WindowedTransformer.forward(parts, torch.zeros(B, T, 1), chunk)
+    heads = [x.transpose(1, 2) for x in (q, k, v)]
+    scores = heads[0] @ heads[1].transpose(2, 3) * D**-0.5
+    scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -math.inf)
+    shares = scores.float().softmax(-1).bfloat16()
+    assert torch.equal(got, (shares @ heads[2]).transpose(1, 2))
+    assert seen == [[[0, 1, 2]]]
+    assert torch.equal(state.keys[0], heads[1])
+
+
+class Loud(torch.nn.Module):
+    """A vocoder out of range."""
+
+    def forward(self, x, _chunk):
+        return torch.tensor([[-3.0, 0.5, 3.0]]).bfloat16().expand(len(x), -1)
+
+
+def test_samples_are_cut_at_full_scale_and_always_float32(codec, whole, monkeypatch):
+    monkeypatch.setitem(codec._modules, "vocoder", Loud())
+    samples = codec.decode(whole.codes[..., :1], codec.new_state(slots=2))
+    assert samples.dtype == torch.float32
+    assert samples.tolist() == [[-1.0, 0.5, 1.0]] * 2
+
+
+def test_reset_leaves_nothing_in_a_slot(codec, whole):
+    state = codec.new_state(slots=2)
+    codec.decode(whole.codes[..., :4], state)
+    codec.reset(state, torch.tensor([1]))
+    for tensor in state.tensors():
+        assert tensor[0].any()
+        assert not tensor[1].any()
+
+
+def test_state_has_the_dtype_of_the_codec(data, model):
+    rough = type(model).load(data / "tiny_1b7", codec_dtype=torch.bfloat16, linear="float").codec
+    state = rough.new_state(slots=1)
+    for tensor in (*state.tails, *state.keys, *state.values):
+        assert tensor.dtype == torch.bfloat16
+    assert state.frames.dtype == torch.int64
+    codes = random_codes(rough.config, 1, 2)
+    assert rough.decode(codes, state).dtype == torch.float32
+
+
+def test_codes_of_another_number_of_codebooks_are_refused(codec, whole):
+    with pytest.raises(AssertionError):
+        codec.decode(whole.codes[:, 1:, :1], codec.new_state(slots=2))
 
 
 # The published shapes, random weights -----------------------------------------------------

@@ -185,6 +185,22 @@ def test_prompts_of_several_lengths_may_be_read_at_once(model, state, solo):
     assert torch.equal(codes, torch.stack((solo[0], solo[2])))
 
 
+@pytest.mark.parametrize("spare", [0, 1, 2])
+@pytest.mark.parametrize("start", [0, 30])
+def test_padding_behind_a_prompt_that_nearly_fills_its_slot_does_no_harm(model, solo, spare, start):
+    prompt = prompt_of(model, WISHES[2])
+    rows = prompt.rows[None, :-1]
+    state = model.new_state(slots=2, max_positions=len(prompt.rows) + spare)
+    model.begin(state, 0, prompt, seed=3, sampling=GREEDY)
+    at, bound = torch.tensor([0]), state.max_positions
+    if start:
+        model.prefill(state, at, rows[:, :start])
+    padded = torch.cat((rows[:, start:], torch.ones(1, 7, rows.shape[2])), dim=1)
+    model.prefill(state, at, padded, start=start, bound=bound)
+    assert torch.equal(speak(model, state, [0], 1 + spare)[0], solo[2][: 1 + spare])
+    assert not state.keys[:, 1].any()
+
+
 def test_text_may_come_while_it_is_spoken(model, state, solo):
     prompt = prompt_of(model, WISHES[3])
     rows = prompt.text_rows
@@ -203,6 +219,127 @@ def test_a_prompt_longer_than_its_slot_is_refused(model):
     with pytest.raises(InvalidRequest) as caught:
         model.begin(state, 0, prompt, seed=0, sampling=GREEDY)
     assert caught.value.param == "text"
+
+
+def test_a_prompt_may_fill_its_slot(model, solo):
+    prompt = prompt_of(model, WISHES[0])
+    state = model.new_state(slots=1, max_positions=len(prompt.rows))
+    join(model, state, 0, WISHES[0])
+    assert torch.equal(speak(model, state, [0], 1)[0], solo[0][:1])
+
+
+def test_state_has_the_dtypes_of_its_model(cuda_like):
+    state = cuda_like.new_state(slots=2, max_positions=9, max_text_rows=5)
+    rough = (state.keys, state.values, state.next_input, state.text_rows)
+    assert {x.dtype for x in rough} == {torch.bfloat16}
+    assert {x.dtype for x in (state.logits, state.repetition_penalty)} == {torch.float32}
+    assert {x.dtype for x in (state.length, state.frame, state.seed)} == {torch.int64}
+    assert state.keys.shape == state.values.shape == (2, 2, 9, *state.keys.shape[3:])
+    assert state.text_rows.shape[:2] == (2, 5)
+    assert cuda_like.new_state(slots=1, max_positions=1).text_rows.shape[1] == 1024
+
+
+def test_a_slot_has_at_most_the_positions_that_the_model_has(model):
+    most = model.config.max_positions
+    assert model.new_state(slots=1, max_positions=most).max_positions == most
+    with pytest.raises(AssertionError):
+        model.new_state(slots=1, max_positions=most + 1)
+
+
+def test_a_slot_begins_as_its_prompt_says_and_leaves_the_others(model):
+    state = model.new_state(slots=3, max_positions=POSITIONS)
+    fresh = model.new_state(slots=3, max_positions=POSITIONS)
+    prompt = prompt_of(model, WISHES[1])
+    for tensor in (state.frame, state.seen, state.logits):
+        tensor[:2].fill_(1)
+    sampling = SamplingOptions(temperature=0.5, top_k=3, top_p=0.25, repetition_penalty=1.25)
+    model.begin(state, 1, prompt, seed=-5, sampling=sampling, predictor_sampling=GREEDY)
+    assert state.length.tolist() == [0, len(prompt.rows) - 1, 0]
+    assert (state.frame.tolist(), state.seed.tolist()) == ([1, 0, 0], [0, -5, 0])
+    assert torch.equal(state.next_input[1], prompt.rows[-1])
+    assert state.seen.any(dim=1).tolist() == [True, False, False]
+    assert state.repetition_penalty.tolist() == [1.0, 1.25, 1.0]
+    assert state.text_length.tolist() == [0, len(prompt.text_rows), 0]
+    assert torch.equal(state.text_rows[1, : len(prompt.text_rows)], prompt.text_rows)
+    assert state.talker_sampling.top_p.tolist() == [1.0, 0.25, 1.0]
+    assert state.predictor_sampling.top_p.tolist() == [1.0, GREEDY.top_p, 1.0]
+    for slot in (0, 2):
+        assert torch.equal(state.next_input[slot], fresh.next_input[slot])
+        assert torch.equal(state.text_rows[slot], fresh.text_rows[slot])
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_speech_goes_on_when_the_text_that_fills_its_slot_is_spoken(model, solo, spare):
+    prompt = prompt_of(model, WISHES[3])
+    count = len(prompt.text_rows)
+    assert count < 11
+    rows = count + spare
+    state = model.new_state(slots=1, max_positions=POSITIONS, max_text_rows=rows)
+    join(model, state, 0, WISHES[3])
+    assert torch.equal(speak(model, state, [0], 12)[0], solo[3])
+
+
+class NotingDraw:
+    """Notes the dtype of every codebook's logits and takes the best."""
+
+    def __init__(self):
+        self.noted = []
+
+    def frame(self, seed, frame, codebooks, choices):
+        self.noted.append((seed.tolist(), frame.tolist(), codebooks, choices))
+
+        def draw(logits, codebook):
+            self.noted.append((codebook, logits.dtype, logits.shape[1]))
+            return logits.argmax(dim=1)
+
+        return draw
+
+
+def test_every_codebook_is_drawn_in_turn_from_float32(cuda_like):
+    state = cuda_like.new_state(slots=2, max_positions=POSITIONS)
+    join(cuda_like, state, 1, WISHES[0])
+    draw, codes = NotingDraw(), cuda_like.config.codes
+    for frame in range(2):
+        cuda_like.frame_step(state, torch.tensor([1]), draw=draw, bound=64)
+        first, *books = draw.noted[frame * 17 : frame * 17 + 17]
+        assert first == ([1], [frame], 16, codes + 1)
+        assert books == [(0, torch.float32, codes + 1)] + [
+            (book, torch.float32, codes) for book in range(1, 16)
+        ]
+
+
+def test_bfloat16_is_the_talkers_and_the_prompts_but_not_the_codecs(cuda_like):
+    assert cuda_like.dtype == cuda_like.prompts.text_rows([5]).dtype == torch.bfloat16
+    assert cuda_like.codec.dtype == torch.float32
+    for part in (cuda_like.talker, cuda_like.code_predictor, cuda_like.prompts):
+        assert {x.dtype for x in part.parameters()} == {torch.bfloat16}
+
+
+class NotingAttention(RowwiseAttention):
+    """Notes the bound of every call."""
+
+    def decode(self, q, k, v, cache, places):
+        self.reason = str(places.bound)
+        return super().decode(q, k, v, cache, places)
+
+
+@pytest.mark.parametrize(("bound", "said"), [(64, "64"), (None, str(POSITIONS))])
+def test_attention_is_told_the_bound(model, monkeypatch, bound, said):
+    attention = NotingAttention("")
+    monkeypatch.setattr(model.talker, "attention", attention)
+    state = model.new_state(slots=1, max_positions=POSITIONS)
+    join(model, state, 0, WISHES[0])
+    model.frame_step(state, torch.tensor([0]), bound=bound)
+    assert attention.reason == said
+
+
+def test_the_logits_of_the_last_frame_are_kept(model):
+    state = model.new_state(slots=2, max_positions=POSITIONS)
+    join(model, state, 1, WISHES[2])
+    codes, _ = model.frame_step(state, torch.tensor([1]))
+    assert int(state.logits[1, :-1].argmax()) == int(codes[0, 0])
+    assert state.seen[1].nonzero().flatten().tolist() == [int(codes[0, 0])]
+    assert not state.logits[0].any()
 
 
 def test_more_streamed_text_than_a_slot_holds_is_refused(model):
@@ -248,7 +385,7 @@ def test_bfloat16_speaks(data):
 @pytest.fixture(scope="module")
 def cuda_like(data):
     """The dtype and the attention of CUDA without flash-attn, on the CPU."""
-    model = Qwen3TTS.load(data / "tiny_1b7", dtype=torch.bfloat16)
+    model = Qwen3TTS.load(data / "tiny_1b7", dtype=torch.bfloat16, linear="float")
     model.talker.attention = MaskedAttention("test")
     return model
 

@@ -54,6 +54,86 @@ def test_a_dialect_speaker_speaks_it_under_chinese_and_auto_only(model):
     assert torch.equal(tags("english")[2], english[2])
 
 
+@pytest.mark.parametrize("layout", ["full_text", "streaming_text"])
+@pytest.mark.parametrize("instruct", ["", "sad"])
+def test_the_prefix_is_what_comes_before_the_text(model, layout, instruct):
+    config = model.config
+    told = model.tokenizer.encode_instruct(instruct)
+    prompt = build(model, layout=layout, instruct_ids=told)
+    tags = (config.think_id, config.think_bos_id, config.language_ids["english"])
+    tags += (config.think_eos_id, config.speaker_ids["vivian"])
+    role = model.tokenizer.encode("x")[:3]
+    assert prompt.prefix == (*told, *role, *tags)
+    assert prompt.prefix_rows == len(told) + 3 + 5 + 1
+    other = build(model, text="b", layout=layout, instruct_ids=told)
+    assert torch.equal(prompt.rows[: prompt.prefix_rows], other.rows[: prompt.prefix_rows])
+    assert not torch.equal(prompt.rows[prompt.prefix_rows], other.rows[prompt.prefix_rows])
+
+
+def test_each_row_is_its_text_and_its_code(model):
+    config, prompts = model.config, model.prompts
+    ids = model.tokenizer.encode("ab")
+    special = (config.tts_pad_text_id, config.tts_bos_text_id, config.tts_eos_text_id)
+    pad, begin, end = prompts.text_rows(special).split(1)
+    code = model.talker.embedding
+    a_b = prompts.text_rows(ids[3:-5])
+    tags = [config.nothink_id, config.think_bos_id, config.think_eos_id]
+    tags.append(config.speaker_ids["vivian"])
+    constant = (prompts.text_rows(ids[:3]), pad + code[tags], begin + code[config.pad_id])
+    whole = build(model, text="ab", language="auto")
+    body = torch.cat((a_b, end)) + code[config.pad_id]
+    expected = torch.cat((*constant, body, pad + code[config.bos_id]))
+    torch.testing.assert_close(whole.rows, expected)
+    begun = build(model, text="ab", language="auto", layout="streaming_text")
+    expected = torch.cat((*constant, a_b[:1] + code[config.bos_id]))
+    torch.testing.assert_close(begun.rows, expected)
+    torch.testing.assert_close(begun.text_rows, torch.cat((a_b[1:], end)))
+
+
+def test_a_text_that_goes_on_is_not_ended(model):
+    ended = build(model, layout="streaming_text")
+    open_ = build(model, layout="streaming_text", is_open=True)
+    assert torch.equal(open_.rows, ended.rows)
+    assert torch.equal(open_.text_rows, ended.text_rows[:-1])
+
+
+def test_another_role_is_not_taken_from_what_is_remembered(model):
+    ids = model.tokenizer.encode("a")
+    for role in (ids[:3], [*ids[:2], ids[3]]):
+        prompt = model.prompts.build([*role, *ids[3:]], speaker="vivian")
+        torch.testing.assert_close(prompt.rows[:3], model.prompts.text_rows(role))
+
+
+class Counting(torch.nn.Module):
+    """A layer that notes how many rows it is given at once."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.rows = layer, []
+
+    def forward(self, x):
+        self.rows.append(len(x))
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("ids", "one_by_one", "rows"), [([5, 6, 7], True, [1, 1, 1]), ([5, 6, 7], False, [3])]
+)
+def test_text_rows_are_made_together_or_one_by_one(model, monkeypatch, ids, one_by_one, rows):
+    counting = Counting(model.prompts.fc1)
+    monkeypatch.setitem(model.prompts._modules, "fc1", counting)
+    made = model.prompts.text_rows(ids, one_by_one=one_by_one)
+    assert counting.rows == rows
+    monkeypatch.undo()
+    torch.testing.assert_close(made, model.prompts.text_rows(ids))
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_no_ids_are_no_rows(model, one_by_one):
+    rows = model.prompts.text_rows((), one_by_one=one_by_one)
+    assert rows.shape == (0, model.config.width)
+
+
 def test_names_may_be_written_in_any_case(model):
     assert torch.equal(build(model, speaker="VIVIAN", language="English").rows, build(model).rows)
 
@@ -81,6 +161,7 @@ def test_text_being_written_has_the_rows_of_the_whole_text(model):
         ({"speaker": ""}, "speaker"),
         ({"language": "klingon"}, "language"),
         ({"language": "beijing_dialect"}, "language"),
+        ({"language": "beijing_dialect", "speaker": "dylan"}, "language"),
         ({"text": "", "layout": "streaming_text"}, "text"),
     ],
 )

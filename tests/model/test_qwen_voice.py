@@ -1,6 +1,7 @@
 """What the Qwen voice asks of the engine: ids and limits to the number, and nothing too early."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,14 @@ CONFIG = load_config(DATA / "tiny_1b7")
 TOKENIZER = Tokenizer(DATA / "tiny_1b7", CONFIG)
 TEXT = "hello the world"
 TOKENS = len(TOKENIZER.encode(TEXT)) - 8
+
+
+WAIT_S = 20
+
+
+def in_time(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run it; a speech that never ends fails its test within seconds."""
+    return asyncio.run(asyncio.wait_for(work, WAIT_S))
 
 
 class FakeEngine:
@@ -124,9 +133,10 @@ def test_the_language_of_ids_is_that_of_their_text() -> None:
 def test_only_text_may_come_as_ids() -> None:
     last = TOKENIZER.text_tokens - 1
     assert make_voice().prepare(ask(None, tokens=(last,))).job.ids[3] == last
-    with pytest.raises(InvalidRequest) as caught:
-        make_voice().prepare(ask(None, tokens=(5, last + 1)))
-    assert caught.value.param == "tokens"
+    for tokens, language in (((5, last + 1), "english"), ((10**12,), None)):
+        with pytest.raises(InvalidRequest, match=f"ids, 0 to {last}$") as caught:
+            make_voice().prepare(ask(None, tokens=tokens, language=language))
+        assert caught.value.param == "tokens"
 
 
 @pytest.mark.parametrize("fields", [{"text": ""}, {"text": None, "tokens": ()}])
@@ -164,12 +174,15 @@ def test_the_runaway_factor_is_the_settings() -> None:
     assert job.runaway_frames == int(125 + 1.5 * (12 + 5 * TOKENS))
 
 
-async def test_the_job_goes_to_the_engine_and_its_channel_comes_back() -> None:
-    voice = make_voice()
-    told = voice.prepare(ask())
-    assert voice._engine.jobs == []
-    assert told.speak() is voice._engine.channels[0]
-    assert voice._engine.jobs == [told.job]
+def test_the_job_goes_to_the_engine_and_its_channel_comes_back() -> None:
+    async def run() -> None:
+        voice = make_voice()
+        told = voice.prepare(ask())
+        assert voice._engine.jobs == []
+        assert told.speak() is voice._engine.channels[0]
+        assert voice._engine.jobs == [told.job]
+
+    in_time(run())
 
 
 def test_it_warms_up_with_a_short_real_utterance() -> None:
@@ -209,16 +222,19 @@ async def turn() -> None:
 
 
 @pytest.mark.parametrize(("asked", "given"), [(900, 900), (1000, 983), (983, 983), (984, 983)])
-async def test_an_open_speech_has_the_layout_and_the_frames_that_a_slot_has(
+def test_an_open_speech_has_the_layout_and_the_frames_that_a_slot_has(
     asked: int, given: int
 ) -> None:
-    voice = make_voice(max_positions=1000)
-    told = voice.open(ask(None, max_frames=asked))
-    told.feed(TEXT + " ")
-    reading = asyncio.create_task(anext(aiter(told)))
-    await turn()
-    reading.cancel()
-    job = voice._engine.jobs[0]
+    async def run() -> Job:
+        voice = make_voice(max_positions=1000)
+        told = voice.open(ask(None, max_frames=asked))
+        told.feed(TEXT + " ")
+        reading = asyncio.create_task(anext(aiter(told)))
+        await turn()
+        reading.cancel()
+        return voice._engine.jobs[0]
+
+    job = in_time(run())
     assert (job.layout, job.max_frames, job.runaway_frames) == ("streaming_text", given, given)
     assert (job.speaker, job.language, job.seed) == ("ryan", "english", 7)
 
@@ -231,19 +247,89 @@ def test_an_instruction_takes_its_rows_from_an_open_speech() -> None:
     assert (told.choice.speaker, told.choice.instruct) == ("ryan", "Slowly.")
 
 
-async def test_an_open_speech_begins_when_it_is_read_and_has_a_token() -> None:
-    voice = make_voice()
-    engine = voice._engine
-    told = voice.open(ask(None))
-    told.feed("hel")  # may yet become another token
-    reading = asyncio.create_task(anext(aiter(told)))
-    await turn()
-    assert engine.jobs == []
-    told.feed("lo the ")
-    await turn()
-    assert len(engine.jobs) == 1
-    engine.channels[0].put(np.ones(5, np.float32))
-    assert len(await reading) == 5
+def test_an_open_speech_is_the_job_that_it_says() -> None:
+    async def run() -> tuple[Any, Job]:
+        voice = make_voice(max_positions=400)
+        wishes = VoiceAttributes(gender="male", age=60, emotion="sad")
+        request = ask(
+            None,
+            speaker=None,
+            language="russian",
+            attributes=wishes,
+            sampling=SamplingOptions(temperature=0.5),
+            max_frames=70,
+        )
+        told = voice.open(request)
+        told.feed("x ")
+        reading = asyncio.create_task(anext(aiter(told)))
+        await turn()
+        reading.cancel()
+        return told, voice._engine.jobs[0]
+
+    told, job = in_time(run())
+    assert told.choice.speaker == "uncle_fu"
+    assert job == Job(
+        ids=tuple(TOKENIZER.encode("x")),
+        instruct_ids=tuple(TOKENIZER.encode_instruct(told.choice.instruct)),
+        speaker="uncle_fu",
+        language="russian",
+        layout="streaming_text",
+        seed=7,
+        sampling=SamplingOptions(temperature=0.5),
+        max_frames=70,
+        runaway_frames=70,
+        feed=job.feed,
+    )
+    assert job.instruct_ids
+
+
+def test_one_token_is_spoken_and_has_the_cap_of_its_length() -> None:
+    async def run() -> tuple[Job, Any]:
+        voice = make_voice()
+        told = voice.open(ask(None))
+        told.feed("a")
+        told.finish()
+        reading = asyncio.create_task(anext(aiter(told), None))
+        await turn()
+        voice._engine.channels[0].close()
+        await reading
+        return voice._engine.jobs[0], told.finish_reason
+
+    job, reason = in_time(run())
+    assert job.ids == tuple(TOKENIZER.encode("a"))
+    assert job.feed is not None
+    assert job.feed.take(9) == ([], 125 + 4 * 17)
+    assert reason == "stop"
+
+
+def test_who_leaves_after_the_end_changes_nothing() -> None:
+    async def run() -> Any:
+        voice = make_voice()
+        told = voice.open(ask(None))
+        told.finish()
+        assert [part async for part in told] == []
+        await told.aclose()
+        return told.finish_reason
+
+    assert in_time(run()) == "stop"
+
+
+def test_an_open_speech_begins_when_it_is_read_and_has_a_token() -> None:
+    async def run() -> None:
+        voice = make_voice()
+        engine = voice._engine
+        told = voice.open(ask(None))
+        told.feed("hel")  # may yet become another token
+        reading = asyncio.create_task(anext(aiter(told)))
+        await turn()
+        assert engine.jobs == []
+        told.feed("lo the ")
+        await turn()
+        assert len(engine.jobs) == 1
+        engine.channels[0].put(np.ones(5, np.float32))
+        assert len(await reading) == 5
+
+    in_time(run())
 
 
 def test_an_open_speech_that_nobody_reads_takes_no_slot() -> None:
@@ -256,20 +342,23 @@ def test_an_open_speech_that_nobody_reads_takes_no_slot() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 4, 1000])
-async def test_the_ids_of_an_open_speech_are_those_of_the_whole(size: int) -> None:
+def test_the_ids_of_an_open_speech_are_those_of_the_whole(size: int) -> None:
     text = "hello the world, one two three. hello"
 
-    voice = make_voice()
-    told = voice.open(ask(None))
-    for at in range(0, len(text), size):
-        told.feed(text[at : at + size])
-    told.finish()
-    reading = asyncio.create_task(anext(aiter(told), None))
-    await turn()
-    voice._engine.channels[0].close("length")
-    await reading
-    assert told.finish_reason == "length"
-    job = voice._engine.jobs[0]
+    async def run() -> Any:
+        voice = make_voice()
+        told = voice.open(ask(None))
+        for at in range(0, len(text), size):
+            told.feed(text[at : at + size])
+        told.finish()
+        reading = asyncio.create_task(anext(aiter(told), None))
+        await turn()
+        voice._engine.channels[0].close("length")
+        await reading
+        assert told.finish_reason == "length"
+        return voice._engine.jobs[0]
+
+    job = in_time(run())
     whole = TOKENIZER.encode(text)
     ids, end = job.feed.take(1000)
     assert [*job.ids[:3], *job.ids[-5:]] == [*whole[:3], *whole[-5:]]
@@ -278,16 +367,19 @@ async def test_the_ids_of_an_open_speech_are_those_of_the_whole(size: int) -> No
     assert end == min(125 + 4 * (12 + 5 * (len(whole) - 8)), 1000)
 
 
-async def test_a_finished_text_never_has_more_than_its_slot() -> None:
-    voice = make_voice()
-    told = voice.open(ask(None, max_frames=60))
-    told.feed(TEXT)
-    told.finish()
-    reading = asyncio.create_task(anext(aiter(told), None))
-    await turn()
-    voice._engine.channels[0].close()
-    await reading
-    assert voice._engine.jobs[0].feed.take(1000)[1] == 60
+def test_a_finished_text_never_has_more_than_its_slot() -> None:
+    async def run() -> Any:
+        voice = make_voice()
+        told = voice.open(ask(None, max_frames=60))
+        told.feed(TEXT)
+        told.finish()
+        reading = asyncio.create_task(anext(aiter(told), None))
+        await turn()
+        voice._engine.channels[0].close()
+        await reading
+        return voice._engine.jobs[0].feed.take(1000)[1]
+
+    assert in_time(run()) == 60
 
 
 @pytest.mark.parametrize("is_too_long", [False, True])
@@ -303,41 +395,42 @@ def test_an_open_speech_has_so_many_tokens(is_too_long: bool) -> None:
     assert caught.value.param == "text"
 
 
-async def test_a_text_without_a_token_ends_without_a_slot() -> None:
-    voice = make_voice()
-    told = voice.open(ask(None))
-    told.feed("  ")
-    told.finish()
-    assert ([part async for part in told], told.finish_reason, voice._engine.jobs) == (
-        [],
-        "stop",
-        [],
-    )
+def test_a_text_without_a_token_ends_without_a_slot() -> None:
+    async def run() -> Any:
+        voice = make_voice()
+        told = voice.open(ask(None))
+        told.feed("  ")
+        told.finish()
+        return [part async for part in told], told.finish_reason, voice._engine.jobs
+
+    assert in_time(run()) == ([], "stop", [])
 
 
-async def test_who_leaves_before_it_begins_takes_no_slot() -> None:
-    voice = make_voice()
-    told = voice.open(ask(None))
-    reading = asyncio.create_task(anext(aiter(told), None))
-    await turn()
-    await told.aclose()
-    await told.aclose()
-    assert await reading is None
-    told.feed(TEXT + " ")
-    told.finish()
-    assert ([part async for part in told], told.finish_reason, voice._engine.jobs) == (
-        [],
-        "cancelled",
-        [],
-    )
+def test_who_leaves_before_it_begins_takes_no_slot() -> None:
+    async def run() -> Any:
+        voice = make_voice()
+        told = voice.open(ask(None))
+        reading = asyncio.create_task(anext(aiter(told), None))
+        await turn()
+        await told.aclose()
+        await told.aclose()
+        assert await reading is None
+        told.feed(TEXT + " ")
+        told.finish()
+        return [part async for part in told], told.finish_reason, voice._engine.jobs
+
+    assert in_time(run()) == ([], "cancelled", [])
 
 
-async def test_who_leaves_on_the_way_frees_the_slot() -> None:
-    voice = make_voice()
-    told = voice.open(ask(None))
-    told.feed(TEXT + " ")
-    reading = asyncio.create_task(anext(aiter(told), None))
-    await turn()
-    await told.aclose()
-    assert await reading is None
-    assert (voice._engine.channels[0].is_cancelled, told.finish_reason) == (True, "cancelled")
+def test_who_leaves_on_the_way_frees_the_slot() -> None:
+    async def run() -> Any:
+        voice = make_voice()
+        told = voice.open(ask(None))
+        told.feed(TEXT + " ")
+        reading = asyncio.create_task(anext(aiter(told), None))
+        await turn()
+        await told.aclose()
+        assert await reading is None
+        return voice._engine.channels[0].is_cancelled, told.finish_reason
+
+    assert in_time(run()) == (True, "cancelled")

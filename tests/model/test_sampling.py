@@ -8,8 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwen_tts_service.model import sampling as sampling_module
 from qwen_tts_service.model.sampling import MAX_TOP_K, CounterDraw, Sampler, penalise
 from qwen_tts_service.model.state import SamplingState
+from qwen_tts_service.types import SamplingOptions
 
 
 def plain_scores(logits, history, frame, settings):
@@ -116,6 +118,56 @@ def test_ties_with_the_kth_best_stay():
         assert kept.isfinite().tolist() == [[True, True, True, True, False]]
 
 
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_the_smallest_top_p_keeps_the_best_alone(top_k):
+    logits = torch.tensor([[1.0, 20.0, 1.0, 0.0], [5.0, 1.0, 30.0, 29.0]])
+    kept = filter_logits(logits, state_of([row_settings(top_p=1e-9, top_k=top_k)] * 2))
+    assert kept.isfinite().tolist() == [[False, True, False, False], [False, False, True, False]]
+
+
+def test_a_top_p_next_to_1_is_not_rounded_to_1():
+    state = SamplingState.allocate(2, torch.device("cpu"))
+    for slot, top_p in enumerate((1 - 1e-8, 1.0)):
+        state.put(slot, SamplingOptions(temperature=1.0, top_k=0, top_p=top_p))
+    # The second choice has a probability of 2e-9.
+    kept = filter_logits(torch.tensor([[20.0, 0.0, -200.0]] * 2), state)
+    assert kept.isfinite().tolist() == [[True, False, False], [True, True, True]]
+
+
+def test_a_probability_of_exactly_what_top_p_spares_is_dropped():
+    kept = filter_logits(torch.zeros(1, 4), state_of([row_settings(top_p=0.75)]))
+    assert kept.isfinite().tolist() == [[True, True, True, False]]
+
+
+@pytest.mark.parametrize("full_sort", [True, False])
+def test_top_k_may_exceed_the_number_of_choices(full_sort):
+    logits = torch.tensor([[3.0, 1.0, 2.0]])
+    kept = filter_logits(logits, state_of([row_settings(top_k=50)]), full_sort=full_sort)
+    assert torch.equal(kept, logits)
+
+
+def test_what_is_filtered_is_drawn_with_the_codebooks_draw():
+    calls = []
+
+    def last(logits, codebook):
+        calls.append((logits.isfinite().tolist(), codebook))
+        return torch.full((len(logits),), 2)
+
+    rows = state_of([row_settings(top_k=1), row_settings(0.0)])
+    logits = torch.tensor([[3.0, 1.0, 2.0], [9.0, 1.0, 2.0]])
+    assert Sampler(rows, last)(logits, 7).tolist() == [2, 0]
+    assert calls == [([[True, False, False], [True, True, True]], 7)]
+
+
+def test_a_slot_keeps_its_own_sampling():
+    state = SamplingState.allocate(3, torch.device("cpu"))
+    state.put(1, SamplingOptions(temperature=0.5, top_k=7, top_p=0.8))
+    rows = state.rows(torch.tensor([2, 1, 0]))
+    assert rows.temperature.tolist() == [0.0, 0.5, 0.0]
+    assert rows.top_k.tolist() == [0, 7, 0]
+    assert rows.top_p.tolist() == [1.0, 0.8, 1.0]
+
+
 def test_the_penalty_counts_a_token_once_and_pushes_negative_logits_down():
     logits = torch.tensor([[2.0, -2.0, 2.0, 0.0]])
     rows = [row_settings(repetition_penalty=2.0)]
@@ -160,6 +212,24 @@ def test_another_seed_frame_or_codebook_draws_anew(other):
     a, b = noise(7, 3, 4).double(), noise(*other).double()
     # 2049 pairs of independent values: their correlation stays below 5/sqrt(2049).
     assert abs(float(torch.corrcoef(torch.stack((a, b)))[0, 1])) < 0.11
+
+
+def test_each_codebook_is_drawn_with_its_own_noise():
+    seeds, frames = torch.tensor([3, 4]), torch.tensor([8, 9])
+    draw = CounterDraw().frame(seeds, frames, 6, 40)
+    noise = CounterDraw.noise(seeds, frames, 6, 40)
+    for book in range(6):
+        expected = (-noise[:, book, :30]).argmax(dim=1)
+        assert torch.equal(draw(torch.zeros(2, 30), book), expected)
+
+
+@pytest.mark.parametrize("word", [0, 0xFFFFFFFF])
+def test_noise_is_finite_for_every_hash(monkeypatch, word):
+    monkeypatch.setattr(sampling_module, "_mix", lambda x: torch.full_like(x, word))
+    zero = torch.zeros(1, dtype=torch.int64)
+    # The hash of a choice is the exclusive or of two words.
+    monkeypatch.setattr(torch.Tensor, "bitwise_xor_", lambda x, _: x)
+    assert CounterDraw.noise(zero, zero, 2, 3).isfinite().all()
 
 
 def test_noise_is_the_log_of_exponential_values():

@@ -25,6 +25,17 @@ SPLITS = [
     ("a\n\n b", ["a", "\n\n", " b"], ["a", "\n\n", " b"]),
     ("x!/y", ["x", "!/", "y"], ["x", "!/", "y"]),
     ("и/или", ["и", "/или"], ["и", "/или"]),
+    ("x!\n/y", ["x", "!\n", "/y"], ["x", "!\n/", "y"]),
+    ("!\r\n\nx", ["!\r\n\n", "x"], ["!\r\n\n", "x"]),
+    ("a\n\nb", ["a", "\n\n", "b"], ["a", "\n\n", "b"]),
+    ("a \t\nb", ["a", " \t\n", "b"], ["a", " \t\n", "b"]),
+    ("end  ", ["end", "  "], ["end", "  "]),
+    ("XMLHttp", ["XMLHttp"], ["XMLHttp"]),
+    *(
+        (f"a{end}x", ["a", end, "x"], ["a", f"{end}x"])
+        for end in ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
+    ),
+    ("A'REX", ["A", "'RE", "X"], ["A", "'REX"]),
 ]
 
 
@@ -120,3 +131,42 @@ def test_a_missing_file_is_named(data, tmp_path: Path, name):
         (tmp_path / other).write_text(content, encoding="utf-8")
     with pytest.raises(StartupError, match=name):
         Tokenizer(tmp_path, load_config(data / "tiny_1b7"))
+
+
+def test_only_the_version_line_is_no_merge(data, tmp_path):
+    vocabulary = json.loads((data / "tiny_1b7" / "vocab.json").read_text(encoding="utf-8"))
+    vocabulary["##"] = last = len(vocabulary)
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n# #\n\n", encoding="utf-8")
+    tokenizer = Tokenizer(tmp_path, load_config(data / "tiny_1b7"))
+    assert tokenizer.plain_ids("##") == [last]
+    assert tokenizer.text_tokens == last + 1
+
+
+def test_a_broken_vocabulary_is_named(data, tmp_path):
+    (tmp_path / "vocab.json").write_text("{", encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("", encoding="utf-8")
+    with pytest.raises(StartupError, match=r"the tokenizer in .* cannot be read"):
+        Tokenizer(tmp_path, load_config(data / "tiny_1b7"))
+
+
+def test_a_normal_text_is_composed(model):
+    assert model.tokenizer.normal("e\u0301") == "\u00e9"
+
+
+@pytest.mark.parametrize(
+    ("text", "settled"),
+    [
+        ("", 0),
+        ("a", 0),
+        ("a ", 1),
+        ("a b", 1),
+        ("a, b", 2),
+        ("a,", 1),
+        ("q\u0301", 0),
+        ("a. \n", 2),
+        ("12", 1),
+    ],
+)
+def test_so_many_first_characters_are_settled(model, text, settled):
+    assert model.tokenizer.settled_chars(text) == settled

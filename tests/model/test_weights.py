@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,20 @@ from safetensors.torch import load_file, save_file
 
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.kernels.attention import RowwiseAttention
+from qwen_tts_service.kernels.linear import HalfLinear, Linear, PackedLinear, can_pack
 from qwen_tts_service.model.code_predictor import CodePredictor
 from qwen_tts_service.model.codec.decoder import CodecDecoder
 from qwen_tts_service.model.config import load_config
 from qwen_tts_service.model.prompt_embeddings import PromptEmbedder
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.model.talker import Talker
-from qwen_tts_service.model.weights import CheckpointError, CheckpointFile
+from qwen_tts_service.model.weights import (
+    CheckpointError,
+    CheckpointFile,
+    placed,
+    read_linear,
+    stack_rows,
+)
 
 MAIN = "model.safetensors"
 CODEC = "speech_tokenizer/model.safetensors"
@@ -192,6 +200,167 @@ def test_a_random_checkpoint_has_the_official_inventory(random_checkpoint, data,
     Qwen3TTS.load(tmp_path)
 
 
+# One file ------------------------------------------------------------------------------
+
+ROUGH = torch.bfloat16
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """A file of four float32 tensors, read as bfloat16, and the fractions it reports."""
+    tensors = {
+        "a.weight": torch.tensor([[1.001, 2.0]]),
+        "a.bias": torch.tensor([7.0]),
+        "b.weight": torch.tensor([[3.0, 4.0], [5.0, 6.0]]),
+        "encoder.x": torch.ones(1),
+    }
+    save_file(tensors, tmp_path / "file.safetensors")
+    fractions = []
+    file = CheckpointFile(
+        tmp_path / "file.safetensors",
+        device=torch.device("cpu"),
+        dtype=ROUGH,
+        ignored=("encoder.",),
+        on_take=fractions.append,
+    )
+    return file, tensors, fractions
+
+
+def test_a_tensor_comes_in_the_wanted_dtype_or_raw_as_it_is_stored(opened):
+    file, tensors, _ = opened
+    assert torch.equal(file.take("a.weight", 1, 2), tensors["a.weight"].to(ROUGH))
+    assert torch.equal(file.take_raw("b.weight", 2, 2), tensors["b.weight"])
+    assert torch.equal(placed(tensors["a.weight"], file), tensors["a.weight"].to(ROUGH))
+
+
+def test_matrices_are_stacked_in_order_and_in_the_wanted_dtype(opened):
+    file, tensors, _ = opened
+    stacked = stack_rows(file, [("b.weight", 2), ("a.weight", 1)], 2)
+    expected = torch.cat((tensors["b.weight"], tensors["a.weight"])).to(ROUGH)
+    assert stacked.dtype == ROUGH
+    assert torch.equal(stacked, expected)
+
+
+def test_a_layer_has_its_weight_and_bias_in_the_wanted_dtype(opened):
+    file, tensors, _ = opened
+    layer = read_linear(file, [("a", 1)], 2, bias=True)
+    assert isinstance(layer, Linear)
+    assert torch.equal(layer.weight, tensors["a.weight"].to(ROUGH))
+    assert torch.equal(layer.bias, tensors["a.bias"].to(ROUGH))
+    other = read_linear(file, [("b", 2)], 2, arithmetic="float")
+    assert other.bias is None
+
+
+def test_each_tensor_moves_the_progress_and_can_be_taken_once(opened):
+    file, _, fractions = opened
+    file.take("a.weight", 1, 2)
+    file.take_raw("a.bias", 1)
+    file.take("b.weight", 2, 2)
+    assert fractions == [0.25, 0.5, 0.75]
+    file.close()
+    assert file.take("a.bias", 1).dtype == ROUGH
+    with pytest.raises(CheckpointError, match=r"missing: a.bias \[1\]$"):
+        file.close()
+
+
+def test_problems_are_listed_by_name_and_in_order(opened):
+    file, _, _ = opened
+    assert file.take("nothing", 3, 2).shape == (3, 2)
+    assert file.take("a.bias", 2).shape == (2,)
+    with pytest.raises(CheckpointError) as caught:
+        file.close()
+    assert str(caught.value).endswith(
+        "does not fit: missing: nothing [3, 2]; wrong shape: a.bias is [1], must be [2]; "
+        "not expected: a.weight; not expected: b.weight"
+    )
+
+
+def test_leaving_a_file_complains_but_not_over_another_error(opened):
+    file, _, _ = opened
+    with pytest.raises(ZeroDivisionError), file:
+        raise ZeroDivisionError
+    with pytest.raises(CheckpointError), file:
+        pass
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no FBGEMM (not x86)")
+def test_a_weight_that_the_arithmetic_cannot_hold_is_named(tmp_path):
+    save_file({"big.weight": torch.full((2, 2), 1e6)}, tmp_path / "x.safetensors")
+    file = CheckpointFile(
+        tmp_path / "x.safetensors", device=torch.device("cpu"), dtype=torch.float32
+    )
+    with pytest.raises(CheckpointError, match=r"^big: .*too large.*must be float"):
+        read_linear(file, [("big", 2)], 2, arithmetic="half")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none\.safetensors cannot be read"):
+        CheckpointFile(
+            tmp_path / "none.safetensors", device=torch.device("cpu"), dtype=torch.float32
+        )
+
+
+# The whole model -----------------------------------------------------------------------
+
+
+def test_plain_arithmetic_is_plain_everywhere(data):
+    model = Qwen3TTS.load(
+        data / "tiny_1b7", linear="float", split="mistral", use_flash_attention=False
+    )
+    assert (model.dtype, model.codec.dtype) == (torch.float32, torch.float32)
+    assert model.linear == "float"
+    assert model.attention.reason == "on the CPU"
+    assert model.tokenizer.pieces("YouTube") == ["You", "Tube"]
+    parts = (model.talker, model.code_predictor, model.prompts, model.codec)
+    layers = [type(x) for part in parts for x in part.modules() if "Linear" in type(x).__name__]
+    assert set(layers) == {Linear}
+    # Talker and prompts share a table, which counts once.
+    shared = {id(model.talker.embedding): model.talker.embedding}
+    shared |= {id(x): x for part in parts for x in part.parameters()}
+    assert model.weight_bytes == sum(4 * x.numel() for x in shared.values())
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no FBGEMM (not x86)")
+def test_on_the_cpu_the_networks_are_half_and_the_codec_is_packed(model):
+    assert (model.dtype, model.linear) == (torch.float32, "half")
+    assert model.attention.reason == "flash-attn needs a CUDA device"
+    networks = (model.talker, model.code_predictor, model.prompts)
+    packed = 0
+    for parts, kind in ((networks, HalfLinear), ((model.codec,), PackedLinear)):
+        layers = [x for part in parts for x in part.modules() if "Linear" in type(x).__name__]
+        assert {type(x) for x in layers} == {kind}
+        packed += sum(x.packed_bytes for x in layers)
+    parts = (*networks, model.codec)
+    plain = {id(x): x.nbytes for part in parts for x in part.parameters()}
+    assert model.weight_bytes == packed + sum(plain.values())
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no FBGEMM (not x86)")
+def test_int8_is_not_for_the_prompt(data):
+    model = Qwen3TTS.load(data / "tiny_1b7", linear="int8")
+    assert {type(model.prompts.fc1), type(model.prompts.fc2)} == {HalfLinear}
+    assert type(model.talker.head).__name__ == "Int8Linear"
+    assert type(model.codec.transformer.enter) is PackedLinear
+
+
+def test_torch_is_prepared_for_the_device_before_anything_is_read(data, monkeypatch):
+    prepared = []
+    monkeypatch.setattr("qwen_tts_service.model.qwen3_tts.prepare", prepared.append)
+    with pytest.raises(StartupError):
+        Qwen3TTS.load(data / "nothing")
+    assert prepared == [torch.device("cpu")]
+
+
+def test_rotary_tables_reach_the_last_position(model):
+    def rows(stack):
+        return [len(table) for table in stack.tables]
+
+    config = model.config
+    assert rows(model.talker.stack) == [config.max_positions] * 2
+    assert rows(model.code_predictor.stack) == [config.codebooks] * 2
+    assert rows(model.codec.transformer.stack) == []  # a stream has no last frame
+
+
 # Configuration ------------------------------------------------------------------------
 
 
@@ -205,7 +374,10 @@ def edit_config(checkpoint, change, file="config.json"):
     ("change", "said"),
     [
         (lambda c: c.pop("im_end_token_id"), "field im_end_token_id is missing"),
-        (lambda c: c["talker_config"].pop("head_dim"), "talker_config: the field head_dim is m"),
+        (
+            lambda c: c["talker_config"].pop("head_dim"),
+            r"config\.json: talker_config: the field head_dim is m",
+        ),
         (lambda c: c["talker_config"].update(head_dim="x"), "head_dim must be an integer"),
         (lambda c: c["talker_config"].update(head_dim=True), "head_dim must be an integer"),
         (lambda c: c["talker_config"].update(spk_id=[]), "spk_id must be an object"),
@@ -234,6 +406,132 @@ def test_rates_that_are_no_list_of_integers_are_named(checkpoint, rates):
         load_config(checkpoint)
 
 
+def test_every_field_is_read_from_its_own_key(checkpoint):
+    """All numbers differ, so that a field read from another key is seen."""
+    main = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    speech = json.loads((checkpoint / CODEC_CONFIG).read_text(encoding="utf-8"))
+    talker, decoder = main["talker_config"], speech["decoder_config"]
+    predictor = talker["code_predictor_config"]
+    numbers = iter(range(3000, 9000))
+    expected = {}
+    for part, fields_ in (("", MAIN_FIELDS), ("codec.", CODEC_FIELDS)):
+        for name, (where, key) in fields_.items():
+            section = {"main": main, "talker": talker, "decoder": decoder, "speech": speech}[where]
+            section[key] = expected[part + name] = next(numbers)
+    for part, section in (
+        ("talker.", talker), ("code_predictor.", predictor), ("codec.transformer.", decoder),
+    ):  # fmt: skip
+        for name, key in STACK_FIELDS.items():
+            section[key] = expected[part + name] = next(numbers)
+    predictor["num_code_groups"] = expected["codebooks"]
+    predictor["vocab_size"] = expected["vocabulary"] - 1024
+    for file, values in (("config.json", main), (CODEC_CONFIG, speech)):
+        (checkpoint / file).write_text(json.dumps(values), encoding="utf-8")
+    config = load_config(checkpoint)
+    got = {name: attrgetter(name)(config) for name in expected}
+    assert got == expected
+    assert config.codes == expected["vocabulary"] - 1024
+    assert config.codec.transformer.is_codec
+    assert not config.talker.is_codec
+    assert not config.code_predictor.is_codec
+    for stack in (config.talker, config.code_predictor, config.codec.transformer):
+        assert type(stack.rope_theta) is float
+
+
+CODEC_CONFIG = "speech_tokenizer/config.json"
+MAIN_FIELDS = {
+    "im_start_text_id": ("main", "im_start_token_id"),
+    "im_end_text_id": ("main", "im_end_token_id"),
+    "tts_pad_text_id": ("main", "tts_pad_token_id"),
+    "tts_bos_text_id": ("main", "tts_bos_token_id"),
+    "tts_eos_text_id": ("main", "tts_eos_token_id"),
+    "codebooks": ("talker", "num_code_groups"),
+    "max_positions": ("talker", "max_position_embeddings"),
+    "vocabulary": ("talker", "vocab_size"),
+    "text_vocabulary": ("talker", "text_vocab_size"),
+    "text_width": ("talker", "text_hidden_size"),
+    "pad_id": ("talker", "codec_pad_id"),
+    "bos_id": ("talker", "codec_bos_id"),
+    "eos_id": ("talker", "codec_eos_token_id"),
+    "think_id": ("talker", "codec_think_id"),
+    "nothink_id": ("talker", "codec_nothink_id"),
+    "think_bos_id": ("talker", "codec_think_bos_id"),
+    "think_eos_id": ("talker", "codec_think_eos_id"),
+}
+CODEC_FIELDS = {
+    "latent_width": ("decoder", "latent_dim"),
+    "codebook_width": ("decoder", "codebook_dim"),
+    "codes": ("decoder", "codebook_size"),
+    "codebooks": ("decoder", "num_quantizers"),
+    "decoder_width": ("decoder", "decoder_dim"),
+    "window_frames": ("decoder", "sliding_window"),
+    "sample_rate_hz": ("speech", "output_sample_rate"),
+}
+STACK_FIELDS = {
+    "width": "hidden_size",
+    "feed_forward": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_size": "head_dim",
+    "rope_theta": "rope_theta",
+    "norm_eps": "rms_norm_eps",
+}
+
+
+@pytest.mark.parametrize("section", ["talker_config", "code_predictor_config", "decoder_config"])
+@pytest.mark.parametrize(("key", "value"), [("hidden_act", "gelu"), ("attention_bias", True)])
+def test_another_kind_of_layer_is_refused(checkpoint, section, key, value):
+    def change(config):
+        parts = {"talker_config": config.get("talker_config")}
+        parts["code_predictor_config"] = (parts["talker_config"] or {}).get("code_predictor_config")
+        parts["decoder_config"] = config.get("decoder_config")
+        parts[section][key] = value
+
+    edit_config(checkpoint, change, CODEC_CONFIG if "decoder" in section else "config.json")
+    with pytest.raises(StartupError, match=f"{section}: {key} must be"):
+        load_config(checkpoint)
+
+
+def test_code_groups_of_talker_and_predictor_must_agree(checkpoint):
+    edit_config(
+        checkpoint, lambda c: c["talker_config"]["code_predictor_config"].update(num_code_groups=9)
+    )
+    with pytest.raises(StartupError, match="num_code_groups must be 16, not 9: the talker has it"):
+        load_config(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("size", "obeys"), [("1b7", True), ("0b6", False), ("b6", False), ("0.6b", True)]
+)
+def test_only_the_size_0b6_drops_instructions_as_officially_tested(checkpoint, size, obeys):
+    edit_config(checkpoint, lambda c: c.update(tts_model_size=size))
+    assert load_config(checkpoint).obeys_instruct is obeys
+
+
+def test_names_become_lower_case_and_false_is_no_dialect(checkpoint):
+    def change(config):
+        config["talker_config"]["spk_is_dialect"] = {"Eric": "dialect_of_x", "Ryan": False}
+        config["talker_config"]["codec_language_id"] = {"English": 2050, "Dialect_of_X": 2074}
+
+    edit_config(checkpoint, change)
+    config = load_config(checkpoint)
+    assert dict(config.speaker_dialects) == {"eric": "dialect_of_x"}
+    assert config.languages == ("english",)
+
+
+def test_a_configuration_that_is_no_object_is_named(checkpoint):
+    (checkpoint / CODEC_CONFIG).write_text("[]", encoding="utf-8")
+    with pytest.raises(StartupError, match=r"speech_tokenizer/config\.json must be a JSON object"):
+        load_config(checkpoint)
+
+
+def test_a_missing_configuration_file_is_named(checkpoint):
+    (checkpoint / "config.json").unlink()
+    with pytest.raises(StartupError, match=r"config\.json cannot be read as JSON"):
+        load_config(checkpoint)
+
+
 def test_a_broken_configuration_file_is_named(checkpoint):
     (checkpoint / "speech_tokenizer" / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(StartupError, match=r"speech_tokenizer/config\.json cannot be read"):
@@ -254,5 +552,14 @@ def test_load_reports_progress_in_order(data):
     steps = []
     Qwen3TTS.load(data / "tiny_1b7", on_progress=lambda step, done: steps.append((done, step)))
     assert steps == sorted(steps)
-    assert steps[0][0] == 0.0
+    assert steps[0] == (0.0, "reading the configuration")
     assert steps[-1] == (1.0, "loaded")
+    networks = [done for done, step in steps if step == "loading the networks"]
+    codec = [done for done, step in steps if step == "loading the codec"]
+    assert 0.05 < networks[0] < 0.06
+    assert networks[-1] == pytest.approx(0.7)
+    assert 0.7 < codec[0] < 0.71
+    # What only the encoder has is not read.
+    names = load_file(data / "tiny_1b7" / CODEC).keys()
+    read = [name for name in names if not name.startswith(CodecDecoder.IGNORED)]
+    assert codec[-1] == pytest.approx(0.7 + 0.3 * len(read) / len(names))
