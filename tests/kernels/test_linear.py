@@ -111,16 +111,54 @@ def test_half_keeps_bfloat16_weights_once_and_float32_weights_in_two_parts():
     assert HalfLinear(weight)._remainder is not None
 
 
-def test_half_refuses_a_weight_it_cannot_hold():
+@pytest.mark.parametrize("weight", [1e5, -1e5, 65505.0, -65505.0])
+def test_half_refuses_a_weight_it_cannot_hold(weight: float) -> None:
+    weights = torch.ones(8, 8)
+    weights[5, 3] = weight
     with pytest.raises(ValueError, match="float16"):
-        HalfLinear(torch.full((8, 8), 1e5))
+        HalfLinear(weights)
+
+
+# 65488 lies between two float16 that are 32 apart: the largest remainder there is.
+@pytest.mark.parametrize("weight", [65504.0, -65504.0, 65488.0, -65488.0])
+def test_half_keeps_the_largest_weights_exactly(weight: float) -> None:
+    x = torch.eye(8)
+    assert torch.equal(HalfLinear(torch.full((3, 8), weight))(x), torch.full((8, 3), weight))
 
 
 @pytest.mark.parametrize("shape", SHAPES[:2])
-def test_int8_error_is_a_few_percent(shape):
+def test_int8_error_is_five_steps_of_the_inputs(shape):
     weight, x = _weight(shape), _inputs(shape[1])
-    # Measured 0.02 to 0.04 on these large columns (7-bit inputs double it), 0.01 without them.
-    assert 1e-4 < _relative_error(Int8Linear(weight)(x), weight, x) < 0.08
+    # Measured on these large columns, in steps of 1/levels: 4.8 to 5.6; cut off, not rounded: 10.
+    error = _relative_error(Int8Linear(weight)(x), weight, x)
+    assert 4.5 < error * _levels() < 6
+
+
+def _levels() -> int:
+    return 127 if torch.cpu._is_vnni_supported() else 63
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_int8_is_rounding_to_levels_and_a_sum_of_whole_numbers(shape):
+    weight, x = _weight(shape), _inputs(shape[1])
+    scale = weight.double().abs().amax(1) / 127
+    step = x.double().abs().amax(1, keepdim=True) / _levels()
+    sums = (x / step).round() @ (weight / scale[:, None]).round().T
+    # One input at the edge between two levels may fall to the other side: 7e-5.
+    off = Int8Linear(weight)(x) / step / scale - sums
+    assert (off.norm(dim=1) / sums.norm(dim=1)).max() < 2e-4
+
+
+@pytest.mark.parametrize(("has_vnni", "levels"), [(True, 127), (False, 63)])
+def test_int8_inputs_are_rounded_to_the_nearest_of_as_many_levels_as_fit(
+    monkeypatch: pytest.MonkeyPatch, has_vnni: bool, levels: int
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: has_vnni)
+    # One weight a row: sums of one product overflow nowhere and show the rounded inputs.
+    x = torch.linspace(-1, 1, 1000).unsqueeze(0)
+    error = (Int8Linear(torch.eye(1000))(x) - x) * levels
+    assert abs(float(error.mean())) < 0.01
+    assert 0.49 < float(error.abs().max()) < 0.501
 
 
 def test_int8_is_exact_where_weights_and_inputs_are_whole_steps():
