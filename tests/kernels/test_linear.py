@@ -1,16 +1,20 @@
 """The CPU's matmuls: a row's bits depend on that row alone, and the rounding is bounded."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.kernels.linear import (
+    Arithmetic,
     HalfLinear,
     Int8Linear,
     Linear,
     PackedLinear,
     can_pack,
+    choose_arithmetic,
     make_linear,
 )
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
@@ -261,3 +265,63 @@ def test_memory_of_the_weights_counts_packed_ones(data, model):
     plain = Qwen3TTS.load(data / "tiny_1b7", linear="float").weight_bytes
     assert model.weight_bytes == plain
     assert plain * 0.3 < Qwen3TTS.load(data / "tiny_1b7", linear="int8").weight_bytes < plain
+
+
+# Half a step of the smallest float16 is all that a bfloat16 weight can lose.
+@pytest.mark.parametrize(("weight", "parts"), [(2.0**-25, 1), (2.0**-13 + 2.0**-24, 2)])
+def test_half_takes_a_second_part_for_more_than_bfloat16_can_lose(
+    weight: float, parts: int
+) -> None:
+    assert HalfLinear(torch.full((4, 6), weight)).packed_bytes == parts * 2 * 24
+
+
+@pytest.mark.parametrize(("arithmetic", "size"), [("packed", 4), ("half", 4), ("int8", 1)])
+def test_packed_bytes_are_those_of_the_weights(arithmetic: Arithmetic, size: int) -> None:
+    layer = make_linear(_weight((48, 37)), arithmetic=arithmetic)
+    assert layer.packed_bytes == size * 48 * 37
+
+
+@pytest.mark.parametrize("has_fbgemm", [True, False])
+@pytest.mark.parametrize("has_onednn", [True, False])
+def test_packing_needs_both_libraries(
+    monkeypatch: pytest.MonkeyPatch, has_fbgemm: bool, has_onednn: bool
+) -> None:
+    engines = ["none", "fbgemm"] if has_fbgemm else ["none"]
+    monkeypatch.setattr(
+        "qwen_tts_service.kernels.linear.torch.backends.quantized", SimpleNamespace()
+    )
+    monkeypatch.setattr(torch.backends.quantized, "supported_engines", engines, raising=False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: has_onednn)
+    assert can_pack() is (has_fbgemm and has_onednn)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "dtype", "chosen"),
+    [
+        (None, "cpu", torch.float32, "half"),
+        (None, "cpu", torch.bfloat16, "packed"),
+        (None, "cuda", torch.float32, "float"),
+        ("int8", "cpu", torch.float32, "int8"),
+        ("float", "cpu", torch.float32, "float"),
+        ("float", "cuda", torch.float32, "float"),
+    ],
+)
+def test_arithmetic_is_what_is_asked_or_suits_the_device(
+    asked: Arithmetic | None, device: str, dtype: torch.dtype, chosen: Arithmetic
+) -> None:
+    assert choose_arithmetic(asked, torch.device(device), dtype) == chosen
+
+
+def test_packed_layers_are_refused_on_cuda() -> None:
+    with pytest.raises(StartupError, match="'packed' need an x86 CPU"):
+        choose_arithmetic("packed", torch.device("cuda"), torch.float32)
+
+
+@pytest.mark.parametrize("arithmetic", ["float", "packed", "half", "int8"])
+def test_memory_is_given_back_after_packing(
+    monkeypatch: pytest.MonkeyPatch, arithmetic: Arithmetic
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr("qwen_tts_service.kernels.linear._trim", calls.append)
+    make_linear(_weight((48, 37)), arithmetic=arithmetic)
+    assert calls == [0] * (arithmetic != "float")
