@@ -1,5 +1,9 @@
 """Every attention gives the same values, and its choice says why."""
 
+import re
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 
@@ -120,24 +124,33 @@ def test_flash_attention_is_told_where_each_row_lies(cache):
         ("cuda", torch.bfloat16, True, "flash-attn cannot be imported"),
     ],
 )
-def test_the_choice_says_why(monkeypatch: pytest.MonkeyPatch, device, dtype, use_flash, reason):
-    monkeypatch.setitem(__import__("sys").modules, "flash_attn", None)
+def test_the_choice_says_why(monkeypatch, device, dtype, use_flash, reason):
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
     chosen = choose_attention(torch.device(device), dtype, use_flash=use_flash)
     assert chosen.name == "sdpa"
     assert reason in chosen.reason
 
 
 @pytest.mark.parametrize(("capability", "name"), [((7, 5), "sdpa"), ((8, 0), "flash-attn")])
-def test_flash_attention_is_used_where_the_device_can(
-    monkeypatch: pytest.MonkeyPatch, capability, name
-):
-    monkeypatch.setitem(__import__("sys").modules, "flash_attn", FakeLibrary())
+def test_flash_attention_is_used_where_the_device_can(monkeypatch, capability, name):
+    monkeypatch.setitem(sys.modules, "flash_attn", FakeLibrary())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     chosen = choose_attention(torch.device("cuda"), torch.bfloat16, use_flash=True)
     assert chosen.name == name
 
 
-def test_the_model_speaks_the_same_with_either_sdpa(model, monkeypatch: pytest.MonkeyPatch):
+def test_flash_attention_of_another_version_is_no_reason_to_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Version 4 has a module of this name without the function."""
+    monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    chosen = choose_attention(torch.device("cuda"), torch.bfloat16, use_flash=True)
+    assert isinstance(chosen, MaskedAttention)
+    assert re.search(r"flash-attn cannot be imported: .*flash_attn_with_kvcache", chosen.reason)
+
+
+def test_the_model_speaks_the_same_with_either_sdpa(model, monkeypatch):
     """The batched attention for CUDA, run here on the CPU, gives the same greedy codes."""
     from qwen_tts_service.types import SamplingOptions
 

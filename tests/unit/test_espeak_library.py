@@ -271,5 +271,5 @@ def test_no_fork_is_left_behind(library):
 )
 def test_missing_package_is_named_with_the_way_to_install_it(monkeypatch, package, make):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(StartupError, match="run: ./scripts/setup espeak"):
+    with pytest.raises(StartupError, match=r"run: \./scripts/setup espeak"):
         make()
