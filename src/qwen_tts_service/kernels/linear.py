@@ -156,10 +156,18 @@ def _has_vnni() -> bool:
     return bool(torch.cpu._is_vnni_supported())  # noqa: SLF001 - torch has no public question
 
 
-def can_pack() -> bool:
-    """Whether this build of torch has the kernels: x86 with FBGEMM, as its wheels for x86 are."""
+def can_pack(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this build of torch has the kernels: x86 with FBGEMM, as its wheels for x86 are.
+
+    "packed" in bfloat16 also needs a CPU with AVX-512 or AVX-NE-CONVERT.
+    """
     has_fbgemm = "fbgemm" in torch.backends.quantized.supported_engines
-    return has_fbgemm and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    is_able = has_fbgemm and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return is_able and (dtype != torch.bfloat16 or _has_packed_bfloat16())
+
+
+def _has_packed_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
 
 
 def choose_arithmetic(
@@ -170,10 +178,15 @@ def choose_arithmetic(
     Raises StartupError for packed kinds where there are no kernels for them.
     """
     is_able = device.type == "cpu" and can_pack()
+    has_bfloat16 = is_able and can_pack(dtype)
     if asked is None:
-        return ("half" if dtype == torch.float32 else "packed") if is_able else "float"
+        if dtype == torch.float32:
+            return "half" if is_able else "float"
+        return "packed" if has_bfloat16 else "float"
     if asked != "float" and not is_able:
         raise StartupError(f"linear layers in {asked!r} need an x86 CPU")
+    if asked == "packed" and not has_bfloat16:
+        raise StartupError("linear layers in 'packed' need, for bfloat16, a CPU with AVX-512")
     return asked
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from qwen_tts_service.errors import InvalidRequest, StartupError
 from qwen_tts_service.kernels.attention import Attention, Places, choose_attention
 from qwen_tts_service.kernels.device import prepare, with_number
-from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
+from qwen_tts_service.kernels.linear import Arithmetic, can_pack, choose_arithmetic
 from qwen_tts_service.types import SamplingOptions
 
 from .code_predictor import CodePredictor
@@ -68,7 +68,8 @@ class Qwen3TTS:
         codec_dtype: of the codec, which is published in float32
         linear: arithmetic of the matrices of talker and code predictor; None is "float" but on
             the CPU, where it is "half" for float32 (as exact, half the bytes) and "packed" for
-            bfloat16; "int8" is faster there and rounds. The codec is "packed" unless "float".
+            bfloat16, if the CPU can; "int8" is faster there and rounds. The codec is "packed"
+            unless "float".
         fuse: compile talker and code predictor for fewer kernels; for CUDA alone
         """
         device = with_number(torch.device(device))
@@ -77,7 +78,8 @@ class Qwen3TTS:
         if fuse and device.type != "cuda":
             raise StartupError(f"fused kernels (TORCH_COMPILE=1) need CUDA, and this is {device}")
         linear = choose_arithmetic(linear, device, dtype)
-        codec_linear: Arithmetic = "float" if linear == "float" else "packed"
+        packs_codec = linear != "float" and can_pack(codec_dtype)
+        codec_linear: Arithmetic = "packed" if packs_codec else "float"
         attention = choose_attention(device, dtype, use_flash=use_flash_attention)
         on_progress("reading the configuration", 0.0)
         config = load_config(path)
