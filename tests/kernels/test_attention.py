@@ -1,5 +1,8 @@
 """Every attention gives the same values, and its choice says why."""
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 
@@ -14,6 +17,7 @@ from qwen_tts_service.kernels.attention import (
 from qwen_tts_service.model.code_predictor import _FrameCache
 
 S, L, H, K, D = 4, 24, 4, 2, 16
+CUDA = torch.device("cuda")
 
 
 def plain(q, keys, values):
@@ -169,3 +173,34 @@ def test_predictor_attends_to_each_row_as_if_it_were_alone():
     for row in range(rows):
         for whole, alone in zip(together, attend(slice(row, row + 1)), strict=True):
             assert torch.equal(whole[row], alone[0])
+
+
+def test_flash_attention_without_its_function_is_not_used(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    chosen = choose_attention(torch.device("cuda"), torch.bfloat16, use_flash=True)
+    assert type(chosen) is MaskedAttention
+    assert "flash-attn cannot be imported: " in chosen.reason
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_flash_attention_is_used_in_both_of_its_dtypes(monkeypatch, dtype):
+    monkeypatch.setitem(sys.modules, "flash_attn", FakeLibrary())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert type(choose_attention(CUDA, dtype, use_flash=True)) is FlashAttention
+
+
+def test_a_device_too_old_for_flash_attention_is_the_reason(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn", FakeLibrary())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 9))
+    chosen = choose_attention(CUDA, torch.bfloat16, use_flash=True)
+    assert chosen.reason == "flash-attn needs compute capability 8.0 or higher"
+
+
+def test_masked_attention_reads_below_the_bound_only(cache):
+    """What lies behind may be anything, even what would spoil a sum."""
+    for stored in cache:
+        stored[:, 20:] = torch.nan
+    q, k, v = new_rows(2)
+    rows = Places(torch.tensor([2, 0]), torch.tensor([5, 19]), 20)
+    assert MaskedAttention("test").decode(q, k, v, cache, rows).isfinite().all()

@@ -12,7 +12,9 @@ from torch.nn.functional import conv1d, conv_transpose1d, gelu, layer_norm, line
 
 from qwen_tts_service.kernels.linear import can_pack
 from qwen_tts_service.model.codec.decoder import CodecDecoder
+from qwen_tts_service.model.codec.quantizer import Dequantizer
 from qwen_tts_service.model.codec.transformer import window_mask
+from qwen_tts_service.model.codec.vocoder import ConvNeXtBlock, SnakeBeta, Vocoder
 from qwen_tts_service.model.config import load_config
 
 TOLERANCE = 1e-5  # "the same samples" in float32; measured: about 1e-7
@@ -324,3 +326,67 @@ def test_the_window_of_72_frames_is_heard(real):
 
 
 _FIELDS = ("transformer", "codebooks", "upsampling_ratios", "upsample_rates", "window_frames")
+
+
+# Single layers ----------------------------------------------------------------------------
+
+
+def test_a_codebook_row_of_usage_0_is_divided_by_the_least_usage():
+    config = SimpleNamespace(codes=4, codebooks=3, codebook_width=4)
+    sums = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+    tensors = {}
+    for group, books in (("first", 1), ("rest", 2)):
+        name = f"decoder.quantizer.rvq_{group}"
+        projection = torch.zeros(4, 2, 1)
+        projection[:2, :, 0] = torch.eye(2)
+        tensors[f"{name}.output_proj.weight"] = projection
+        for book in range(books):
+            codebook = f"{name}.vq.layers.{book}._codebook"
+            tensors[f"{codebook}.embedding_sum"] = sums * 1e-5
+            usage = torch.tensor([0.0, 1e-6, 2e-5, 1e-5])
+            tensors[f"{codebook}.cluster_usage"] = usage if book == 0 else torch.ones(4)
+    quantizer = Dequantizer(config, TensorWeights(tensors, "float"))
+    rows = quantizer(torch.tensor([[[0, 1, 2, 3], [0, 1, 2, 3], [0, 0, 0, 0]]]))[0, :, :2]
+    expected = 2 * torch.tensor([[1.0, 2.0], [3.0, 4.0], [2.5, 3.0], [7.0, 8.0]])
+    torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sound_louder_than_full_is_clamped(codec, whole, monkeypatch):
+    forward = Vocoder.forward
+    monkeypatch.setattr(Vocoder, "forward", lambda *given: 100 * forward(*given))
+    samples = codec.decode(whole.codes[..., :2], codec.new_state(slots=2))
+    assert samples.max() == 1.0
+    assert samples.min() == -1.0
+
+
+@pytest.mark.parametrize("beta", [0.0, -25.0])
+def test_snake_is_the_formula(beta):
+    tensors = {"s.alpha": torch.tensor([0.3, -0.2]), "s.beta": torch.full((2,), beta)}
+    x = torch.randn(1, 5, 2, generator=torch.Generator().manual_seed(0))
+    got = SnakeBeta(TensorWeights(tensors, "float"), "s", 2)(x.clone(), None)
+    wave = (x * tensors["s.alpha"].exp()).sin() ** 2
+    torch.testing.assert_close(got, x + wave / (tensors["s.beta"].exp() + 1e-9))
+
+
+def test_quiet_frames_are_normed_with_their_epsilon():
+    C, generator = 8, torch.Generator().manual_seed(0)
+    shapes = {
+        "dwconv.conv.weight": (C, 1, 7), "dwconv.conv.bias": (C,), "norm.weight": (C,),
+        "norm.bias": (C,), "pwconv1.weight": (4 * C, C), "pwconv1.bias": (4 * C,),
+        "pwconv2.weight": (C, 4 * C), "pwconv2.bias": (C,), "gamma": (C,),
+    }  # fmt: skip
+    tensors = {f"b.{n}": torch.randn(s, generator=generator) for n, s in shapes.items()}
+    tensors["b.dwconv.conv.bias"] *= 1e-3
+    block = ConvNeXtBlock(TensorWeights(tensors, "float"), "b", C)
+    y = tensors["b.dwconv.conv.bias"]
+    normed = (y - y.mean()) / (y.var(unbiased=False) + 1e-6).sqrt()
+    y = linear(
+        normed * tensors["b.norm.weight"] + tensors["b.norm.bias"],
+        tensors["b.pwconv1.weight"],
+        tensors["b.pwconv1.bias"],
+    )
+    y = linear(gelu(y), tensors["b.pwconv2.weight"], tensors["b.pwconv2.bias"])
+    silent = SimpleNamespace(extend=lambda tail, x: pad(x, (0, 0, 6, 0)))
+    block.depthwise.tail = 0
+    got = block(torch.zeros(1, 1, C), silent)[0, 0]
+    torch.testing.assert_close(got, tensors["b.gamma"] * y, rtol=1e-4, atol=1e-5)

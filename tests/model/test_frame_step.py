@@ -12,6 +12,7 @@ from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.kernels.attention import MaskedAttention, RowwiseAttention
 from qwen_tts_service.kernels.device import zeros
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS, sum_embeddings
+from qwen_tts_service.model.sampling import Sampler
 from qwen_tts_service.types import SamplingOptions
 
 POSITIONS = 120
@@ -283,3 +284,72 @@ def test_a_large_state_takes_memory_only_where_it_is_written():
     state = zeros(1 << 30, dtype=torch.float32, device=torch.device("cpu"))
     assert resident_bytes() - before < 1 << 28
     assert (state[:1000] == 0).all()
+
+
+@pytest.mark.parametrize("read", [0, 8])
+@pytest.mark.parametrize("padding", [1, 5])
+def test_padding_of_a_prompt_that_fills_its_slot_spoils_nothing(model, solo, read, padding):
+    prompt = prompt_of(model, WISHES[0])
+    most = len(prompt.rows)
+    state = model.new_state(slots=2, max_positions=most)
+    model.begin(state, 0, prompt, seed=WISHES[0][5], sampling=WISHES[0][4])
+    slots, rows = torch.tensor([0]), prompt.rows[None, :-1]
+    if read:
+        model.prefill(state, slots, rows[:, :read])
+    rows = torch.nn.functional.pad(rows[:, read:], (0, 0, 0, padding), value=9.0)
+    model.prefill(state, slots, rows, start=torch.tensor(read), bound=most)
+    assert not state.keys[:, 1].any()
+    assert torch.equal(speak(model, state, [0], 1)[0], solo[0][:1])
+
+
+def test_speech_may_be_longer_than_the_text_that_a_slot_holds(model, solo):
+    prompt = prompt_of(model, WISHES[3])
+    count = len(prompt.text_rows)
+    assert 1 < count < 12
+    state = model.new_state(slots=1, max_positions=POSITIONS, max_text_rows=count)
+    join(model, state, 0, WISHES[3])
+    assert torch.equal(speak(model, state, [0], 12)[0], solo[3])
+
+
+@pytest.mark.parametrize(("bound", "told"), [(None, POSITIONS), (48, 48)])
+def test_attention_is_told_the_bound(model, monkeypatch, bound, told):
+    class Recorder(RowwiseAttention):
+        def decode(self, q, k, v, cache, places):
+            bounds.append(places.bound)
+            return super().decode(q, k, v, cache, places)
+
+    bounds = []
+    monkeypatch.setattr(model.talker, "attention", Recorder("test"))
+    alone(model, WISHES[0], 1, bound=bound)
+    assert set(bounds) == {told}
+
+
+@pytest.mark.parametrize("full_sort", [True, False])
+def test_talker_and_predictor_sort_as_they_are_told(model, monkeypatch, full_sort):
+    class Recorder(Sampler):
+        def __init__(self, sampling, draw, *, full_sort=True):
+            sorts.append(full_sort)
+            super().__init__(sampling, draw, full_sort=full_sort)
+
+    sorts = []
+    monkeypatch.setattr("qwen_tts_service.model.qwen3_tts.Sampler", Recorder)
+    alone(model, WISHES[0], 1, full_sort=full_sort)
+    assert sorts == [full_sort, full_sort]
+
+
+def test_new_slots_have_the_sizes_asked_for_and_no_penalty(model):
+    state = model.new_state(slots=3, max_positions=50, max_text_rows=7)
+    width, choices = model.config.width, model.config.codes + 1
+    assert state.keys.shape == state.values.shape == (2, 3, 50, 2, 16)
+    assert state.max_positions == 50
+    assert state.text_rows.shape == (3, 7, width)
+    assert state.logits.shape == state.seen.shape == (3, choices)
+    assert state.repetition_penalty.tolist() == [1.0, 1.0, 1.0]
+    assert state.talker_sampling.top_p.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_seeds_of_64_bits_are_kept(model):
+    state, prompt = model.new_state(slots=1, max_positions=POSITIONS), prompt_of(model, WISHES[0])
+    for seed in (2**63 - 1, -(2**63), 2**53 + 1):
+        model.begin(state, 0, prompt, seed=seed, sampling=GREEDY)
+        assert state.seed.tolist() == [seed]

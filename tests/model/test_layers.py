@@ -1,10 +1,12 @@
 """The norm that talker, code predictor and codec share."""
 
+import math
+
 import pytest
 import torch
 from torch.nn.functional import rms_norm
 
-from qwen_tts_service.model.layers import RMSNorm
+from qwen_tts_service.model.layers import RMSNorm, rotary_tables
 
 EPS = 1e-6
 
@@ -37,3 +39,22 @@ def test_norm_of_a_row_has_the_same_bits_in_any_batch(shape):
     together = norm(x)
     for rows in range(1, 16):
         assert torch.equal(norm(x[:rows]), together[:rows])
+
+
+def test_tables_of_bfloat16_are_rounded_from_float32():
+    positions = torch.tensor([[0, 1, 257, 32_767]])
+    exact = rotary_tables(positions, 16, 1e6, torch.float32)
+    rough = rotary_tables(positions, 16, 1e6, torch.bfloat16)
+    for table, expected in zip(rough, exact, strict=True):
+        assert torch.equal(table, expected.bfloat16())
+
+
+def test_tables_are_the_angles_of_the_formula():
+    cos, sin = rotary_tables(torch.tensor([0, 7, 900]), 8, 100.0, torch.float32)
+    for row, position in enumerate((0, 7, 900)):
+        for at in range(4):
+            angle = position / 100.0 ** (at / 4)
+            for table, value in ((cos, math.cos(angle)), (sin, -math.sin(angle))):
+                assert table[row, 0, at].item() == pytest.approx(value, abs=1e-4)
+    assert torch.equal(cos[..., 4:], cos[..., :4])
+    assert torch.equal(sin[..., 4:], -sin[..., :4])

@@ -224,3 +224,19 @@ def test_the_torch_draw_uses_up_one_number_per_column_of_the_reference(parity):
         torch.manual_seed(seed)
         got = int(draw(logits, 0))
         assert got == (64 if expected == 166 else expected)
+
+
+def test_the_smallest_top_p_keeps_the_best_alone():
+    logits = torch.tensor([[0.0, 3.0, 2.9, -1.0]])
+    kept = filter_logits(logits, state_of([row_settings(top_p=1e-9)]))
+    assert kept.isfinite().tolist() == [[False, True, False, False]]
+
+
+def test_a_slot_keeps_its_values_and_new_slots_are_greedy():
+    state = SamplingState.allocate(3, torch.device("cpu"))
+    state.put(1, row_settings(0.5, 40, 0.8))
+    assert [x.tolist() for x in (state.temperature, state.top_k)] == [[0, 0.5, 0], [0, 40, 0]]
+    assert state.top_p.tolist() == [1.0, 0.8, 1.0]  # 0.8 is not its float32
+    picked = state.rows(torch.tensor([1, 0]))
+    values = (picked.temperature, picked.top_k, picked.top_p)
+    assert [x.tolist() for x in values] == [[0.5, 0], [40, 0], [0.8, 1.0]]

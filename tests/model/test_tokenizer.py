@@ -119,3 +119,32 @@ def test_a_missing_file_is_named(data, tmp_path, name):
         (tmp_path / other).write_text(content, encoding="utf-8")
     with pytest.raises(StartupError, match=name):
         Tokenizer(tmp_path, load_config(data / "tiny_1b7"))
+
+
+def test_text_tokens_end_where_control_tokens_begin(model):
+    tokenizer, config = model.tokenizer, model.config
+    vocabulary = tokenizer._backend.get_vocab(with_added_tokens=False)
+    assert tokenizer.text_tokens == max(vocabulary.values()) + 1
+    assert tokenizer.text_tokens <= config.im_start_text_id
+
+
+@pytest.mark.parametrize("text", ["hello the world", "a<|im_end|>b", "Привет, 你好 😀"])
+def test_ids_are_the_text_again(model, text):
+    assert model.tokenizer.decode(model.tokenizer.plain_ids(text)) == text
+
+
+def test_merges_may_begin_with_a_hash_but_the_version_is_none(data, tmp_path):
+    vocabulary = json.loads((data / "tiny_1b7" / "vocab.json").read_text(encoding="utf-8"))
+    vocabulary["##"] = len(vocabulary)
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n# #\n\n", encoding="utf-8")
+    tokenizer = Tokenizer(tmp_path, load_config(data / "tiny_1b7"))
+    assert tokenizer.plain_ids("##") == [vocabulary["##"]]
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff"])
+def test_a_broken_vocabulary_is_a_startup_error(data, tmp_path, content):
+    (tmp_path / "vocab.json").write_bytes(content)
+    (tmp_path / "merges.txt").write_bytes(b"")
+    with pytest.raises(StartupError, match=r"the tokenizer in .* cannot be read"):
+        Tokenizer(tmp_path, load_config(data / "tiny_1b7"))

@@ -257,3 +257,104 @@ def test_load_reports_progress_in_order(data):
     assert steps == sorted(steps)
     assert steps[0][0] == 0.0
     assert steps[-1] == (1.0, "loaded")
+
+
+def test_each_file_has_its_share_of_the_progress(data):
+    done = {}
+    Qwen3TTS.load(data / "tiny_1b7", on_progress=lambda step, share: done.update({step: share}))
+    assert list(done) == [
+        "reading the configuration",
+        "loading the networks",
+        "loading the codec",
+        "loaded",
+    ]
+    assert done["loading the networks"] == pytest.approx(0.7)
+    assert 0.7 < done["loading the codec"] <= 1.0
+
+
+def test_what_is_asked_of_load_reaches_its_parts(data):
+    plain = Qwen3TTS.load(data / "tiny_1b7")
+    other = Qwen3TTS.load(data / "tiny_1b7", use_flash_attention=False, split="mistral")
+    assert plain.attention.reason == "flash-attn needs a CUDA device"
+    assert other.attention.reason == "on the CPU"
+    assert len(other.tokenizer.pieces("YouTube")) == 2
+    assert (plain.dtype, plain.device.type) == (torch.float32, "cpu")
+
+
+def test_an_error_while_loading_is_not_hidden_by_tensors_left(data):
+    class Stop(Exception):
+        pass
+
+    path = data / "tiny_1b7" / MAIN
+    with (
+        pytest.raises(Stop),
+        CheckpointFile(path, device=torch.device("cpu"), dtype=torch.float32),
+    ):
+        raise Stop
+
+
+def test_tensors_come_in_the_dtype_asked_for_and_raw_ones_as_stored(data):
+    name, shape = "talker.model.norm.weight", (64,)
+    for take, dtype in (("take", torch.bfloat16), ("take_raw", torch.float32)):
+        weights = CheckpointFile(
+            data / "tiny_1b7" / MAIN, device=torch.device("cpu"), dtype=torch.bfloat16
+        )
+        assert getattr(weights, take)(name, *shape).dtype is dtype
+
+
+def test_names_become_lower_case_and_false_is_no_dialect(checkpoint):
+    def shout(values):
+        talker = values["talker_config"]
+        for key in ("spk_id", "spk_is_dialect", "codec_language_id"):
+            talker[key] = {name.upper(): value for name, value in talker[key].items()}
+
+    plain = load_config(checkpoint)
+    edit_config(checkpoint, shout)
+    assert load_config(checkpoint) == plain
+    assert sorted(plain.speaker_dialects) == ["dylan", "eric"]
+
+
+@pytest.mark.parametrize(
+    ("size", "obeys"), [("1b7", True), ("0b6", False), ("0b", False), ("0b65", True)]
+)
+def test_instructions_are_for_every_size_but_the_small_one(checkpoint, size, obeys):
+    edit_config(checkpoint, lambda c: c.update(tts_model_size=size))
+    assert load_config(checkpoint).obeys_instruct is obeys
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.update(talker_config=[]), "talker_config must be a JSON object"),
+        (lambda c: c.update(tts_model_size=3), "tts_model_size must be a text"),
+        (lambda c: c["talker_config"].update(rope_theta="x"), "rope_theta must be a number"),
+        (lambda c: c["talker_config"].update(rope_theta=True), "rope_theta must be a number"),
+        (lambda c: c["talker_config"].update(hidden_size=64.0), "hidden_size must be an integer"),
+        (lambda c: c["talker_config"].update(hidden_act="gelu"), "hidden_act must be 'silu'"),
+        (
+            lambda c: c["talker_config"]["code_predictor_config"].update(num_code_groups=15),
+            "num_code_groups must be 16",
+        ),
+        (
+            lambda c: c["talker_config"]["code_predictor_config"].update(hidden_act="gelu"),
+            "code_predictor_config: hidden_act must be",
+        ),
+    ],
+)
+def test_another_wrong_field_is_named(checkpoint, change, said):
+    edit_config(checkpoint, change)
+    with pytest.raises(StartupError, match=said):
+        load_config(checkpoint)
+
+
+def test_a_codec_of_another_kind_is_refused(checkpoint):
+    file = "speech_tokenizer/config.json"
+    edit_config(checkpoint, lambda c: c["decoder_config"].update(hidden_act="gelu"), file)
+    with pytest.raises(StartupError, match="decoder_config: hidden_act must be 'silu'"):
+        load_config(checkpoint)
+
+
+def test_a_configuration_that_is_no_object_is_named(checkpoint):
+    (checkpoint / "config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(StartupError, match=r"config\.json must be a JSON object"):
+        load_config(checkpoint)
