@@ -299,6 +299,9 @@ def test_padding_of_a_prompt_that_fills_its_slot_spoils_nothing(model, solo, rea
     rows = torch.nn.functional.pad(rows[:, read:], (0, 0, 0, padding), value=9.0)
     model.prefill(state, slots, rows, start=torch.tensor(read), bound=most)
     assert not state.keys[:, 1].any()
+    roomy = model.new_state(slots=1, max_positions=POSITIONS)
+    join(model, roomy, 0, WISHES[0])
+    torch.testing.assert_close(cached(state, 0, most - 1), cached(roomy, 0, most - 1))
     assert torch.equal(speak(model, state, [0], 1)[0], solo[0][:1])
 
 
