@@ -181,3 +181,75 @@ def test_tokens_outside_the_vocabulary_are_refused(model, token):
 
 def test_no_text_is_a_prompt_of_its_own_in_the_full_layout(model):
     assert len(build(model, text="").rows) == 3 + 5 + 1 + 0 + 2
+
+
+def test_a_text_that_goes_on_has_no_end_yet(model):
+    closed = build(model, layout="streaming_text")
+    open_ = build(model, layout="streaming_text", is_open=True)
+    assert torch.equal(closed.rows, open_.rows)
+    assert len(open_.text_rows) == len(closed.text_rows) - 1 == N - 1
+    assert torch.equal(open_.text_rows, closed.text_rows[:-1])
+
+
+def test_a_whole_text_has_its_end_though_it_be_called_open(model):
+    assert torch.equal(build(model, is_open=True).rows, build(model).rows)
+
+
+def test_the_prefix_is_what_does_not_depend_on_the_text(model):
+    ids = model.tokenizer.encode_instruct("sad")
+    prompts = [
+        build(model, text=text, layout=layout, instruct_ids=ids)
+        for text in ("one", "another text")
+        for layout in ("full_text", "streaming_text")
+    ]
+    assert {prompt.prefix_rows for prompt in prompts} == {len(ids) + 3 + 5 + 1}
+    assert len({prompt.prefix for prompt in prompts}) == 1
+    shared = [prompt.rows[: prompt.prefix_rows] for prompt in prompts]
+    assert all(torch.equal(rows, shared[0]) for rows in shared)
+
+
+@pytest.mark.parametrize("other", [{"speaker": "eric"}, {"language": "auto"}, {"instruct": "sad"}])
+def test_another_prefix_has_another_key(model, other):
+    ids = model.tokenizer.encode_instruct(other.pop("instruct", ""))
+    assert build(model, instruct_ids=ids, **other).prefix != build(model).prefix
+
+
+def test_an_instruction_that_is_dropped_is_not_in_the_key(small_model):
+    ids = small_model.tokenizer.encode_instruct("sad")
+    assert build(small_model, instruct_ids=ids).prefix == build(small_model).prefix
+
+
+def test_another_role_has_rows_of_its_own(model):
+    ids = model.tokenizer.encode("x")
+    user = [ids[0], ids[1] - 1, *ids[2:]]
+    first, second = (model.prompts.build(x, speaker="vivian") for x in (ids, user))
+    assert not torch.equal(first.rows[1], second.rows[1])
+
+
+def test_rows_asked_for_one_by_one_are_made_one_by_one(model):
+    prompts, sizes = model.prompts, []
+    hook = prompts.fc1.register_forward_hook(lambda layer, rows, out: sizes.append(len(rows[0])))
+    try:
+        together, apart = (
+            prompts.text_rows([5, 6, 7]),
+            prompts.text_rows([5, 6, 7], one_by_one=True),
+        )
+        none = prompts.text_rows([], one_by_one=True)
+    finally:
+        hook.remove()
+    assert sizes == [3, 1, 1, 1, 0]
+    torch.testing.assert_close(apart, together)
+    assert none.shape == (0, model.config.width)
+
+
+def test_the_first_and_the_last_token_may_be_spoken(model):
+    assert len(model.prompts.text_rows([0, 511])) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "known"),
+    [({"speaker": "nobody"}, "known: .*vivian"), ({"language": "x"}, "known: auto, .*english")],
+)
+def test_a_refusal_names_what_is_known(model, wrong, known):
+    with pytest.raises(InvalidRequest, match=known):
+        build(model, **wrong)
