@@ -39,7 +39,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def find(name: str, path: Path, *, hub: Any, on_progress: Any) -> Path:
         made["find"] = (name, path, hub.is_offline)
-        on_progress(SimpleNamespace(step="download", fraction=0.25))
+        on_progress("download", 0.25)
         return Path("/found")
 
     def load(directory: Path, **options: Any) -> Any:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.engine.harness import OPTIONS, make_job, read, running, until
+from tests.engine.harness import OPTIONS, make_job, read, running, until, whole
 from tests.engine.test_steps import Script
 
 from qwen_tts_service.engine import engine as module
@@ -62,7 +62,7 @@ async def test_the_statistics_are_those_of_every_step(model):
     seen = []
     options = replace(OPTIONS, slots=2)
     engine = Engine(model, options, on_step=seen.append, runner=Script())
-    engine.run_whole(make_job(model, 0, max_frames=5))
+    await whole(engine, make_job(model, 0, max_frames=5))
     await until(lambda: len(seen) >= 5)
     assert engine.statistics.frames == 5
     engine.close()

@@ -21,15 +21,15 @@ def jobs(model):
 
 
 @pytest.fixture(scope="module")
-async def alone(model, jobs):
+def alone(model, jobs):
     """Every job's samples and end, spoken by itself."""
+
+    async def speak(job):
+        channel = engine.submit(job)
+        return await read(channel), channel.finish_reason
+
     with running(model) as engine:
-
-        async def speak(job):
-            channel = engine.submit(job)
-            return await read(channel), channel.finish_reason
-
-        return [await speak(job) for job in jobs]
+        return [asyncio.run(speak(job)) for job in jobs]
 
 
 def assert_same(got, expected):

@@ -255,7 +255,7 @@ def test_float32_on_the_cpu_is_half_unless_something_else_is_asked(model, data):
 
 def test_packed_layers_are_refused_where_there_are_no_kernels(data, monkeypatch):
     monkeypatch.setattr("qwen_tts_service.kernels.linear.can_pack", lambda: False)
-    with pytest.raises(StartupError, match="'half' need an x86 CPU"):
+    with pytest.raises(StartupError, match="half weights need an x86 CPU"):
         Qwen3TTS.load(data / "tiny_1b7", linear="half")
     assert Qwen3TTS.load(data / "tiny_1b7").linear == "float"
 
@@ -313,7 +313,7 @@ def test_arithmetic_is_what_is_asked_or_suits_the_device(
 
 
 def test_packed_layers_are_refused_on_cuda() -> None:
-    with pytest.raises(StartupError, match="'packed' need an x86 CPU"):
+    with pytest.raises(StartupError, match="packed weights need an x86 CPU"):
         choose_arithmetic("packed", torch.device("cuda"), torch.float32)
 
 

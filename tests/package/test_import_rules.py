@@ -203,7 +203,7 @@ MAX_LINES = {
     "engine": 1060,
     "espeak": 530,
     "hub": 310,
-    "kernels": 280,
+    "kernels": 290,
     "model": 1260,
     "qwen": 220,
     "speech": 490,

@@ -237,7 +237,7 @@ async def test_a_body_in_parts_is_read_whole_up_to_the_limit(content_type: str) 
 
 async def test_one_byte_more_than_the_limit_is_too_large_before_the_rest_is_read() -> None:
     http = reading(part(b"abc", True), part(b"def", True))
-    with pytest.raises(BodyTooLarge, match="more than 5 bytes"):
+    with pytest.raises(BodyTooLarge, match="larger than 5 bytes"):
         await tickets.read_body(http, 5)
 
 

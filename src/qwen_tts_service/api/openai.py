@@ -24,6 +24,7 @@ from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_
 from .errors import body_of, response_of
 from .responses import StreamedSpeech, speak_stream, stream_response
 from .runtime import Runtime
+from .schema_extra import SCHEMA_EXTRA
 from .tickets import RUNTIME_KEY, read_ticket
 
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
@@ -35,17 +36,7 @@ ANY_VOICE = "auto"
 class CreateSpeechBody(SpeechBody):
     """OpenAI's request, and our own fields with it; fields unknown to both are ignored."""
 
-    model_config = ConfigDict(
-        extra="ignore",
-        json_schema_extra={
-            "example": {
-                "model": "gpt-4o-mini-tts",
-                "input": "Привет, мир!",
-                "voice": "alloy",
-                "response_format": "mp3",
-            }
-        },
-    )
+    model_config = ConfigDict(extra="ignore", json_schema_extra=SCHEMA_EXTRA["CreateSpeechBody"])
 
     model: str | None = Field(
         None, description="The loaded model's name, or any of OpenAI's: " + ", ".join(MODEL_ALIASES)
@@ -58,13 +49,7 @@ class CreateSpeechBody(SpeechBody):
         max_length=64,
         description="A speaker or one of OpenAI's voices, as a name or as {id: name}; "
         f"{ANY_VOICE} lets voice_attributes and the language choose.",
-        json_schema_extra={
-            "anyOf": [
-                {"type": "string"},
-                {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
-                {"type": "null"},
-            ]
-        },
+        json_schema_extra=SCHEMA_EXTRA["CreateSpeechBody.voice"],
     )
     instruct: str | None = Field(
         None,

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from qwen_tts_service.fields import MAX_FRAMES, SpeechBody
 
 from .responses import PendingFile, stream_response
+from .schema_extra import SCHEMA_EXTRA
 from .tickets import Ticket, read_ticket
 
 # BentoML holds a batch back for as long as those before it waited on average, and on a busy
@@ -35,28 +36,13 @@ _TICKET: ContextVar[Ticket] = ContextVar("ticket")
 class TTSBody(SpeechBody):
     """A text and how to say it; answered with one audio file."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "text": "Привет, мир!",
-                "format": "wav",
-                "voice_attributes": {"gender": "male", "age": 30, "emotion": "neutral"},
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra=SCHEMA_EXTRA["TTSBody"])
 
 
 class StreamTTSBody(SpeechBody):
     """A text or its tokens and how to say it; answered with audio while it is being made."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "text": "Привет, мир!",
-                "voice_attributes": {"gender": "female", "age": 25, "emotion": "happy"},
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra=SCHEMA_EXTRA["StreamTTSBody"])
 
     max_length: int = Field(
         1000, ge=1, le=MAX_FRAMES, description="Most frames of 80 ms of the whole answer."

@@ -72,12 +72,14 @@ class Connection:
 
     async def send(self, kind: str, **facts: object) -> None:
         """Send one JSON event."""
-        await self._send({"text": json.dumps({"type": kind, **facts}, ensure_ascii=False)})
+        text = json.dumps({"type": kind, **facts}, ensure_ascii=False)
+        await self._send({"type": "websocket.send", "text": text})
 
     async def send_audio(self, data: bytes) -> None:
         """Send audio, waiting for a client that reads slowly."""
         for start in range(0, len(data), MAX_FRAME_BYTES):
-            await self._send({"bytes": data[start : start + MAX_FRAME_BYTES]})
+            part = data[start : start + MAX_FRAME_BYTES]
+            await self._send({"type": "websocket.send", "bytes": part})
 
     async def send_error(self, error: TTSError, **facts: object) -> None:
         """Send the one error body; vLLM-Omni's clients look for its message outside as well."""
@@ -86,16 +88,13 @@ class Connection:
 
     async def _send(self, message: dict[str, Any]) -> None:
         try:
-            await self._socket.send({"type": "websocket.send", **message})
+            await self._socket.send(message)
         except (WebSocketDisconnect, RuntimeError, OSError):
             raise ClientLeft("the client closed the connection") from None
 
     async def close(self, code: int = 1000) -> None:
         """Close with a WebSocket status code."""
-        try:
-            await self._socket.close(code)
-        except (WebSocketDisconnect, RuntimeError, OSError):
-            raise ClientLeft("the client closed the connection") from None
+        await self._send({"type": "websocket.close", "code": code, "reason": ""})
 
     async def receive(self) -> ClientEvent:
         """Wait for the next event, which counts as waiting until it is `handled`.

@@ -7,6 +7,7 @@ reads the connection, another handles events, and each utterance is spoken by a 
 import asyncio
 import hmac
 from dataclasses import replace
+from itertools import count
 
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
@@ -64,7 +65,7 @@ class Session:
         self._inbox: asyncio.Queue[ClientEvent] = asyncio.Queue()
         self._plan: SessionPlan | None = None
         self._utterance: WebSocketUtterance | None = None
-        self._utterances = 0
+        self._indices = count()
         self._handlers = {
             "session.config": self._configure,
             "input.text": self._take_text,
@@ -208,7 +209,7 @@ class Session:
         if self._utterance is None and text.strip():
             assert self._plan is not None
             self._utterance = WebSocketUtterance(
-                self._connection, self._runtime, self._plan, self._new_index(), self._id
+                self._connection, self._runtime, self._plan, next(self._indices), self._id
             )
         if self._utterance is not None:
             await self._utterance.feed(text)
@@ -217,14 +218,10 @@ class Session:
         """`_cancel` has done it; handled in order as well, so that the time limit starts anew."""
         self._check_key(None)
 
-    def _new_index(self) -> int:
-        self._utterances += 1
-        return self._utterances - 1
-
     async def _end_text(self, _event: ClientEvent) -> None:
         utterance = self._utterance
         if utterance is None:
-            await self._send_done(self._new_index())
+            await self._send_done(next(self._indices))
             return
         await utterance.finish()
         await utterance.ended()
