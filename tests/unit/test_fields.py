@@ -74,6 +74,13 @@ def test_the_defaults_of_a_request_are_those_of_its_fields() -> None:
     assert (body.normalize, body.seed) == ("light", None)
 
 
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_runaway_may_be_spoken_again_only_if_no_seed_was_given(seed: int) -> None:
+    settings = load_settings({})
+    assert SpeechBody(text="a").to_request("r", settings).is_seed_drawn
+    assert not SpeechBody(text="a", seed=seed).to_request("r", settings).is_seed_drawn
+
+
 def test_a_seed_that_is_absent_is_drawn_from_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr("qwen_tts_service.fields.secrets.randbelow", lambda n: asked.append(n) or 5)
