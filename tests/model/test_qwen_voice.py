@@ -70,7 +70,7 @@ def make_voice(config: Any = CONFIG, **limits: Any) -> Any:
 
 
 def like_config(**changes: Any) -> Any:
-    names = ("codec", "speakers", "languages", "obeys_instruct")
+    names = ("codec", "speakers", "languages", "follows_instruct")
     return SimpleNamespace(**{name: getattr(CONFIG, name) for name in names} | changes)
 
 
@@ -115,7 +115,7 @@ def test_wishes_become_a_voice_and_an_instruction() -> None:
 
 
 def test_a_model_that_follows_no_instructions_gets_none() -> None:
-    voice = make_voice(like_config(obeys_instruct=False))
+    voice = make_voice(like_config(follows_instruct=False))
     assert voice.prepare(ask(instruct="Slowly.")).job.instruct_ids == ()
 
 

@@ -506,7 +506,7 @@ def test_code_groups_of_talker_and_predictor_must_agree(checkpoint):
 )
 def test_only_the_size_0b6_drops_instructions_as_officially_tested(checkpoint, size, obeys):
     edit_config(checkpoint, lambda c: c.update(tts_model_size=size))
-    assert load_config(checkpoint).obeys_instruct is obeys
+    assert load_config(checkpoint).follows_instruct is obeys
 
 
 def test_names_become_lower_case_and_false_is_no_dialect(checkpoint):
@@ -544,8 +544,8 @@ def test_the_configuration_lists_speakers_and_languages(model, small_model):
     assert len(config.languages) == 10
     assert "beijing_dialect" not in config.languages
     assert config.codec.samples_per_frame == 1920
-    assert config.obeys_instruct
-    assert not small_model.config.obeys_instruct
+    assert config.follows_instruct
+    assert not small_model.config.follows_instruct
 
 
 def test_load_reports_progress_in_order(data):

@@ -35,8 +35,8 @@ EUROPEAN = ["english", "german", "french", "russian", "portuguese", "spanish", "
 GENDERS = (None, "male", "female", "neutral")
 AGES = (None, 1, 12, 13, 19, 20, 35, 36, 54, 55, 120)
 ALL = tuple(SPEAKERS)
-LARGE = VoiceCapabilities(speakers=ALL, obeys_instruct=True)
-SMALL = VoiceCapabilities(speakers=ALL, obeys_instruct=False)
+LARGE = VoiceCapabilities(speakers=ALL, follows_instruct=True)
+SMALL = VoiceCapabilities(speakers=ALL, follows_instruct=False)
 
 
 def choose(language="russian", speaker=None, instruct=None, able=LARGE, **attributes):
@@ -140,7 +140,7 @@ def test_gender_without_an_age_is_answered_by_the_adult(languages, gender, speak
 def test_checkpoint_without_the_speaker_of_the_table_answers_with_the_nearest(
     speakers, language, attributes, speaker
 ):
-    able = VoiceCapabilities(speakers=tuple(speakers.split()), obeys_instruct=True)
+    able = VoiceCapabilities(speakers=tuple(speakers.split()), follows_instruct=True)
     assert choose(language, able=able, **attributes).speaker == speaker
 
 
@@ -182,7 +182,7 @@ def test_dialect_speakers_are_never_chosen_for_chinese_unasked():
 
 
 def test_dialect_speakers_are_avoided_even_where_the_table_has_no_other_answer():
-    able = VoiceCapabilities(speakers=("dylan", "eric", "sohee"), obeys_instruct=True)
+    able = VoiceCapabilities(speakers=("dylan", "eric", "sohee"), follows_instruct=True)
     choice = choose("chinese", gender="male", able=able)
     assert choice.speaker == "sohee"
     assert "gender" in choice.not_applied
@@ -242,13 +242,13 @@ def test_each_openai_name_has_its_speaker():
 
 
 def test_speaker_of_the_checkpoint_wins_over_a_voice_of_openai_with_its_name():
-    able = VoiceCapabilities(speakers=("serena", "Alloy"), obeys_instruct=True)
+    able = VoiceCapabilities(speakers=("serena", "Alloy"), follows_instruct=True)
     assert resolve_speaker("alloy", able) == "Alloy"
 
 
 @pytest.mark.parametrize("name", ["uncle_fu", "UNCLE-FU", "uncle  fu", " Uncle_Fu "])
 def test_speaker_is_given_as_the_checkpoint_spells_it(name):
-    able = VoiceCapabilities(speakers=("Uncle-Fu",), obeys_instruct=True)
+    able = VoiceCapabilities(speakers=("Uncle-Fu",), follows_instruct=True)
     assert resolve_speaker(name, able) == "Uncle-Fu"
     assert resolve_speaker("onyx", able) == "Uncle-Fu"
 
@@ -281,7 +281,7 @@ def test_unknown_speaker_is_refused_with_the_known_ones_and_without_the_name(nam
 
 
 def test_speaker_that_only_the_checkpoint_knows_is_accepted():
-    able = VoiceCapabilities(speakers=("Маша",), obeys_instruct=True)
+    able = VoiceCapabilities(speakers=("Маша",), follows_instruct=True)
     choice = choose(speaker="маша", gender="female", age=20, able=able)
     assert choice.speaker == "Маша"
     assert choice.not_applied == {
@@ -291,14 +291,14 @@ def test_speaker_that_only_the_checkpoint_knows_is_accepted():
 
 
 def test_gender_that_no_speaker_of_the_checkpoint_has_is_said_to_be_missing():
-    able = VoiceCapabilities(speakers=("ryan",), obeys_instruct=True)
+    able = VoiceCapabilities(speakers=("ryan",), follows_instruct=True)
     assert choose(gender="female", able=able).not_applied == {
         "gender": "this model has no fitting female speaker"
     }
 
 
 def test_known_speaker_that_the_checkpoint_lacks_is_refused():
-    able = VoiceCapabilities(speakers=("ryan",), obeys_instruct=True)
+    able = VoiceCapabilities(speakers=("ryan",), follows_instruct=True)
     with pytest.raises(InvalidRequest):
         choose(speaker="vivian", able=able)
     with pytest.raises(InvalidRequest):
@@ -594,7 +594,7 @@ def test_age_counts_as_applied_where_the_speaker_sounds_it():
 
 def test_checkpoint_without_speakers_is_refused():
     with pytest.raises(ValueError, match="without speakers"):
-        VoiceCapabilities(speakers=(), obeys_instruct=True)
+        VoiceCapabilities(speakers=(), follows_instruct=True)
 
 
 CATALOGUE = {
@@ -650,10 +650,10 @@ def test_mapping_is_total_deterministic_and_silent_about_nothing(
     asked |= {"instruct"} if instruct and instruct.strip() else set()
     assert set(choice.applied) | set(choice.not_applied) == asked
     assert all(reason.isascii() and reason.isprintable() for reason in choice.not_applied.values())
-    assert able.obeys_instruct or choice.instruct is None
+    assert able.follows_instruct or choice.instruct is None
 
 
 @given(st.sets(st.sampled_from(ALL), min_size=1), st.sampled_from(LANGUAGES), st.integers(1, 120))
 def test_any_set_of_speakers_gives_a_decision(speakers, language, age):
-    able = VoiceCapabilities(speakers=tuple(sorted(speakers)), obeys_instruct=True)
+    able = VoiceCapabilities(speakers=tuple(sorted(speakers)), follows_instruct=True)
     assert choose(language, gender="female", age=age, able=able).speaker in speakers

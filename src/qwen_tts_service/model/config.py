@@ -117,7 +117,7 @@ class ModelConfig:
         return tuple(name for name in self.language_ids if "dialect" not in name)
 
     @property
-    def obeys_instruct(self) -> bool:
+    def follows_instruct(self) -> bool:
         """Whether instructions reach the model; the 0.6B checkpoint was not trained on them."""
         return self.size not in "0b6"  # the official test is this very substring test
 

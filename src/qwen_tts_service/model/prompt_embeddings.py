@@ -91,12 +91,12 @@ class PromptEmbedder(nn.Module):
         """Lay out a prompt; raises InvalidRequest that names the field.
 
         ids: a whole utterance, three ids before the text and five after it; instruct_ids: a
-        whole instruction, dropped when the checkpoint does not obey instructions; is_open: the
+        whole instruction, dropped when the checkpoint does not follow instructions; is_open: the
         text goes on, so "streaming_text" does not end it
         """
         config = self.config
         text_ids = ids[ROLE_TOKENS:-SUFFIX_TOKENS]
-        instruct_ids = instruct_ids if config.obeys_instruct else ()
+        instruct_ids = instruct_ids if config.follows_instruct else ()
         tags = self._tags(speaker, language)
         constant = self._constant_rows(ids[:ROLE_TOKENS], tags)
         start = torch.cat((self.text_rows(instruct_ids), constant))

@@ -114,7 +114,7 @@ class Qwen3TTS:
         The text embedding is not in it: it stays in the mapped file, on the host.
         """
         parts = (self.talker, self.code_predictor, self.prompts, self.codec)
-        # By place: talker and prompts share a table.
+        # By address: talker and prompts share a table.
         plain = {t.data_ptr(): t.nbytes for part in parts for t in part.parameters()}
         packed = [getattr(layer, "packed_bytes", 0) for part in parts for layer in part.modules()]
         return sum(plain.values()) + sum(packed)

@@ -97,8 +97,8 @@ class Sampler:
 
     def _worst(self, best: Tensor) -> Tensor:
         """Return the k-th best of each row [B, 1]: what equals it stays; -inf without top-k."""
-        place = self._kth.clamp(max=best.shape[1] - 1)
-        return best.gather(1, place).masked_fill(self._is_top_k_off, _OUT)
+        kth = self._kth.clamp(max=best.shape[1] - 1)
+        return best.gather(1, kth).masked_fill(self._is_top_k_off, _OUT)
 
 
 _WORD = 0xFFFFFFFF

@@ -3,7 +3,7 @@
 Layers ask for tensors by their official names and shapes while they are built; `close` then
 complains about every tensor that was missing, had another shape, or was never asked for. The
 file is mapped: a tensor already in the wanted dtype on the CPU is used where it lies, any other
-is copied once, straight to its place.
+is copied once, straight to where it stays.
 """
 
 from collections.abc import Callable, Iterable, Sequence

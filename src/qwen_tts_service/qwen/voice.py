@@ -52,7 +52,7 @@ class QwenVoice:
         self._engine = engine
         self._options = options
         self._capabilities = VoiceCapabilities(
-            speakers=model.config.speakers, obeys_instruct=model.config.obeys_instruct
+            speakers=model.config.speakers, follows_instruct=model.config.follows_instruct
         )
 
     def prepare(self, request: SpeechRequest) -> QwenUtterance:

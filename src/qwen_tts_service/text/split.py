@@ -48,7 +48,7 @@ class SentenceSplitter:
         self._max_chars = max_chars
         self._min_chars = min_chars
         self._text = ""  # what has not been given out
-        self._judged_to = 0  # every sentence end before this place has been judged
+        self._judged_to = 0  # every sentence end before this index has been judged
         self._last_end = 0  # the last sentence end that came before min_chars
 
     def feed(self, piece: str) -> list[str]:

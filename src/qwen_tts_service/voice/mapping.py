@@ -25,11 +25,11 @@ class VoiceCapabilities:
     """The speakers of a checkpoint, and whether it follows instructions.
 
     speakers: its speaker ids, at least one; the order breaks ties
-    obeys_instruct: False for the 0.6B checkpoints, which drop every instruction
+    follows_instruct: False for the 0.6B checkpoints, which drop every instruction
     """
 
     speakers: tuple[str, ...]
-    obeys_instruct: bool
+    follows_instruct: bool
 
     def __post_init__(self) -> None:
         if not self.speakers:
@@ -100,7 +100,7 @@ def choose_voice(
         chosen = _pick_speaker(attributes, language, capabilities)
     else:
         chosen = resolve_speaker(given_speaker, capabilities)
-    if not capabilities.obeys_instruct:
+    if not capabilities.follows_instruct:
         spoken, obstacle = None, _NO_INSTRUCT
     elif given_instruct is not None:
         spoken, obstacle = given_instruct, _INSTRUCT_GIVEN
@@ -121,7 +121,7 @@ def choose_voice(
         is_unsaid = phrases.emotion or obstacle is _INSTRUCT_GIVEN
         outcomes["emotion"] = obstacle if is_unsaid else None
     if given_instruct is not None:
-        outcomes["instruct"] = None if capabilities.obeys_instruct else _NO_INSTRUCT
+        outcomes["instruct"] = None if capabilities.follows_instruct else _NO_INSTRUCT
     return choice_with(outcomes, speaker=chosen, language=language, instruct=spoken)
 
 
