@@ -265,6 +265,13 @@ def test_the_time_of_a_step_is_passed_on_to_each_chunk():
     assert plan_decode([late], OPTIONS, now_s=100.0, step_s=1.0) == {}
 
 
+@pytest.mark.parametrize(("there", "frames"), [(1, 0), (2, 2), (3, 2)])
+def test_a_reader_who_runs_dry_gets_no_less_than_the_smallest_chunk(there, frames):
+    late = speaking(frames=there, chunks=2, first_sent_s=0.0)
+    options = replace(OPTIONS, chunk_frames=(2, 2, 4))
+    assert chunk_frames(late, options, now_s=100.0, step_s=0.01) == frames
+
+
 @pytest.mark.parametrize(
     ("silence_s", "frames"), [(10.0, 125), (0.8, 10), (0.1, 1), (0.08, 1), (0.16, 2), (0.0, 1)]
 )

@@ -170,4 +170,4 @@ def chunk_frames(
     lead_s = sequence.decoded * FRAME_S - (now_s - sequence.first_sent_s)
     if lead_s > options.margin_s + 2 * step_s:
         return 0
-    return max(size for size in ramp if size <= there)
+    return max((size for size in ramp if size <= there), default=0)
