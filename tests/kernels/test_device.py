@@ -5,14 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from qwen_tts_service.kernels.device import (
-    choose_device,
-    dtype_named,
-    prepare,
-    upload,
-    with_number,
-    zeros,
-)
+from qwen_tts_service.kernels.device import choose_device, prepare, upload
 
 
 @pytest.fixture
@@ -44,16 +37,6 @@ def test_a_gpu_asked_for_where_there_is_none_is_the_first(monkeypatch: pytest.Mo
     assert str(choose_device("cuda", 3)) == "cuda:0"
 
 
-@pytest.mark.parametrize(
-    ("device", "numbered"), [("cuda", "cuda:1"), ("cuda:0", "cuda:0"), ("cpu", "cpu")]
-)
-def test_a_device_without_a_number_is_the_current_one(
-    monkeypatch: pytest.MonkeyPatch, device: str, numbered: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    assert str(with_number(torch.device(device))) == numbered
-
-
 @pytest.mark.parametrize(("device", "is_set"), [("cuda", True), ("cpu", False)])
 def test_cuda_is_exact_and_deterministic_and_without_cudnn_attention(
     monkeypatch: pytest.MonkeyPatch, device: str, is_set: bool
@@ -68,19 +51,6 @@ def test_cuda_is_exact_and_deterministic_and_without_cudnn_attention(
     assert matmul.allow_tf32 is not is_set
     assert cudnn.deterministic is is_set
     assert asked == ([False] if is_set else [])
-
-
-def test_a_number_format_has_its_name() -> None:
-    assert dtype_named("float32") is torch.float32
-    assert dtype_named("bfloat16") is torch.bfloat16
-
-
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
-def test_zeros_have_their_shape_dtype_and_device(device: str, dtype: torch.dtype) -> None:
-    made = zeros(3, 2, 5, dtype=dtype, device=torch.device(device))
-    assert (made.shape, made.dtype, made.device.type) == ((3, 2, 5), dtype, device)
-    assert device == "meta" or not made.any()
 
 
 def test_an_upload_to_the_host_is_the_tensor() -> None:
