@@ -314,6 +314,18 @@ def test_who_leaves_after_the_end_changes_nothing() -> None:
     assert in_time(run()) == "stop"
 
 
+@pytest.mark.parametrize(("room", "is_refused"), [(0, True), (1, False)])
+def test_an_instruction_that_leaves_no_frame_is_refused(room: int, is_refused: bool) -> None:
+    rows = len(TOKENIZER.encode_instruct("Slowly."))
+    voice, request = make_voice(max_positions=rows + 17 + room), ask(None, instruct="Slowly.")
+    if not is_refused:
+        assert voice.open(request)._job.max_frames == 1
+        return
+    with pytest.raises(InvalidRequest, match="MAX_POSITIONS") as caught:
+        voice.open(request)
+    assert caught.value.param == "instruct"
+
+
 def test_an_open_speech_begins_when_it_is_read_and_has_a_token() -> None:
     async def run() -> None:
         voice = make_voice()

@@ -273,8 +273,7 @@ class EngineLoop:
                 break
             self._audio.popleft()
             with _working_for(sequences):
-                samples = audio.wait()
-            self._send(sequences, samples, frames)
+                self._send(sequences, audio.wait(), frames)
         self._finish()
 
     def _send(self, sequences: list[RunningSequence], samples: Samples, frames: int) -> None:

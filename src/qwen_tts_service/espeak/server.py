@@ -49,6 +49,7 @@ def main(control_fd: str, library_path: str, data_path: str) -> None:
     control = socket.socket(fileno=int(control_fd))
     while fds := socket.recv_fds(control, 1, 1)[1]:
         if os.fork() == 0:
+            control.close()  # or callers would still be taken after this server has died
             _answer(lib, Connection(fds[0]))
             os._exit(0)  # at once: a copy has nothing to clean up
         os.close(fds[0])

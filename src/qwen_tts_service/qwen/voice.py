@@ -87,6 +87,8 @@ class QwenVoice:
         instruct_ids = tuple(self._model.tokenizer.encode_instruct(choice.instruct or ""))
         prompt = len(instruct_ids) + 2 * PROMPT_FRAME_TOKENS + 1
         max_frames = min(request.max_frames, self._options.max_positions - prompt)
+        if max_frames < 1:  # a sequence that may make no frame would never end
+            raise InvalidRequest("instruct leaves no room within MAX_POSITIONS", param="instruct")
         job = Job(
             ids=(),
             instruct_ids=instruct_ids,
