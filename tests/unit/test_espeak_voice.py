@@ -1,6 +1,7 @@
 """The embedded voice as a `Voice`: refusals, streaming, turns, cancellation, length."""
 
 import asyncio
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -466,7 +467,11 @@ def test_next_piece_is_made_while_the_reader_has_the_first(worker):
     assert asyncio.run(read())
 
 
-def test_unforeseen_failure_inside_is_a_failure_of_synthesis(worker):
+def test_unforeseen_failure_inside_is_a_failure_of_synthesis_and_logged(
+    worker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(logging.getLogger("qwen_tts_service"), "propagate", True)
+
     def fail(_piece, _on_chunk):
         raise OSError("no such file")
 
@@ -475,6 +480,7 @@ def test_unforeseen_failure_inside_is_a_failure_of_synthesis(worker):
 
     with pytest.raises(SynthesisFailed, match="the embedded voice failed"):
         asyncio.run(read())
+    assert "no such file" in caplog.text
 
 
 def test_failure_of_a_later_piece_follows_the_pieces_before_it(worker):

@@ -4,6 +4,7 @@ Pieces of all utterances take turns on the one worker thread, so a long text nev
 one waiting, and a reader who is slow or gone costs at most the piece in the making.
 """
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor, Future
 
@@ -14,6 +15,8 @@ from qwen_tts_service.errors import NotReady, SynthesisFailed, TTSError
 from qwen_tts_service.types import FinishReason, Samples
 
 from . import no_reading
+
+logger = logging.getLogger(__name__)
 
 Synthesise = Callable[[str, Callable[[Samples], bool]], None]
 """Speak a piece, passing each chunk float32 [N] on until that returns False."""
@@ -87,7 +90,8 @@ class EspeakStream:
         if isinstance(error, TTSError):
             self._channel.fail(error)
         elif error is not None:
-            self._channel.fail(SynthesisFailed("the embedded voice failed"))
+            logger.error("the embedded voice failed", exc_info=error)
+            self._channel.fail(SynthesisFailed("the embedded voice failed; the log says why"))
         elif spoken.result().any() or self._samples_left == 0:
             self._has_spoken = True
             self._channel.put(spoken.result())

@@ -105,7 +105,7 @@ class QwenVoice:
         )
 
     def warm_up(self) -> None:
-        """Speak a word, greedily, to its end or for ten frames."""
+        """Speak a word to its end or for ten frames."""
         warm = SpeechRequest(request_id="warm-up", seed=0, text="Hello.", max_frames=10)
         self._engine.run_whole(self.prepare(warm).job)
 

@@ -59,23 +59,21 @@ SPEAKERS: Mapping[str, Speaker] = MappingProxyType(
 
 # Dylan and Eric are left out on purpose: a client that knows only these names should not find
 # its Chinese read in a dialect.
-OPENAI_VOICES: Mapping[str, str] = MappingProxyType(
-    {
-        "alloy": "serena",
-        "ash": "ryan",
-        "ballad": "uncle_fu",
-        "cedar": "ryan",
-        "coral": "vivian",
-        "echo": "aiden",
-        "fable": "aiden",
-        "marin": "serena",
-        "nova": "vivian",
-        "onyx": "uncle_fu",
-        "sage": "sohee",
-        "shimmer": "ono_anna",
-        "verse": "ryan",
-    }
-)
+OPENAI_VOICES: Mapping[str, str] = {
+    "alloy": "serena",
+    "ash": "ryan",
+    "ballad": "uncle_fu",
+    "cedar": "ryan",
+    "coral": "vivian",
+    "echo": "aiden",
+    "fable": "aiden",
+    "marin": "serena",
+    "nova": "vivian",
+    "onyx": "uncle_fu",
+    "sage": "sohee",
+    "shimmer": "ono_anna",
+    "verse": "ryan",
+}
 """The voice names of OpenAI's speech API -> speaker ids."""
 
 
