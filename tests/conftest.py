@@ -131,6 +131,16 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
+def quick_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a checkpoint that speaks quickly: see tests/checkpoints.py."""
+    from tests.checkpoints import write_quick_checkpoint
+
+    directory = tmp_path_factory.mktemp("models") / "quick"
+    write_quick_checkpoint(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> StartServer:
     """A function that starts a server of one's own: `with start_server(API_KEY="k") as server`."""
 
