@@ -13,8 +13,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-TINY = Path(__file__).parent / "data" / "tiny_1b7"
+DATA = Path(__file__).parent / "data"
 CODEBOOKS = 4
+END_OF_SPEECH = 166
 NARROWER = 4
 LATENT_WIDTH = 48
 LEFT_OUT = re.compile(
@@ -26,9 +27,14 @@ LEFT_OUT = re.compile(
 """Names of tensors of the other codebooks, the code predictor's second layer and the encoder."""
 
 
-def write_quick_checkpoint(directory: Path) -> None:
-    """Write the 1.7B one with 4 codebooks, a code predictor of one layer and a narrow codec."""
-    shutil.copytree(TINY, directory)
+def write_quick_checkpoint(
+    directory: Path, tiny: str = "tiny_1b7", *, never_ends: bool = False
+) -> None:
+    """Write a tiny one with 4 codebooks, a code predictor of one layer and a narrow codec.
+
+    never_ends: no speech with `top_k` up to 10 ends by itself
+    """
+    shutil.copytree(DATA / tiny, directory)
     config = directory / "config.json"
     talker = {"num_code_groups": CODEBOOKS}
     _change_json(config, "talker_config", talker)
@@ -42,6 +48,8 @@ def write_quick_checkpoint(directory: Path) -> None:
         kept = {name: t for name, t in load_file(file).items() if not LEFT_OUT.match(name)}
         if file.parent == directory:  # in bfloat16 as the published ones
             kept = {name: tensor.bfloat16() for name, tensor in kept.items()}
+            if never_ends:
+                kept["talker.codec_head.weight"][END_OF_SPEECH] = 0
         save_file({name: _narrow(name, tensor) for name, tensor in kept.items()}, file)
 
 

@@ -25,7 +25,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from tests.conftest import StartServer
+from tests.conftest import KEY, Server
 
 from qwen_tts_service.api import playground
 
@@ -43,7 +43,6 @@ in_browser = pytest.mark.skipif(
 
 RATE_HZ = 24000
 CHUNK_SAMPLES = 1920
-KEY = "a-key"
 PLAIN_HOST = "tts.example"  # not localhost, so that plain http counts as insecure
 VOICES = [
     {"id": "serena", "name": "Serena", "gender": "female", "language": "chinese"},
@@ -595,17 +594,16 @@ def test_every_control_has_a_name(page: Page) -> None:
 
 @in_browser
 def test_real_service_speaks_with_a_key_and_without_a_word_in_the_console(
-    browser: Any, start_server: StartServer
+    browser: Any, locked: Server
 ) -> None:
-    with start_server(API_KEY=KEY) as server:
-        browser.get_log("browser")
-        page = Page(browser, SimpleNamespace(url=server.base_url)).open()
-        page.speak()
-        page.until(lambda: page.at("key").is_displayed())
-        page.at("key").send_keys(KEY, Keys.ENTER)
-        page.until_status("Finished")
-        assert page.text("first-audio").endswith("ms")
-        assert page.text("duration") != "–"
-        assert page.fact("x-model") == "espeak-ng"
-        refusals = [entry for entry in browser.get_log("browser") if "401" not in entry["message"]]
-        assert refusals == []
+    browser.get_log("browser")
+    page = Page(browser, SimpleNamespace(url=locked.base_url)).open()
+    page.speak()
+    page.until(lambda: page.at("key").is_displayed())
+    page.at("key").send_keys(KEY, Keys.ENTER)
+    page.until_status("Finished")
+    assert page.text("first-audio").endswith("ms")
+    assert page.text("duration") != "–"
+    assert page.fact("x-model") == "espeak-ng"
+    refusals = [entry for entry in browser.get_log("browser") if "401" not in entry["message"]]
+    assert refusals == []

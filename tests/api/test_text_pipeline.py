@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from tests.conftest import Server, StartServer
+from tests.conftest import Server
 
 from qwen_tts_service.build import build
 from qwen_tts_service.settings import load_settings
@@ -20,12 +20,6 @@ from .test_waiting import is_idle, metric, wait_for
 
 ROUTES = ("/tts", "/stream-tts")
 FRAME_BYTES = 2 * 1920
-
-
-@pytest.fixture(scope="module")
-def slow(start_server: StartServer) -> Iterator[Any]:
-    with start_server("tests.api.slow_service:QwenTTS", FRAME_EVERY_S="0.01") as server:
-        yield server
 
 
 def ask(server: Any, route: str = "/tts", **fields: Any) -> httpx.Response:
@@ -108,7 +102,7 @@ def test_nothing_is_heard_of_a_text_whose_last_part_is_refused(server: Server, r
     assert response.json()["error"]["param"] == "text"
 
 
-def test_a_failure_in_a_later_part_breaks_the_stream(slow: Any) -> None:
+def test_a_failure_in_a_later_part_breaks_the_stream(slow: Server) -> None:
     body = {"text": "3 [pause:0.4s] 2 fail", "format": "pcm"}
     with httpx.stream("POST", slow.base_url + "/stream-tts", json=body) as response:
         assert response.status_code == 200
@@ -119,17 +113,17 @@ def test_a_failure_in_a_later_part_breaks_the_stream(slow: Any) -> None:
     assert ask(slow, text="3 [pause:0.4s] fail").status_code == 500
 
 
-def test_a_runaway_in_a_later_part_is_the_runaway_of_the_whole(slow: Any) -> None:
+def test_a_runaway_in_a_later_part_is_the_runaway_of_the_whole(slow: Server) -> None:
     response = ask(slow, text="3 [pause:0.4s] 2 runaway")
     assert response.status_code == 422
     assert response.json()["error"]["code"] == "runaway"
 
 
-def test_a_first_part_that_fails_behind_a_pause_has_its_status(slow: Any) -> None:
+def test_a_first_part_that_fails_behind_a_pause_has_its_status(slow: Server) -> None:
     assert ask(slow, "/stream-tts", text="[pause:5s] fail").status_code == 500
 
 
-def test_a_client_that_leaves_in_a_later_part_frees_its_slot(slow: Any) -> None:
+def test_a_client_that_leaves_in_a_later_part_frees_its_slot(slow: Server) -> None:
     wait_for(lambda: is_idle(slow))
     with socket.create_connection(("127.0.0.1", slow.port)) as client:
         data = b'{"text": "1 [pause:1s] 2000", "format": "pcm"}'
