@@ -1,4 +1,4 @@
-"""Sessions without a server: the ASGI app called directly, a voice that obeys, a clock of its own.
+"""WebSocket sessions without a server: the ASGI app called directly, a fake voice and clock.
 
 Time passes only when nobody has anything to do, and then at once: limits of minutes are measured
 to the microsecond in no time. So nothing here may use a thread; `pcm` and `wav` do not.
@@ -78,19 +78,19 @@ async def settle() -> None:
 # The voice ------------------------------------------------------------------------------
 
 
-class Told:
+class FakeUtterance:
     """One speech: a frame for every letter, or what a word stands for.
 
     `half` is half a frame, `hold` goes on for ever, `mute` says nothing, `fail` fails, `break`
     breaks, and `runaway`, `length` and `cancelled` end like that. No sample is like its
-    neighbours, so that none is lost or told twice unseen.
+    neighbours, so that none is lost or sent twice unseen.
     """
 
     def __init__(
         self,
         request: SpeechRequest,
         choice: VoiceChoice,
-        on_speak: Callable[["Told"], None] = lambda _: None,
+        on_speak: Callable[["FakeUtterance"], None] = lambda _: None,
     ) -> None:
         self.on_speak = on_speak
         self.request = request
@@ -111,7 +111,7 @@ class Told:
         for word in re.findall(r"\w+", text):
             self._do(word)
 
-    def speak(self) -> "Told":
+    def speak(self) -> "FakeUtterance":
         self.feed(self.request.text or "")
         self.finish()
         self.on_speak(self)
@@ -124,9 +124,9 @@ class Told:
 
     def _do(self, word: str) -> None:
         if word == "fail":
-            self.channel.fail(SynthesisFailed("told to"))
+            self.channel.fail(SynthesisFailed("asked to fail"))
         elif word == "break":
-            self._broken = RuntimeError("told to")
+            self._broken = RuntimeError("asked to fail")
             self.channel.close()
         elif word in ("runaway", "length", "cancelled"):
             self.channel.close(word)  # type: ignore[arg-type]
@@ -156,25 +156,25 @@ class Told:
         await self.channel.aclose()
 
 
-class Teller:
-    """A voice for whole sentences. It notes what it is asked to speak in `told`."""
+class FakeVoice:
+    """A voice for whole sentences. `utterances` holds what it was asked to speak."""
 
-    model_name = "teller"
+    model_name = "fake"
     sample_rate_hz = RATE_HZ
     device = "cpu"
-    speakers = ("teller", "other")
+    speakers = ("fake", "other")
     longest_part_chars: int | None = None
     facts: ClassVar[dict[str, str]] = {}
     is_healthy = True
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
+        self.utterances: list[FakeUtterance] = []
 
     def choose(self, request: SpeechRequest) -> VoiceChoice:
         if request.speaker == "nobody":
             raise InvalidRequest("no such speaker", param="speaker", code="unknown_speaker")
         if request.speaker == "broken":
-            raise RuntimeError("told to")
+            raise RuntimeError("asked to fail")
         return VoiceChoice(
             speaker=request.speaker or f"speaker_of_{request.language}",
             language=request.language or "english",
@@ -182,8 +182,8 @@ class Teller:
             not_applied={"age": "it has none"} if request.attributes.age else {},
         )
 
-    def prepare(self, request: SpeechRequest) -> Told:
-        return Told(request, self.choose(request), self.told.append)
+    def prepare(self, request: SpeechRequest) -> FakeUtterance:
+        return FakeUtterance(request, self.choose(request), self.utterances.append)
 
     def warm_up(self) -> None:
         pass
@@ -192,19 +192,19 @@ class Teller:
         pass
 
 
-class OpenTeller(Teller):
+class OpenFakeVoice(FakeVoice):
     """A voice for words as they come, too."""
 
-    def open(self, request: SpeechRequest) -> Told:
-        self.told.append(self.prepare(request))
-        return self.told[-1]
+    def open(self, request: SpeechRequest) -> FakeUtterance:
+        self.utterances.append(self.prepare(request))
+        return self.utterances[-1]
 
 
-# The house and who calls ----------------------------------------------------------------
+# The runtime and the client ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class House:
+class FakeRuntime:
     """What the routes share, as `Runtime` has it when the voice is ready."""
 
     settings: Any
@@ -220,22 +220,22 @@ class House:
         return self.admission.active == self.admission.queued == 0
 
 
-def make_house(
-    voice: Teller | None = None, *, sample_rate_hz: int = RATE_HZ, **given: str
-) -> House:
-    settings = load_settings({"MODEL_NAME": "teller", **given})
-    return House(
+def make_runtime(
+    voice: FakeVoice | None = None, *, sample_rate_hz: int = RATE_HZ, **given: str
+) -> FakeRuntime:
+    settings = load_settings({"MODEL_NAME": "fake", **given})
+    return FakeRuntime(
         settings,
-        Synthesizer(voice or Teller(), sample_rate_hz=sample_rate_hz),
+        Synthesizer(voice or FakeVoice(), sample_rate_hz=sample_rate_hz),
         Admission(slots=settings.max_concurrent_requests, queue_limit=settings.queue_limit),
     )
 
 
-class Talk:
-    """One connection to a house, from the handshake on."""
+class SocketClient:
+    """One connection to the WebSocket route, from the handshake on."""
 
-    def __init__(self, house: House, **headers: str) -> None:
-        runtime: Any = house
+    def __init__(self, fake: FakeRuntime, **headers: str) -> None:
+        runtime: Any = fake
         self._app = Front(make_app(runtime, dict), runtime)
         self._scope = {
             "type": "websocket",

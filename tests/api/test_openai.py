@@ -134,7 +134,7 @@ def test_our_own_fields_work_beside_theirs(client: openai.OpenAI) -> None:
     assert len(answer.content) / 2 / 24000 == pytest.approx(0.8, abs=0.01)
 
 
-def test_instructions_are_told_to_be_impossible_for_the_embedded_voice(server: Server) -> None:
+def test_the_embedded_voice_reports_instructions_as_not_applied(server: Server) -> None:
     answer = post(server, instructions="Whisper. " * 400)
     assert answer.status_code == 200
     assert answer.headers["x-voice-not-applied"].startswith("instruct: ")
@@ -269,7 +269,7 @@ def test_a_client_that_leaves_frees_its_slot(slow: Server, stream_format: Any) -
     assert metric(slow, "tts_cancellations_total") == before + 1
 
 
-def test_a_full_house_is_a_rate_limit_error_that_says_when(slow: Server) -> None:
+def test_a_busy_server_is_a_rate_limit_error_with_retry_after(slow: Server) -> None:
     wait_for(lambda: is_idle(slow))
     body = {"input": "200", "response_format": "pcm"}
     url = f"{slow.base_url}/v1/audio/speech"

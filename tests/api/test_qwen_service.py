@@ -54,7 +54,7 @@ def check_same(one: Any, other: Any) -> None:
     assert np.abs(one - other).max() <= 1
 
 
-def test_it_speaks_with_the_mapped_voice_and_says_so(qwen: Server) -> None:
+def test_it_speaks_with_the_mapped_voice_and_reports_it(qwen: Server) -> None:
     response = speak(qwen, voice_attributes={"gender": "male", "age": 60, "emotion": "sad"})
     assert len(samples(response)) % 1920 == 0
     assert response.headers["x-model"] == "quick"
@@ -64,13 +64,13 @@ def test_it_speaks_with_the_mapped_voice_and_says_so(qwen: Server) -> None:
     assert response.headers["x-finish-reason"] in ("stop", "length")
 
 
-def test_the_emotion_is_heard_by_the_model(qwen: Server) -> None:
+def test_an_emotion_changes_the_speech(qwen: Server) -> None:
     plain = samples(speak(qwen, speaker="vivian"))
     happy = samples(speak(qwen, speaker="vivian", voice_attributes={"emotion": "happy"}))
     assert len(plain) != len(happy) or not np.array_equal(plain, happy)
 
 
-def test_the_small_model_says_that_it_cannot_follow_instructions(small: Server) -> None:
+def test_the_small_model_reports_instructions_as_not_applied(small: Server) -> None:
     wish = {"voice_attributes": {"emotion": "happy"}, "instruct": "Whisper.", "speaker": "vivian"}
     response = speak(small, **wish)
     assert "emotion: " in response.headers["x-voice-not-applied"]

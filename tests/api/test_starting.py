@@ -212,7 +212,7 @@ def test_another_rate_is_resampled_and_one_a_format_cannot_carry_is_refused(
     assert "24000" in refused.json()["error"]["message"]
 
 
-def test_a_voice_that_falls_ill_makes_the_service_unhealthy(fragile: Fragile) -> None:
+def test_an_unhealthy_voice_makes_the_service_unhealthy(fragile: Fragile) -> None:
     url = fragile.server.base_url
     assert httpx.get(url + "/livez").status_code == 200
     fragile.illness.touch()
@@ -250,7 +250,7 @@ def test_a_worker_that_was_killed_is_replaced_and_leaves_no_count(fragile: Fragi
     assert {"tts_active_requests 0.0", "tts_slots 10.0", "tts_ready 1.0"} <= set(counted)
 
 
-def test_a_voice_that_cannot_say_its_first_word_is_never_ready(tmp_path: Path) -> None:
+def test_a_voice_whose_warm_up_fails_is_never_ready(tmp_path: Path) -> None:
     ended = serve(tmp_path, service=SLOW, IS_MUTE="1")
     assert ended.returncode == 1
     assert "the slow voice was told to be mute" in ended.stderr + ended.stdout

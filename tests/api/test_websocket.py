@@ -163,7 +163,7 @@ def test_every_sentence_is_a_file_of_its_format(server: Server, format: str) -> 
         client.expect("session.done")
 
 
-def test_a_session_says_one_text_after_the_other(server: Server) -> None:
+def test_a_session_speaks_one_text_after_the_other(server: Server) -> None:
     with Client(server) as client:
         client.configure()
         for text in ("One.", "Two.", ""):  # all of it is sent before anything is received
@@ -202,7 +202,7 @@ def test_one_seed_and_one_voice_serve_a_whole_session(server: Server) -> None:
     assert len({start["voice"] for start in starts}) == 1
 
 
-def test_what_nobody_says_is_left_out(server: Server) -> None:
+def test_what_cannot_be_spoken_is_left_out(server: Server) -> None:
     with Client(server) as client:
         client.configure(language="english")
         events, _ = client.say("One. ... 😊! [pause:1s]\n\n```\n\nTwo.")
@@ -548,7 +548,7 @@ def test_a_message_that_is_too_large_ends_the_session(narrow: Server) -> None:
 
 
 @pytest.mark.parametrize("text", ["...", "😊 **", "[pause:1s]"])
-def test_a_text_with_nothing_to_say_is_refused(server: Server, qwen: Server, text: str) -> None:
+def test_a_text_with_nothing_to_speak_is_refused(server: Server, qwen: Server, text: str) -> None:
     for speaking in (server, qwen):
         with Client(speaking) as client:
             client.configure(language="english", max_length=20)

@@ -12,18 +12,18 @@ from prometheus_client import REGISTRY
 from tests.api.socket_harness import (
     FRAME_BYTES,
     PATH,
-    OpenTeller,
-    Talk,
-    Teller,
-    make_house,
+    FakeVoice,
+    OpenFakeVoice,
+    SocketClient,
+    make_runtime,
     now_s,
     run,
     settle,
 )
 
-VOICES = [pytest.param(Teller, id="sentence"), pytest.param(OpenTeller, id="token")]
+VOICES = [pytest.param(FakeVoice, id="sentence"), pytest.param(OpenFakeVoice, id="token")]
 both = pytest.mark.parametrize("voice", VOICES)
-Voice = Callable[[], Teller]
+Voice = Callable[[], FakeVoice]
 
 
 def kinds(events: list[dict[str, Any]]) -> list[str]:
@@ -54,9 +54,11 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[dict[str, str]]
 
 
 @both
-def test_ready_says_what_was_understood(voice: Voice) -> None:
+def test_ready_reports_the_configuration_in_force(voice: Voice) -> None:
     async def scene() -> Any:
-        async with Talk(make_house(voice(), sample_rate_hz=16000), x_request_id="talk") as talk:
+        async with SocketClient(
+            make_runtime(voice(), sample_rate_hz=16000), x_request_id="talk"
+        ) as talk:
             return await talk.configure(
                 language="ru", voice="other", seed=5, normalize="none", response_format="wav"
             )
@@ -64,10 +66,10 @@ def test_ready_says_what_was_understood(voice: Voice) -> None:
     assert run(scene()) == {
         "type": "session.ready",
         "request_id": "talk",
-        "model": "teller",
+        "model": "fake",
         "voice": "other",
         "language": "russian",
-        "split": "token" if voice is OpenTeller else "sentence",
+        "split": "token" if voice is OpenFakeVoice else "sentence",
         "format": "wav",
         "sample_rate": 16000,
         "channels": 1,
@@ -89,7 +91,7 @@ def test_ready_names_a_voice_only_when_the_text_cannot_change_it(
     fields: dict[str, Any], voice: str | None, language: str | None
 ) -> None:
     async def scene() -> None:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             ready = await talk.configure(**fields)
             assert (ready["voice"], ready["language"]) == (voice, language)
             assert (ready["format"], ready["normalize"]) == ("pcm", "light")
@@ -102,7 +104,7 @@ def test_sentences_are_for_who_asks_and_words_for_who_does_not(
     split: str | None, expected: str
 ) -> None:
     async def scene() -> None:
-        async with Talk(make_house(OpenTeller())) as talk:
+        async with SocketClient(make_runtime(OpenFakeVoice())) as talk:
             assert (await talk.configure(split=split))["split"] == expected
             events, _ = await talk.say("One two. Three.")
             assert events[-1]["total_sentences"] == (1 if expected == "token" else 2)
@@ -113,13 +115,13 @@ def test_sentences_are_for_who_asks_and_words_for_who_does_not(
 @both
 def test_a_seed_is_drawn_once_and_every_utterance_speaks_with_it(voice: Voice) -> None:
     async def scene() -> list[int]:
-        house = make_house(voice())
-        async with Talk(house) as talk:
+        runtime = make_runtime(voice())
+        async with SocketClient(runtime) as talk:
             ready = await talk.configure()
             starts = [(await talk.say(f"Text {n}."))[0][0] for n in range(2)]
-            seeds = [told.request.seed for told in house.voice.told]
+            seeds = [utterance.request.seed for utterance in runtime.voice.utterances]
             assert seeds == [start["seed"] for start in starts] == [ready["seed"]] * 2
-        async with Talk(house) as talk:
+        async with SocketClient(runtime) as talk:
             return [ready["seed"], (await talk.configure())["seed"]]
 
     assert len(set(run(scene()))) == 2
@@ -128,8 +130,8 @@ def test_a_seed_is_drawn_once_and_every_utterance_speaks_with_it(voice: Voice) -
 @both
 def test_the_wishes_of_the_session_reach_the_voice(voice: Voice) -> None:
     async def scene() -> Any:
-        house = make_house(voice())
-        async with Talk(house) as talk:
+        runtime = make_runtime(voice())
+        async with SocketClient(runtime) as talk:
             await talk.configure(
                 speaker="other",
                 instructions="Calmly.",
@@ -138,7 +140,7 @@ def test_the_wishes_of_the_session_reach_the_voice(voice: Voice) -> None:
                 max_length=77,
             )
             events, _ = await talk.say("One.")
-            return events[0], house.voice.told[0].request
+            return events[0], runtime.voice.utterances[0].request
 
     start, request = run(scene())
     assert (request.speaker, request.instruct, request.language) == ("other", "Calmly.", "english")
@@ -147,9 +149,9 @@ def test_the_wishes_of_the_session_reach_the_voice(voice: Voice) -> None:
     assert (start["applied"], start["not_applied"]) == (["gender"], {"age": "it has none"})
 
 
-def test_every_stretch_of_audio_says_what_it_is() -> None:
+def test_every_audio_start_describes_its_audio() -> None:
     async def scene() -> Any:
-        async with Talk(make_house(), x_request_id="talk") as talk:
+        async with SocketClient(make_runtime(), x_request_id="talk") as talk:
             await talk.configure(seed=5)
             await talk.say("Before.")
             return (await talk.say("One. Three."))[0]
@@ -195,7 +197,7 @@ def test_every_stretch_of_audio_says_what_it_is() -> None:
 
 def test_words_are_one_stretch_without_a_sentence() -> None:
     async def scene() -> Any:
-        async with Talk(make_house(OpenTeller())) as talk:
+        async with SocketClient(make_runtime(OpenFakeVoice())) as talk:
             await talk.configure()
             return (await talk.say("One two. ", "Three."))[0]
 
@@ -208,7 +210,7 @@ def test_words_are_one_stretch_without_a_sentence() -> None:
 @both
 def test_audio_comes_whole_in_frames_that_clients_accept(voice: Voice) -> None:
     async def scene() -> list[bytes]:
-        async with Talk(make_house(voice())) as talk:
+        async with SocketClient(make_runtime(voice())) as talk:
             await talk.configure()
             return (await talk.say("a" * 30))[1]
 
@@ -221,7 +223,7 @@ def test_audio_comes_whole_in_frames_that_clients_accept(voice: Voice) -> None:
 @both
 def test_a_file_is_sent_while_it_is_made(voice: Voice) -> None:
     async def scene() -> None:
-        async with Talk(make_house(voice())) as talk:
+        async with SocketClient(make_runtime(voice())) as talk:
             await talk.configure(format="wav")
             talk.write("One hold. ")
             talk.send("input.done")
@@ -234,7 +236,7 @@ def test_a_file_is_sent_while_it_is_made(voice: Voice) -> None:
 @both
 def test_an_utterance_without_words_is_counted_and_over_at_once(voice: Voice) -> None:
     async def scene() -> Any:
-        async with Talk(make_house(voice())) as talk:
+        async with SocketClient(make_runtime(voice())) as talk:
             await talk.configure()
             empty = (await talk.say("", " \n"))[0]
             return empty, (await talk.say("One."))[0][-1]["utterance_index"]
@@ -245,7 +247,7 @@ def test_an_utterance_without_words_is_counted_and_over_at_once(voice: Voice) ->
 
 def test_space_within_a_text_is_part_of_it() -> None:
     async def scene() -> str:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             await talk.configure()
             return (await talk.say("One", " ", "two."))[0][0]["sentence_text"]
 
@@ -257,7 +259,7 @@ def test_characters_that_were_sent_in_halves_are_whole_again(pair: str) -> None:
     high, low = (json.dumps(pair)[at : at + 6] for at in (1, 7))
 
     async def scene() -> str:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             await talk.configure(normalize="none")
             talk.send_raw(f'{{"type": "input.text", "text": "One {high}"}}')
             talk.send_raw(f'{{"type": "input.text", "text": "{low} two"}}')
@@ -269,7 +271,7 @@ def test_characters_that_were_sent_in_halves_are_whole_again(pair: str) -> None:
 @pytest.mark.parametrize("half", [r"\ud83d", r"\ude00"])
 def test_half_a_character_is_replaced(half: str) -> None:
     async def scene() -> str:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             await talk.configure(normalize="none")
             talk.send_raw(f'{{"type": "input.text", "text": "One {half}"}}')
             return (await talk.say(" two."))[0][0]["sentence_text"]
@@ -282,7 +284,7 @@ def test_half_a_character_is_replaced(half: str) -> None:
 
 def test_a_sentence_is_spoken_before_the_next_is_complete() -> None:
     async def scene() -> None:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             await talk.configure()
             talk.write("One. T")
             assert kinds((await talk.until("audio.done"))[0]) == ["audio.start", "audio.done"]
@@ -296,7 +298,7 @@ def test_a_sentence_is_spoken_before_the_next_is_complete() -> None:
 @pytest.mark.parametrize("silent", ["... ", "[pause:1s] ", "😊! ", "\n\n```python\n\n"])
 def test_a_sentence_without_words_is_no_sentence(silent: str, level: str) -> None:
     async def scene() -> None:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             await talk.configure(normalize=level)
             events, _ = await talk.say(silent)
             has_letters = "python" in silent and level == "none"
@@ -311,7 +313,7 @@ def test_a_sentence_without_words_is_no_sentence(silent: str, level: str) -> Non
 
 def test_silence_between_sentences_is_left_out() -> None:
     async def scene() -> list[dict[str, Any]]:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             await talk.configure()
             return (await talk.say("One. \n\n[pause:1s]\n\n Two."))[0]
 
@@ -325,12 +327,12 @@ def test_silence_between_sentences_is_left_out() -> None:
 
 def test_the_language_of_the_first_sentence_is_that_of_all() -> None:
     async def scene() -> list[str]:
-        house = make_house()
-        async with Talk(house) as talk:
+        runtime = make_runtime()
+        async with SocketClient(runtime) as talk:
             await talk.configure(language=None)
             await talk.say("Привет, мир. Hello there my friend. Да.")
             await talk.say("Hello there my friend.")
-            return [told.request.language for told in house.voice.told]
+            return [utterance.request.language for utterance in runtime.voice.utterances]
 
     assert run(scene()) == ["russian"] * 3 + ["english"]
 
@@ -354,13 +356,13 @@ def test_max_length_bounds_all_sentences_together(
     """Parts of a frame count as whole ones."""
 
     async def scene() -> Any:
-        house = make_house()
-        async with Talk(house) as talk:
+        runtime = make_runtime()
+        async with SocketClient(runtime) as talk:
             await talk.configure(max_length=most)
             events, _ = await talk.say(text)
             again, _ = await talk.say("One.")
             frames = [e["total_bytes"] / FRAME_BYTES for e in events if e["type"] == "audio.done"]
-            given = [told.request.max_frames for told in house.voice.told]
+            given = [utterance.request.max_frames for utterance in runtime.voice.utterances]
             return given, frames, events[-1]["finish_reason"], again[-1]["finish_reason"]
 
     assert run(scene()) == ([*asked, most], heard, reason, "stop")
@@ -368,7 +370,7 @@ def test_max_length_bounds_all_sentences_together(
 
 def test_max_length_bounds_words_too() -> None:
     async def scene() -> Any:
-        async with Talk(make_house(OpenTeller())) as talk:
+        async with SocketClient(make_runtime(OpenFakeVoice())) as talk:
             await talk.configure(max_length=7)
             events, frames = await talk.say("One two. ", "Three four.")
             return events[-1]["finish_reason"], len(b"".join(frames))
@@ -382,7 +384,7 @@ def test_max_length_bounds_words_too() -> None:
 @both
 def test_messages_are_handled_in_order_and_all_before_the_close(voice: Voice) -> None:
     async def scene() -> list[tuple[Any, ...]]:
-        async with Talk(make_house(voice())) as talk:
+        async with SocketClient(make_runtime(voice())) as talk:
             await talk.configure()
             for text in ("One.", "Two three."):
                 talk.write(text)
@@ -400,25 +402,25 @@ def test_messages_are_handled_in_order_and_all_before_the_close(voice: Voice) ->
 
 def test_a_close_in_the_middle_of_a_text_ends_it() -> None:
     async def scene() -> None:
-        house = make_house()
-        async with Talk(house) as talk:
+        runtime = make_runtime()
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             talk.write("hold. Two")
             await settle()
-            assert house.admission.active == 1
+            assert runtime.admission.active == 1
             talk.send("session.close")
             assert await talk.is_sent_away(1000)
             await talk.ended()
-            assert house.is_idle
-            assert house.voice.told[0].channel.is_cancelled
+            assert runtime.is_idle
+            assert runtime.voice.utterances[0].channel.is_cancelled
 
     run(scene())
 
 
 def test_a_configuration_that_is_refused_changes_nothing() -> None:
     async def scene() -> None:
-        house = make_house()
-        async with Talk(house) as talk:
+        runtime = make_runtime()
+        async with SocketClient(runtime) as talk:
             await talk.configure(seed=5, format="wav")
             talk.send("session.config", seed=6, speaker="nobody")
             assert (await talk.error())["code"] == "unknown_speaker"
@@ -431,7 +433,7 @@ def test_a_configuration_that_is_refused_changes_nothing() -> None:
 @both
 def test_no_configuration_while_a_text_is_written(voice: Voice) -> None:
     async def scene() -> None:
-        async with Talk(make_house(voice())) as talk:
+        async with SocketClient(make_runtime(voice())) as talk:
             await talk.configure()
             talk.write("One")
             talk.send("session.config", format="wav")
@@ -447,19 +449,19 @@ def test_no_configuration_while_a_text_is_written(voice: Voice) -> None:
 @pytest.mark.parametrize(
     ("voice", "fields", "param"),
     [
-        (Teller, {"tokens": [1]}, "text"),
-        (Teller, {"text": "One."}, "text"),
-        (Teller, {"format": "opus"}, "format"),  # at 22,050 Hz there is none
-        (Teller, {"split": "token"}, "split"),
-        (Teller, {"speaker": "nobody"}, "voice"),
-        (OpenTeller, {"normalize": "full"}, "normalize"),
+        (FakeVoice, {"tokens": [1]}, "text"),
+        (FakeVoice, {"text": "One."}, "text"),
+        (FakeVoice, {"format": "opus"}, "format"),  # at 22,050 Hz there is none
+        (FakeVoice, {"split": "token"}, "split"),
+        (FakeVoice, {"speaker": "nobody"}, "voice"),
+        (OpenFakeVoice, {"normalize": "full"}, "normalize"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_there_is_a_text(
     voice: Voice, fields: dict[str, Any], param: str
 ) -> None:
     async def scene() -> None:
-        async with Talk(make_house(voice(), sample_rate_hz=22050)) as talk:
+        async with SocketClient(make_runtime(voice(), sample_rate_hz=22050)) as talk:
             talk.send("session.config", **fields)
             assert (await talk.error())["param"] == param
             talk.write("One.")
@@ -481,7 +483,7 @@ BAD = [
 @pytest.mark.parametrize(("message", "code", "param"), BAD)
 def test_bad_messages_do_not_wait_to_be_handled(message: str, code: str, param: str | None) -> None:
     async def scene() -> None:
-        async with Talk(make_house(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
+        async with SocketClient(make_runtime(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
             await talk.configure()
             for _ in range(5):
                 talk.send_raw(message)
@@ -495,7 +497,7 @@ def test_bad_messages_do_not_wait_to_be_handled(message: str, code: str, param: 
 
 def test_messages_that_were_handled_do_not_wait_any_more() -> None:
     async def scene() -> None:
-        async with Talk(make_house(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
+        async with SocketClient(make_runtime(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
             await talk.configure()
             for _ in range(5):
                 talk.write("a" * 600)
@@ -508,7 +510,7 @@ def test_messages_that_were_handled_do_not_wait_any_more() -> None:
 
 def test_cancelled_messages_do_not_wait_any_more() -> None:
     async def scene() -> None:
-        async with Talk(make_house(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
+        async with SocketClient(make_runtime(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
             await talk.configure()
             for _ in range(5):
                 talk.write("hold.")
@@ -525,7 +527,7 @@ def test_cancelled_messages_do_not_wait_any_more() -> None:
 
 def test_a_session_may_be_interrupted_for_ever() -> None:
     async def scene() -> None:
-        async with Talk(make_house(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
+        async with SocketClient(make_runtime(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
             for _ in range(50):
                 talk.send("input.cancel")
                 await talk.expect("audio.cancelled")
@@ -542,8 +544,8 @@ def test_a_session_may_be_interrupted_for_ever() -> None:
 @pytest.mark.parametrize(("size", "is_too_much"), [(MOST_BYTES, False), (MOST_BYTES + 1, True)])
 def test_messages_that_wait_may_have_so_many_bytes_together(size: int, is_too_much: bool) -> None:
     async def scene() -> None:
-        house = make_house(MAX_BODY_BYTES=str(MOST_BYTES))
-        async with Talk(house) as talk:
+        runtime = make_runtime(MAX_BODY_BYTES=str(MOST_BYTES))
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             talk.write("hold.")
             talk.send("input.done")
@@ -552,7 +554,7 @@ def test_messages_that_wait_may_have_so_many_bytes_together(size: int, is_too_mu
             for raw in (padded, '{"type": "input.done"}'.ljust(size - len(padded))):
                 talk.send_raw(raw)
             await settle()
-            assert house.admission.active == (0 if is_too_much else 1)
+            assert runtime.admission.active == (0 if is_too_much else 1)
             events: list[dict[str, Any]] = []
             if not is_too_much:
                 talk.send("session.close", now=1)
@@ -561,7 +563,7 @@ def test_messages_that_wait_may_have_so_many_bytes_together(size: int, is_too_mu
             assert codes(events) == ["body_too_large"]
             assert message == 1009
             await talk.ended()
-            assert house.is_idle
+            assert runtime.is_idle
 
     run(scene())
 
@@ -570,14 +572,14 @@ def test_messages_that_wait_may_have_so_many_bytes_together(size: int, is_too_mu
 @pytest.mark.parametrize(("chars", "is_too_much"), [(40, False), (41, True)])
 def test_a_text_may_have_so_many_characters(voice: Voice, chars: int, is_too_much: bool) -> None:
     async def scene() -> None:
-        house = make_house(voice(), MAX_TEXT_CHARS="40", MAX_CONCURRENT_REQUESTS="1")
-        async with Talk(house) as talk:
+        runtime = make_runtime(voice(), MAX_TEXT_CHARS="40", MAX_CONCURRENT_REQUESTS="1")
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             talk.write("One hold. " + "A" * 20)
             await talk.expect("audio.start")
             talk.write("b" * (chars - 30))
             await settle()
-            assert house.admission.active == (0 if is_too_much else 1)
+            assert runtime.admission.active == (0 if is_too_much else 1)
             talk.write("c" if is_too_much else "")  # of a lost text: not an error of its own
             talk.send("input.done" if is_too_much else "input.cancel")
             events, _ = await talk.until("session.done" if is_too_much else "audio.cancelled")
@@ -594,7 +596,7 @@ def test_a_text_may_have_so_many_characters(voice: Voice, chars: int, is_too_muc
 
 def test_a_text_that_the_voice_refuses_on_its_way_is_lost_and_the_session_stays() -> None:
     async def scene() -> None:
-        async with Talk(make_house(OpenTeller())) as talk:
+        async with SocketClient(make_runtime(OpenFakeVoice())) as talk:
             await talk.configure()
             talk.write("One ")
             await talk.expect("audio.start")
@@ -612,7 +614,7 @@ def test_a_text_that_the_voice_refuses_on_its_way_is_lost_and_the_session_stays(
 )
 def test_a_text_that_is_no_text_is_refused(message: dict[str, Any], param: str) -> None:
     async def scene() -> None:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             await talk.configure()
             talk.send("input.text", **message)
             assert (await talk.error())["param"] == param
@@ -626,7 +628,7 @@ def test_a_text_that_is_no_text_is_refused(message: dict[str, Any], param: str) 
 # Time --------------------------------------------------------------------------------
 
 
-async def sent_away_after(talk: Talk) -> float:
+async def sent_away_after(talk: SocketClient) -> float:
     """Seconds until the session ends for want of a message."""
     since_s = now_s()
     assert (await talk.error())["code"] == "timeout"
@@ -636,7 +638,7 @@ async def sent_away_after(talk: Talk) -> float:
 
 def test_a_new_session_may_say_nothing_for_10_s() -> None:
     async def scene() -> float:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             return await sent_away_after(talk)
 
     assert run(scene()) == pytest.approx(10, abs=0.01)
@@ -644,7 +646,7 @@ def test_a_new_session_may_say_nothing_for_10_s() -> None:
 
 def test_a_session_that_only_makes_mistakes_is_as_new() -> None:
     async def scene() -> float:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             talk.send("session.config", speaker="nobody")
             await talk.error()
             return await sent_away_after(talk)
@@ -655,8 +657,8 @@ def test_a_session_that_only_makes_mistakes_is_as_new() -> None:
 @both
 def test_a_text_may_stop_in_its_middle_for_60_s(voice: Voice) -> None:
     async def scene() -> float:
-        house = make_house(voice())
-        async with Talk(house) as talk:
+        runtime = make_runtime(voice())
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             talk.write("hold on. T")
             await talk.until("audio.start")
@@ -664,14 +666,14 @@ def test_a_text_may_stop_in_its_middle_for_60_s(voice: Voice) -> None:
             talk.write("wo")  # every message counts anew
             await settle()
             talk.stop_reading()
-            assert house.admission.active == 1
+            assert runtime.admission.active == 1
             talk.read_on()
             since_s = now_s()
             events, _ = await talk.until("error")
             assert codes(events) == ["timeout"]
             assert await talk.is_sent_away(1008)
             await talk.ended()
-            assert house.is_idle
+            assert runtime.is_idle
             return now_s() - since_s
 
     assert run(scene()) == pytest.approx(60, abs=0.01)
@@ -681,7 +683,7 @@ def test_a_text_may_stop_in_its_middle_for_60_s(voice: Voice) -> None:
 @pytest.mark.parametrize("spoken", [True, False])
 def test_a_session_may_rest_between_texts_for_15_minutes(voice: Voice, spoken: bool) -> None:
     async def scene() -> float:
-        async with Talk(make_house(voice())) as talk:
+        async with SocketClient(make_runtime(voice())) as talk:
             await talk.configure()
             if spoken:
                 await talk.say("One.")
@@ -693,7 +695,7 @@ def test_a_session_may_rest_between_texts_for_15_minutes(voice: Voice, spoken: b
 @both
 def test_who_interrupts_a_text_may_rest_as_between_texts(voice: Voice) -> None:
     async def scene() -> float:
-        async with Talk(make_house(voice())) as talk:
+        async with SocketClient(make_runtime(voice())) as talk:
             await talk.configure()
             talk.write("hold on. T")
             await talk.until("audio.start")
@@ -707,7 +709,7 @@ def test_who_interrupts_a_text_may_rest_as_between_texts(voice: Voice) -> None:
 @both
 def test_who_waits_for_a_long_speech_is_not_sent_away(voice: Voice) -> None:
     async def scene() -> None:
-        async with Talk(make_house(voice())) as talk:
+        async with SocketClient(make_runtime(voice())) as talk:
             await talk.configure()
             talk.write("hold.")
             talk.send("input.done")
@@ -721,8 +723,8 @@ def test_who_waits_for_a_long_speech_is_not_sent_away(voice: Voice) -> None:
 @both
 def test_a_slot_is_waited_for_as_long_as_a_request_may_take(voice: Voice) -> None:
     async def scene() -> None:
-        house = make_house(voice(), MAX_CONCURRENT_REQUESTS="1", REQUEST_TIMEOUT_S="30")
-        async with Talk(house) as first, Talk(house) as second:
+        runtime = make_runtime(voice(), MAX_CONCURRENT_REQUESTS="1", REQUEST_TIMEOUT_S="30")
+        async with SocketClient(runtime) as first, SocketClient(runtime) as second:
             for talk in (first, second):
                 await talk.configure()
             first.write("One hold.")
@@ -736,11 +738,11 @@ def test_a_slot_is_waited_for_as_long_as_a_request_may_take(voice: Voice) -> Non
             assert now_s() - began_s == pytest.approx(30, abs=0.01)
             assert (codes(events), events[0]["utterance_index"]) == (["timeout"], 0)
             assert events[-1]["finish_reason"] == "error"
-            assert (house.admission.active, house.admission.queued) == (1, 0)
+            assert (runtime.admission.active, runtime.admission.queued) == (1, 0)
             second.write("Two.")
             second.send("input.done")
             await settle()
-            assert house.admission.queued == 1
+            assert runtime.admission.queued == 1
             first.send("input.cancel")
             assert (await second.until("session.done"))[0][-1]["finish_reason"] == "stop"
 
@@ -750,8 +752,8 @@ def test_a_slot_is_waited_for_as_long_as_a_request_may_take(voice: Voice) -> Non
 @both
 def test_beyond_the_queue_it_is_busy_and_the_session_stays(voice: Voice) -> None:
     async def scene() -> None:
-        house = make_house(voice(), MAX_CONCURRENT_REQUESTS="1", MAX_QUEUE="0")
-        async with Talk(house) as first, Talk(house) as second:
+        runtime = make_runtime(voice(), MAX_CONCURRENT_REQUESTS="1", MAX_QUEUE="0")
+        async with SocketClient(runtime) as first, SocketClient(runtime) as second:
             for talk in (first, second):
                 await talk.configure()
             first.write("One hold.")
@@ -775,18 +777,18 @@ def test_beyond_the_queue_it_is_busy_and_the_session_stays(voice: Voice) -> None
 
 def test_a_slot_is_taken_once_there_is_a_sentence_and_kept_between_them() -> None:
     async def scene() -> None:
-        house = make_house()
-        async with Talk(house) as talk:
+        runtime = make_runtime()
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             talk.write("... One")
             await settle()
-            assert house.is_idle
+            assert runtime.is_idle
             talk.write(". Two. Three")
             await settle()
-            assert house.admission.active == 1
+            assert runtime.admission.active == 1
             talk.send("input.done")
             await talk.until("session.done")
-            assert house.is_idle
+            assert runtime.is_idle
 
     run(scene())
 
@@ -809,14 +811,14 @@ def test_a_speech_that_fails_is_an_error_of_its_utterance(
     voice: Voice, lines: Callable[[], list[dict[str, str]]], text: str, code: str, starts: int
 ) -> None:
     async def scene() -> None:
-        house = make_house(voice())
-        async with Talk(house) as talk:
+        runtime = make_runtime(voice())
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             events, _ = await talk.say(text)
             assert kinds(events) == ["audio.start"] * starts + ["error", "session.done"]
             assert (codes(events), events[-2]["utterance_index"]) == ([code], 0)
             assert (events[-1]["finish_reason"], events[-1]["total_sentences"]) == ("error", 0)
-            assert house.is_idle
+            assert runtime.is_idle
             assert (await talk.say("One."))[0][-1]["utterance_index"] == 1
 
     run(scene())
@@ -826,36 +828,36 @@ def test_a_speech_that_fails_is_an_error_of_its_utterance(
 
 def test_what_broke_is_in_the_log_and_not_in_the_answer(caplog: pytest.LogCaptureFixture) -> None:
     async def scene() -> Any:
-        async with Talk(make_house(), x_request_id="talk") as talk:
+        async with SocketClient(make_runtime(), x_request_id="talk") as talk:
             await talk.configure()
             return (await talk.say("break"))[0][0]["message"]
 
-    assert "told to" not in run(scene())
+    assert "asked to fail" not in run(scene())
     assert "id=talk.0 failed" in caplog.text
-    assert "RuntimeError: told to" in caplog.text
+    assert "RuntimeError: asked to fail" in caplog.text
 
 
 def test_a_session_that_breaks_is_not_silent(caplog: pytest.LogCaptureFixture) -> None:
     async def scene() -> None:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             talk.send("session.config", speaker="broken")
             await talk.ended()
 
-    with pytest.raises(RuntimeError, match="told to"):
+    with pytest.raises(RuntimeError, match="asked to fail"):
         run(scene())
     assert "failed outside its route" in caplog.text
 
 
 def test_a_text_that_goes_on_behind_a_failure_is_ignored() -> None:
     async def scene() -> None:
-        house = make_house()
-        async with Talk(house) as talk:
+        runtime = make_runtime()
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             talk.write("fail. T")
             await talk.error()
             events, _ = await talk.say("wo. Three.")
             assert kinds(events) == ["session.done"]
-            assert len(house.voice.told) == 1
+            assert len(runtime.voice.utterances) == 1
 
     run(scene())
 
@@ -865,8 +867,8 @@ def test_barge_in_stops_at_once_and_forgets_what_waits(
     voice: Voice, lines: Callable[[], list[dict[str, str]]]
 ) -> None:
     async def scene() -> None:
-        house = make_house(voice())
-        async with Talk(house) as talk:
+        runtime = make_runtime(voice())
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             talk.write("One hold.")
             talk.send("input.done")
@@ -882,8 +884,8 @@ def test_barge_in_stops_at_once_and_forgets_what_waits(
             assert events == [
                 {"type": "audio.cancelled", "utterance_index": 0, "audio_seconds": 0.24}
             ]
-            assert house.is_idle
-            assert house.voice.told[0].channel.is_cancelled
+            assert runtime.is_idle
+            assert runtime.voice.utterances[0].channel.is_cancelled
             await settle()
             assert not talk.has_news
             assert (await talk.say("One."))[0][-1]["utterance_index"] == 1
@@ -897,9 +899,9 @@ def test_barge_in_stops_at_once_and_forgets_what_waits(
     assert lines()[0]["finish_reason"] == "cancelled"
 
 
-def test_barge_in_when_nobody_speaks_says_so() -> None:
+def test_cancel_without_speech_is_answered() -> None:
     async def scene() -> Any:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             await talk.configure()
             await talk.say("One.")
             talk.send("input.cancel")
@@ -917,9 +919,9 @@ def test_whenever_the_cancel_comes_every_utterance_ends_once(
     voice: Voice, lines: Callable[[], list[dict[str, str]]]
 ) -> None:
     async def scene() -> list[int]:
-        house = make_house(voice())
+        runtime = make_runtime(voice())
         stopped = []
-        async with Talk(house) as talk:
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             for turns in range(25):
                 talk.write("One hold.")
@@ -930,7 +932,7 @@ def test_whenever_the_cancel_comes_every_utterance_ends_once(
                 events, _ = await talk.until("audio.cancelled")
                 if events[-1]["utterance_index"] is not None:
                     stopped.append(events[-1]["utterance_index"])
-                assert house.is_idle
+                assert runtime.is_idle
                 await settle()
                 assert not talk.has_news
         return stopped
@@ -946,16 +948,16 @@ def test_a_client_that_leaves_stops_its_speech(
     voice: Voice, lines: Callable[[], list[dict[str, str]]]
 ) -> None:
     async def scene() -> None:
-        house = make_house(voice())
-        async with Talk(house) as talk:
+        runtime = make_runtime(voice())
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             talk.write("One hold. T")
             await talk.expect("audio.start")
             await settle()
             talk.leave()
             await talk.ended()
-            assert house.is_idle
-            assert house.voice.told[0].channel.is_cancelled
+            assert runtime.is_idle
+            assert runtime.voice.utterances[0].channel.is_cancelled
 
     before = count("tts_cancellations_total", reason="client_left")
     run(scene())
@@ -965,19 +967,19 @@ def test_a_client_that_leaves_stops_its_speech(
 
 
 @pytest.mark.parametrize("text", ["One two. Three.", "fail. Two."])
-def test_a_client_that_can_no_longer_be_told_has_left(
+def test_a_client_that_cannot_be_sent_to_has_left(
     text: str, lines: Callable[[], list[dict[str, str]]]
 ) -> None:
     async def scene() -> None:
-        house = make_house()
-        async with Talk(house) as talk:
+        runtime = make_runtime()
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             talk.is_gone = True
             talk.write(text)
             talk.send("input.done")
             await talk.ended()
-            assert house.is_idle
-            assert len(house.voice.told) == 1
+            assert runtime.is_idle
+            assert len(runtime.voice.utterances) == 1
 
     run(scene())
     assert [line["outcome"] for line in lines()] == ["cancelled"]
@@ -985,14 +987,14 @@ def test_a_client_that_can_no_longer_be_told_has_left(
 
 def test_a_client_that_does_not_read_is_waited_for_and_loses_nothing() -> None:
     async def scene() -> None:
-        house = make_house()
-        async with Talk(house) as talk:
+        runtime = make_runtime()
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             talk.stop_reading()
             talk.write("One. Two. Three.")
             talk.send("input.done")
             await asyncio.sleep(100)
-            assert len(house.voice.told) == 1
+            assert len(runtime.voice.utterances) == 1
             talk.read_on()
             events, frames = await talk.until("session.done")
             assert events[-1]["total_sentences"] == 3
@@ -1019,8 +1021,8 @@ def test_a_client_that_never_gives_its_deferred_key_is_sent_away(
     kind: str, fields: dict[str, str]
 ) -> None:
     async def scene() -> None:
-        house = make_house(API_KEY=KEY)
-        async with Talk(house) as talk:
+        runtime = make_runtime(API_KEY=KEY)
+        async with SocketClient(runtime) as talk:
             talk.send(kind, **fields)
             talk.send("session.config", api_key=KEY)
             assert (await talk.error())["code"] == "unauthorized"
@@ -1033,7 +1035,7 @@ def test_a_client_that_never_gives_its_deferred_key_is_sent_away(
 
 def test_a_client_with_a_deferred_key_cannot_stay_by_interrupting() -> None:
     async def scene() -> None:
-        async with Talk(make_house(API_KEY=KEY)) as talk:
+        async with SocketClient(make_runtime(API_KEY=KEY)) as talk:
             talk.send("input.cancel")
             await talk.expect("audio.cancelled")
             assert (await talk.error())["code"] == "unauthorized"
@@ -1046,7 +1048,7 @@ def test_a_client_with_a_deferred_key_cannot_stay_by_interrupting() -> None:
 def test_the_key_is_given_once(in_header: bool) -> None:
     async def scene() -> None:
         headers = {"authorization": f"Bearer {KEY}"} if in_header else {}
-        async with Talk(make_house(API_KEY=KEY), **headers) as talk:
+        async with SocketClient(make_runtime(API_KEY=KEY), **headers) as talk:
             await talk.configure(**({} if in_header else {"api_key": KEY}))
             await talk.configure(format="wav")
             assert (await talk.say("One."))[0][0]["format"] == "wav"
@@ -1056,7 +1058,7 @@ def test_the_key_is_given_once(in_header: bool) -> None:
 
 def test_text_before_the_configuration_is_refused_and_the_session_stays() -> None:
     async def scene() -> None:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             for kind in ("input.text", "input.done"):
                 talk.send(kind, text="One.")
                 error = await talk.error()
@@ -1074,7 +1076,7 @@ def test_every_utterance_has_its_line_with_the_facts(
     voice: Voice, lines: Callable[[], list[dict[str, str]]]
 ) -> None:
     async def scene() -> None:
-        async with Talk(make_house(voice()), x_request_id="talk") as talk:
+        async with SocketClient(make_runtime(voice()), x_request_id="talk") as talk:
             await talk.configure(seed=5, format="wav", speaker="other")
             await talk.say("One. ", "Three.")
             await talk.say("Two.")
@@ -1083,7 +1085,7 @@ def test_every_utterance_has_its_line_with_the_facts(
     first, second = lines()
     assert first["id"] == "talk.0"
     facts = {
-        "model": "teller",
+        "model": "fake",
         "voice": "other",
         "language": "english",
         "format": "wav",
@@ -1101,7 +1103,7 @@ def test_every_utterance_has_its_line_with_the_facts(
 
 def test_metrics_count_every_utterance_and_its_audio_once() -> None:
     async def scene() -> None:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             await talk.configure()
             await talk.say("One. Three.")
             await talk.say("Two.")

@@ -91,7 +91,7 @@ def test_a_driver_that_repeats_nothing_is_found(
     assert "FAILED  graphs: 0/8" in capsys.readouterr().out
 
 
-def test_a_check_that_breaks_has_failed_and_says_why(
+def test_a_check_that_raises_fails_with_the_reason(
     check, model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def broken(_device):

@@ -71,7 +71,7 @@ async def test_order_and_time_of_joining_change_nothing(model, jobs, alone, runn
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-async def test_neighbours_who_leave_change_nothing(model, jobs, alone, runner):
+async def test_requests_that_are_cancelled_change_no_other(model, jobs, alone, runner):
     with running(model, runner=runner) as engine:
 
         async def leave(job, after):

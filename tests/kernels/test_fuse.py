@@ -35,7 +35,7 @@ def fuse(model, backend):
         stack.fuse(lambda function: fused(function, backend))
 
 
-def test_who_captures_may_be_another_thread_than_who_loads(data):
+def test_one_thread_may_load_and_another_capture(data):
     # torch allows eight shapes, and keeps its settings per thread: an engine has more of both.
     model = on_a_thread_that_ends(load_fused, data)
     sizes = range(1, 6)

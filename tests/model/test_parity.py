@@ -62,7 +62,7 @@ def spoil_waveform(case, waveform):
         (spoil_waveform, "waveform differs by 2.0e-05"),
     ],
 )
-def test_a_difference_is_said_and_ends_with_1(run, data, tmp_path: Path, spoil, said):
+def test_a_difference_is_reported_and_exits_with_1(run, data, tmp_path: Path, spoil, said):
     case = json.loads((data / "golden_1b7.json").read_text(encoding="utf-8"))[6]
     with np.load(data / "golden_1b7.npz") as waveforms:
         waveform = waveforms["case_6"]

@@ -83,7 +83,7 @@ def ask(text: str | None = TEXT, **fields: Any) -> SpeechRequest:
 # A whole text ------------------------------------------------------------------------
 
 
-def test_a_request_is_the_job_that_it_says() -> None:
+def test_a_request_becomes_a_job_with_its_fields() -> None:
     sampling = SamplingOptions(temperature=0.5)
     told = make_voice().prepare(ask(instruct="Slowly.", sampling=sampling, max_frames=33))
     assert told.job == Job(
@@ -247,7 +247,7 @@ def test_an_instruction_takes_its_rows_from_an_open_speech() -> None:
     assert (told.choice.speaker, told.choice.instruct) == ("ryan", "Slowly.")
 
 
-def test_an_open_speech_is_the_job_that_it_says() -> None:
+def test_an_open_utterance_submits_the_job_of_its_request() -> None:
     async def run() -> tuple[Any, Job]:
         voice = make_voice(max_positions=400)
         wishes = VoiceAttributes(gender="male", age=60, emotion="sad")

@@ -374,9 +374,7 @@ async def test_a_runaway_is_spoken_again_with_a_seed_of_ours_only_if_none_was_gi
     assert len(drawn.voice.seeds) == len(set(drawn.voice.seeds)) == 2
 
 
-async def test_the_seed_that_is_told_is_the_one_that_was_heard(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_the_reported_seed_is_the_one_that_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter([7, 8])
     monkeypatch.setattr(secrets, "randbelow", lambda n: next(drawn) if n == 2**32 else 0)
 

@@ -516,7 +516,7 @@ def test_hub_that_refuses_is_asked_once_and_a_busy_one_six_times(
     assert len(world.server.asked) == times
 
 
-def test_hub_that_is_not_there_is_said(world: World) -> None:
+def test_an_unreachable_hub_is_named(world: World) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -560,7 +560,7 @@ def test_whole_files_of_an_earlier_start_are_kept(world: World) -> None:
     assert {asked.name for asked in world.server.asked} == {"vocab.json"}
 
 
-def test_full_disk_is_said_before_the_first_request(world: World) -> None:
+def test_a_full_disk_is_reported_before_the_first_request(world: World) -> None:
     huge = replace(world.release, files=(PublishedFile(BIG_FILE, 10**18, "0" * 64),))
     message = world.refusal(releases={NAME: huge})
     assert "1000000000.00 GB must still be downloaded" in message
@@ -596,7 +596,7 @@ def test_room_is_asked_only_for_what_is_not_there_yet(
     assert all(path in (world.target, *world.target.parents) for path in looked)
 
 
-def test_place_that_cannot_be_written_is_said(world: World) -> None:
+def test_a_directory_that_cannot_be_written_is_reported(world: World) -> None:
     world.models.write_text("a file, not a directory")
     assert "cannot be written" in world.refusal()
 

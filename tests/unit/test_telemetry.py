@@ -84,7 +84,7 @@ def test_memory_and_load_are_sampled_until_the_stop(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("resource_metrics")
-def test_sampling_has_a_thread_that_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_has_a_daemon_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[threading.Thread] = []
     sampled = threading.Event()
 
