@@ -5,6 +5,7 @@
 A text without pauses that the voice can take whole is one part, and that part is the request.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -21,6 +22,8 @@ from qwen_tts_service.types import Language, SpeechRequest
 GAP = Pause(0.3)
 """Silence between two parts of a text that was too long for one, and between two speakers; about
 what a reader takes."""
+
+_SPACES = re.compile(" {2,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,20 @@ def split_request(
     if parsed is None:
         has_markup = request.normalize != "none"
         parsed = parse(request.text, request.input_type, has_markup=has_markup)
-    language = request.language or parsed.language or detect_language(parsed.text)
+    language = request.language or parsed.language or detect_language(_undecided(parsed))
     request = replace(request, language=language)
     parts = tuple(_with_gaps(_parts(parsed.segments, request, language, longest_part_chars)))
     if not any(isinstance(part, SpeechRequest) for part in parts):
         raise nothing_to_speak()
     warnings = [*parsed.warnings, *filter(None, [_warning(request, language)])]
     return TextParts(parts, "; ".join(warnings) or None)
+
+
+def _undecided(parsed: ParsedText) -> str:
+    """The text that names no language of its own; all of it if there is no such text."""
+    segments = [part for part in parsed.segments if isinstance(part, Segment)]
+    text = " ".join(part.text for part in segments if part.language is None)
+    return text if is_speakable(text) else parsed.text
 
 
 def _parts(
@@ -96,7 +106,8 @@ def _spoken(segments: list[Segment], request: SpeechRequest) -> str:
         before = text[: len(text) - len(text.lstrip())]
         after = text[len(text.rstrip()) :] if text.strip() else ""
         texts.append(before + _read_out(segment, request).strip() + after)
-    return "".join(texts).strip()
+    text = "".join(texts).strip()
+    return text if request.normalize == "none" else _SPACES.sub(" ", text)
 
 
 def _read_out(segment: Segment, request: SpeechRequest) -> str:

@@ -1,6 +1,6 @@
 """SSML's say-as: write a text so that a voice reads it as characters, an ordinal, a date…
 
-The result is text of the language; numbers stay in digits, which voices and normaliser read.
+The result is text of the language; most numbers stay in digits, which voices and normaliser read.
 """
 
 import re
@@ -11,6 +11,7 @@ from typing import Any
 
 from qwen_tts_service.types import Language
 
+from .language import iso_code
 from .segments import SayAs
 
 _TABLE: Mapping[Language, Mapping[str, Any]] = tomllib.loads(
@@ -68,6 +69,20 @@ def _ordinal(text: str, language: Language) -> str:
     if not re.fullmatch(r"[0-9]{1,15}", digits):
         return text
     number = int(digits)
+    return _ordinal_words(number, language) or _ordinal_sign(number, language)
+
+
+def _ordinal_words(number: int, language: Language) -> str | None:
+    """Name an ordinal by num2words, which the extra `ru` brings; None where it has none."""
+    try:
+        from num2words import num2words  # noqa: PLC0415  (optional, 0.2 s)
+
+        return str(num2words(number, to="ordinal", lang=iso_code(language)))
+    except (ImportError, NotImplementedError, KeyError, OverflowError):
+        return None
+
+
+def _ordinal_sign(number: int, language: Language) -> str:
     is_teen = number % 100 in (11, 12, 13)
     suffix = "th" if is_teen else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return str(_TABLE[language]["ordinal"].format(n=number, suffix=suffix))
