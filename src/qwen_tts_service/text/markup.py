@@ -92,11 +92,9 @@ _CONTEXT_CHARS = 16  # kept of the text before, for _is_type and _END_OF_DROPPED
 _SPECIAL = re.compile(r"<(?=[/!?A-Za-z]|\Z)|&(?=[#A-Za-z]|\Z)|[\[【](?=\s{0,3}+/?+(?:[^\W\d_]|\Z))")
 _NAME = r"(?P<name>[A-Za-z][A-Za-z0-9]*+(?:[:-][A-Za-z0-9]++)*+)"
 _KEY = r"[A-Za-z_:@][\w:.@-]*+"
-# An attribute has a value, or is one of the few that stand alone: not "a <b and c> d".
 _ATTRIBUTE = (
     rf"(?:{_KEY}\s*+=\s*+(?:\"[^\"]*+\"|'[^']*+'|[^\s\"'<>`]++)"
-    r"|(?:async|autoplay|checked|controls|defer|disabled|download|hidden|loop|muted|nowrap|open"
-    r"|readonly|required|reversed|selected)(?![\w:.@-]))"
+    rf"|(?:{'|'.join(sorted(_TAGS['alone']))})(?![\w:.@-]))"
 )
 _TAG = re.compile(rf"<(?P<close>/?){_NAME}(?P<attributes>(?:\s++{_ATTRIBUTE})*+)\s*+(?P<empty>/?)>")
 _ATTRIBUTES = re.compile(rf"\s({_KEY})\s*+=\s*+(?:\"([^\"]*+)\"|'([^']*+)'|([^\s\"'<>`]++))")
@@ -288,10 +286,11 @@ def _is_type(tag: re.Match[str]) -> bool:
     if before.endswith("#include "):
         return True
     name = tag["name"]
-    is_title = name[0].isupper() and (len(name) == 1 or not name.isupper())
+    has_capital = name[0].isupper() and (len(name) == 1 or not name.isupper())
+    is_type = has_capital or name.lower() in _TAGS["type"]
     is_after_word = before[-1:].isascii() and (before[-1:].isalnum() or before[-1:] == "_")
     is_bare = not (tag["close"] or tag["attributes"] or tag["empty"])
-    return is_title and is_after_word and is_bare and name.lower() not in _TAGS["never_a_type"]
+    return is_type and is_after_word and is_bare and name.lower() not in _TAGS["never_a_type"]
 
 
 def _break_s(attributes: str) -> float:

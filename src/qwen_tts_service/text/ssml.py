@@ -107,9 +107,10 @@ class _SsmlReader:
         try:
             self._parser.Parse(document.encode("utf-8", "replace"), True)
         except expat.ExpatError as error:
-            raise self._malformed(
-                expat.ErrorString(error.code), error.lineno, error.offset
-            ) from None
+            reason = expat.ErrorString(error.code)
+            if not document.startswith("<"):
+                reason = "the text must begin with <speak>"
+            raise self._malformed(reason, error.lineno, error.offset) from None
         return ParsedText(self._builder.build(), self._language, tuple(self._warnings))
 
     # What expat calls ------------------------------------------------------------------
