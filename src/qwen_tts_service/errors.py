@@ -18,6 +18,14 @@ Which HTTP status each one becomes is said in api/errors.py and only there. A me
 contains what the user wrote as text; it names the field, what is wrong and what is allowed.
 """
 
+MAX_QUOTED_CHARS = 40
+
+
+def printable(value: str) -> str:
+    """What was sent, as an answer may quote it: printable, at most 40 characters; not for logs."""
+    shown = "".join(char if char.isprintable() else "?" for char in value[:MAX_QUOTED_CHARS])
+    return shown + "…" * (len(value) > MAX_QUOTED_CHARS)
+
 
 class TTSError(Exception):
     """A request failed. `code` is stable and for programs; `message` is for people."""

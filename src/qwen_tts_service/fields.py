@@ -15,6 +15,7 @@ from .types import (
     MAX_SEED,
     AudioFormat,
     Gender,
+    InputType,
     NormalizeLevel,
     SamplingOptions,
     SpeechRequest,
@@ -46,7 +47,9 @@ class SpeechBody(BaseModel):
     model_config = _STRICT
 
     text: str | None = Field(
-        None, description="Text to speak; [pause:0.5s] is silence. Exactly one of text and tokens."
+        None,
+        description="Text to speak; [pause:0.5s] is silence, [voice:NAME] changes the speaker. "
+        "Exactly one of text and tokens.",
     )
     tokens: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, min_length=1, description="Text token ids of the model's tokenizer, instead of text."
@@ -87,6 +90,11 @@ class SpeechBody(BaseModel):
         1.05, ge=1, le=2, description="Penalty for codes already spoken."
     )
 
+    input_type: InputType = Field(
+        "text",
+        description="text, in which tags and entities are read too, or ssml; a text that begins "
+        "with <speak> is SSML in any case, unless normalize is none.",
+    )
     normalize: NormalizeLevel = Field(
         "light",
         description="Text normalisation: none; light removes markdown, emoji and control "
@@ -123,6 +131,7 @@ class SpeechBody(BaseModel):
                 repetition_penalty=self.repetition_penalty,
             ),
             normalize=self.normalize,
+            input_type=self.input_type,
             max_frames=self.max_length,
         )
 

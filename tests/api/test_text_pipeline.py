@@ -13,7 +13,7 @@ from tests.conftest import Server
 from qwen_tts_service.build import build
 from qwen_tts_service.settings import load_settings
 from qwen_tts_service.speech.parts import split_request
-from qwen_tts_service.text.split import Pause
+from qwen_tts_service.text.segments import Pause
 from qwen_tts_service.types import SpeechRequest
 
 from .test_waiting import is_idle, metric, wait_for

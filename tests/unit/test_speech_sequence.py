@@ -10,7 +10,7 @@ import pytest
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import NotReady, SynthesisFailed
 from qwen_tts_service.speech.sequence import PartSequence
-from qwen_tts_service.text.split import Pause
+from qwen_tts_service.text.segments import Pause
 
 RATE_HZ = 1000
 FRAME_SAMPLES = 80

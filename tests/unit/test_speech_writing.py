@@ -359,3 +359,75 @@ async def test_a_failure_is_raised():
     with pytest.raises(SynthesisFailed):
         await read(stream)
     assert stream.finish_reason == "error"
+
+
+# Markup ---------------------------------------------------------------------------------
+
+MARKED = (
+    "<think>Hm. Why?</think>Tom &amp; <b>Jerry</b> are here. [pause:0.5s]Now [voice:ryan] I say"
+    " x<5.<br>Bye[voice:vivian][pause 1s] [pause 2s]you<break time='100ms'/>"
+)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9, 1000])
+@pytest.mark.parametrize("fields", [{}, {"language": None}])
+async def test_markup_is_read_however_it_is_cut(size, fields):
+    voice = FakeVoice()
+    stream = open_stream(voice, **fields)
+    for at in range(0, len(MARKED), size):
+        stream.feed(MARKED[at : at + size])
+    stream.finish()
+    assert [(u.request.speaker, u.text) for u in voice.opened] == [
+        (None, "Tom & Jerry are here. "),
+        (None, "Now "),
+        ("ryan", "I say x<5.\nBye"),
+        ("vivian", "you"),
+    ]
+    silences = [length for value, length in runs(await read(stream)) if value == 0]
+    assert silences == [500, 300, 3000, 100]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+async def test_without_normalising_only_exact_pauses_are_read(size):
+    text = " [pause:1s]<b>One</b>[pause 1s] &amp; [pause:1s] two"
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    texts, heard, _ = await written(pieces, normalize="none")
+    assert texts == ["<b>One</b>[pause 1s] &amp; ", "two"]
+    assert [value for value, _ in runs(heard)] == [0, 1, 0, 1]
+
+
+async def test_pauses_together_are_no_longer_than_the_longest():
+    _, heard, _ = await written(["a[pause:9s] [pause:9s]b"])
+    assert runs(heard) == [(1, 1), (0, 10_000), (1, 1)]
+
+
+async def test_a_change_of_voice_in_the_first_words_does_not_hide_the_language():
+    voice = FakeVoice()
+    stream = open_stream(voice, language=None)
+    stream.feed("[voice:a]OK! [voice:b]Привет, как твои дела сегодня?")
+    stream.finish()
+    assert [(u.request.speaker, u.request.language) for u in voice.opened] == [
+        ("a", "russian"),
+        ("b", "russian"),
+    ]
+
+
+async def test_ssml_is_not_spoken_by_token():
+    with pytest.raises(InvalidRequest) as caught:
+        open_stream(FakeVoice(), input_type="ssml")
+    assert (caught.value.param, "sentence" in caught.value.message) == ("input_type", True)
+
+
+async def test_an_unknown_voice_in_the_text_is_the_texts_fault():
+    class OneVoice(FakeVoice):
+        def open(self, request):
+            if request.speaker == "bob":
+                raise InvalidRequest("known: a", param="speaker", code="unknown_speaker")
+            return super().open(request)
+
+    stream = open_stream(OneVoice())
+    stream.feed("Hello. ")
+    with pytest.raises(InvalidRequest) as caught:
+        stream.feed("[voice:bob] Hello there")
+    assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
+    assert "'bob': known: a" in caught.value.message

@@ -18,6 +18,7 @@ from .library import Delivery
 _TABLES = read_table("deliveries.toml")
 LANGUAGE_CODES = {name: row["code"] for name, row in read_table("languages.toml").items()}
 _DEFAULT_GENDER: Gender = "male"
+_MIN_RATE_WPM, _MAX_RATE_WPM = 80, 450
 _SPEAKER_GIVEN = "speaker was given"
 _NO_INSTRUCT = "the embedded voice does not follow instructions"
 _UNKNOWN_EMOTION = "the embedded voice does not know this emotion; it knows " + ", ".join(EMOTIONS)
@@ -60,13 +61,18 @@ def choose_delivery(
     delivery = Delivery(
         language_code=LANGUAGE_CODES[language],
         variant=person["variant"],
-        rate_wpm=round(person["rate_wpm"] * manner["rate"]),
+        rate_wpm=_rate_wpm(person["rate_wpm"] * manner["rate"] * request.rate),
         pitch=person["pitch"] + manner["pitch"],
         pitch_range=50 + manner["pitch_range"],
         volume=100 + manner["volume"],
         has_phonemes=language == "chinese",
     )
     return choice_with(outcomes, speaker=delivery.variant, language=language), delivery
+
+
+def _rate_wpm(rate_wpm: float) -> int:
+    """Within what espeak-ng takes: slower and faster it goes on with another rate."""
+    return round(min(max(rate_wpm, _MIN_RATE_WPM), _MAX_RATE_WPM))
 
 
 def _resolve(speaker: str, speakers: Sequence[str]) -> str:

@@ -18,6 +18,8 @@ from .open_text import QwenOpenUtterance
 LONGEST_PART_CHARS = 800
 """About a minute of speech, three in Chinese: the model keeps its voice and finds the end."""
 
+_NO_RATE = "the rate was not applied: this model has no control of speed"
+
 
 @dataclass(frozen=True, slots=True)
 class QwenUtterance:
@@ -79,7 +81,9 @@ class QwenVoice:
             runaway_frames=runaway_frames(tokens, self._options.runaway_factor),
         )
         self._check_fit(job)
-        return QwenUtterance(job, choice, expected_frames(tokens) * FRAME_S, self._engine.submit)
+        expected_s = expected_frames(tokens) * FRAME_S
+        warning = _NO_RATE if request.rate != 1 else None
+        return QwenUtterance(job, choice, expected_s, self._engine.submit, warning)
 
     def open(self, request: SpeechRequest) -> QwenOpenUtterance:
         """Prepare to speak a text that is still being written, in the layout for that."""

@@ -5,71 +5,141 @@
 A text without pauses that the voice can take whole is one part, and that part is the request.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 
+from qwen_tts_service.errors import InvalidRequest, printable
 from qwen_tts_service.text.language import detect_language
+from qwen_tts_service.text.markup import parse
 from qwen_tts_service.text.normalise import LANGUAGES_WITH_FULL, normalise
-from qwen_tts_service.text.split import (
-    Pause,
-    is_speakable,
-    nothing_to_speak,
-    split_pauses,
-    split_sentences,
-)
+from qwen_tts_service.text.say_as import written
+from qwen_tts_service.text.segments import ParsedText, Pause, Segment
+from qwen_tts_service.text.split import is_speakable, nothing_to_speak, split_sentences
 from qwen_tts_service.types import Language, SpeechRequest
 
 GAP = Pause(0.3)
-"""Silence between two parts of a text that was too long for one; about what a reader takes."""
+"""Silence between two parts of a text that was too long for one, and between two speakers; about
+what a reader takes."""
+
+_SPACES = re.compile(" {2,}")
 
 
 @dataclass(frozen=True, slots=True)
 class TextParts:
-    """A text split for speaking: at least one part is a request; warning: in ASCII."""
+    """A text split for speaking: at least one part is a request."""
 
     parts: tuple[SpeechRequest | Pause, ...]
     warning: str | None = None
 
 
-def split_request(request: SpeechRequest, longest_part_chars: int | None) -> TextParts:
-    """Take the pauses out, normalise what is left and cut what is too long for one part.
+def split_request(
+    request: SpeechRequest, longest_part_chars: int | None, parsed: ParsedText | None = None
+) -> TextParts:
+    """Read the markup, normalise what is left and cut what is too long for one part.
 
-    The language is looked for once, in the whole text, so that every part has the same. Token
-    ids stay as they are: for them the voice decides.
+    The language is looked for once, in the whole text, so that every part has the same unless
+    its markup names another. Token ids stay as they are: for them the voice decides.
 
     longest_part_chars: None for a voice that takes a text of any length
+    parsed: the request's text, if its markup has been read
     raises: CannotSpeak, code `no_reading`, when no part has a letter or a digit; InvalidRequest
-        when `normalize` asks for what is not installed
+        for malformed SSML, and when `normalize` asks for what is not installed
     """
     if request.text is None:
         return TextParts((request,))
-    pieces = split_pauses(request.text)
-    language = request.language or detect_language(
-        " ".join(piece for piece in pieces if isinstance(piece, str))
-    )
+    if parsed is None:
+        has_markup = request.normalize != "none"
+        parsed = parse(request.text, request.input_type, has_markup=has_markup)
+    language = request.language or parsed.language or detect_language(_undecided(parsed))
     request = replace(request, language=language)
-    parts = tuple(
-        part if isinstance(part, Pause) else replace(request, text=part)
-        for piece in pieces
-        for part in _parts(piece, request, language, longest_part_chars)
-    )
+    parts = tuple(_with_gaps(_parts(parsed.segments, request, language, longest_part_chars)))
     if not any(isinstance(part, SpeechRequest) for part in parts):
         raise nothing_to_speak()
-    return TextParts(parts, _warning(request, language))
+    warnings = [*parsed.warnings, *filter(None, [_warning(request, language)])]
+    return TextParts(parts, "; ".join(warnings) or None)
+
+
+def _undecided(parsed: ParsedText) -> str:
+    """The text that names no language of its own; all of it if there is no such text."""
+    segments = [part for part in parsed.segments if isinstance(part, Segment)]
+    text = " ".join(part.text for part in segments if part.language is None)
+    return text if is_speakable(text) else parsed.text
 
 
 def _parts(
-    piece: str | Pause, request: SpeechRequest, language: Language, longest_part_chars: int | None
-) -> Iterator[str | Pause]:
-    if isinstance(piece, Pause):
-        yield piece
-        return
-    text = normalise(piece, request.normalize, language)
-    speakable = [part for part in _cut(text, longest_part_chars) if is_speakable(part)]
-    for number, part in enumerate(speakable):
-        if number:
-            yield GAP
+    segments: Iterable[Segment | Pause],
+    request: SpeechRequest,
+    language: Language,
+    longest_part_chars: int | None,
+) -> Iterator[SpeechRequest | Pause]:
+    """Speak segments of one manner together, so that a sentence keeps its melody."""
+
+    def manner_of(part: Segment | Pause) -> SpeechRequest | None:
+        if isinstance(part, Pause):
+            return None
+        return replace(
+            request,
+            speaker=part.speaker or request.speaker,
+            language=part.language or language,
+            rate=part.rate,
+        )
+
+    for asked, run in groupby(segments, key=manner_of):
+        if asked is None:
+            yield from (part for part in run if isinstance(part, Pause))
+            continue
+        text = _spoken([part for part in run if isinstance(part, Segment)], asked)
+        for part in _cut(text, longest_part_chars):
+            if is_speakable(part):
+                yield replace(asked, text=part)
+
+
+def _spoken(segments: list[Segment], request: SpeechRequest) -> str:
+    """Normalise segments one by one, and keep the space between them."""
+    if len(segments) == 1:
+        return _read_out(segments[0], request)
+    texts = []
+    for segment in segments:
+        text = segment.text
+        before = text[: len(text) - len(text.lstrip())]
+        after = text[len(text.rstrip()) :] if text.strip() else ""
+        texts.append(before + _read_out(segment, request).strip() + after)
+    text = "".join(texts).strip()
+    return text if request.normalize == "none" else _SPACES.sub(" ", text)
+
+
+def _read_out(segment: Segment, request: SpeechRequest) -> str:
+    language: Language = request.language or "english"
+    text, is_literal = segment.text, segment.is_literal
+    if segment.say_as is not None:
+        text, is_literal = written(text, segment.say_as, language)
+    return text if is_literal else normalise(text, request.normalize, language)
+
+
+def _with_gaps(parts: Iterable[SpeechRequest | Pause]) -> Iterator[SpeechRequest | Pause]:
+    """Put a gap where a text was cut and where the speaker changes."""
+    before: SpeechRequest | Pause | None = None
+    for part in parts:
+        if isinstance(before, SpeechRequest) and isinstance(part, SpeechRequest):
+            # Another language or rate comes in the middle of a sentence.
+            goes_on = (before.language, before.rate) != (part.language, part.rate)
+            if before.speaker != part.speaker or not goes_on:
+                yield GAP
         yield part
+        before = part
+
+
+def blame_text(error: InvalidRequest, speaker: str | None) -> InvalidRequest:
+    """The error for a speaker whom the text names, not the request."""
+    if error.code != "unknown_speaker":
+        return error
+    return InvalidRequest(
+        f"text names the voice {printable(speaker or '')!r}: {error.message}",
+        param="text",
+        code=error.code,
+    )
 
 
 def _cut(text: str, longest_part_chars: int | None) -> list[str]:

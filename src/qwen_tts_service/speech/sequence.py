@@ -8,7 +8,7 @@ from contextlib import aclosing
 import numpy as np
 
 from qwen_tts_service.errors import TTSError
-from qwen_tts_service.text.split import Pause
+from qwen_tts_service.text.segments import Pause
 from qwen_tts_service.types import FRAME_S, FinishReason, PcmStream, Samples
 
 Part = Pause | Callable[[], PcmStream]

@@ -14,7 +14,7 @@ from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
 from qwen_tts_service.text.language import preload_detector
 from qwen_tts_service.text.normalise import preload_russian
-from qwen_tts_service.text.split import Pause
+from qwen_tts_service.text.segments import ParsedText, Pause
 from qwen_tts_service.types import (
     FRAME_S,
     MAX_SEED,
@@ -28,7 +28,7 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import TextParts, split_request
+from .parts import TextParts, blame_text, split_request
 from .sequence import PartSequence
 
 ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
@@ -45,9 +45,14 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechInfo:
-    """What is known of a speech before it has begun; `expected_s` is an estimate."""
+    """What is known of a speech before it has begun; `expected_s` is an estimate.
+
+    choice: of its first part
+    speakers: of all its parts, each once, in the order in which they are heard
+    """
 
     choice: VoiceChoice
+    speakers: tuple[str, ...]
     warning: str | None = None
     expected_s: float = 0.0
 
@@ -136,16 +141,30 @@ class Synthesizer:
         """Stop for good."""
         self.voice.close()
 
-    def speak(self, request: SpeechRequest, output: Output) -> Speech:
+    def speak(
+        self, request: SpeechRequest, output: Output, parsed: ParsedText | None = None
+    ) -> Speech:
         """Start speaking. Must be called on the event loop that will read the speech.
 
-        Raises InvalidRequest or CannotSpeak before anything has started.
+        parsed: the request's text, if its markup has been read
+        raises: InvalidRequest or CannotSpeak, before anything has started
         """
         check_format(output.format, self.sample_rate_hz)
-        text_parts = split_request(request, self.voice.longest_part_chars)
-        parts = [p if isinstance(p, Pause) else self.voice.prepare(p) for p in text_parts.parts]
+        text_parts = split_request(request, self.voice.longest_part_chars, parsed)
+        parts = [
+            part if isinstance(part, Pause) else self._prepare(part, request)
+            for part in text_parts.parts
+        ]
         info = _info(request, text_parts, parts)
         return Speech(self._start(parts, request), self.pipe(output), request, lambda: info)
+
+    def _prepare(self, part: SpeechRequest, request: SpeechRequest) -> Utterance:
+        try:
+            return self.voice.prepare(part)
+        except InvalidRequest as error:
+            if part.speaker == request.speaker:
+                raise
+            raise blame_text(error, part.speaker) from None
 
     def pipe(self, output: Output) -> AudioPipe:
         """Make what resamples and encodes one answer, of a format that was checked."""
@@ -215,6 +234,7 @@ def _info(
     ]
     return SpeechInfo(
         choice=utterances[0].choice,
+        speakers=tuple(dict.fromkeys(utterance.choice.speaker for utterance in utterances)),
         warning="; ".join(dict.fromkeys(filter(None, warnings))) or None,
         expected_s=expected_s,
     )

@@ -1,27 +1,26 @@
 """Speak a text that is still being written, word by word or sentence by sentence.
 
 Whatever the pieces in which the text comes, the speech is the same. A piece by token waits in
-these buffers, each with its reason: `_beginning` until the language is known, `WordNormaliser`
-until its word is complete, `_unsent` until it is known where the utterance ends, and in the voice
-until its tokens are certain. By sentence it waits in the splitter, and complete sentences in a
-queue until they are spoken.
+these buffers, each with its reason: `MarkupReader` until a tag is complete, `_beginning` until
+the language is known, `WordNormaliser` until its word is complete, `_unsent` until it is known
+where the utterance ends, and in the voice until its tokens are certain. By sentence it waits in
+the reader of sentences, SSML until it is complete, and complete sentences in a queue until they
+are spoken.
 """
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.text.language import detect_language
+from qwen_tts_service.text.markup import Event, MarkupReader, SentenceReader, parse
 from qwen_tts_service.text.normalise import normalise
-from qwen_tts_service.text.split import (
-    SentenceSplitter,
-    is_speakable,
-    nothing_to_speak,
-    split_pauses,
-)
+from qwen_tts_service.text.segments import MAX_PAUSE_S, ParsedText, Pause, VoiceChange
+from qwen_tts_service.text.split import SentenceSplitter, is_speakable, nothing_to_speak
+from qwen_tts_service.text.ssml import could_be_ssml, is_ssml
 from qwen_tts_service.text.words import WordNormaliser
 from qwen_tts_service.types import (
     FRAME_S,
@@ -32,7 +31,7 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import GAP
+from .parts import GAP, blame_text
 from .sequence import PartSequence
 from .synthesizer import Output, Speech, SpeechInfo, Synthesizer
 
@@ -65,14 +64,23 @@ class OpenText:
             raise InvalidRequest(
                 'normalize "full" needs whole sentences; set split to "sentence"', param="normalize"
             )
+        if request.input_type == "ssml":
+            raise InvalidRequest(
+                'input_type "ssml" needs the whole text; set split to "sentence"',
+                param="input_type",
+            )
         self._voice = voice
         self._request = request
+        self._own_speaker = request.speaker
         self._sequence = sequence
         self._part_chars = part_chars
         self._splitter = SentenceSplitter()
+        self._markup = MarkupReader(has_markup=request.normalize != "none")
         self._words: WordNormaliser | None = None
         self._has_begun = False
-        self._beginning = ""
+        self._beginning: list[Event] = []
+        self._is_new_stretch = True
+        self._silence_s = 0.0  # before the next utterance, as it was written
         self._unsent = ""
         self._sent_chars = 0  # of the utterance that is being written
         self._ended_chars = 0  # of its sentences that are complete
@@ -82,44 +90,71 @@ class OpenText:
     def info(self) -> SpeechInfo:
         """Who speaks; known by the time there is audio."""
         assert self._choice is not None, "nothing has been spoken yet"
-        return SpeechInfo(choice=self._choice)
+        return SpeechInfo(choice=self._choice, speakers=(self._choice.speaker,))
 
     def feed(self, text: str) -> None:
         """Add text; raises InvalidRequest or CannotSpeak for what this voice cannot say."""
-        if self._has_begun:
-            self._write(text)
-        else:
-            self._beginning += text
-            self._begin(is_all=False)
+        for event in self._markup.feed(text):
+            self._take(event)
 
     def finish(self) -> None:
         """Say that the text is complete; raises CannotSpeak if there is nothing in it to say."""
+        for event in self._markup.finish():
+            self._take(event)
         if not self._has_begun:
             self._begin(is_all=True)
-        if self._words is not None:
-            self._divide(self._words.finish())
-        self._send(len(self._unsent))
-        self._end_utterance()
+        self._end_stretch()
         if self._choice is None:
             raise nothing_to_speak()
+        self._feed_silence()
         self._sequence.finish()
+
+    def _take(self, event: Event) -> None:
+        if self._has_begun:
+            self._write(event)
+        else:
+            self._beginning.append(event)
+            self._begin(is_all=False)
 
     def _begin(self, *, is_all: bool) -> None:
         """Begin once there is something to say, in a language that is known."""
-        text = self._beginning.lstrip()
+        # As of a whole text: what is before and behind a pause are two words.
+        text = "".join(part if isinstance(part, str) else " " for part in self._beginning).lstrip()
         is_enough = self._request.language or len(text) >= LANGUAGE_CHARS or is_all
         if not is_speakable(text) or not is_enough:
             return
         language: Language = self._request.language or detect_language(text[:LANGUAGE_CHARS])
         self._request = replace(self._request, language=language)
-        if self._request.normalize == "light":
-            self._words = WordNormaliser(language)
         self._has_begun = True
-        self._beginning = ""
-        self._write(text)
+        beginning, self._beginning = self._beginning, []
+        for event in beginning:
+            self._write(event)
 
-    def _write(self, text: str) -> None:
-        self._divide(text if self._words is None else self._words.feed(text))
+    def _write(self, event: Event) -> None:
+        if isinstance(event, Pause):
+            if event.duration_s > 0:
+                self._end_stretch()
+                self._silence_s += event.duration_s
+                return
+            event = " "
+        if isinstance(event, VoiceChange):
+            self._end_stretch()
+            self._request = replace(self._request, speaker=event.speaker or self._own_speaker)
+            return
+        if self._request.normalize == "light" and self._words is None:
+            self._words = WordNormaliser(self._request.language or "english")
+        self._divide(event if self._words is None else self._words.feed(event))
+
+    def _end_stretch(self) -> None:
+        """End what is being written: a pause or another speaker follows, or nothing."""
+        if self._words is not None:
+            self._divide(self._words.finish())
+            self._words = None
+        self._splitter.finish()
+        self._send(len(self._unsent))
+        self._end_utterance()
+        self._unsent = ""
+        self._is_new_stretch = True
 
     def _divide(self, text: str) -> None:
         """Send a short utterance's text at once; end a long one where a sentence ends.
@@ -127,6 +162,11 @@ class OpenText:
         Where that is does not depend on the pieces: behind `part_chars` nothing is sent before
         its sentence is complete.
         """
+        if self._is_new_stretch:
+            text = text.lstrip()
+        if not text:
+            return
+        self._is_new_stretch = False
         self._unsent += text
         for sentence in self._splitter.feed(text):
             self._ended_chars += len(sentence)
@@ -146,12 +186,23 @@ class OpenText:
             self._sent_chars += chars
 
     def _open_utterance(self) -> OpenUtterance:
-        utterance = self._voice.open(self._request)
-        if self._choice is not None:
+        try:
+            utterance = self._voice.open(self._request)
+        except InvalidRequest as error:
+            if self._request.speaker == self._own_speaker:
+                raise
+            raise blame_text(error, self._request.speaker) from None
+        if self._silence_s == 0 and self._choice is not None:
             self._sequence.feed(GAP)
+        self._feed_silence()
         self._choice = utterance.choice
         self._sequence.feed(lambda: utterance)
         return utterance
+
+    def _feed_silence(self) -> None:
+        if self._silence_s > 0:
+            self._sequence.feed(Pause(min(self._silence_s, MAX_PAUSE_S)))
+        self._silence_s = 0.0
 
     def _end_utterance(self) -> None:
         if self._utterance is not None:
@@ -204,18 +255,42 @@ class SpeechBySentence:
         self._synthesizer = synthesizer
         self._request = request
         self._output = output
-        self._splitter = SentenceSplitter()
-        self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
+        self._reader = SentenceReader(has_markup=request.normalize != "none")
+        self._sentences: asyncio.Queue[ParsedText | None] = asyncio.Queue()
+        self._is_ssml: bool | None = True if request.input_type == "ssml" else None
+        self._beginning: list[str] = []  # while it may be SSML, or all of it if it is
         self.is_cut = False
 
     def feed(self, text: str) -> None:
-        """Add text."""
-        for sentence in self._splitter.feed(text):
-            self._sentences.put_nowait(sentence)
+        """Add text; SSML is collected until it is complete."""
+        if self._is_ssml is None:
+            self._judge("".join(self._beginning) + text)
+        elif self._is_ssml:
+            self._beginning.append(text)
+        else:
+            self._put(self._reader.feed(text))
 
     def finish(self) -> None:
-        """Say that the text is complete."""
-        for sentence in (*self._splitter.finish(), None):
+        """Say that the text is complete; raises InvalidRequest for malformed SSML."""
+        beginning = "".join(self._beginning)
+        if self._is_ssml:
+            self._put([parse(beginning, self._request.input_type)])
+        else:
+            self._put([*self._reader.feed(beginning), *self._reader.finish()])
+        self._sentences.put_nowait(None)
+
+    def _judge(self, beginning: str) -> None:
+        """Find out whether a text is SSML: by its first tag, if markup is read at all."""
+        has_markup = self._request.normalize != "none"
+        if has_markup and could_be_ssml(beginning):
+            self._beginning = [beginning.lstrip()]
+            return
+        self._is_ssml = has_markup and is_ssml(beginning)
+        self._beginning = []
+        self.feed(beginning)
+
+    def _put(self, sentences: Iterable[ParsedText]) -> None:
+        for sentence in sentences:
             self._sentences.put_nowait(sentence)
 
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
@@ -229,7 +304,8 @@ class SpeechBySentence:
                 continue
             if speech is None:
                 await before()
-            speech = self._synthesizer.speak(replace(request, text=sentence), self._output)
+            asked = replace(request, text=sentence.text)
+            speech = self._synthesizer.speak(asked, self._output, sentence)
             yield speech
             self.is_cut = speech.finish_reason == "length"
             request = _following(request, speech)
@@ -253,9 +329,9 @@ def open_speech(
     return SpeechBySentence(synthesizer, request, output)
 
 
-def _has_words(sentence: str, request: SpeechRequest) -> bool:
-    """Whether anything is left to say once pauses, marks and emoji are out."""
-    text = "".join(part for part in split_pauses(sentence) if isinstance(part, str))
+def _has_words(sentence: ParsedText, request: SpeechRequest) -> bool:
+    """Whether anything is left to say once marks and emoji are out."""
+    text = sentence.text
     return is_speakable(
         text if request.normalize == "none" else normalise(text, "light", "english")
     )

@@ -46,6 +46,11 @@ def parse_language(value: str) -> Language | None:
     return language
 
 
+def iso_code(language: Language) -> str:
+    """Name a language by its two letters."""
+    return str(_TABLE[language]["iso"])
+
+
 _RUNS = re.compile(
     r"(?P<cyrillic>[\u0400-\u052f][\u0400-\u052f\u0300-\u036f]*)"
     r"|(?P<hangul>[\uac00-\ud7a3\u1100-\u11ff\u3130-\u318f]+)"

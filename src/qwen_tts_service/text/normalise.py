@@ -2,9 +2,8 @@
 
 Levels: "none" returns the text untouched; "light" composes Unicode (NFC) and drops control
 characters, markdown marks and emoji; "full" is light plus, for Russian only, numbers, dates
-and abbreviations in words. No level applies one language's rules to another. A `[pause:1s]`
-must be taken out before (`split.split_pauses`), and a result may be empty: there was nothing
-to say.
+and abbreviations in words. No level applies one language's rules to another. Tags and
+pauses must be taken out before (markup.py), and a result may be empty: there was nothing to say.
 """
 
 import re

@@ -195,7 +195,8 @@ class Session:
             raise InvalidRequest("send text with input.text, not in session.config", param="text")
         # A body needs a text to become a request; this one is never spoken.
         request = body.model_copy(update={"text": "-"}).to_request(self._id, self._runtime.settings)
-        by_default = body.split is None and can_speak_by_token(self._runtime.synthesizer)
+        can_by_token = can_speak_by_token(self._runtime.synthesizer) and body.input_type != "ssml"
+        by_default = body.split is None and can_by_token
         return SessionPlan(
             request=replace(request, text=None),
             output=Output(body.format, is_stream=True),
