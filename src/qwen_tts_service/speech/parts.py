@@ -23,6 +23,16 @@ GAP = Pause(0.3)
 """Silence between two parts of a text that was too long for one; about what a reader takes."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextOptions:
+    """What the server's settings say about reading texts.
+
+    default_language: of a text that has no letters
+    """
+
+    default_language: Language = "english"
+
+
 @dataclass(frozen=True, slots=True)
 class TextParts:
     """A text split for speaking: at least one part is a request; warning: in ASCII."""
@@ -31,7 +41,11 @@ class TextParts:
     warning: str | None = None
 
 
-def split_request(request: SpeechRequest, longest_part_chars: int | None) -> TextParts:
+def split_request(
+    request: SpeechRequest,
+    longest_part_chars: int | None,
+    options: TextOptions = TextOptions(),  # noqa: B008 - frozen
+) -> TextParts:
     """Take the pauses out, normalise what is left and cut what is too long for one part.
 
     The language is looked for once, in the whole text, so that every part has the same. Token
@@ -45,7 +59,7 @@ def split_request(request: SpeechRequest, longest_part_chars: int | None) -> Tex
         return TextParts((request,))
     pieces = split_pauses(request.text)
     language = request.language or detect_language(
-        " ".join(piece for piece in pieces if isinstance(piece, str))
+        " ".join(piece for piece in pieces if isinstance(piece, str)), options.default_language
     )
     request = replace(request, language=language)
     parts = tuple(

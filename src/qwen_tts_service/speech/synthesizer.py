@@ -28,7 +28,7 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import TextParts, split_request
+from .parts import TextOptions, TextParts, split_request
 from .sequence import PartSequence
 
 ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
@@ -121,9 +121,16 @@ class Speech:
 class Synthesizer:
     """Speaks requests with one voice at one output rate."""
 
-    def __init__(self, voice: Voice, *, sample_rate_hz: int) -> None:
+    def __init__(
+        self,
+        voice: Voice,
+        *,
+        sample_rate_hz: int,
+        text_options: TextOptions = TextOptions(),  # noqa: B008 - frozen
+    ) -> None:
         self.voice = voice
         self.sample_rate_hz = sample_rate_hz
+        self.text_options = text_options
 
     def warm_up(self) -> None:
         """Speak once for real and load what the first request would wait for."""
@@ -142,7 +149,7 @@ class Synthesizer:
         Raises InvalidRequest or CannotSpeak before anything has started.
         """
         check_format(output.format, self.sample_rate_hz)
-        text_parts = split_request(request, self.voice.longest_part_chars)
+        text_parts = split_request(request, self.voice.longest_part_chars, self.text_options)
         parts = [p if isinstance(p, Pause) else self.voice.prepare(p) for p in text_parts.parts]
         info = _info(request, text_parts, parts)
         return Speech(self._start(parts, request), self.pipe(output), request, lambda: info)
