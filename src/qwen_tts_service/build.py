@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
+from .speech.parts import TextOptions
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
 from .types import ReportProgress, Voice
@@ -35,7 +36,11 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
     worker: the number of this process among the workers, from 0
     """
     voice = _load_espeak() if settings.is_embedded else _load_qwen(settings, report, worker)
-    return Synthesizer(voice, sample_rate_hz=settings.sampling_rate)
+    return Synthesizer(
+        voice,
+        sample_rate_hz=settings.sampling_rate,
+        text_options=TextOptions(default_language=settings.default_language),
+    )
 
 
 def _check_embedded(settings: Settings) -> None:

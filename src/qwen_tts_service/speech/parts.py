@@ -26,6 +26,19 @@ what a reader takes."""
 _SPACES = re.compile(" {2,}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextOptions:
+    """What the server's settings say about reading texts.
+
+    default_language: of a text that has no letters
+    """
+
+    default_language: Language = "english"
+
+
+DEFAULT_TEXT_OPTIONS = TextOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class TextParts:
     """A text split for speaking: at least one part is a request."""
@@ -35,7 +48,10 @@ class TextParts:
 
 
 def split_request(
-    request: SpeechRequest, longest_part_chars: int | None, parsed: ParsedText | None = None
+    request: SpeechRequest,
+    longest_part_chars: int | None,
+    options: TextOptions = DEFAULT_TEXT_OPTIONS,
+    parsed: ParsedText | None = None,
 ) -> TextParts:
     """Read the markup, normalise what is left and cut what is too long for one part.
 
@@ -52,7 +68,11 @@ def split_request(
     if parsed is None:
         has_markup = request.normalize != "none"
         parsed = parse(request.text, request.input_type, has_markup=has_markup)
-    language = request.language or parsed.language or detect_language(_undecided(parsed))
+    language = (
+        request.language
+        or parsed.language
+        or detect_language(_undecided(parsed), options.default_language)
+    )
     request = replace(request, language=language)
     parts = tuple(_with_gaps(_parts(parsed.segments, request, language, longest_part_chars)))
     if not any(isinstance(part, SpeechRequest) for part in parts):

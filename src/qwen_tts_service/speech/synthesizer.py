@@ -28,7 +28,7 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import TextParts, blame_text, split_request
+from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .sequence import PartSequence
 
 ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
@@ -126,9 +126,16 @@ class Speech:
 class Synthesizer:
     """Speaks requests with one voice at one output rate."""
 
-    def __init__(self, voice: Voice, *, sample_rate_hz: int) -> None:
+    def __init__(
+        self,
+        voice: Voice,
+        *,
+        sample_rate_hz: int,
+        text_options: TextOptions = DEFAULT_TEXT_OPTIONS,
+    ) -> None:
         self.voice = voice
         self.sample_rate_hz = sample_rate_hz
+        self.text_options = text_options
 
     def warm_up(self) -> None:
         """Speak once for real and load what the first request would wait for."""
@@ -150,7 +157,9 @@ class Synthesizer:
         raises: InvalidRequest or CannotSpeak, before anything has started
         """
         check_format(output.format, self.sample_rate_hz)
-        text_parts = split_request(request, self.voice.longest_part_chars, parsed)
+        text_parts = split_request(
+            request, self.voice.longest_part_chars, self.text_options, parsed
+        )
         parts = [
             part if isinstance(part, Pause) else self._prepare(part, request)
             for part in text_parts.parts

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.errors import InvalidRequest
-from qwen_tts_service.text.language import detect_language
+from qwen_tts_service.text.language import beginning_that_tells, detect_language, has_letters
 from qwen_tts_service.text.markup import Event, MarkupReader, SentenceReader, parse
 from qwen_tts_service.text.normalise import normalise
 from qwen_tts_service.text.segments import MAX_PAUSE_S, ParsedText, Pause, VoiceChange
@@ -35,8 +35,6 @@ from .parts import GAP, blame_text
 from .sequence import PartSequence
 from .synthesizer import Output, Speech, SpeechInfo, Synthesizer
 
-LANGUAGE_CHARS = 20
-"""Text that is waited for when the language must be found out: four or five words' tokens."""
 OPEN_PART_CHARS = 800
 """Twice the text of one open utterance, for a voice that names no longest part."""
 
@@ -54,11 +52,18 @@ class OpenText:
 
     request: without a text; each utterance speaks it in the language that was given or found
     part_chars: how long one utterance becomes before the next sentence end ends it
+    default_language: of a text that begins without letters
     raises: InvalidRequest for what can only be done to a text that is complete
     """
 
     def __init__(
-        self, voice: OpenVoice, request: SpeechRequest, sequence: PartSequence, *, part_chars: int
+        self,
+        voice: OpenVoice,
+        request: SpeechRequest,
+        sequence: PartSequence,
+        *,
+        part_chars: int,
+        default_language: Language = "english",
     ) -> None:
         if request.normalize == "full":
             raise InvalidRequest(
@@ -74,6 +79,7 @@ class OpenText:
         self._own_speaker = request.speaker
         self._sequence = sequence
         self._part_chars = part_chars
+        self._default_language: Language = default_language
         self._splitter = SentenceSplitter()
         self._markup = MarkupReader(has_markup=request.normalize != "none")
         self._words: WordNormaliser | None = None
@@ -120,10 +126,12 @@ class OpenText:
         """Begin once there is something to say, in a language that is known."""
         # As of a whole text: what is before and behind a pause are two words.
         text = "".join(part if isinstance(part, str) else " " for part in self._beginning).lstrip()
-        is_enough = self._request.language or len(text) >= LANGUAGE_CHARS or is_all
-        if not is_speakable(text) or not is_enough:
+        judged = text if is_all else beginning_that_tells(text)
+        if not is_speakable(text) or (judged is None and self._request.language is None):
             return
-        language: Language = self._request.language or detect_language(text[:LANGUAGE_CHARS])
+        language: Language = self._request.language or detect_language(
+            judged or "", self._default_language
+        )
         self._request = replace(self._request, language=language)
         self._has_begun = True
         beginning, self._beginning = self._beginning, []
@@ -231,7 +239,13 @@ class SpeechByToken:
             sample_rate_hz=voice.sample_rate_hz, max_frames=request.max_frames
         )
         part_chars = (voice.longest_part_chars or OPEN_PART_CHARS) // 2
-        self._text = OpenText(voice, request, self._sequence, part_chars=part_chars)
+        self._text = OpenText(
+            voice,
+            request,
+            self._sequence,
+            part_chars=part_chars,
+            default_language=synthesizer.text_options.default_language,
+        )
         self.feed = self._text.feed
         self.finish = self._text.finish
 
@@ -248,7 +262,10 @@ class SpeechByToken:
 
 
 class SpeechBySentence:
-    """Speaks every sentence once it is complete, as a stretch of audio of its own."""
+    """Speaks every sentence once it is complete, as a stretch of audio of its own.
+
+    Where the client named no language, each sentence has its own, spoken by the same speaker.
+    """
 
     def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
         check_format(output.format, synthesizer.sample_rate_hz)
@@ -259,6 +276,7 @@ class SpeechBySentence:
         self._sentences: asyncio.Queue[ParsedText | None] = asyncio.Queue()
         self._is_ssml: bool | None = True if request.input_type == "ssml" else None
         self._beginning: list[str] = []  # while it may be SSML, or all of it if it is
+        self._speaker: str | None = None  # of the first sentence
         self.is_cut = False
 
     def feed(self, text: str) -> None:
@@ -295,22 +313,59 @@ class SpeechBySentence:
 
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
         """Yield a speech for each sentence that has words; raises CannotSpeak if none has."""
-        request, speech = self._request, None
-        while (sentence := await self._sentences.get()) is not None:
-            if self.is_cut or not _has_words(sentence, request):
-                continue
-            if request.max_frames < 1:
+        max_frames, speech = self._request.max_frames, None
+        async for sentence, language in self._sentences_with_language():
+            if self.is_cut or max_frames < 1:
                 self.is_cut = True
                 continue
             if speech is None:
                 await before()
-            asked = replace(request, text=sentence.text)
-            speech = self._synthesizer.speak(asked, self._output, sentence)
+            request = replace(
+                self._request, text=sentence.text, language=language, max_frames=max_frames
+            )
+            speech = self._synthesizer.speak(self._by_the_same(request), self._output, sentence)
             yield speech
             self.is_cut = speech.finish_reason == "length"
-            request = _following(request, speech)
+            max_frames -= _used_frames(speech)
         if speech is None:
             raise nothing_to_speak()
+
+    async def _sentences_with_language(self) -> AsyncGenerator[tuple[ParsedText, Language], None]:
+        """Yield the sentences that have words; one without letters takes its neighbour's language.
+
+        At the beginning that is the next one, so it waits until a sentence has letters or the
+        text is complete.
+        """
+        waiting: list[ParsedText] = []
+        language = self._request.language
+        default = self._synthesizer.text_options.default_language
+        while (sentence := await self._sentences.get()) is not None:
+            if not _has_words(sentence, self._request):
+                continue
+            waiting.append(sentence)
+            if self._request.language is None:
+                language = self._language_of(sentence, language)
+            if language is not None:
+                for each in waiting:
+                    yield each, language
+                waiting.clear()
+        for each in waiting:
+            yield each, default
+
+    def _language_of(self, sentence: ParsedText, before: Language | None) -> Language | None:
+        """What a sentence names or is found to be in; without letters that of the one before."""
+        if sentence.language is not None:
+            return sentence.language
+        if not has_letters(sentence.text):
+            return before
+        default = self._synthesizer.text_options.default_language
+        return detect_language(sentence.text, default, after=before)
+
+    def _by_the_same(self, request: SpeechRequest) -> SpeechRequest:
+        """Name the first sentence's speaker where another would be chosen for the language."""
+        speaker = self._synthesizer.voice.choose(request).speaker
+        self._speaker = self._speaker or speaker
+        return request if speaker == self._speaker else replace(request, speaker=self._speaker)
 
 
 OpenSpeech = SpeechByToken | SpeechBySentence
@@ -337,8 +392,5 @@ def _has_words(sentence: ParsedText, request: SpeechRequest) -> bool:
     )
 
 
-def _following(request: SpeechRequest, speech: Speech) -> SpeechRequest:
-    """What the next sentence is asked for: the same language, and the time that is left."""
-    used = math.ceil(speech.audio_s / FRAME_S - 1e-6)
-    language = speech.info.choice.language
-    return replace(request, language=language, max_frames=request.max_frames - used)
+def _used_frames(speech: Speech) -> int:
+    return math.ceil(speech.audio_s / FRAME_S - 1e-6)
