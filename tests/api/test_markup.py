@@ -111,6 +111,15 @@ def test_over_the_websocket_ssml_is_spoken_once_it_is_complete(server: Server, s
     assert np.array_equal(np.frombuffer(audio, "<i2"), whole)
 
 
+def test_over_the_websocket_what_was_not_applied_is_said(server: Server) -> None:
+    with Client(server) as client:
+        client.configure(language="en")
+        events, _ = client.say("<speak><bad>Hi</bad></speak>")
+        assert "bad" in events[0]["warning"]
+        events, _ = client.say("Hi")
+        assert "warning" not in events[0]
+
+
 def test_over_the_websocket_a_bad_document_is_an_error_and_the_session_stays(
     server: Server,
 ) -> None:

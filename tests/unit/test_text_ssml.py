@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -205,6 +206,14 @@ def test_a_hostile_document_is_read_in_linear_time(unit):
         parse("<speak>" + (unit * length)[: length // len(unit) * len(unit)] + "</speak>")
         times_s.append(time.process_time() - started_s)
     assert times_s[1] < 10 * times_s[0] + 0.1
+
+
+def test_the_example_of_the_guide_is_understood():
+    guide = (Path(__file__).parents[2] / "docs" / "ssml.md").read_text("utf-8")
+    example = guide.split("```xml\n")[1].split("```")[0]
+    parsed = parse(example)
+    assert (parsed.language, parsed.warnings) == ("english", ())
+    assert Pause(0.5) in parsed.segments
 
 
 # say-as ---------------------------------------------------------------------------------
