@@ -102,10 +102,13 @@ def test_a_request_is_the_job_that_it_says() -> None:
     assert told.warning is None
 
 
-@pytest.mark.parametrize(("rate", "is_warned"), [(1.0, False), (0.8, True)])
-def test_a_rate_that_it_does_not_have_is_a_warning(rate: float, is_warned: bool) -> None:
-    warning = make_voice().prepare(ask(rate=rate)).warning
-    assert ("rate was not applied" in (warning or "")) == is_warned
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({}, None), ({"rate": 0.8}, "rate"), ({"phonemes": "x", "rate": 2.0}, "rate, phoneme")],
+)
+def test_what_it_cannot_do_is_a_warning(fields: dict[str, Any], words: str | None) -> None:
+    warning = make_voice().prepare(ask(**fields)).warning
+    assert warning == (words and f"this model cannot apply: {words}")
 
 
 def test_without_an_instruction_there_are_no_ids_for_one() -> None:
