@@ -73,10 +73,11 @@ class EspeakVoice:
         pieces = text.split(readable, language)
         if language == "chinese":
             pieces = tuple(map(readings.with_phonemes, pieces))
-        if request.phonemes is not None:
-            pieces, delivery = (f"[[{request.phonemes}]]",), replace(delivery, has_phonemes=True)
         max_samples = round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ)
         synthesise = partial(self._library.synthesise, delivery)
+        if request.phonemes is not None:
+            pieces, delivery = (f"[[{request.phonemes}]]",), replace(delivery, has_phonemes=True)
+            synthesise = partial(self._library.synthesise, delivery)
         return EspeakUtterance(
             choice=choice,
             warning=_LATIN_IN_JAPANESE if _has_latin_words(readable, language) else None,
