@@ -68,6 +68,7 @@ class SpeechRequest:
 
     is_seed_drawn: the caller gave no seed, so another one may be tried after a runaway
     rate: how fast; 1 is as usual. A voice that cannot says so in its utterance's warning
+    phonemes: how the text is pronounced, in the alphabet of espeak-ng; the same holds
     """
 
     request_id: str
@@ -83,6 +84,7 @@ class SpeechRequest:
     normalize: NormalizeLevel = "light"
     input_type: InputType = "text"
     rate: float = 1.0
+    phonemes: str | None = None
     max_frames: int = 1000
 
 

@@ -89,6 +89,13 @@ def test_the_embedded_voice_speaks_at_the_rate_of_ssml(server: Server) -> None:
     assert lengths[0] > 1.2 * lengths[1] > 1.4 * lengths[2]
 
 
+def test_the_embedded_voice_speaks_phonemes(server: Server) -> None:
+    text = "<speak><phoneme alphabet='x-espeak' ph=\"{}\">other</phoneme></speak>"
+    spoken = [samples(ask(server, text=text.format(ph), language="en")) for ph in ("h@l'oU", "m'i")]
+    assert np.array_equal(spoken[0], samples(ask(server, text="hello", language="en")))
+    assert len(spoken[0]) > len(spoken[1])
+
+
 @pytest.mark.parametrize("size", [1, 5, 1000])
 def test_over_the_websocket_markup_is_that_of_the_whole_text(server: Server, size: int) -> None:
     text = "<think>Hm. Ok?</think>Tom &amp; <b>Jerry</b>.<br/>[voice:nova]Hi [pause 500ms] ho."
@@ -109,6 +116,15 @@ def test_over_the_websocket_ssml_is_spoken_once_it_is_complete(server: Server, s
         assert sum(event["type"] == "audio.start" for event in events) == 1
     whole = samples(ask(server, text=PLAIN, language="ru"))
     assert np.array_equal(np.frombuffer(audio, "<i2"), whole)
+
+
+def test_over_the_websocket_what_was_not_applied_is_said(server: Server) -> None:
+    with Client(server) as client:
+        client.configure(language="en")
+        events, _ = client.say("<speak><bad>Hi</bad></speak>")
+        assert "bad" in events[0]["warning"]
+        events, _ = client.say("Hi")
+        assert "warning" not in events[0]
 
 
 def test_over_the_websocket_a_bad_document_is_an_error_and_the_session_stays(

@@ -102,6 +102,15 @@ def test_a_request_becomes_a_job_with_its_fields() -> None:
     assert told.warning is None
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({}, None), ({"rate": 0.8}, "rate"), ({"phonemes": "x", "rate": 2.0}, "rate, phoneme")],
+)
+def test_what_it_cannot_do_is_a_warning(fields: dict[str, Any], words: str | None) -> None:
+    warning = make_voice().prepare(ask(**fields)).warning
+    assert warning == (words and f"this model cannot apply: {words}")
+
+
 def test_without_an_instruction_there_are_no_ids_for_one() -> None:
     assert make_voice().prepare(ask()).job.instruct_ids == ()
 

@@ -205,7 +205,7 @@ MAX_LINES = {
     "hub": 310,
     "kernels": 290,
     "model": 1260,
-    "qwen": 220,
+    "qwen": 230,
     "speech": 620,
     "telemetry": 140,
     "text": 1060,

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,7 @@ def parts(body):
         ("<metadata>no</metadata><desc>no</desc>a", ["a"]),
         ("<audio src='x'>text<desc>no</desc></audio>", ["text"]),
         ("<phoneme alphabet='ipa' ph='x'>word</phoneme>", ["word"]),
+        ("a<phoneme alphabet='x-espeak' ph='x'>word</phoneme>", ["a", "word"]),
         ("<mstts:express-as style='x'>a</mstts:express-as>", ["a"]),
         ("<a:break time='1s'/>b", [1.0, "b"]),
         ("Tom &amp; Jerry &#1055; &lt;b&gt;", ["Tom & Jerry П <b>"]),
@@ -109,6 +111,9 @@ def test_voices_and_languages_hold_for_what_is_inside():
         ("<voice gender='female'>a</voice>", "gender"),
         ("<say-as interpret-as='bleep'>a</say-as>", "bleep"),
         ("<phoneme ph='x'>a</phoneme>", "phoneme"),
+        ("<phoneme alphabet='x-espeak' ph='a]] [[b'>a</phoneme>", "phoneme"),
+        ("<phoneme alphabet='x-espeak' ph='é'>a</phoneme>", "phoneme"),
+        ("<phoneme alphabet='x-espeak'>a</phoneme>", "phoneme"),
         ("<audio src='x'>a</audio>", "audio"),
         ("<sub>a</sub>", "sub"),
         ("<break time='11s'/>a", "10 s"),
@@ -117,6 +122,11 @@ def test_voices_and_languages_hold_for_what_is_inside():
 def test_what_is_not_applied_is_said(body, word):
     (warning,) = read(body).warnings
     assert word in warning
+
+
+def test_phonemes_are_those_of_the_tag():
+    word, rest = read("<phoneme alphabet='x-espeak' ph=\"h@l'oU\">a</phoneme>b").segments
+    assert (word.phonemes, rest.phonemes) == ("h@l'oU", None)
 
 
 def test_known_tags_give_no_warning():
@@ -207,6 +217,14 @@ def test_a_hostile_document_is_read_in_linear_time(unit):
     assert times_s[1] < 10 * times_s[0] + 0.1
 
 
+def test_the_example_of_the_guide_is_understood():
+    guide = (Path(__file__).parents[2] / "docs" / "ssml.md").read_text("utf-8")
+    example = guide.split("```xml\n")[1].split("```")[0]
+    parsed = parse(example)
+    assert (parsed.language, parsed.warnings) == ("english", ())
+    assert Pause(0.5) in parsed.segments
+
+
 # say-as ---------------------------------------------------------------------------------
 
 
@@ -266,12 +284,13 @@ def test_an_ordinal_is_written_in_words_with_the_extra(text, language, _sign, wo
 @pytest.mark.parametrize(
     ("text", "order", "language", "expected"),
     [
-        ("03.10.2024", "", "russian", "3 октября 2024 года"),
+        ("03.10.2024", "", "russian", "03.10.2024"),
         ("2024-10-03", "", "english", "October 3, 2024"),
         ("10/03/2024", "", "english", "October 3, 2024"),
         ("03/10/2024", "dmy", "english", "October 3, 2024"),
-        ("10/03/2024", "mdy", "russian", "3 октября 2024 года"),
+        ("10/03/2024", "mdy", "russian", "03.10.2024"),
         ("31.12", "", "russian", "31 декабря"),
+        ("10-2024", "my", "russian", "октябрь 2024 года"),
         ("10-2024", "my", "german", "Oktober 2024"),
         ("20241003", "", "english", "20241003"),
         ("2024", "y", "english", "2024"),

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
@@ -75,6 +75,9 @@ class EspeakVoice:
             pieces = tuple(map(readings.with_phonemes, pieces))
         max_samples = round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ)
         synthesise = partial(self._library.synthesise, delivery)
+        if request.phonemes is not None:
+            pieces, delivery = (f"[[{request.phonemes}]]",), replace(delivery, has_phonemes=True)
+            synthesise = partial(self._library.synthesise, delivery)
         return EspeakUtterance(
             choice=choice,
             warning=_LATIN_IN_JAPANESE if _has_latin_words(readable, language) else None,

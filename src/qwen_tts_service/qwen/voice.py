@@ -18,7 +18,11 @@ from .open_text import QwenOpenUtterance
 LONGEST_PART_CHARS = 800
 """About a minute of speech, three in Chinese: the model keeps its voice and finds the end."""
 
-_NO_RATE = "the rate was not applied: this model has no control of speed"
+
+def _not_applied(rate: float, phonemes: str | None) -> str | None:
+    """What this model cannot do of a request."""
+    names = ["rate"] * (rate != 1) + ["phoneme"] * (phonemes is not None)
+    return f"this model cannot apply: {', '.join(names)}" if names else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,13 @@ class QwenVoice:
         )
         self._check_fit(job)
         expected_s = expected_frames(tokens) * FRAME_S
-        warning = _NO_RATE if request.rate != 1 else None
-        return QwenUtterance(job, choice, expected_s, self._engine.submit, warning)
+        return QwenUtterance(
+            job,
+            choice,
+            expected_s,
+            self._engine.submit,
+            _not_applied(request.rate, request.phonemes),
+        )
 
     def open(self, request: SpeechRequest) -> QwenOpenUtterance:
         """Prepare to speak a text that is still being written, in the layout for that."""

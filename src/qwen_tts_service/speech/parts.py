@@ -104,6 +104,7 @@ def _parts(
             speaker=part.speaker or request.speaker,
             language=part.language or language,
             rate=part.rate,
+            phonemes=part.phonemes,
         )
 
     for asked, run in groupby(segments, key=manner_of):
@@ -143,9 +144,9 @@ def _with_gaps(parts: Iterable[SpeechRequest | Pause]) -> Iterator[SpeechRequest
     before: SpeechRequest | Pause | None = None
     for part in parts:
         if isinstance(before, SpeechRequest) and isinstance(part, SpeechRequest):
-            # Another language or rate comes in the middle of a sentence.
-            goes_on = (before.language, before.rate) != (part.language, part.rate)
-            if before.speaker != part.speaker or not goes_on:
+            # What differs in language, rate or phonemes comes in the middle of a sentence.
+            is_cut = replace(before, text="") == replace(part, text="")
+            if before.speaker != part.speaker or is_cut:
                 yield GAP
         yield part
         before = part

@@ -282,15 +282,15 @@ def _entity(entity: str) -> str | None:
 
 def _is_type(tag: re.Match[str]) -> bool:
     """Whether this is code that looks like a tag: `List<Object>`, `#include <map>`."""
-    before = tag.string[max(0, tag.start() - _CONTEXT_CHARS) : tag.start()]
-    if before.endswith("#include "):
+    if tag.string.endswith("#include ", 0, tag.start()):
         return True
-    name = tag["name"]
+    if tag["close"] or tag["attributes"] or tag["empty"]:
+        return False
+    name, before = tag["name"], tag.string[max(0, tag.start() - 1) : tag.start()]
     has_capital = name[0].isupper() and (len(name) == 1 or not name.isupper())
     is_type = has_capital or name.lower() in _TAGS["type"]
-    is_after_word = before[-1:].isascii() and (before[-1:].isalnum() or before[-1:] == "_")
-    is_bare = not (tag["close"] or tag["attributes"] or tag["empty"])
-    return is_type and is_after_word and is_bare and name.lower() not in _TAGS["never_a_type"]
+    is_after_word = before.isascii() and (before.isalnum() or before == "_")
+    return is_type and is_after_word and name.lower() not in _TAGS["never_a_type"]
 
 
 def _break_s(attributes: str) -> float:

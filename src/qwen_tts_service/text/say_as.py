@@ -100,9 +100,9 @@ def _date(text: str, format: str, language: Language) -> str:
     if "m" not in fields:
         return str(next(iter(fields.values())))
     row = _TABLE[language]
-    months = row.get("months", "").split()
-    month = months[fields["m"] - 1] if months else ""
     kind = "".join(sorted(fields))
+    names = row.get("months", "") if "d" in fields else row.get("months_alone", row.get("months"))
+    month = names.split()[fields["m"] - 1] if names else ""
     pattern = {"dmy": row["ymd"], "dm": row["dm"], "my": row["my"]}.get(kind)
     if pattern is None:
         return month or text

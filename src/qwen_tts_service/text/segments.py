@@ -47,12 +47,14 @@ class Segment:
     speaker, language: None is that of the request
     rate: how fast; 1 is as usual
     is_literal: said as it stands, not normalised
+    phonemes: how the text is pronounced, in the alphabet of espeak-ng
     """
 
     text: str = ""
     speaker: str | None = None
     language: Language | None = None
     rate: float = 1.0
+    phonemes: str | None = None
     say_as: SayAs | None = None
     is_literal: bool = False
 

@@ -30,6 +30,7 @@ _SPACE = re.compile(r"\s+")
 _TIME = re.compile(r"\+?([0-9]{1,6}(?:\.[0-9]{1,6})?|\.[0-9]{1,6})\s*(ms|s)", re.IGNORECASE)
 _PERCENT = re.compile(r"([+-]?)([0-9]{1,4}(?:\.[0-9]{1,3})?)\s*%")
 _FACTOR = re.compile(r"[0-9]{1,2}(?:\.[0-9]{1,3})?|\.[0-9]{1,3}")
+_PHONEMES = re.compile(r"[!-Z\\^-~ ]{1,200}")  # ASCII, but for the brackets that end them
 _RATES: Mapping[str, float] = {
     "x-slow": 0.5,
     "slow": 0.75,
@@ -228,9 +229,12 @@ class _SsmlReader:
             manner = replace(manner, language=self._language_of(given["languages"]))
         return replace(around, manner=replace(manner, speaker=given.get("name") or manner.speaker))
 
-    def _phoneme(self, _given: dict[str, str], around: _Element) -> _Element:
-        self._warn("SSML: phoneme was not applied; its text was spoken")
-        return around
+    def _phoneme(self, given: dict[str, str], around: _Element) -> _Element:
+        phonemes = given.get("ph", "")
+        if given.get("alphabet") != "x-espeak" or not _PHONEMES.fullmatch(phonemes):
+            self._warn("SSML: phoneme was not applied, only alphabet x-espeak can be")
+            return around
+        return replace(around, manner=replace(around.manner, phonemes=phonemes))
 
     def _audio(self, _given: dict[str, str], around: _Element) -> _Element:
         self._warn("SSML: audio is not played; its text was spoken")

@@ -168,7 +168,7 @@ class WebSocketUtterance:
         self.sentences += 1
 
     async def _send_start(self, speech: Speech) -> None:
-        choice = speech.info.choice
+        choice, warning = speech.info.choice, speech.info.warning
         synthesizer = self._runtime.synthesizer
         self._call.note(
             model=synthesizer.voice.model_name, voice=choice.speaker, language=choice.language
@@ -187,4 +187,5 @@ class WebSocketUtterance:
             seed=self._plan.request.seed,
             applied=choice.applied,
             not_applied=choice.not_applied,
+            **({} if warning is None else {"warning": warning}),
         )
