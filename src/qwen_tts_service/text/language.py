@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Protocol, cast, get_args
 
-from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.errors import InvalidRequest, shown
 from qwen_tts_service.types import Language
 
 LANGUAGES: tuple[Language, ...] = get_args(Language)
@@ -41,7 +41,8 @@ def parse_language(value: str) -> Language | None:
     tag = _TAG.fullmatch(name)
     language = _LANGUAGE_OF.get(tag[1] if tag else name)
     if language is None:
-        message = f"language is not one of auto, {', '.join(LANGUAGES)} or their ISO codes"
+        known = ", ".join(LANGUAGES)
+        message = f"language {shown(value)} is not one of auto, {known} or their ISO codes"
         raise InvalidRequest(message, param="language")
     return language
 
