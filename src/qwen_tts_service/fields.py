@@ -20,7 +20,7 @@ from .types import (
     SpeechRequest,
     VoiceAttributes,
 )
-from .validation import choices_of
+from .validation import choices_of, folded
 from .voice.genders import known_gender
 
 MAX_FRAMES = 4096
@@ -36,9 +36,8 @@ class ForgivingBody(BaseModel):
     @classmethod
     def _as_listed(cls, value: Any, info: ValidationInfo) -> Any:
         field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, str) and choices_of(field.annotation):
-            return value.strip().casefold()
-        return value
+        is_listed = isinstance(value, str) and folded(value) in choices_of(field.annotation)
+        return folded(value) if is_listed else value  # what is not listed is named as it was sent
 
 
 class VoiceAttributesBody(ForgivingBody):

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from .errors import StartupError
-from .validation import choices_of
+from .validation import choices_of, folded
 
 EMBEDDED_VOICE = "espeak-ng"
 """The value of MODEL_NAME that asks for the embedded voice."""
@@ -91,14 +91,14 @@ class Settings(BaseModel):
         name = info.field_name or ""
         kind = cls.model_fields[name].annotation
         if isinstance(value, str) and (choices_of(kind) or kind is bool or name == "device"):
-            return value.strip().casefold()
+            return folded(value)
         return value
 
     @field_validator("model_name")
     @classmethod
     def _as_written(cls, name: str) -> str:
         """The embedded voice in any case; names of checkpoints are folders, and stay."""
-        return EMBEDDED_VOICE if name.strip().casefold() == EMBEDDED_VOICE else name
+        return EMBEDDED_VOICE if folded(name) == EMBEDDED_VOICE else name
 
     @field_validator("api_key")
     @classmethod

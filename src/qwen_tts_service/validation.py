@@ -66,12 +66,18 @@ def _rule(item: Any) -> str:
     if kind in _KINDS:
         return f"must be {_KINDS[kind]}; got {kind_of(value)}"
     if kind in _LIMITS:
-        return f"must be {_LIMITS[kind].format(**context)}; got {shown(value)}"
+        limit = _LIMITS[kind].format(**context).removesuffix(".0")
+        return f"must be {limit}; got {shown(value)}"
     if kind in _LENGTHS:
         return f"must have {_LENGTHS[kind].format(**context)}; got {len(value)}"
     if kind == "literal_error":
         return f"must be {context['expected'].replace(chr(39), '')}; got {shown(value)}"
     return str(item["msg"])
+
+
+def folded(word: str) -> str:
+    """A word without case and the blanks around it."""
+    return word.strip().casefold()
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, show
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.types import FRAME_S, AudioFormat, SpeechRequest, Voice
-from qwen_tts_service.validation import meaning_of, unknown_field
+from qwen_tts_service.validation import folded, meaning_of, unknown_field
 from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
 
 from .errors import body_of, response_of
@@ -114,7 +114,7 @@ class CreateSpeechBody(SpeechBody):
 
 def _check_model(name: str, settings: Settings) -> None:
     known = (settings.model_name, *MODEL_ALIASES)
-    if name.strip().casefold() not in {model.casefold() for model in known}:
+    if folded(name) not in {model.casefold() for model in known}:
         raise UnknownModel(
             f"model: must be {settings.model_name}, the loaded model, "
             f"or one of its aliases {', '.join(MODEL_ALIASES)}; got {shown(name)}",

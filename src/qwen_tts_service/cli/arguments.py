@@ -16,7 +16,7 @@ from qwen_tts_service.errors import InvalidRequest, printable
 from qwen_tts_service.fields import SpeechBody, VoiceAttributesBody
 from qwen_tts_service.settings import Settings, load_settings
 from qwen_tts_service.types import AudioFormat
-from qwen_tts_service.validation import from_validation, hint
+from qwen_tts_service.validation import folded, from_validation, hint
 
 EXAMPLES = (resources.files(__package__) / "examples.txt").read_text("utf-8")
 STANDARD_IO = "-"
@@ -146,7 +146,7 @@ def format_of(arguments: argparse.Namespace) -> str:
     if arguments.play and arguments.format:
         raise CommandError("--format goes with --out; a player takes what it can")
     if arguments.format:
-        return cast("str", arguments.format.strip().casefold())
+        return folded(arguments.format)
     if arguments.play or arguments.out == STANDARD_IO:
         return "wav"
     suffix = Path(arguments.out).suffix.lower().removeprefix(".")

@@ -13,6 +13,7 @@ from qwen_tts_service.api.openai import CreateSpeechBody
 from qwen_tts_service.errors import BodyTooLarge, ClientLeft, InvalidRequest, TTSError, shown
 from qwen_tts_service.speech.synthesizer import Output
 from qwen_tts_service.types import AudioFormat, SpeechRequest
+from qwen_tts_service.validation import folded
 
 PATH = "/v1/audio/speech/stream"
 MAX_FRAME_BYTES = 32 * 1024
@@ -134,7 +135,7 @@ def _event_of(raw: bytes) -> ClientEvent:
     if not isinstance(event, dict):
         raise InvalidRequest("the message is not a JSON object", code="invalid_json")
     kind = event.get("type")
-    name = kind.strip().casefold() if isinstance(kind, str) else ""
+    name = folded(kind) if isinstance(kind, str) else ""
     if name not in EVENT_TYPES:
         known = ", ".join(EVENT_TYPES)
         raise InvalidRequest(f"type must be one of {known}; got {shown(kind)}", param="type")
