@@ -52,7 +52,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         if word.startswith("-"):
             name = word.partition("=")[0]
             said = hint(name.strip("-"), SpeechBody, spell=_option)
-            parser.error(f"unknown option {printable(name)}.{said}")
+            raise CommandError(f"unknown option {printable(name)}.{said} See qwen-tts say --help")
     if unknown:
         parser.error(f"unrecognized arguments: {printable(' '.join(unknown))}")
     return arguments
