@@ -1,5 +1,6 @@
 """Broken rules in our words: fields as they were sent, what may be meant, what is allowed."""
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -46,6 +47,7 @@ MEANT = {
 }
 NOTED = {
     "speed control": "speed rate speaking_rate tempo speeds sped",
+    "frames of 80 ms": "max_duration duration",
     "pitch control": "pitch",
     "volume control": "volume",
     "One model": "model model_id",
@@ -160,6 +162,15 @@ def test_our_names_are_answered_with_openais_on_its_route(name: str, meant: str)
 def test_a_text_under_another_name_is_not_ignored_on_openais_route(name: str) -> None:
     assert "Did you mean input?" in refusal(CreateSpeechBody, **{name: "a"}).message
     assert parse_body(json.dumps({name: "a", "input": "b"}).encode(), CreateSpeechBody)
+
+
+@pytest.mark.parametrize("schema", [TTSBody, CreateSpeechBody])
+def test_a_body_of_many_unknown_fields_is_judged_quickly(schema: type[SpeechBody]) -> None:
+    data = json.dumps(dict.fromkeys(map("prompx{}".format, range(50_000)))).encode()
+    begun_s = time.perf_counter()
+    with contextlib.suppress(InvalidRequest):
+        parse_body(data, schema)
+    assert time.perf_counter() - begun_s < 5
 
 
 # Values --------------------------------------------------------------------------------

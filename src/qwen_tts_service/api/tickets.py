@@ -106,9 +106,10 @@ def parse_body(data: bytes, schema: type[SpeechBody]) -> SpeechBody:
     try:
         return schema.model_validate_json(data.removeprefix(BOM_UTF8))
     except ValidationError as error:
-        item = error.errors(include_input=False)[0]
-        if item["type"] == "json_invalid":
-            raise _not_json(data, str(item["ctx"]["error"])) from None
+        if error.error_count() == 1:  # listing many takes long, and bad JSON is the only one
+            (item,) = error.errors(include_input=False)
+            if item["type"] == "json_invalid":
+                raise _not_json(data, str(item["ctx"]["error"])) from None
         raise from_validation(error, schema) from None
 
 
