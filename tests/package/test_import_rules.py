@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tokenize
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -162,6 +163,18 @@ def test_importing_the_service_loads_no_model_library() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert ran.stdout.strip() == "[]"
+
+
+def test_every_table_is_installed_with_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = [
+        (SOURCE.parent / package.replace(".", "/"), pattern)
+        for package, patterns in project["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+    ]
+    installed = {path for folder, pattern in patterns for path in folder.glob(pattern)}
+    kinds = (".toml", ".json", ".txt", ".js", ".html", ".css", ".svg")
+    assert {path for path in SOURCE.rglob("*") if path.suffix in kinds} <= installed
 
 
 def test_functions_stay_short() -> None:
