@@ -4,9 +4,9 @@ What a field means is said here once, for the documentation page and `--help` as
 """
 
 import secrets
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from .errors import InvalidRequest
 from .settings import Settings
@@ -21,17 +21,34 @@ from .types import (
     SpeechRequest,
     VoiceAttributes,
 )
+from .validation import choices_of, folded
+from .voice.genders import known_gender
 
 MAX_FRAMES = 4096
 _STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
-class VoiceAttributesBody(BaseModel):
-    """The wanted voice; X-Voice-Not-Applied reports what the loaded model cannot do."""
+class ForgivingBody(BaseModel):
+    """A body whose enumerations take their values in any case and with blanks around them."""
 
     model_config = _STRICT
 
-    gender: Gender | None = Field(None, description="male, female, or neutral: no preference.")
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_listed(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        is_listed = isinstance(value, str) and folded(value) in choices_of(field.annotation)
+        return folded(value) if is_listed else value  # what is not listed is named as it was sent
+
+
+class VoiceAttributesBody(ForgivingBody):
+    """The wanted voice; X-Voice-Not-Applied reports what the loaded model cannot do."""
+
+    gender: Gender | None = Field(
+        None,
+        description="male, female, or neutral: no preference; or a word for it in any of the ten "
+        "languages.",
+    )
     age: int | None = Field(None, ge=1, le=120, description="Age in years, 1 to 120.")
     emotion: str | None = Field(
         None,
@@ -40,11 +57,14 @@ class VoiceAttributesBody(BaseModel):
         description="happy, sad, angry, neutral, excited, calm and so on, or a word of your own.",
     )
 
+    @field_validator("gender", mode="before")
+    @classmethod
+    def _gender_meant(cls, value: Any) -> Any:
+        return (known_gender(value) or value) if isinstance(value, str) else value
 
-class SpeechBody(BaseModel):
+
+class SpeechBody(ForgivingBody):
     """What every caller may ask for."""
-
-    model_config = _STRICT
 
     text: str | None = Field(
         None,
@@ -144,7 +164,8 @@ class SpeechBody(BaseModel):
             raise InvalidRequest("text is empty; give at least one word", param="text")
         if len(self.text) > max_text_chars:
             raise InvalidRequest(
-                f"text has {len(self.text)} characters; at most {max_text_chars} are allowed",
+                f"text has {len(self.text)} characters; at most {max_text_chars} are allowed "
+                "(MAX_TEXT_CHARS)",
                 param="text",
             )
         return self.text
@@ -154,7 +175,8 @@ class SpeechBody(BaseModel):
             return None
         if len(self.tokens) > max_tokens:
             raise InvalidRequest(
-                f"tokens has {len(self.tokens)} ids; at most {max_tokens} are allowed",
+                f"tokens has {len(self.tokens)} ids; at most {max_tokens} are allowed "
+                "(MAX_TEXT_CHARS)",
                 param="tokens",
             )
         return tuple(self.tokens)

@@ -7,9 +7,18 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from .errors import StartupError
+from .validation import choices_of, folded
 
 EMBEDDED_VOICE = "espeak-ng"
 """The value of MODEL_NAME that asks for the embedded voice."""
@@ -75,10 +84,21 @@ class Settings(BaseModel):
     hf_hub_offline: bool = False
     """Never look on the network for weights."""
 
-    @field_validator("log_level", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _lower_case(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
+    def _as_listed(cls, value: object, info: ValidationInfo) -> object:
+        """Take enumerations, switches and devices in any case, with blanks around them."""
+        name = info.field_name or ""
+        kind = cls.model_fields[name].annotation
+        if isinstance(value, str) and (choices_of(kind) or kind is bool or name == "device"):
+            return folded(value)
+        return value
+
+    @field_validator("model_name")
+    @classmethod
+    def _as_written(cls, name: str) -> str:
+        """The embedded voice in any case; names of checkpoints are folders, and stay."""
+        return EMBEDDED_VOICE if folded(name) == EMBEDDED_VOICE else name
 
     @field_validator("api_key")
     @classmethod

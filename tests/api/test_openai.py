@@ -323,7 +323,9 @@ def test_a_refusal_names_the_field_as_this_api_calls_it(
     assert error.type == "invalid_request_error"
     assert error.code
     assert param.split(".", maxsplit=1)[0] in error.message
-    assert MARKER not in error.response.text
+    is_named = fields.get(param) in (MARKER, {"id": MARKER}) and param != "input"
+    assert (f'"{MARKER}"' in error.message) == is_named
+    assert (MARKER in error.response.text) == is_named
     assert MARKER not in server.log.read_text()
 
 
@@ -339,9 +341,15 @@ def test_a_refusal_names_the_field_as_this_api_calls_it(
         pytest.param(
             b'{"input": "a", "voice_attributes": {"%s": 1}}' % MARKER.encode(),
             "unknown_field",
-            "voice_attributes",
+            f"voice_attributes.{MARKER}",
             id="unknown-attribute",
         ),
+        pytest.param(b'{"text": "%s"}' % MARKER.encode(), "unknown_field", "text", id="our-text"),
+        pytest.param(b'{"prompt": "a"}', "unknown_field", "prompt", id="prompt"),
+        pytest.param(
+            b'{"input": "a", "speaker": "ryan"}', "unknown_field", "speaker", id="our-speaker"
+        ),
+        pytest.param('{"input": "Привет"}'.encode("utf-16"), "invalid_json", None, id="utf-16"),
     ],
 )
 def test_a_broken_body_is_a_400(
@@ -352,12 +360,30 @@ def test_a_broken_body_is_a_400(
     answer = httpx.post(url, content=content, headers=headers)
     assert answer.status_code == 400
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, param)
-    assert MARKER not in answer.text
+    assert (MARKER in answer.text) == (MARKER in str(param))
+    assert MARKER not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("fields", "content_type"),
+    [
+        ({"response_format": "WAV"}, "audio/wav"),
+        ({"response_format": " Flac "}, "audio/flac"),
+        ({"response_format": "pcm", "stream_format": "SSE"}, "text/event-stream; charset=utf-8"),
+    ],
+)
+def test_listed_values_are_taken_in_any_case(
+    server: Server, fields: dict[str, str], content_type: str
+) -> None:
+    answer = post(server, input="One.", voice=" Alloy ", model="TTS-1", **fields)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, content_type)
 
 
 def test_too_much_text_is_refused_in_this_apis_words(server: Server) -> None:
     error = post(server, input="a" * 4097).json()["error"]
-    assert error["message"] == "input has 4097 characters; at most 4096 are allowed"
+    assert error["message"] == (
+        "input has 4097 characters; at most 4096 are allowed (MAX_TEXT_CHARS)"
+    )
 
 
 def test_as_much_text_as_openai_takes_is_taken(server: Server) -> None:
@@ -370,7 +396,7 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
         create(client, model=MARKER)
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
     assert "espeak-ng" in caught.value.message
-    assert MARKER not in caught.value.response.text
+    assert f'got "{MARKER}"' in caught.value.message
 
 
 @pytest.mark.parametrize("model", ["espeak-ng", *MODEL_ALIASES])

@@ -541,8 +541,11 @@ def test_a_session_may_be_interrupted_for_ever() -> None:
     run(scene())
 
 
+@pytest.mark.parametrize("letter", ["b", "я", "語"])
 @pytest.mark.parametrize(("size", "is_too_much"), [(MOST_BYTES, False), (MOST_BYTES + 1, True)])
-def test_messages_that_wait_may_have_so_many_bytes_together(size: int, is_too_much: bool) -> None:
+def test_messages_that_wait_may_have_so_many_bytes_together(
+    size: int, is_too_much: bool, letter: str
+) -> None:
     async def scene() -> None:
         runtime = make_runtime(MAX_BODY_BYTES=str(MOST_BYTES))
         async with SocketClient(runtime) as talk:
@@ -550,8 +553,9 @@ def test_messages_that_wait_may_have_so_many_bytes_together(size: int, is_too_mu
             talk.write("hold.")
             talk.send("input.done")
             await settle()
-            padded = json.dumps({"type": "input.text", "text": "b" * (size // 2)})
-            for raw in (padded, '{"type": "input.done"}'.ljust(size - len(padded))):
+            text = letter * (size // 2 // len(letter.encode()))
+            padded = json.dumps({"type": "input.text", "text": text}, ensure_ascii=False)
+            for raw in (padded, '{"type": "input.done"}'.ljust(size - len(padded.encode()))):
                 talk.send_raw(raw)
             await settle()
             assert runtime.admission.active == (0 if is_too_much else 1)

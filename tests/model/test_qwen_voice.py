@@ -329,10 +329,17 @@ def test_an_instruction_that_leaves_no_frame_is_refused(room: int, is_refused: b
     voice, request = make_voice(max_positions=rows + 17 + room), ask(None, instruct="Slowly.")
     if not is_refused:
         assert voice.open(request)._job.max_frames == 1
+        assert voice.choose(request).instruct == "Slowly."
         return
-    with pytest.raises(InvalidRequest, match="MAX_POSITIONS") as caught:
-        voice.open(request)
-    assert caught.value.param == "instruct"
+    for refusing in (voice.open, voice.choose):
+        with pytest.raises(InvalidRequest, match="MAX_POSITIONS") as caught:
+            refusing(request)
+        assert caught.value.param == "instruct"
+
+
+def test_a_model_that_drops_instructions_refuses_none_for_its_length() -> None:
+    voice = make_voice(like_config(follows_instruct=False), max_positions=300)
+    assert voice.choose(ask(None, instruct="Slowly. " * 99)).instruct is None
 
 
 def test_an_open_speech_begins_when_it_is_read_and_has_a_token() -> None:

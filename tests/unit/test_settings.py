@@ -145,7 +145,25 @@ def test_every_word_that_is_allowed_is_taken(name: str, values: list[str]) -> No
     assert [getattr(load_settings({name: v}), name.lower()) for v in values] == values
 
 
-@pytest.mark.parametrize("device", ["cpu:0", "cuda:", "cuda:x", "xcpu", "cuda:1 "])
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("CPU_WEIGHTS", " Half", "half"),
+        ("CODEC_DTYPE", "BFloat16", "bfloat16"),
+        ("LOG_LEVEL", "INFO ", "info"),
+        ("DEVICE", "CUDA:1 ", "cuda:1"),
+        ("DETERMINISTIC", " True ", True),
+        ("MODEL_NAME", "ESpeak-NG ", "espeak-ng"),
+        ("MODEL_NAME", "My-Checkpoint", "My-Checkpoint"),
+    ],
+)
+def test_a_listed_word_is_taken_in_any_case_and_with_blanks(
+    name: str, value: str, meant: object
+) -> None:
+    assert getattr(load_settings({name: value}), name.lower()) == meant
+
+
+@pytest.mark.parametrize("device", ["cpu:0", "cuda:", "cuda:x", "xcpu", "cuda:1 x"])
 def test_a_device_is_named_as_torch_names_it(device: str) -> None:
     with pytest.raises(StartupError, match="DEVICE"):
         load_settings({"DEVICE": device})

@@ -6,7 +6,7 @@ A pure function over the tables in deliveries.toml.
 from collections.abc import Sequence
 from typing import Any
 
-from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.errors import InvalidRequest, shown
 from qwen_tts_service.types import Gender, SpeechRequest, VoiceAttributes, VoiceChoice
 from qwen_tts_service.voice.catalogue import age_band, gender_of_openai_voice
 from qwen_tts_service.voice.emotions import EMOTIONS, known_emotion
@@ -83,7 +83,7 @@ def _resolve(speaker: str, speakers: Sequence[str]) -> str:
     if gender is not None:
         return str(_TABLES["voices"][gender]["adult"]["variant"])
     raise InvalidRequest(
-        f"speaker is not known; known speakers: {', '.join(speakers)}",
+        f"speaker {shown(speaker)} is not known; known speakers: {', '.join(speakers)}",
         param="speaker",
         code="unknown_speaker",
     )

@@ -100,8 +100,6 @@ class QwenVoice:
         instruct_ids = tuple(self._model.tokenizer.encode_instruct(choice.instruct or ""))
         prompt = len(instruct_ids) + 2 * PROMPT_FRAME_TOKENS + 1
         max_frames = min(request.max_frames, self._options.max_positions - prompt)
-        if max_frames < 1:  # a sequence that may make no frame would never end
-            raise InvalidRequest("instruct leaves no room within MAX_POSITIONS", param="instruct")
         job = Job(
             ids=(),
             instruct_ids=instruct_ids,
@@ -142,12 +140,20 @@ class QwenVoice:
         choice = choose_voice(
             request.attributes, language, request.speaker, request.instruct, self._capabilities
         )
+        self._check_instruct(choice.instruct or "")
         if language in self._model.config.languages:
             return choice
         spoken = ", ".join(self._model.config.languages)
         raise InvalidRequest(
             f"language is not one that this model speaks; known: {spoken}", param="language"
         )
+
+    def _check_instruct(self, instruct: str) -> None:
+        """Refuse an instruct that leaves no frame in a slot: its speech would never end."""
+        room = self._options.max_positions - 2 * PROMPT_FRAME_TOKENS - 1
+        is_surely_short = len(instruct.encode()) + PROMPT_FRAME_TOKENS < room
+        if not is_surely_short and len(self._model.tokenizer.encode_instruct(instruct)) >= room:
+            raise InvalidRequest("instruct leaves no room within MAX_POSITIONS", param="instruct")
 
     def _checked(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Only text may come as ids: a control token would end the prompt where it stands."""

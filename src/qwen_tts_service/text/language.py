@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any, cast, get_args
 
-from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.errors import InvalidRequest, shown
 from qwen_tts_service.types import Language
 
 from .latin import WORD, detect_latin, names
@@ -40,7 +40,8 @@ def parse_language(value: str) -> Language | None:
     tag = _TAG.fullmatch(name)
     language = _LANGUAGE_OF.get(tag[1] if tag else name)
     if language is None:
-        message = f"language is not one of auto, {', '.join(LANGUAGES)} or their ISO codes"
+        known = ", ".join(LANGUAGES)
+        message = f"language {shown(value)} is not one of auto, {known} or their ISO codes"
         raise InvalidRequest(message, param="language")
     return language
 

@@ -22,6 +22,7 @@ from qwen_tts_service.errors import (
     TimedOut,
     TTSError,
     Unauthorized,
+    kind_of,
 )
 from qwen_tts_service.speech.synthesizer import Output
 from qwen_tts_service.speech.writing import can_speak_by_token, open_speech
@@ -59,7 +60,7 @@ class Session:
         self._runtime: Runtime = socket.scope[RUNTIME_KEY]
         self._id = Call.of(socket.scope).request_id
         self._connection = Connection(
-            socket, max_waiting_chars=self._runtime.settings.max_body_bytes
+            socket, max_waiting_bytes=self._runtime.settings.max_body_bytes
         )
         self._is_key_deferred = bool(socket.scope.get(KEY_IS_DEFERRED))
         self._inbox: asyncio.Queue[ClientEvent] = asyncio.Queue()
@@ -156,7 +157,7 @@ class Session:
             raise InvalidRequest(
                 "an utterance is being written; send input.done or input.cancel first", param="type"
             )
-        body = parse_body(event.raw.encode("utf-8", "replace"), SessionConfig)
+        body = parse_body(event.raw, SessionConfig)
         assert isinstance(body, SessionConfig)
         self._check_key(body.api_key)
         plan = self._make_plan(body)
@@ -206,7 +207,7 @@ class Session:
     async def _take_text(self, event: ClientEvent) -> None:
         text = event.text
         if not isinstance(text, str):
-            raise InvalidRequest("text must be a string", param="text")
+            raise InvalidRequest(f"text must be a string; got {kind_of(text)}", param="text")
         if self._utterance is None and text.strip():
             assert self._plan is not None
             self._utterance = WebSocketUtterance(

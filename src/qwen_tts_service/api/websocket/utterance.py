@@ -72,7 +72,8 @@ class WebSocketUtterance:
         most = self._runtime.settings.max_text_chars
         if self._chars > most:
             raise InvalidRequest(
-                f"text has more than {most} characters; end the utterance with input.done",
+                f"text has {self._chars} characters; at most {most} are allowed "
+                "(MAX_TEXT_CHARS); end the utterance with input.done",
                 param="text",
             )
         self._speech.feed(self._whole_characters(text))

@@ -50,7 +50,7 @@ function dropEmpty(fields) {
 /** The request that gives `format`, streamed or whole. */
 export function requestFor(body, format, isStream) {
   if (!isStream) return { path: "tts", body: { ...body, format } };
-  const isLong = body.text.length > SURELY_SHORT_CHARS;
+  const isLong = (body.text ?? "").length > SURELY_SHORT_CHARS;
   return {
     path: "stream-tts",
     body: { ...body, format, ...(isLong ? { max_length: LONGEST_FRAMES } : {}) },
