@@ -3,6 +3,7 @@
 A server takes seconds to start, so servers that several files need are shared by the whole run.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -32,6 +33,13 @@ STOP_S = 60.0
 def pytest_configure() -> None:
     """End as Ctrl-C does when told to terminate, so that no server outlives the tests."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Spare garbage collection the modules: with torch imported, a full run takes half a second."""
+    import hypothesis  # noqa: F401 - its plugin imports it in any case, and looks for referrers then
+
+    gc.freeze()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import re
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -64,6 +65,16 @@ def run(scene: Coroutine[Any, Any, Any]) -> Any:
 
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(play())
+
+
+def at_once(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a test run on a clock of its own, which passes at once."""
+
+    @wraps(test)
+    def run_test(*given: Any, **named: Any) -> None:
+        run(test(*given, **named))
+
+    return run_test
 
 
 def now_s() -> float:

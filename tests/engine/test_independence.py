@@ -19,15 +19,10 @@ def jobs(model):
 
 
 @pytest.fixture(scope="module")
-def alone(model, jobs):
+async def alone(model, jobs):
     """Every job's samples and end, spoken by itself."""
-
-    async def speak(job):
-        channel = engine.submit(job)
-        return await read(channel), channel.finish_reason
-
     with running(model) as engine:
-        return [asyncio.run(speak(job)) for job in jobs]
+        return [await speak_late(engine, job, 0) for job in jobs]
 
 
 def assert_same(got, expected):
@@ -45,7 +40,7 @@ async def speak_late(engine, job, after):
     return await read(channel), channel.finish_reason
 
 
-def test_different_jobs_differ(alone):
+async def test_different_jobs_differ(alone):
     # Otherwise equality below would say nothing.
     starts = {samples[:1920].tobytes() for samples, _ in alone}
     assert len(starts) == JOBS

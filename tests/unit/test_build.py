@@ -29,7 +29,7 @@ from qwen_tts_service.settings import load_settings
         ),
         pytest.param(
             {"MODEL_NAME": "espeak-ng", "DEVICE": "cuda"},
-            "the embedded voice espeak-ng runs on the CPU only",
+            "the embedded voice espeak-ng runs on the CPU only.*DEVICE=cpu",
             id="embedded voice on CUDA",
         ),
     ],

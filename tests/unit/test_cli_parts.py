@@ -45,19 +45,17 @@ def test_nothing_is_drawn_when_quiet_or_without_a_terminal(
 
 
 @pytest.mark.parametrize(("expected_s", "is_shown"), [(9.9, False), (10.0, True)])
-def test_bar_follows_only_a_speech_of_ten_seconds_or_more_and_ends(
+async def test_bar_follows_only_a_speech_of_ten_seconds_or_more_and_ends(
     capsys: Any, monkeypatch: pytest.MonkeyPatch, expected_s: float, is_shown: bool
 ) -> None:
-    async def watch() -> int:
-        progress = SpeechProgressBar(is_quiet=False)
-        progress.watch(SimpleNamespace(audio_s=5.0, info=SimpleNamespace(expected_s=expected_s)))
-        await asyncio.sleep(0)
-        progress.end()
-        await asyncio.sleep(0)
-        return len(asyncio.all_tasks()) - 1
-
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert asyncio.run(watch()) == 0
+    tasks = asyncio.all_tasks()
+    progress = SpeechProgressBar(is_quiet=False)
+    progress.watch(SimpleNamespace(audio_s=5.0, info=SimpleNamespace(expected_s=expected_s)))
+    await asyncio.sleep(0)
+    progress.end()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == tasks
     drawn = capsys.readouterr().err
     assert ("############............] 5 s of about 10 s" in drawn) == is_shown
     assert drawn.rpartition("]")[2].endswith("\r") or not is_shown

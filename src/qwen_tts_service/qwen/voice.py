@@ -27,7 +27,7 @@ def _not_applied(rate: float, phonemes: str | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class QwenUtterance:
-    """A request as a job for the engine, with what is said about it."""
+    """A request as a job for the engine, with its voice choice and warning."""
 
     job: Job
     choice: VoiceChoice
@@ -116,7 +116,7 @@ class QwenVoice:
         )
 
     def warm_up(self) -> None:
-        """Speak a word to its end or for ten frames."""
+        """Speak a word to its end or for ten frames, sampled as requests are by default."""
         warm = SpeechRequest(request_id="warm-up", seed=0, text="Hello.", max_frames=10)
         self._engine.run_whole(self.prepare(warm).job)
 

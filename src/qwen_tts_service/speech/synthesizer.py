@@ -127,11 +127,7 @@ class Synthesizer:
     """Speaks requests with one voice at one output rate."""
 
     def __init__(
-        self,
-        voice: Voice,
-        *,
-        sample_rate_hz: int,
-        text_options: TextOptions = DEFAULT_TEXT_OPTIONS,
+        self, voice: Voice, *, sample_rate_hz: int, text_options: TextOptions = DEFAULT_TEXT_OPTIONS
     ) -> None:
         self.voice = voice
         self.sample_rate_hz = sample_rate_hz

@@ -1,5 +1,4 @@
-// What the page says, in English and Russian, and the choice between the two.
-// It does not know what the words are for.
+// The texts of the page in English and Russian, and the choice of language.
 
 const WORDS = {
   en: {
