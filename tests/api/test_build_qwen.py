@@ -85,7 +85,9 @@ def test_every_setting_reaches_the_part_that_it_is_for(parts: dict[str, Any]) ->
     assert options == engine.EngineOptions(
         slots=3, max_positions=1022, max_text_rows=255, threads=5, deterministic=True
     )
-    limits = qwen.QwenOptions(max_positions=1022, max_text_tokens=255, runaway_factor=7)
+    limits = qwen.QwenOptions(
+        max_positions=1022, max_text_tokens=255, runaway_factor=7, default_language="german"
+    )
     assert voice == (model, "engine", "m", limits)
 
 

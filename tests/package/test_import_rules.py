@@ -24,8 +24,8 @@ LEAVES = {"types", "errors"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
-    "settings": {"errors"},
     "text": LEAVES,
+    "settings": LEAVES | {"text"},
     "voice": LEAVES,
     "audio": LEAVES,
     "telemetry": {"types"},

@@ -73,7 +73,7 @@ def detect_latin(text: str, after: Language | None = None) -> Language:
     return LATIN_LANGUAGES[total.index(max(total))]
 
 
-def preload_tables() -> None:
+def preload_detector() -> None:
     """Load the tables now (0.1 s, once) rather than during the first request."""
     names()
     _known_words()
