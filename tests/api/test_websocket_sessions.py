@@ -323,16 +323,53 @@ def test_silence_between_sentences_is_left_out() -> None:
     assert events[-1]["total_sentences"] == 2
 
 
-def test_the_language_of_the_first_sentence_is_that_of_all() -> None:
+@pytest.mark.parametrize(
+    ("text", "languages"),
+    [
+        ("Привет, мир. Hello there my friend. Да.", ["russian", "english", "russian"]),
+        ("OK! Привет, как дела?", ["english", "russian"]),
+        ("2026. Это был хороший год.", ["russian", "russian"]),
+        ("Это был хороший год. 2026.", ["russian", "russian"]),
+        ("- API\n- База данных", ["english", "russian"]),
+        ("Hello. 你好世界。", ["english", "chinese"]),
+        ("https://example.com/a. Вот ссылка.", ["russian", "russian"]),
+        ("12. 13! 14?", ["german"] * 3),
+        ("東京です。京都。", ["japanese", "japanese"]),
+    ],
+)
+def test_each_sentence_has_its_own_language_and_all_the_same_speaker(
+    text: str, languages: list[str]
+) -> None:
+    async def scene() -> list[tuple[str, str]]:
+        house = make_house(default_language="german")
+        async with Talk(house) as talk:
+            await talk.configure(language=None)
+            await talk.say(text)
+            return [(told.request.language, told.choice.speaker) for told in house.voice.told]
+
+    assert run(scene()) == [(language, f"speaker_of_{languages[0]}") for language in languages]
+
+
+def test_a_language_that_the_client_named_is_that_of_all_sentences() -> None:
+    async def scene() -> list[str]:
+        house = make_house()
+        async with Talk(house) as talk:
+            await talk.configure(language="ru")
+            await talk.say("Hello there my friend. 12.")
+            return [told.request.language for told in house.voice.told]
+
+    assert run(scene()) == ["russian"] * 2
+
+
+def test_a_sentence_that_decides_nothing_waits_no_longer_than_the_text() -> None:
     async def scene() -> list[str]:
         house = make_house()
         async with Talk(house) as talk:
             await talk.configure(language=None)
-            await talk.say("Привет, мир. Hello there my friend. Да.")
-            await talk.say("Hello there my friend.")
-            return [told.request.language for told in house.voice.told]
+            await talk.say("12. 13.")
+            return [told.request.text.strip() for told in house.voice.told]
 
-    assert run(scene()) == ["russian"] * 3 + ["english"]
+    assert run(scene()) == ["12.", "13."]
 
 
 @pytest.mark.parametrize(

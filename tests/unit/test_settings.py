@@ -229,5 +229,5 @@ def test_the_default_language_is_taken_by_any_of_its_names(value: str) -> None:
 
 
 def test_a_wrong_default_language_is_refused_with_the_languages_there_are() -> None:
-    with pytest.raises(StartupError, match="DEFAULT_LANGUAGE.*chinese, english.*italian.*ru"):
+    with pytest.raises(StartupError, match=r"DEFAULT_LANGUAGE.*chinese, english.*italian.*ru"):
         load_settings({"DEFAULT_LANGUAGE": "klingon"})

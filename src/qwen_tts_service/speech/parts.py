@@ -33,6 +33,9 @@ class TextOptions:
     default_language: Language = "english"
 
 
+DEFAULT_TEXT_OPTIONS = TextOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class TextParts:
     """A text split for speaking: at least one part is a request; warning: in ASCII."""
@@ -44,7 +47,7 @@ class TextParts:
 def split_request(
     request: SpeechRequest,
     longest_part_chars: int | None,
-    options: TextOptions = TextOptions(),  # noqa: B008 - frozen
+    options: TextOptions = DEFAULT_TEXT_OPTIONS,
 ) -> TextParts:
     """Take the pauses out, normalise what is left and cut what is too long for one part.
 

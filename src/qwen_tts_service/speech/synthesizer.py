@@ -28,7 +28,7 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import TextOptions, TextParts, split_request
+from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, split_request
 from .sequence import PartSequence
 
 ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
@@ -122,11 +122,7 @@ class Synthesizer:
     """Speaks requests with one voice at one output rate."""
 
     def __init__(
-        self,
-        voice: Voice,
-        *,
-        sample_rate_hz: int,
-        text_options: TextOptions = TextOptions(),  # noqa: B008 - frozen
+        self, voice: Voice, *, sample_rate_hz: int, text_options: TextOptions = DEFAULT_TEXT_OPTIONS
     ) -> None:
         self.voice = voice
         self.sample_rate_hz = sample_rate_hz

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.errors import InvalidRequest
-from qwen_tts_service.text.language import beginning_that_tells, detect_language, has_letters
+from qwen_tts_service.text.language import beginning_that_tells, detect_language, tells_language
 from qwen_tts_service.text.normalise import normalise
 from qwen_tts_service.text.split import (
     SentenceSplitter,
@@ -257,10 +257,10 @@ class SpeechBySentence:
             raise nothing_to_speak()
 
     async def _sentences_with_language(self) -> AsyncGenerator[tuple[str, Language], None]:
-        """Yield the sentences that have words; one without letters takes its neighbour's language.
+        """Yield the sentences that have words; one that tells no language takes its neighbour's.
 
-        At the beginning that is the next one, so it waits until a sentence has letters or the
-        text is complete.
+        At the beginning that is the next one, so it waits until a sentence tells one or the text
+        is complete.
         """
         waiting: list[str] = []
         language = self._request.language
@@ -269,14 +269,14 @@ class SpeechBySentence:
             if not _has_words(sentence, self._request):
                 continue
             waiting.append(sentence)
-            if self._request.language is None and has_letters(sentence):
+            if self._request.language is None and tells_language(sentence):
                 language = detect_language(sentence, default, after=language)
             if language is not None:
                 for each in waiting:
                     yield each, language
                 waiting.clear()
         for each in waiting:
-            yield each, default
+            yield each, detect_language(each, default)
 
     def _by_the_same(self, request: SpeechRequest) -> SpeechRequest:
         """Name the first sentence's speaker where another would be chosen for the language."""

@@ -97,9 +97,10 @@ def beginning_that_tells(text: str) -> str | None:
     return text[:_MAX_BEGINNING_CHARS] if len(text) >= _MAX_BEGINNING_CHARS else None
 
 
-def has_letters(text: str) -> bool:
-    """Whether a text has a letter of one of the ten languages, so that it can be told from."""
-    return _RUNS.search(text) is not None
+def tells_language(text: str) -> bool:
+    """Whether there is a word by which to tell the language: no digits, marks, links, code."""
+    spoken = _without_code(_ADDRESS.sub(" ", text[:_MAX_JUDGED_CHARS]))
+    return _RUNS.search(spoken) is not None
 
 
 def _detect(text: str, after: Language | None) -> Language:

@@ -65,6 +65,8 @@ def detect_latin(text: str, after: Language | None = None) -> Language:
     """
     text = unicodedata.normalize("NFC", text).lower().replace("’", "'")
     words = [found[0] for found in _WORD.finditer(text)][:_MAX_JUDGED_WORDS]
+    if after is None and words == ["no"]:
+        return "english"  # more frequent in Spanish, but alone it answers an English question
     evidence = [_PRIOR, *(_MARKS[mark] for mark in _MARKS if mark in text)]
     evidence += [scores for word in words for scores in _scores_of(word.strip("'"))]
     if after is not None:
