@@ -30,7 +30,7 @@ WORD = r"[A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ][A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ\u0300-\u036
 """A word in Latin letters, as a regular expression."""
 _WORD = re.compile(WORD)
 _ELISION = re.compile(r"(?<=')")
-_MAX_JUDGED_WORDS = 200
+_MAX_JUDGED_WORDS = 64
 _MAX_WORD_CHARS = 40
 
 # Nats of one step of the tables' digits, which are in base 36.
