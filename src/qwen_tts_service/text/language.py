@@ -58,7 +58,7 @@ _MAX_BEGINNING_CHARS = 400
 # ASCII is a word once something else follows: it may become a link; other letters are sure.
 _COMPLETE_WORD = re.compile(r"(?P<ascii>[!-~]+)(?=[^!-~])|[^\x00-\x7f]")
 _NO_WORD = re.compile(r"://|@|\w/\w|_|\\")
-_MAX_JUDGED_CHARS = 4096
+_MAX_JUDGED_CHARS = 2048
 
 
 def detect_language(
