@@ -25,12 +25,12 @@ FOLDER = Path(__file__).parent.parent / "src" / "qwen_tts_service" / "text"
 CODES = ("en", "de", "fr", "es", "it", "pt")
 UI_LOCALES = {"es": ("es", "es_AR", "es_MX"), "pt": ("pt_BR", "pt", "pt_PT")}
 UI_SHARE = 0.15
-RANKS = {"en": 4200, "de": 5400, "fr": 4800, "es": 7800, "it": 6000, "pt": 7800}
+RANKS = {"en": 5000, "de": 8000, "fr": 8000, "es": 9000, "it": 9000, "pt": 10000}
 """Words per language: more where languages are alike."""
 LEAST_FREQUENCY = 1e-7
 WORD_STEP, NGRAM_STEP, NGRAM_ZERO = 0.5, 0.25, 18
 MAX_NGRAM, NGRAMS, TRAINING_WORDS = 5, 3500, 22000
-RELIABLE = 3.5
+RELIABLE = 2.5
 """Nats by which the n-grams must be right for a word to be left out."""
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 WORD = re.compile(r"[a-zà-öø-ÿœß]+(?:'[a-zà-öø-ÿœß]+)*'?")
