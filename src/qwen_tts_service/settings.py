@@ -17,7 +17,9 @@ from pydantic import (
     field_validator,
 )
 
-from .errors import StartupError
+from .errors import InvalidRequest, StartupError
+from .text.language import LANGUAGES, parse_language
+from .types import Language
 from .validation import choices_of, folded
 
 EMBEDDED_VOICE = "espeak-ng"
@@ -65,6 +67,8 @@ class Settings(BaseModel):
     """Requests that may wait; unset is twice MAX_CONCURRENT_REQUESTS."""
     max_text_chars: _PositiveInt = 4096
     """Longest text of one request, in characters."""
+    default_language: Language = "english"
+    """Language of texts that have no letters to tell it by, such as digits and emoji."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
     """Largest request body, in bytes."""
     request_timeout_s: Annotated[float, Field(gt=0, le=MAX_REQUEST_TIMEOUT_S)] = 1800.0
@@ -83,6 +87,17 @@ class Settings(BaseModel):
     """How much is logged."""
     hf_hub_offline: bool = False
     """Never look on the network for weights."""
+
+    @field_validator("default_language", mode="before")
+    @classmethod
+    def _name_or_code(cls, value: object) -> object:
+        try:
+            language = parse_language(value) if isinstance(value, str) else None
+        except InvalidRequest:
+            language = None
+        if language is None:
+            raise ValueError(f"must be one of {', '.join(LANGUAGES)} or their codes, such as ru")
+        return language
 
     @field_validator("*", mode="before")
     @classmethod

@@ -173,7 +173,7 @@ class Voice(Protocol):
     def choose(self, request: SpeechRequest) -> VoiceChoice:
         """Choose speaker, language and instruct; needs no text, raises `TTSError` on refusal.
 
-        A request without a language and without tokens is taken for English.
+        A request without a language and without tokens is in the default language, or English.
         """
 
     def prepare(self, request: SpeechRequest) -> Utterance:

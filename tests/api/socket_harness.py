@@ -21,8 +21,9 @@ from qwen_tts_service.api.front import Front
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import InvalidRequest, SynthesisFailed
 from qwen_tts_service.settings import load_settings
+from qwen_tts_service.speech.parts import TextOptions
 from qwen_tts_service.speech.synthesizer import Synthesizer
-from qwen_tts_service.types import FinishReason, Samples, SpeechRequest, VoiceChoice
+from qwen_tts_service.types import FinishReason, Language, Samples, SpeechRequest, VoiceChoice
 
 PATH = "/v1/audio/speech/stream"
 RATE_HZ = 24000
@@ -232,12 +233,20 @@ class FakeRuntime:
 
 
 def make_runtime(
-    voice: FakeVoice | None = None, *, sample_rate_hz: int = RATE_HZ, **given: str
+    voice: FakeVoice | None = None,
+    *,
+    sample_rate_hz: int = RATE_HZ,
+    default_language: Language = "english",
+    **given: str,
 ) -> FakeRuntime:
     settings = load_settings({"MODEL_NAME": "fake", **given})
     return FakeRuntime(
         settings,
-        Synthesizer(voice or FakeVoice(), sample_rate_hz=sample_rate_hz),
+        Synthesizer(
+            voice or FakeVoice(),
+            sample_rate_hz=sample_rate_hz,
+            text_options=TextOptions(default_language=default_language),
+        ),
         Admission(slots=settings.max_concurrent_requests, queue_limit=settings.queue_limit),
     )
 

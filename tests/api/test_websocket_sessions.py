@@ -302,15 +302,53 @@ async def test_silence_between_sentences_is_left_out() -> None:
     assert events[-1]["total_sentences"] == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "languages"),
+    [
+        ("Привет, мир. Hello there my friend. Да.", ["russian", "english", "russian"]),
+        ("OK! Привет, как дела?", ["english", "russian"]),
+        ("2026. Это был хороший год.", ["russian", "russian"]),
+        ("Это был хороший год. 2026.", ["russian", "russian"]),
+        ("- API\n- База данных", ["english", "russian"]),
+        ("Hello. 你好世界。", ["english", "chinese"]),
+        ("https://example.com/abc. Вот ссылка.", ["russian", "russian"]),
+        ("12! 13! 14?", ["german"] * 3),
+        ("東京です。京都。", ["japanese", "japanese"]),
+    ],
+)
 @at_once
-async def test_the_language_of_the_first_sentence_is_that_of_all() -> None:
+async def test_each_sentence_has_its_own_language_and_all_the_same_speaker(
+    text: str, languages: list[str]
+) -> None:
+    runtime = make_runtime(default_language="german")
+    async with SocketClient(runtime) as talk:
+        await talk.configure(language=None)
+        await talk.say(text)
+        got = [
+            (utterance.request.language, utterance.choice.speaker)
+            for utterance in runtime.voice.utterances
+        ]
+    assert got == [(language, f"speaker_of_{languages[0]}") for language in languages]
+
+
+@at_once
+async def test_a_language_that_the_client_named_is_that_of_all_sentences() -> None:
+    runtime = make_runtime()
+    async with SocketClient(runtime) as talk:
+        await talk.configure(language="ru")
+        await talk.say("Hello there my friend. 12.")
+        got = [utterance.request.language for utterance in runtime.voice.utterances]
+    assert got == ["russian"] * 2
+
+
+@at_once
+async def test_a_sentence_that_decides_nothing_waits_no_longer_than_the_text() -> None:
     runtime = make_runtime()
     async with SocketClient(runtime) as talk:
         await talk.configure(language=None)
-        await talk.say("Привет, мир. Hello there my friend. Да.")
-        await talk.say("Hello there my friend.")
-        got = [utterance.request.language for utterance in runtime.voice.utterances]
-    assert got == ["russian"] * 3 + ["english"]
+        await talk.say("12! 13!")
+        got = [utterance.request.text.strip() for utterance in runtime.voice.utterances]
+    assert got == ["12!", "13!"]
 
 
 @pytest.mark.parametrize(
@@ -504,7 +542,7 @@ async def test_a_session_may_be_interrupted_for_ever() -> None:
 @pytest.mark.parametrize(("size", "is_too_much"), [(MOST_BYTES, False), (MOST_BYTES + 1, True)])
 @at_once
 async def test_messages_that_wait_may_have_so_many_bytes_together(
-    size: int, is_too_much: bool
+    size: int, is_too_much: bool, letter: str
 ) -> None:
     runtime = make_runtime(MAX_BODY_BYTES=str(MOST_BYTES))
     async with SocketClient(runtime) as talk:

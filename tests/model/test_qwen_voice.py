@@ -133,6 +133,12 @@ def test_the_language_of_ids_is_that_of_their_text() -> None:
     assert utterance.job.language == utterance.choice.language == "russian"
 
 
+def test_ids_without_letters_are_in_the_default_language() -> None:
+    ids = tuple(TOKENIZER.encode("12, 13!")[3:-5])
+    voice = make_voice(default_language="german")
+    assert voice.prepare(ask(None, tokens=ids, language=None)).choice.language == "german"
+
+
 def test_only_text_may_come_as_ids() -> None:
     last = TOKENIZER.text_tokens - 1
     assert make_voice().prepare(ask(None, tokens=(last,))).job.ids[3] == last

@@ -28,6 +28,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "deterministic": False,
         "max_queue": None,
         "max_text_chars": 4096,
+        "default_language": "english",
         "max_body_bytes": 1048576,
         "request_timeout_s": 1800,
         "stall_timeout_s": 120,
@@ -72,6 +73,9 @@ def test_values_are_read_from_their_variables() -> None:
         ("MAX_QUEUE", "-1"),
         ("DEVICE", "tpu"),
         ("LOG_LEVEL", "loud"),
+        ("DEFAULT_LANGUAGE", "klingon"),
+        ("DEFAULT_LANGUAGE", "auto"),
+        ("DEFAULT_LANGUAGE", " "),
         ("REQUEST_TIMEOUT_S", "nan"),
         ("STALL_TIMEOUT_S", "0"),
         ("CPU_THREADS", "0"),
@@ -235,3 +239,13 @@ def test_a_wrong_setting_never_shows_the_key(wrong: dict[str, str]) -> None:
     with pytest.raises(StartupError) as caught:
         load_settings({"API_KEY": "hunter2", **wrong})
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["russian", "ru", "RU", "ru-RU", "русский", "Russian"])
+def test_the_default_language_is_taken_by_any_of_its_names(value: str) -> None:
+    assert load_settings({"DEFAULT_LANGUAGE": value}).default_language == "russian"
+
+
+def test_a_wrong_default_language_is_refused_with_the_languages_there_are() -> None:
+    with pytest.raises(StartupError, match=r"DEFAULT_LANGUAGE.*chinese, english.*italian.*ru"):
+        load_settings({"DEFAULT_LANGUAGE": "klingon"})

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
-from qwen_tts_service.speech.parts import TextParts, split_request
+from qwen_tts_service.speech.parts import TextOptions, TextParts, split_request
 from qwen_tts_service.text import normalise
 from qwen_tts_service.text.segments import MAX_PAUSE_S, Pause
 from qwen_tts_service.types import SpeechRequest
@@ -66,9 +66,16 @@ def test_the_language_is_that_of_the_whole_text_without_its_pauses():
 
 def test_words_on_both_sides_of_a_pause_stay_apart_for_the_language():
     script = split_request(
-        request("да[pause:1s]ja[pause:1s]nein[pause:1s]danke[pause:1s]bitte"), None
+        request("ich[pause:1s]nehme[pause:1s]da[pause:1s]heute[pause:1s]nichts"), None
     )
     assert {part.language for part in spoken(script)} == {"german"}
+
+
+def test_a_text_without_letters_is_in_the_default_language():
+    options = TextOptions(default_language="russian")
+    for text, language in (("42", "russian"), ("😊 5", "russian"), ("Hello", "english")):
+        (part,) = spoken(split_request(request(text), None, options))
+        assert part.language == language
 
 
 def test_a_language_that_was_given_is_kept():

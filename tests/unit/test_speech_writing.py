@@ -80,9 +80,11 @@ class FakeVoice:
 class OpenStream:
     """Open text and the sequence that speaks it, as one stream."""
 
-    def __init__(self, voice, request, part_chars):
+    def __init__(self, voice, request, part_chars, default_language):
         self.sequence = PartSequence(sample_rate_hz=RATE_HZ, max_frames=request.max_frames)
-        self.text = OpenText(voice, request, self.sequence, part_chars=part_chars)
+        self.text = OpenText(
+            voice, request, self.sequence, part_chars=part_chars, default_language=default_language
+        )
         self.feed = self.text.feed
         self.finish = self.text.finish
         self.aclose = self.sequence.aclose
@@ -99,9 +101,9 @@ class OpenStream:
         return self.text.info().choice
 
 
-def open_stream(voice, part_chars=1000, **fields):
+def open_stream(voice, part_chars=1000, default_language="english", **fields):
     request = SpeechRequest(request_id="t", seed=1, **{"language": "english", **fields})
-    return OpenStream(voice, request, part_chars)
+    return OpenStream(voice, request, part_chars, default_language)
 
 
 async def read(stream):
@@ -169,14 +171,47 @@ async def test_the_language_is_that_of_the_same_beginning_however_the_text_is_cu
     assert [utterance.request.language for utterance in voice.opened] == ["russian"]
 
 
-@pytest.mark.parametrize("blank", ["", " " * 30])
-async def test_without_a_language_20_characters_are_waited_for(blank):
+@pytest.mark.parametrize(
+    "beginning", ["", " " * 30, "2026-11-25 18:30, +7 (495), — ", "… 😊 № 5. "]
+)
+async def test_without_a_language_20_letters_are_waited_for(beginning):
     voice = FakeVoice()
     stream = open_stream(voice, language=None, normalize="none")
-    stream.feed(blank + "a" * 19)
+    stream.feed(beginning + "а" * 19)
     assert voice.opened == []
-    stream.feed("a")
-    assert voice.texts == ["a" * 20]
+    stream.feed("а")
+    assert [voice.texts[0].strip(), voice.opened[0].request.language] == [
+        (beginning + "а" * 20).strip(),
+        "russian",
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.com/docs/en/index.html — это ссылка на нашу документацию.",
+        "konstantin.konstantinov@example.com — это моя почта, пишите на неё.",
+        "18:30 — 19:45, 20.11.2026. Встреча с новыми сотрудниками компании.",
+        "Docker, Kubernetes и Terraform — это инструменты, которые мы используем.",
+    ],
+)
+async def test_a_beginning_that_is_no_word_does_not_decide(text, size):
+    voice = FakeVoice()
+    stream = open_stream(voice, language=None)
+    for at in range(0, len(text), size):
+        stream.feed(text[at : at + size])
+    stream.finish()
+    assert {utterance.request.language for utterance in voice.opened} == {"russian"}
+
+
+async def test_marks_and_digits_are_not_waited_for_for_ever():
+    voice = FakeVoice()
+    stream = open_stream(voice, language=None, default_language="korean")
+    stream.feed("12 " * 133)
+    assert voice.opened == []
+    stream.feed("12 ")
+    assert [utterance.request.language for utterance in voice.opened] == ["korean"]
 
 
 async def test_a_language_that_was_given_is_kept():

@@ -134,8 +134,9 @@ class QwenVoice:
 
         Raises InvalidRequest for an unknown speaker and a language the checkpoint lacks.
         """
-        language: Language = request.language or (
-            detect_language(self._model.tokenizer.decode(self._checked(request.tokens or ())))
+        language: Language = request.language or detect_language(
+            self._model.tokenizer.decode(self._checked(request.tokens or ())),
+            self._options.default_language,
         )
         choice = choose_voice(
             request.attributes, language, request.speaker, request.instruct, self._capabilities

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
-from qwen_tts_service.text.language import preload_detector
+from qwen_tts_service.text.latin import preload_detector
 from qwen_tts_service.text.normalise import preload_russian
 from qwen_tts_service.text.segments import ParsedText, Pause
 from qwen_tts_service.types import (

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.errors import InvalidRequest
-from qwen_tts_service.text.language import beginning_that_tells, detect_language, has_letters
+from qwen_tts_service.text.language import beginning_that_tells, detect_language, tells_language
 from qwen_tts_service.text.markup import Event, MarkupReader, SentenceReader, parse
 from qwen_tts_service.text.normalise import normalise
 from qwen_tts_service.text.segments import MAX_PAUSE_S, ParsedText, Pause, VoiceChange
@@ -331,10 +331,10 @@ class SpeechBySentence:
             raise nothing_to_speak()
 
     async def _sentences_with_language(self) -> AsyncGenerator[tuple[ParsedText, Language], None]:
-        """Yield the sentences that have words; one without letters takes its neighbour's language.
+        """Yield the sentences that have words; one that tells no language takes its neighbour's.
 
-        At the beginning that is the next one, so it waits until a sentence has letters or the
-        text is complete.
+        At the beginning that is the next one, so it waits until a sentence tells one or the text
+        is complete.
         """
         waiting: list[ParsedText] = []
         language = self._request.language
@@ -350,13 +350,13 @@ class SpeechBySentence:
                     yield each, language
                 waiting.clear()
         for each in waiting:
-            yield each, default
+            yield each, detect_language(each, default)
 
     def _language_of(self, sentence: ParsedText, before: Language | None) -> Language | None:
-        """What a sentence names or is found to be in; without letters that of the one before."""
+        """What a sentence names or is found to be in; if it tells none that of the one before."""
         if sentence.language is not None:
             return sentence.language
-        if not has_letters(sentence.text):
+        if not tells_language(sentence.text):
             return before
         default = self._synthesizer.text_options.default_language
         return detect_language(sentence.text, default, after=before)

@@ -64,7 +64,7 @@ _MAX_BEGINNING_CHARS = 400
 # ASCII is a word once something else follows: it may become a link; other letters are sure.
 _COMPLETE_WORD = re.compile(r"(?P<ascii>[!-~]+)(?=[^!-~])|[^\x00-\x7f]")
 _NO_WORD = re.compile(r"://|@|\w/\w|_|\\")
-_MAX_JUDGED_CHARS = 4096
+_MAX_JUDGED_CHARS = 2048
 
 
 def detect_language(
@@ -103,9 +103,10 @@ def beginning_that_tells(text: str) -> str | None:
     return text[:_MAX_BEGINNING_CHARS] if len(text) >= _MAX_BEGINNING_CHARS else None
 
 
-def has_letters(text: str) -> bool:
-    """Whether a text has a letter of one of the ten languages, so that it can be told from."""
-    return _RUNS.search(text) is not None
+def tells_language(text: str) -> bool:
+    """Whether there is a word by which to tell the language: no digits, marks, links, code."""
+    spoken = _without_code(_ADDRESS.sub(" ", text[:_MAX_JUDGED_CHARS]))
+    return _RUNS.search(spoken) is not None
 
 
 def _detect(text: str, after: Language | None) -> Language:
@@ -142,7 +143,10 @@ _CODE = re.compile(
     r"|`[^`\n]+`"
     r"|</?[A-Za-z!?][^<>\n]{0,300}>"
     r"|&(?:[A-Za-z]{2,8}|\#\w{1,8});"
-    r"|\[\w{1,12}:[^\[\]\n]{0,40}\]",  # [pause:1s], [voice:ryan]
+    r"|\[\w{1,12}:[^\[\]\n]{0,40}\]"  # [pause:1s], [voice:ryan]
+    r"|\b(?:sudo|git|docker|podman|kubectl|helm|terraform|ansible|systemctl|apt|brew|conda|pip3?|uv"
+    r"|npm|npx|yarn|pnpm|node|python3?|cargo|ssh|scp|curl|wget|tar|chmod|mkdir|grep|ls|rm|cp)"
+    r"(?: [!-~]+){0,6}? --?[A-Za-z][\w-]*",  # a command with its words, up to an option
     re.DOTALL,
 )
 _ASCII = re.compile(r"[!-~]+")
@@ -186,24 +190,31 @@ def _is_latin_sentence(text: str) -> bool:
     frame = _QUOTED.sub(" ", text)
     frame = _NAME.sub(lambda name: name["first"] if _is_function(name["first"]) else " ", frame)
     words = _count_words(frame)
-    function_words = other_words = 0
-    for run in _RUNS.finditer(frame):
-        if run["latin"] and _is_ordinary(run, frame):
-            function_words += _is_function(run[0])
-            other_words += not _is_function(run[0])
-    latin = function_words + _WEIGHT_OF_OTHER_WORD * other_words
+    ordinary = [
+        part
+        for run in _RUNS.finditer(frame)
+        if run["latin"] and _is_ordinary(run, frame)
+        for part in _parts(run[0])
+    ]
+    function_words = sum(map(_is_function, ordinary))
+    latin = function_words + _WEIGHT_OF_OTHER_WORD * (len(ordinary) - function_words)
     return function_words > 0 and latin > sum(words.values()) - words["latin"]
 
 
 def _is_function(word: str) -> bool:
-    word = word.lower().replace("’", "'")
-    return word in _FUNCTION_WORDS or word.partition("'")[0] + "'" in _FUNCTION_WORDS
+    return word.lower() in _FUNCTION_WORDS
+
+
+def _parts(word: str) -> list[str]:
+    """Divide what an article is written together with: "J'aime" is "j'" and "aime"."""
+    article, mark, rest = word.lower().replace("’", "'").partition("'")
+    return [article + mark, rest] if rest and article + mark in _FUNCTION_WORDS else [word]
 
 
 def _is_ordinary(run: re.Match[str], text: str) -> bool:
-    """Whether a word is in small letters or begins a sentence, and is no known name."""
+    """Whether a word is in small letters or begins a sentence, and no name or half a word."""
     word, start = run[0], run.start()
-    if word.lower() in names():
-        return False
     before = text[max(0, start - 8) : start]
+    if word.lower() in names() or "-" in (before[-1:], text[run.end() : run.end() + 1]):
+        return False
     return word.islower() or word == "I" or bool(_SENTENCE_START.search(before))
