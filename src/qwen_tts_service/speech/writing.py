@@ -350,7 +350,7 @@ class SpeechBySentence:
                     yield each, language
                 waiting.clear()
         for each in waiting:
-            yield each, detect_language(each, default)
+            yield each, detect_language(each.text, default)
 
     def _language_of(self, sentence: ParsedText, before: Language | None) -> Language | None:
         """What a sentence names or is found to be in; if it tells none that of the one before."""
