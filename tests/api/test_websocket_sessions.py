@@ -193,6 +193,21 @@ def test_every_stretch_of_audio_says_what_it_is() -> None:
     ]
 
 
+def test_seconds_of_audio_are_told_in_milliseconds() -> None:
+    async def scene() -> Any:
+        async with Talk(make_house()) as talk:
+            await talk.configure()
+            events, _ = await talk.say("bit.")
+            talk.write("bit hold.")
+            talk.send("input.done")
+            await settle()
+            talk.send("input.cancel")
+            return [*events, *(await talk.until("audio.cancelled"))[0]]
+
+    told = [e["audio_seconds"] for e in run(scene()) if "audio_seconds" in e]
+    assert told == [0.042, 0.042, 0.042]
+
+
 def test_words_are_one_stretch_without_a_sentence() -> None:
     async def scene() -> Any:
         async with Talk(make_house(OpenTeller())) as talk:
