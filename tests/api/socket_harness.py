@@ -93,7 +93,7 @@ async def settle() -> None:
 class FakeUtterance:
     """One speech: a frame for every letter, or what a word stands for.
 
-    `half` is half a frame, `hold` goes on for ever, `mute` says nothing, `fail` fails, `break`
+    `half` is half a frame, `bit` 1000 samples, `hold` goes on for ever, `mute` says nothing, `fail` fails, `break`
     breaks, and `runaway`, `length` and `cancelled` end like that. No sample is like its
     neighbours, so that none is lost or sent twice unseen.
     """
@@ -143,7 +143,8 @@ class FakeUtterance:
         elif word in ("runaway", "length", "cancelled"):
             self.channel.close(word)  # type: ignore[arg-type]
         elif word not in ("hold", "mute"):
-            self._put(FRAME_SAMPLES // 2 if word == "half" else FRAME_SAMPLES * len(word))
+            samples = {"half": FRAME_SAMPLES // 2, "bit": 1000}
+            self._put(samples.get(word, FRAME_SAMPLES * len(word)))
 
     def _put(self, count: int) -> None:
         kept = min(count, self._left)

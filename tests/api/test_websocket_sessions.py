@@ -191,6 +191,19 @@ def test_every_audio_start_describes_its_audio() -> None:
 
 
 @at_once
+async def test_seconds_of_audio_are_told_in_milliseconds() -> None:
+    async with SocketClient(make_runtime()) as talk:
+        await talk.configure()
+        events, _ = await talk.say("bit.")
+        talk.write("bit hold.")
+        talk.send("input.done")
+        await settle()
+        talk.send("input.cancel")
+        events = [*events, *(await talk.until("audio.cancelled"))[0]]
+    assert [e["audio_seconds"] for e in events if "audio_seconds" in e] == [0.042, 0.042, 0.042]
+
+
+@at_once
 async def test_words_are_one_stretch_without_a_sentence() -> None:
     async with SocketClient(make_runtime(OpenFakeVoice())) as talk:
         await talk.configure()
