@@ -78,7 +78,7 @@ def test_a_voice_that_fails_to_load_later_ends_the_process_too(tmp_path: Path) -
 def test_importing_the_service_needs_neither_model_nor_torch(tmp_path: Path) -> None:
     check = (
         "import sys, service\n"
-        "heavy = {'torch', 'transformers', 'espeakng_loader', 'py3langid', 'av'}\n"
+        "heavy = {'torch', 'transformers', 'espeakng_loader', 'av'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     environment = clean_environment(tmp_path, MODEL_NAME="no-such-model", DEVICE="cuda")

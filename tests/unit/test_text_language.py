@@ -317,6 +317,8 @@ MIXED = {
         "Ich arbeite mit Docker und Kubernetes",
         "Er sagte: «Привет!» und ging.",
         "`Hallo`",
+        "[Heute](https://example.com/docs/the-best-of-english)",
+        "[Guten Tag](/docs/the-best-of-english)",
     ],
     "french": [
         "Le mot привет veut dire bonjour.",

@@ -134,7 +134,8 @@ def _count_words(text: str) -> dict[str, float]:
 
 # A link ends where a script without spaces goes on: \u94fe\u63a5\uff1ahttps://example.com\u3002
 _ADDRESS = re.compile(
-    r"(?<![a-z])(?:[a-z]{2,10}://|www\.)[^\s\u3000-\u9fff\uac00-\ud7a3\uff00-\uffef<>\"]+"
+    r"\]\([^\s()]*\)?"
+    r"|(?<![a-z])(?:[a-z]{2,10}://|www\.)[^\s\u3000-\u9fff\uac00-\ud7a3\uff00-\uffef<>\"]+"
     r"|(?<![\w.+-])[\w.+-]++@[\w-]+(?:\.[\w-]+)+",
     re.IGNORECASE,
 )
@@ -152,7 +153,7 @@ _CODE = re.compile(
 _ASCII = re.compile(r"[!-~]+")
 # A path, an option, a tag, an identifier or a file within one stretch of ASCII.
 _TECHNICAL = re.compile(
-    r"\]\(|\\|[@#][A-Za-z]|--[A-Za-z]|(?<![!-~])-[A-Za-z](?![A-Za-z])"
+    r"\\|[@#][A-Za-z]|--[A-Za-z]|(?<![!-~])-[A-Za-z](?![A-Za-z])"
     r"|(?<![\w.])(?:~|\.{1,2})?/[A-Za-z]|/[^/]+/"
     r"|[A-Za-z0-9]_[A-Za-z0-9]|[a-z][A-Z]|\w\(\)|[A-Za-z0-9]\.[A-Za-z0-9]|\w(?:::|->|==?)\w"
 )
