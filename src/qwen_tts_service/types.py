@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Gender = Literal["male", "female", "neutral"]
 AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"]
-NormalizeLevel = Literal["none", "light", "full"]
+NormalizeLevel = Literal["auto", "none", "light", "full"]
 """How much of a text is rewritten before it is spoken; see text/normalise.py."""
 Layout = Literal["full_text", "streaming_text"]
 """Where a model's text stands: all of it before the first frame, or along with the frames."""
@@ -77,7 +77,7 @@ class SpeechRequest:
     language: Language | None = None
     instruct: str | None = None
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    normalize: NormalizeLevel = "light"
+    normalize: NormalizeLevel = "auto"
     max_frames: int = 1000
 
 
