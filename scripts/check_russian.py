@@ -94,7 +94,7 @@ def report(results: list[Result]) -> str:
     lines.append(f"| all | {sum(r.is_right for r in results)} | {len(results)} |")
     lines += ["", "Failures:", ""]
     lines += [
-        f"* {r.case.category}: `{r.case.text}` is read \"{r.said}\""
+        f'* {r.case.category}: `{r.case.text}` is read "{r.said}"'
         for r in results
         if not r.is_right
     ]

@@ -133,6 +133,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
         max_positions=settings.max_positions,
         max_text_tokens=max_text_rows,
         runaway_factor=settings.runaway_factor,
+        keeps_stress=settings.stress_marks == "keep",
     )
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
     return QwenVoice(model, engine, settings.model_name, limits)

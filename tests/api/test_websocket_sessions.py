@@ -92,7 +92,7 @@ def test_ready_names_a_voice_only_when_the_text_cannot_change_it(
         async with Talk(make_house()) as talk:
             ready = await talk.configure(**fields)
             assert (ready["voice"], ready["language"]) == (voice, language)
-            assert (ready["format"], ready["normalize"]) == ("pcm", "light")
+            assert (ready["format"], ready["normalize"]) == ("pcm", "auto")
 
     run(scene())
 

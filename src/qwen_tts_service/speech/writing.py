@@ -112,7 +112,7 @@ class OpenText:
             return
         language: Language = self._request.language or detect_language(text[:LANGUAGE_CHARS])
         self._request = replace(self._request, language=language)
-        if self._request.normalize == "light":
+        if self._request.normalize != "none":
             self._words = WordNormaliser(language)
         self._has_begun = True
         self._beginning = ""

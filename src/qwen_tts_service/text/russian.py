@@ -19,6 +19,7 @@ from .split import split_sentences
 from .stress import STRESS
 
 
+@cache
 def has_russian() -> bool:
     """Whether the extra `ru` is installed."""
     return importlib.util.find_spec("ru_normalizr") is not None
@@ -34,22 +35,25 @@ _LOADING = threading.Lock()
 def preload_russian() -> None:
     """Load the Russian dictionaries now (0.5 s, once); raises like `read_out`."""
     _russian()
+    _russian(has_roman=False)
     dictionary()
 
 
-def _russian() -> _Library:
+def _russian(*, has_roman: bool = True) -> _Library:
     with _LOADING:
-        return _load_russian()
+        return _load_russian(has_roman=has_roman)
 
 
 @cache
-def _load_russian() -> _Library:
+def _load_russian(*, has_roman: bool) -> _Library:
+    """The library; looking for Roman numbers takes it ten times as long as all the rest."""
     try:
         from ru_normalizr import NormalizeOptions, Normalizer  # noqa: PLC0415  (optional, 0.3 s)
     except ImportError as missing:
         message = 'normalize "full" for Russian needs the extra ru; run ./scripts/setup ru'
         raise InvalidRequest(message, param="normalize", code="extra_missing") from missing
-    return cast("_Library", Normalizer(NormalizeOptions(mode="safe")))
+    options = NormalizeOptions(mode="safe", enable_roman_normalization=has_roman)
+    return cast("_Library", Normalizer(options))
 
 
 def read_out(text: str) -> str:
@@ -71,9 +75,21 @@ def _read_line(line: str) -> str:
     read = _SUM.sub(" плюс ", line)
     for rule in rules():
         read = rule.apply(read)
-    read = _russian().normalize(read)
-    return _WORD_WITH_E.sub(_restore_yo, _restore_stress(read))
+    if _MAY_NEED_LIBRARY.search(read):
+        library = _russian(has_roman=_ROMAN.search(read) is not None)
+        read = _restore_stress(library.normalize(read))
+    return _WORD_WITH_E.sub(_restore_yo, read)
 
+
+# Text without any of these the library would only change in its quotes and brackets: digits and
+# signs, Roman numbers, short words with a point inside a sentence, "и др." and the like at its
+# end, "г-н".
+_MAY_NEED_LIBRARY = re.compile(
+    r"[\d№§%‰°$€£₽+=×÷/&½¼¾²³]|\b[IVXLC]+\b|\b[А-Яа-яё]{1,6}\. ?\w|\b[А-Яа-яё]{1,6}\.,"
+    r"|\b(?:др|пр|[тгвпдэ]|гг|вв)\.|\b[А-Яа-я]{1,2}-[а-я]{1,3}\b"
+)
+
+_ROMAN = re.compile(r"\b[IVXLCDMХІ]+\b")  # Cyrillic letters too, as they are often typed
 
 # A plus that is no stress mark: the library must not be taken to have written it.
 _SUM = re.compile(r" ?\+ ?(?=[А-ЯЁа-яё])")

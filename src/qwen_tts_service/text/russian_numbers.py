@@ -85,8 +85,7 @@ def zero_led(digits: str, case: Case = "nominative") -> str:
     if not digits.startswith("0"):
         return cardinal(int(digits), case)
     rest = digits.lstrip("0")
-    zeros = ["ноль"] * (len(digits) - len(rest))
-    groups = [rest[: len(rest) % 3], *(rest[at : at + 3] for at in range(len(rest) % 3, len(rest), 3))]
-    if len(rest) <= 3:
-        return " ".join([*zeros, *(cardinal(int(group), case) for group in groups if group)])
-    return " ".join([*zeros, *(zero_led(group) for group in groups if group)])
+    head = len(rest) % 3
+    groups = [rest[:head], *(rest[at : at + 3] for at in range(head, len(rest), 3))]
+    said = [zero_led(group, case) for group in groups if group]
+    return " ".join(["ноль"] * (len(digits) - len(rest)) + said)

@@ -19,7 +19,6 @@ from .russian_numbers import (
     Gender,
     cardinal,
     count,
-    counted,
     dictionary,
     gender_of,
     inflect,
@@ -93,19 +92,15 @@ def _after(match: re.Match[str], chars: int = 16) -> str:
 
 # Links and addresses ---------------------------------------------------------------------
 
-_TLDS = "ru|su|com|org|net|info|io|dev|me|ai|app|tv|biz|by|kz|ua|uz|de|fr|uk|eu|us|edu|gov|рф|онлайн"
+_TLDS = (
+    "ru|su|com|org|net|info|io|dev|me|ai|app|tv|biz|by|kz|ua|uz|de|fr|uk|eu|us|edu|gov|рф|онлайн"
+)
 _HOST = rf"(?:[\w-]{{1,63}}\.){{1,5}}(?:{_TLDS})(?![\w-])"
 _MARKS = {".": "точка", "@": "собака", "_": "подчёркивание", "-": "дефис", "/": "слэш", "+": "плюс"}
 _LINK_PARTS = re.compile(r"[^\W\d_]+|\d+|[.@_/+-]")
 _SHORT_PATH = re.compile(r"(?:/[^\W\d_]{1,12}){1,2}/?(?![\w/.?=&#%-])")
 # What Latin letters stand for in Russian names; the dictionary then says whether it is one.
-_LETTERS = dict(
-    zip(
-        "shch sh ch zh kh ts yu ya yo a b c d e f g h i j k l m n o p r s t u v y z".split(),
-        "щ ш ч ж х ц ю я ё а б к д е ф г х и й к л м н о п р с т у в й з".split(),
-        strict=True,
-    )
-)
+_LETTERS: dict[str, str] = _TABLES["letters"]
 _LETTER = re.compile("|".join(_LETTERS))
 
 
@@ -222,7 +217,7 @@ def _read_iso_date(match: re.Match[str]) -> str | None:
 
 
 def _read_written_date(match: re.Match[str]) -> str | None:
-    """ "Сегодня 23 ноября" and "по 10 июля"; the library reads the others right."""
+    """Read "Сегодня 23 ноября" and "по 10 июля"; the library reads the others right."""
     day, month = int(match["day"]), _MONTHS.index(match["month"].lower()) + 1
     case = _date_case(match)
     if case not in ("nominative", "accusative") or not 1 <= day <= 31:
@@ -232,7 +227,9 @@ def _read_written_date(match: re.Match[str]) -> str | None:
 
 def _read_days(match: re.Match[str]) -> str:
     first, last = int(match["first"]), int(match["last"])
-    return f"{match['from']} {ordinal(first, 'genitive', 'n')} по {ordinal(last, 'nominative', 'n')}"
+    return (
+        f"{match['from']} {ordinal(first, 'genitive', 'n')} по {ordinal(last, 'nominative', 'n')}"
+    )
 
 
 # Times of the day ------------------------------------------------------------------------
@@ -263,12 +260,11 @@ def _read_time(match: re.Match[str]) -> str | None:
 def _read_time_range(match: re.Match[str]) -> str | None:
     if _has_word(_before(match, 32), _words("score_words")):
         return None
-    hours = [int(part) for part in match.groups()]
-    if _case_of(match):
-        first, last = _time(*hours[:2], None, "accusative"), _time(*hours[2:], None, "accusative")
-        return f"{first} — {last}"
-    first, last = _time(*hours[:2], None, "genitive"), _time(*hours[2:], None, "genitive")
-    return f"с {first} до {last}"
+    case: Case = "accusative" if _case_of(match) else "genitive"
+    first, last = (
+        _time(int(match[hour]), int(match[minute]), None, case) for hour, minute in ((1, 2), (3, 4))
+    )
+    return f"с {first} до {last}" if case == "genitive" else f"{first} — {last}"
 
 
 def _read_time_with_point(match: re.Match[str]) -> str | None:
@@ -291,7 +287,7 @@ def _read_ratio(match: re.Match[str]) -> str:
 
 
 def _read_slash(match: re.Match[str]) -> str | None:
-    """ "24/7", "50/50", "120/80"; a fraction is left to the library, but for quarters."""
+    """Read "24/7", "50/50", "120/80"; a fraction is left to the library, but for quarters."""
     first, second = int(match[1]), int(match[2])
     before = _before(match)
     if _word_before(match) in _words("address_words") or before.rstrip().endswith("№"):
@@ -341,7 +337,7 @@ def _read_code(match: re.Match[str]) -> str:
 
 
 def _read_money(match: re.Match[str]) -> str:
-    """ "$5.99" and "£10": the sum, then the currency, in the case of the preposition."""
+    """Read "$5.99" and "£10": the sum, then the currency, in the case of the preposition."""
     noun, small = _TABLES["currency"][match["sign"]]
     whole, cents = int(match["whole"].replace(" ", "")), match["cents"]
     case = _case_of(match) or _object_case(match)
@@ -365,7 +361,7 @@ def _object_case(match: re.Match[str]) -> Case:
 
 
 def _read_object(match: re.Match[str]) -> str | None:
-    """ "Заработал 1000 рублей"; only where the accusative of a number is not its nominative."""
+    """Read "Заработал 1000 рублей", where the accusative of a number is not its nominative."""
     number = int(match["number"].replace(" ", ""))
     if _object_case(match) != "accusative" or number // 1000 % 10 != 1 or number % 1000:
         return None
@@ -373,7 +369,7 @@ def _read_object(match: re.Match[str]) -> str | None:
 
 
 def _read_price(match: re.Match[str]) -> str | None:
-    """ "Цена 1000 рублей"; not "цена от 1000 рублей"."""
+    """Read "Цена 1000 рублей" in the nominative, but not "цена от 1000 рублей"."""
     if _case_of_words(match["words"]):
         return None
     return match["words"] + _cardinal_of(match, "nominative")
@@ -384,7 +380,7 @@ def _case_of_words(words: str) -> Case | None:
 
 
 def _read_grams(match: re.Match[str]) -> str | None:
-    """ "от 100 до 200 г", which the library takes for years."""
+    """Read "от 100 до 200 г", which the library takes for years."""
     is_range = re.search(r"\bот \d+ до \d{1,3}\Z", _before(match))
     return " граммов" if is_range else None
 
@@ -413,13 +409,11 @@ def _roman(digits: str) -> int | None:
     if not _ROMAN.fullmatch(digits):
         return None
     values = [_ROMAN_DIGITS[digit] for digit in digits]
-    return sum(
-        -value if value < max(values[at:]) else value for at, value in enumerate(values)
-    )
+    return sum(-value if value < max(values[at:]) else value for at, value in enumerate(values))
 
 
 def _read_ordinal(match: re.Match[str]) -> str | None:
-    """ "2 тур", "II место", "XXII Олимпийские игры": in the form of the word behind."""
+    """Read "2 тур", "II место", "XXII Олимпийские игры": in the form of the word behind."""
     number = match["number"]
     value = int(number) if number.isdecimal() else _roman(number)
     tag = _ordinal_tag(match["word"], is_roman=not number.isdecimal())
@@ -508,11 +502,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     (rf"{_PHONE_START}(\d{{3}})[ \-–‑]?(\d\d)[ \-–‑]?(\d\d)(?![\d\-])", _read_phone, False),
     (rf"{_PHONE_START}(\d{{4}})[ \-–‑]?(\d{{3}})(?![\d\-])", _read_phone, False),
     (r"(?<![\d\-+(])(\d{3})[-–‑](\d\d)[-–‑](\d\d)(?![\d\-])", _read_phone, False),
-    (
-        r"(?<![\d\-+(])(\d\d)[-–‑](\d\d)[-–‑](\d\d)(?![\d\-])",
-        _read_phone_after_its_name,
-        False,
-    ),
+    (r"(?<![\d\-+(])(\d\d)[-–‑](\d\d)[-–‑](\d\d)(?![\d\-])", _read_phone_after_its_name, False),
     # Dates and times.
     (r"(?<![\d.\-])(\d{4})-(\d\d)-(\d\d)(?![\d\-])", _read_iso_date, False),
     (
@@ -588,10 +578,12 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     (r"(?<=\d) ?т\. ?р\.", lambda _: " тыс. руб.", False),
     (r"(?<=\d) ?р\.(?= |\Z)", lambda _: " руб.", False),
     (
-        rf"(?P<words>\b(?:{_any_of('price_words')}) (?:[а-яё]+ )?){_NUMBER}(?= (?P<noun>[а-яё]{{3,}}))",
+        rf"(?P<words>\b(?:{_any_of('price_words')}) (?:[а-яё]+ )?){_NUMBER}"
+        r"(?= (?P<noun>[а-яё]{3,}))",
         _read_price,
         True,
     ),
+    (r"\b(на|в|о|при) нем\b", lambda match: f"{match[1]} нём", True),
     # Numbers and the words behind them.
     (
         rf"(?P<words>\b{_TABLES['lacking']} ){_NUMBER}(?= (?P<noun>[а-яё]{{2,}}))",

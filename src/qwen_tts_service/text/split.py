@@ -189,7 +189,7 @@ def _words(spaced: str) -> frozenset[str]:
 _ALWAYS = _words(
     # Russian
     "гг вв ул пер пл просп наб им проф акад доц тов гр см ср напр англ нем лат греч рус обл "
-    "пр мкр бул доц инж тел корп стр рис табл долл св оз род ред изд сост "
+    "пр пос респ мкр бул доц инж тел корп стр рис табл долл св оз род ред изд сост "
     # English
     "mr mrs ms dr prof st sr jr gen col capt lt sgt maj rev hon gov sen rep messrs inc ltd corp "
     "co bros vs "
