@@ -1,11 +1,13 @@
 """Claims about Russian that is read out, and about stress marks."""
 
 import importlib.util
+import re
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.text import russian as module
+from qwen_tts_service.text.accent import Accentor
 from qwen_tts_service.text.normalise import normalise
 from qwen_tts_service.text.russian import has_russian, preload_russian
 from qwen_tts_service.text.split import split_sentences
@@ -244,6 +247,37 @@ def test_stress_marks_come_off_cyrillic_vowels_alone():
 def test_stress_is_read_while_it_is_written_as_in_the_whole(text):
     words = WordNormaliser("russian")
     assert "".join([*map(words.feed, text), words.finish()]) == normalise(text, "light", "russian")
+
+
+class FakeAccentor:
+    """Marks the first vowel of each word, as silero-stress would write it."""
+
+    def __init__(self):
+        self.sentences = []
+
+    def __call__(self, sentence, *, stress_single_vowel):
+        assert not stress_single_vowel
+        self.sentences.append(sentence)
+        return re.sub(r"(?<![\w+])([^\Wаеиоуыэюя]*)([аеиоуыэюя])", r"\1+\2", sentence)
+
+
+@pytest.fixture
+def silero(monkeypatch: pytest.MonkeyPatch):
+    fake = FakeAccentor()
+    package = SimpleNamespace(load_accentor=lambda: fake)
+    monkeypatch.setitem(sys.modules, "silero_stress", package)
+    return fake
+
+
+def test_stress_is_set_sentence_by_sentence_and_what_the_writer_marked_stays(silero):
+    said = Accentor()("Вода на горе\u0301. Мама.")
+    assert said == "Во\u0301да на\u0301 горе\u0301. Ма\u0301ма."
+    assert silero.sentences == ["Вода на горе\u0301. ", "Мама."]
+
+
+def test_stress_is_set_by_the_real_package():
+    pytest.importorskip("silero_stress")
+    assert Accentor()("На двери висит замок.") == "На двери́ виси́т замо́к."
 
 
 # Loading --------------------------------------------------------------------------------

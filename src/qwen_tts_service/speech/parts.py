@@ -5,7 +5,7 @@
 A text without pauses that the voice can take whole is one part, and that part is the request.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from qwen_tts_service.text.language import detect_language
@@ -23,6 +23,20 @@ GAP = Pause(0.3)
 """Silence between two parts of a text that was too long for one; about what a reader takes."""
 
 
+ACCENTED = ("auto", "full")
+"""Levels of normalisation at which stress is set."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """Settings of how texts are read; accent: sets the stress of Russian words, if it is wanted."""
+
+    accent: Callable[[str], str] | None = None
+
+
+DEFAULT_TEXT_OPTIONS = TextOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class TextParts:
     """A text split for speaking: at least one part is a request; warning: in ASCII."""
@@ -31,7 +45,11 @@ class TextParts:
     warning: str | None = None
 
 
-def split_request(request: SpeechRequest, longest_part_chars: int | None) -> TextParts:
+def split_request(
+    request: SpeechRequest,
+    longest_part_chars: int | None,
+    options: TextOptions = DEFAULT_TEXT_OPTIONS,
+) -> TextParts:
     """Take the pauses out, normalise what is left and cut what is too long for one part.
 
     The language is looked for once, in the whole text, so that every part has the same. Token
@@ -48,10 +66,11 @@ def split_request(request: SpeechRequest, longest_part_chars: int | None) -> Tex
         " ".join(piece for piece in pieces if isinstance(piece, str))
     )
     request = replace(request, language=language)
+    accent = options.accent if language == "russian" and request.normalize in ACCENTED else None
     parts = tuple(
         part if isinstance(part, Pause) else replace(request, text=part)
         for piece in pieces
-        for part in _parts(piece, request, language, longest_part_chars)
+        for part in _parts(piece, request, accent, longest_part_chars)
     )
     if not any(isinstance(part, SpeechRequest) for part in parts):
         raise nothing_to_speak()
@@ -59,12 +78,16 @@ def split_request(request: SpeechRequest, longest_part_chars: int | None) -> Tex
 
 
 def _parts(
-    piece: str | Pause, request: SpeechRequest, language: Language, longest_part_chars: int | None
+    piece: str | Pause,
+    request: SpeechRequest,
+    accent: Callable[[str], str] | None,
+    longest_part_chars: int | None,
 ) -> Iterator[str | Pause]:
     if isinstance(piece, Pause):
         yield piece
         return
-    text = normalise(piece, request.normalize, language)
+    text = normalise(piece, request.normalize, request.language or "english")
+    text = accent(text) if accent else text
     speakable = [part for part in _cut(text, longest_part_chars) if is_speakable(part)]
     for number, part in enumerate(speakable):
         if number:

@@ -29,7 +29,7 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import TextParts, split_request
+from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, split_request
 from .sequence import PartSequence
 
 logger = logging.getLogger(__name__)
@@ -124,9 +124,12 @@ class Speech:
 class Synthesizer:
     """Speaks requests with one voice at one output rate."""
 
-    def __init__(self, voice: Voice, *, sample_rate_hz: int) -> None:
+    def __init__(
+        self, voice: Voice, *, sample_rate_hz: int, text_options: TextOptions = DEFAULT_TEXT_OPTIONS
+    ) -> None:
         self.voice = voice
         self.sample_rate_hz = sample_rate_hz
+        self.text_options = text_options
 
     def warm_up(self) -> None:
         """Speak once for real and load what the first request would wait for."""
@@ -149,7 +152,7 @@ class Synthesizer:
         Raises InvalidRequest or CannotSpeak before anything has started.
         """
         check_format(output.format, self.sample_rate_hz)
-        text_parts = split_request(request, self.voice.longest_part_chars)
+        text_parts = split_request(request, self.voice.longest_part_chars, self.text_options)
         parts = [p if isinstance(p, Pause) else self.voice.prepare(p) for p in text_parts.parts]
         info = _info(request, text_parts, parts)
         return Speech(self._start(parts, request), self.pipe(output), request, lambda: info)
