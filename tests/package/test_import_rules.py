@@ -196,7 +196,7 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 450,
+    "": 470,
     "api": 1560,
     "audio": 320,
     "cli": 350,
@@ -205,13 +205,13 @@ MAX_LINES = {
     "hub": 310,
     "kernels": 290,
     "model": 1260,
-    "qwen": 220,
-    "speech": 490,
+    "qwen": 230,
+    "speech": 510,
     "telemetry": 140,
-    "text": 430,
+    "text": 990,
     "voice": 280,
 }
-MAX_LINES_OF_ALL = 7500
+MAX_LINES_OF_ALL = 8110
 
 
 def lines_of_code(path: Path) -> int:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, Literal, cast
 
 Case = Literal["nominative", "genitive", "dative", "accusative", "instrumental", "prepositional"]
-Gender = Literal["m", "f", "n"]
+GrammaticalGender = Literal["m", "f", "n"]
 
 _GRAMMEMES: dict[Case, str] = {
     "nominative": "nomn",
@@ -17,7 +17,7 @@ _GRAMMEMES: dict[Case, str] = {
     "instrumental": "ablt",
     "prepositional": "loct",
 }
-_GENDERS: dict[str, Gender] = {"masc": "m", "femn": "f", "neut": "n"}
+_GENDERS: dict[str, GrammaticalGender] = {"masc": "m", "femn": "f", "neut": "n"}
 _ACCUSATIVE = {"одна": "одну", "тысяча": "тысячу"}
 
 
@@ -29,7 +29,7 @@ def dictionary() -> Any:
     return MorphAnalyzer()
 
 
-def cardinal(number: int, case: Case = "nominative", gender: Gender = "m") -> str:
+def cardinal(number: int, case: Case = "nominative", gender: GrammaticalGender = "m") -> str:
     """Say how many; the accusative is that of things, not of living beings."""
     from num2words import num2words  # noqa: PLC0415  (optional)
 
@@ -39,7 +39,7 @@ def cardinal(number: int, case: Case = "nominative", gender: Gender = "m") -> st
     return " ".join(_ACCUSATIVE.get(word, word) for word in words)
 
 
-def ordinal(number: int, case: Case = "nominative", gender: Gender = "m") -> str:
+def ordinal(number: int, case: Case = "nominative", gender: GrammaticalGender = "m") -> str:
     """Say which in a row; the accusative is that of things."""
     from num2words import num2words  # noqa: PLC0415  (optional)
 
@@ -75,7 +75,7 @@ def counted(number: int, noun: str, case: Case = "nominative") -> str:
     return inflect(noun, form)
 
 
-def gender_of(tag: Any) -> Gender:
+def gender_of(tag: Any) -> GrammaticalGender:
     """The gender in a tag of the dictionary; masculine where it has none."""
     return _GENDERS.get(str(tag.gender), "m")
 

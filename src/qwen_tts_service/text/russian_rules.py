@@ -16,7 +16,7 @@ from typing import Any
 
 from .russian_numbers import (
     Case,
-    Gender,
+    GrammaticalGender,
     cardinal,
     count,
     dictionary,
@@ -394,7 +394,7 @@ def _cardinal_of(match: re.Match[str], case: Case) -> str:
     return cardinal(number, case, _gender_of_counted(match["noun"]))
 
 
-def _gender_of_counted(noun: str) -> Gender:
+def _gender_of_counted(noun: str) -> GrammaticalGender:
     return gender_of(dictionary().parse(noun)[0].tag)
 
 
