@@ -208,10 +208,10 @@ MAX_LINES = {
     "qwen": 230,
     "speech": 510,
     "telemetry": 140,
-    "text": 990,
+    "text": 1040,
     "voice": 280,
 }
-MAX_LINES_OF_ALL = 8110
+MAX_LINES_OF_ALL = 8160
 
 
 def lines_of_code(path: Path) -> int:

@@ -25,25 +25,25 @@ from qwen_tts_service.text.words import WordNormaliser
 ROOT = Path(__file__).resolve().parents[2]
 
 LEAST_RIGHT = {
-    "numbers": 34,
-    "cases": 49,
-    "dates": 47,
-    "times": 36,
-    "money": 39,
-    "units": 47,
-    "phones": 24,
-    "links": 25,
-    "abbreviations": 54,
-    "initials": 15,
-    "roman": 26,
-    "ordinals": 30,
-    "ranges": 21,
-    "fractions": 25,
-    "ratios": 29,
-    "codes": 32,
-    "stress": 25,
-    "yo": 33,
-    "latin": 27,
+    "numbers": 38,
+    "cases": 59,
+    "dates": 57,
+    "times": 42,
+    "money": 46,
+    "units": 54,
+    "phones": 27,
+    "links": 29,
+    "abbreviations": 65,
+    "initials": 17,
+    "roman": 30,
+    "ordinals": 36,
+    "ranges": 24,
+    "fractions": 28,
+    "ratios": 33,
+    "codes": 38,
+    "stress": 27,
+    "yo": 37,
+    "latin": 31,
 }
 """Cases of tests/data/russian_cases.tsv that are read right, by category."""
 
@@ -101,7 +101,7 @@ def test_the_document_has_these_figures(check_russian, results):
 
 def test_a_wrong_reading_is_counted_as_wrong(check_russian):
     untouched = check_russian.figures(check_russian.run(str))
-    assert sum(right for right, _ in untouched.values()) < 80
+    assert sum(right for right, _ in untouched.values()) < 90
 
 
 # Levels ---------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_the_rest_stays(written, spoken):
 @pytest.mark.parametrize(
     ("written", "read", "right"),
     [
-        ("Купил 2 тетради.", "Купил второй тетради.", "Купил две тетради."),
+        ("Формула E=mc²", "Формула E равно mc два", "Формула E равно mc в квадрате"),
         ("10 кг", "десять килограмм", "десять килограммов"),
     ],
 )

@@ -19,6 +19,7 @@ from .russian_numbers import (
     GrammaticalGender,
     cardinal,
     count,
+    counted,
     dictionary,
     gender_of,
     inflect,
@@ -109,7 +110,8 @@ def _read_mail(match: re.Match[str]) -> str:
 
 
 def _read_handle(match: re.Match[str]) -> str:
-    return f"собака {_read_link_word(match['name'], is_russian=True)}"
+    parts = _LINK_PARTS.findall(match[0])
+    return " ".join(_MARKS.get(part) or _read_link_word(part, is_russian=True) for part in parts)
 
 
 def _read_link(match: re.Match[str]) -> str:
@@ -192,7 +194,9 @@ def _read_numeric_date(match: re.Match[str]) -> str | None:
         return None
     if not match["year"] and not _is_short_date(match):
         return None
-    return _date(day, month, year or None, _date_case(match))
+    # A point that also ended the sentence stays.
+    end = "." if match[0].endswith(".") and not _after(match).strip() else ""
+    return _date(day, month, year or None, _date_case(match)) + end
 
 
 def _is_date(day: int, month: int, year: int) -> bool:
@@ -277,7 +281,7 @@ def _read_time_with_point(match: re.Match[str]) -> str | None:
 
 
 def _read_ratio(match: re.Match[str]) -> str:
-    first, second = int(match[1]), int(match[2])
+    first, second = int(match[1]), int(match[2].replace(" ", ""))
     before = _before(match, 32)
     if _has_word(before, _words("screen_words")):
         return f"{cardinal(first)} на {cardinal(second)}"
@@ -329,6 +333,17 @@ def _read_prefixed_version(match: re.Match[str]) -> str:
     return word + " точка ".join(map(zero_led, match["numbers"].split(".")))
 
 
+def _read_in_pairs(match: re.Match[str]) -> str:
+    """Read the number of a card."""
+    groups = re.findall(r"\d{4}", match[0])
+    return ", ".join(f"{zero_led(group[:2])} {zero_led(group[2:])}" for group in groups)
+
+
+def _read_in_groups(match: re.Match[str]) -> str:
+    """Read the number of an account, which counts nothing."""
+    return ", ".join(map(zero_led, re.findall(r"\d{1,3}", match[0])))
+
+
 def _read_code(match: re.Match[str]) -> str:
     return zero_led(match[0])
 
@@ -339,7 +354,7 @@ def _read_code(match: re.Match[str]) -> str:
 def _read_money(match: re.Match[str]) -> str:
     """Read "$5.99" and "£10": the sum, then the currency, in the case of the preposition."""
     noun, small = _TABLES["currency"][match["sign"]]
-    whole, cents = int(match["whole"].replace(" ", "")), match["cents"]
+    whole, cents = int(re.sub("[ ,]", "", match["whole"])), match["cents"]
     case = _case_of(match) or _object_case(match)
     if match["scale"]:
         number = match["whole"] + (f",{cents}" if cents else "")
@@ -372,11 +387,49 @@ def _read_price(match: re.Match[str]) -> str | None:
     """Read "Цена 1000 рублей" in the nominative, but not "цена от 1000 рублей"."""
     if _case_of_words(match["words"]):
         return None
-    return match["words"] + _cardinal_of(match, "nominative")
+    last = f" — {cardinal(int(match['last']))}" if match["last"] else ""
+    number = int((match["last"] or match["number"]).replace(" ", ""))
+    unit = f" {counted(number, 'рубль')}{match['point'] or ''}" if match["short"] else ""
+    return match["words"] + _cardinal_of(match, "nominative") + last + unit
 
 
 def _case_of_words(words: str) -> Case | None:
     return _CASES.get(words.lower().split()[-1])
+
+
+def _read_few(match: re.Match[str]) -> str | None:
+    """Read "2 тетради" as a count: the library also tries an ordinal in the genitive."""
+    number = int(match["number"])
+    tags = [parse.tag for parse in dictionary().parse(match["noun"])]
+    things = [tag for tag in tags if {"NOUN", "inan", "sing", "gent"} in tag and "Abbr" not in tag]
+    is_after_point = _before(match).rstrip().endswith((".", "№"))
+    is_other = match["noun"].lower() in _MONTHS or is_after_point or _case_of(match)
+    if is_other or not things or number % 100 in (12, 13, 14):
+        return None
+    return cardinal(number, "nominative", gender_of(things[0]))
+
+
+def _read_one_and_a_half(match: re.Match[str]) -> str | None:
+    """Read "1,5 года" as "полтора года"; oblique cases are left to the library."""
+    if _case_of(match) not in (None, "accusative"):
+        return None
+    return "полторы" if _gender_of_counted(match["noun"]) == "f" else "полтора"
+
+
+def _read_spoons(match: re.Match[str]) -> str:
+    number = int(match["number"])
+    last = number % 10 if number % 100 not in range(11, 15) else 0
+    one, few, many = _TABLES["spoons"][match["kind"]]
+    spoons = one if last == 1 else few if last in (2, 3, 4) else many
+    return f"{cardinal(number, gender='f')} {spoons}"
+
+
+def _read_adjective(match: re.Match[str]) -> str:
+    tag = dictionary().parse(match["noun"])[0].tag
+    form = {"plur", tag.case} if tag.number == "plur" else {"sing", tag.case, tag.gender}
+    adjective = _TABLES["adjectives"][match["short"].lower()]
+    word = inflect(adjective, {grammeme for grammeme in form if grammeme})
+    return word.capitalize() if match["short"][0].isupper() else word
 
 
 def _read_grams(match: re.Match[str]) -> str | None:
@@ -391,7 +444,7 @@ def _read_lacking(match: re.Match[str]) -> str:
 
 def _cardinal_of(match: re.Match[str], case: Case) -> str:
     number = int(match["number"].replace(" ", ""))
-    return cardinal(number, case, _gender_of_counted(match["noun"]))
+    return cardinal(number, case, _gender_of_counted(match["noun"] or "рубль"))
 
 
 def _gender_of_counted(noun: str) -> GrammaticalGender:
@@ -546,7 +599,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
         False,
     ),
     # Scores, ratios, sizes.
-    (r"(?<![\d:.,])(\d{1,4}):(\d{1,5})(?![\d:]|[.,]\d)", _read_ratio, False),
+    (r"(?<![\d:.,])(\d{1,4}):(\d{1,3}(?: \d{3}){1,2}|\d{1,5})(?![\d:]|[.,]\d)", _read_ratio, False),
     (r"(?<![\w/.,:])(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)", _read_slash, False),
     (
         r"(?<![\w.,])\d{1,5}(?:,\d{1,3})?(?: ?[xхXХ×] ?\d{1,5}(?:,\d{1,3})?){1,2}(?!\d)"
@@ -562,9 +615,11 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     ),
     (r"(?<![\w.,])\d{1,4}\.\d{1,4}(?!\w|[.,]\d)", _read_version, False),
     (r"(?<![\w.,:/+\-−])(?<!\d )0\d{1,12}(?![\w/:]|[.,\-]\d)", _read_code, False),
+    (r"(?<![\d\-])\d{4}(?:[ -]\d{4}){3}(?![\d\-])", _read_in_pairs, False),
+    (r"(?<![\w.,])\d{12,40}(?![\w]|[.,]\d)", _read_in_groups, False),
     # Money.
     (
-        r"(?<!\w)(?P<sign>[$€£¥₴₸₽₿]) ?(?P<whole>\d{1,3}(?: \d{3}){1,3}|\d{1,9})"
+        r"(?<!\w)(?P<sign>[$€£¥₴₸₽₿]) ?(?P<whole>\d{1,3}(?:[ ,]\d{3}){1,3}|\d{1,9})"
         rf"(?:[.,](?P<cents>\d{{1,2}}))?(?!\d){_SCALE}",
         _read_money,
         False,
@@ -579,7 +634,8 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     (r"(?<=\d) ?р\.(?= |\Z)", lambda _: " руб.", False),
     (
         rf"(?P<words>\b(?:{_any_of('price_words')}) (?:[а-яё]+ )?){_NUMBER}"
-        r"(?= (?P<noun>[а-яё]{3,}))",
+        r"(?: ?[-–—] ?(?P<last>\d{1,9}))?"
+        r"(?: (?P<short>руб)\b(?P<point>\.(?=\Z))?\.?|(?= (?P<noun>[а-яё]{3,})))",
         _read_price,
         True,
     ),
@@ -591,6 +647,19 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
         True,
     ),
     (rf"(?<![\w.,]){_NUMBER}(?= [а-яё]{{3,}})", _read_object, False),
+    (
+        r"(?<![\w.,:/\-–—])(?<!\d )(?P<number>\d?\d?[234])(?= (?P<noun>[а-яё]{3,}))",
+        _read_few,
+        False,
+    ),
+    (r"(?<![\w.,])1,5(?= (?!млн|млрд|тыс)(?P<noun>[а-яё]{3,}))", _read_one_and_a_half, False),
+    (r"(?<![\w.,])(?P<number>\d{1,3}) (?P<kind>ст|ч)\. ?л\.", _read_spoons, False),
+    (
+        rf"(?<![\w.])(?P<short>{'|'.join(_TABLES['adjectives'])})\.(?= (?P<noun>[а-яё]{{3,}}))",
+        _read_adjective,
+        True,
+    ),
+    (r"(?<=\d) км/с\b", lambda _: " километров в секунду", False),
     (
         r"(?<![\w.,:/\-–—])(?P<number>\d{1,2}|[IVXLC]{1,7}) (?P<word>[А-ЯЁа-яё][а-яё]+)(?![\w\-])",
         _read_ordinal,
