@@ -108,9 +108,10 @@ def test_a_wrong_reading_is_counted_as_wrong(check_russian):
 
 
 @pytest.mark.usefixtures("without_the_extra")
-def test_missing_extra_is_refused_with_the_way_to_get_it():
+@pytest.mark.parametrize("text", ["5 рублей", "Привет"])
+def test_missing_extra_is_refused_with_the_way_to_get_it(text):
     with pytest.raises(InvalidRequest) as refusal:
-        full("5 рублей")
+        full(text)
     assert refusal.value.param == "normalize"
     assert refusal.value.code == "extra_missing"
     assert "scripts/setup ru" in refusal.value.message

@@ -62,6 +62,7 @@ def read_out(text: str) -> str:
     By ru-normalizr, chosen over rutextnorm because it declines ("две минуты", "двадцать одно
     яблоко") and leaves Latin words alone. docs/russian.md says how much of it is right.
     """
+    _russian()  # refuses whatever the text is
     return "".join(map(_read_sentence, split_sentences(text)))
 
 
@@ -92,7 +93,7 @@ _MAY_NEED_LIBRARY = re.compile(
 _ROMAN = re.compile(r"\b[IVXLCDMХІ]+\b")  # Cyrillic letters too, as they are often typed
 
 # A plus that is no stress mark: the library must not be taken to have written it.
-_SUM = re.compile(r" ?\+ ?(?=[А-ЯЁа-яё])")
+_SUM = re.compile(r"(?<![A-Za-z+]) ?\+ ?(?=[А-ЯЁа-яё])")
 
 # The library writes a stress mark as "+" before the vowel.
 _WRITTEN_STRESS = re.compile(r"\+([аеёиоуыэюя])", re.IGNORECASE)
