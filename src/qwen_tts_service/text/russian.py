@@ -78,7 +78,7 @@ def _read_line(line: str) -> str:
         read = rule.apply(read)
     if _MAY_NEED_LIBRARY.search(read):
         library = _russian(has_roman=_ROMAN.search(read) is not None)
-        read = _restore_stress(library.normalize(read))
+        read = _restore_stress(library.normalize(read).strip())
     return _WORD_WITH_E.sub(_restore_yo, read)
 
 

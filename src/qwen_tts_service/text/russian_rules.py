@@ -306,7 +306,11 @@ def _read_slash(match: re.Match[str]) -> str | None:
 
 
 def _read_size(match: re.Match[str]) -> str:
-    return " на ".join(re.findall(r"\d+(?:,\d+)?", match[0])) + match["gap"]
+    """Read "10×15 см"; a number with a unit behind stays in digits, for the library."""
+    *first, last = re.findall(r"\d+(?:,\d+)?", match[0])
+    has_unit = "," in last or re.match(r" ?(?:[мсдк]?м|к?г|м?л|т)\b", _after(match, 4))
+    words = [side if "," in side else cardinal(int(side)) for side in first]
+    return " на ".join([*words, last if has_unit else cardinal(int(last))])
 
 
 # Codes and versions ----------------------------------------------------------------------
@@ -602,8 +606,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     (r"(?<![\d:.,])(\d{1,4}):(\d{1,3}(?: \d{3}){1,2}|\d{1,5})(?![\d:]|[.,]\d)", _read_ratio, False),
     (r"(?<![\w/.,:])(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)", _read_slash, False),
     (
-        r"(?<![\w.,])\d{1,5}(?:,\d{1,3})?(?: ?[xхXХ×] ?\d{1,5}(?:,\d{1,3})?){1,2}(?!\d)"
-        r"(?P<gap>(?=\w)|)",
+        r"(?<![\w.,])\d{1,5}(?:,\d{1,3})?(?: ?[xхXХ×] ?\d{1,5}(?:,\d{1,3})?){1,2}(?!\d)",
         _read_size,
         False,
     ),
