@@ -302,4 +302,4 @@ def test_russian_loads_once_whatever_the_number_of_threads():
 
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(read, ["5 раз"] * 4)) == {"пять раз"}
-    assert module._load_russian.cache_info().misses == 1
+    assert module._load_russian.cache_info().misses == 2  # with and without Roman numbers
