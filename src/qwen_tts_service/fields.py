@@ -116,9 +116,10 @@ class SpeechBody(ForgivingBody):
         "with <speak> is SSML in any case, unless normalize is none.",
     )
     normalize: NormalizeLevel = Field(
-        "light",
+        "auto",
         description="Text normalisation: none; light removes markdown, emoji and control "
-        "characters; full also writes out Russian numbers and dates.",
+        "characters; full also writes out Russian numbers, dates, units, abbreviations and links; "
+        "auto is full where the server has the extra ru, otherwise light.",
     )
 
     format: AudioFormat = Field("wav", description="Audio format.")

@@ -79,6 +79,10 @@ class Settings(BaseModel):
     """Longest prompt and speech of one request together, in frames and tokens; sizes the slots."""
     runaway_factor: Annotated[float, Field(ge=1, le=100)] = 4.0
     """A speech this many times longer than its text should take is stopped as a runaway."""
+    russian_stress: bool = False
+    """Set the stress of every Russian word; needs the extra `ru-stress`."""
+    stress_marks: Literal["keep", "drop"] = "drop"
+    """Whether Qwen3-TTS gets stress marks (U+0301); the embedded voice always does."""
     api_key: SecretStr = SecretStr("")
     """When set, every route that speaks asks for `Authorization: Bearer <key>`."""
     cors_origins: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Gender = Literal["male", "female", "neutral"]
 AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"]
-NormalizeLevel = Literal["none", "light", "full"]
+NormalizeLevel = Literal["auto", "none", "light", "full"]
 """How much of a text is rewritten before it is spoken; see text/normalise.py."""
 InputType = Literal["text", "ssml"]
 """What a text is: words, possibly with some markup, or an SSML document; see text/markup.py."""
@@ -81,7 +81,7 @@ class SpeechRequest:
     language: Language | None = None
     instruct: str | None = None
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    normalize: NormalizeLevel = "light"
+    normalize: NormalizeLevel = "auto"
     input_type: InputType = "text"
     rate: float = 1.0
     phonemes: str | None = None

@@ -107,7 +107,7 @@ def test_sentences_are_spoken_as_they_are_completed(server: Server) -> None:
         ready = client.configure(language="english", seed=5)
         assert ready["model"] == "espeak-ng"
         assert (ready["split"], ready["format"], ready["sample_rate"]) == ("sentence", "pcm", 24000)
-        assert (ready["seed"], ready["channels"], ready["normalize"]) == (5, 1, "light")
+        assert (ready["seed"], ready["channels"], ready["normalize"]) == (5, 1, "auto")
         client.write("This is the first. This is")
         events, first = client.until("audio.done")
         assert kinds(events) == ["audio.start", "audio.done"]

@@ -96,7 +96,7 @@ async def test_ready_names_a_voice_only_when_the_text_cannot_change_it(
     async with SocketClient(make_runtime()) as talk:
         ready = await talk.configure(**fields)
         assert (ready["voice"], ready["language"]) == (voice, language)
-        assert (ready["format"], ready["normalize"]) == ("pcm", "light")
+        assert (ready["format"], ready["normalize"]) == ("pcm", "auto")
 
 
 @pytest.mark.parametrize(("split", "expected"), [(None, "token"), ("sentence", "sentence")])

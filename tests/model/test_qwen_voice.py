@@ -351,11 +351,25 @@ def test_an_open_speech_that_nobody_reads_takes_no_slot() -> None:
     assert utterance.finish_reason is None
 
 
-@pytest.mark.parametrize("size", [1, 4, 1000])
-async def test_the_ids_of_an_open_speech_are_those_of_the_whole(size: int) -> None:
-    text = "hello the world, one two three. hello"
+STRESSED = "hello за\u0301мок, one two гора\u0301. hello"
 
-    voice = make_voice()
+
+@pytest.mark.parametrize("keeps_stress", [True, False])
+def test_the_model_gets_stress_marks_if_it_is_to(keeps_stress: bool) -> None:
+    told = make_voice(keeps_stress=keeps_stress).prepare(ask(STRESSED))
+    given = STRESSED if keeps_stress else STRESSED.replace("\u0301", "")
+    assert told.job.ids == tuple(TOKENIZER.encode(given))
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize(
+    ("text", "keeps_stress"),
+    [("hello the world, one two three. hello", False), (STRESSED, False), (STRESSED, True)],
+)
+async def test_the_ids_of_an_open_speech_are_those_of_the_whole(
+    text: str, keeps_stress: bool, size: int
+) -> None:
+    voice = make_voice(keeps_stress=keeps_stress)
     utterance = voice.open(ask(None))
     for at in range(0, len(text), size):
         utterance.feed(text[at : at + size])
@@ -367,7 +381,7 @@ async def test_the_ids_of_an_open_speech_are_those_of_the_whole(size: int) -> No
     assert utterance.finish_reason == "length"
     job = voice._engine.jobs[0]
 
-    whole = TOKENIZER.encode(text)
+    whole = TOKENIZER.encode(text if keeps_stress else text.replace("\u0301", ""))
     ids, end = job.feed.take(1000)
     assert [*job.ids[:3], *job.ids[-5:]] == [*whole[:3], *whole[-5:]]
     assert [*job.ids[3:-5], *ids] == whole[3:-5]

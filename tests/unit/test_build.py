@@ -138,3 +138,11 @@ def test_the_settings_choose_the_voice_and_the_rate(monkeypatch: pytest.MonkeyPa
     qwen = build(settings, report, 3)
     assert (qwen.voice, qwen.sample_rate_hz) == ("qwen", 16000)
     assert loaded == [(settings, report, 3)]
+
+
+@pytest.mark.usefixtures("looked_for")
+def test_stress_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = {"silero_stress"}
+    monkeypatch.setattr(build_module, "find_spec", lambda n: None if n in missing else object())
+    with pytest.raises(StartupError, match=r"RUSSIAN_STRESS=1 needs .* ./scripts/setup ru-stress"):
+        check(load_settings({"MODEL_NAME": "espeak-ng", "RUSSIAN_STRESS": "1"}))

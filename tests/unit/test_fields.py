@@ -74,7 +74,7 @@ def test_the_defaults_of_a_request_are_those_of_its_fields() -> None:
     assert sampling.repetition_penalty == 1.05
     body = SpeechBody()
     assert (body.temperature, body.top_k, body.top_p, body.repetition_penalty) == (0.7, 50, 1, 1.05)
-    assert (body.normalize, body.seed) == ("light", None)
+    assert (body.normalize, body.seed) == ("auto", None)
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -169,7 +169,7 @@ def check(schema: Any, field: str, value: Any, is_valid: bool) -> None:
         ("language", ["a", "a" * 32], ["", "a" * 33]),
         ("instruct", ["a", "a" * 500], ["", "a" * 501]),
         ("tokens", [[0]], [[], [-1]]),
-        ("normalize", ["none", "light", "full"], ["Zwetschge"]),
+        ("normalize", ["auto", "none", "light", "full"], ["Zwetschge"]),
         ("format", ["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"], ["Zwetschge"]),
     ],
 )

@@ -34,6 +34,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "stall_timeout_s": 120,
         "max_positions": 8192,
         "runaway_factor": 4,
+        "russian_stress": False,
+        "stress_marks": "drop",
         "cors_origins": (),
         "log_level": "info",
         "hf_hub_offline": False,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.speech.parts import TextOptions, TextParts, split_request
-from qwen_tts_service.text import normalise
+from qwen_tts_service.text import russian
 from qwen_tts_service.text.segments import MAX_PAUSE_S, Pause
 from qwen_tts_service.types import SpeechRequest
 
@@ -98,10 +98,10 @@ def test_full_warns_where_there_are_no_full_rules():
 
 
 def test_full_without_its_extra_is_refused(monkeypatch: pytest.MonkeyPatch):
-    def missing():
+    def missing(**_):
         raise InvalidRequest("not installed", param="normalize", code="extra_missing")
 
-    monkeypatch.setattr(normalise, "_load_russian", missing)
+    monkeypatch.setattr(russian, "_load_russian", missing)
     with pytest.raises(InvalidRequest):
         split_request(request("Уже 5 часов.", normalize="full"), None)
 
@@ -152,7 +152,7 @@ def test_no_part_is_silent_or_too_long_and_no_letter_is_lost(text, longest):
         return [char for char in text if char.isalnum()]
 
     try:
-        parts = plan(text, longest)
+        parts = plan(text, longest, normalize="light")
     except CannotSpeak:
         assert not letters(text)
         return
@@ -268,3 +268,19 @@ def test_markup_without_a_text_is_nothing_to_speak(text):
     with pytest.raises(CannotSpeak) as caught:
         split_request(request(text), None)
     assert caught.value.code == "no_reading"
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "expected"),
+    [
+        ("Привет.", "auto", "ПРИВЕТ."),
+        ("Привет.", "full", "ПРИВЕТ."),
+        ("Привет.", "light", "Привет."),
+        ("Привет.", "none", "Привет."),
+        ("Hello there.", "auto", "Hello there."),
+    ],
+)
+def test_stress_is_set_in_russian_that_is_read_out(text, level, expected):
+    options = TextOptions(accent=str.upper)
+    (part,) = split_request(request(text, normalize=level), None, options).parts
+    assert part.text == expected

@@ -9,6 +9,7 @@ from qwen_tts_service.engine.job import Job
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.text.language import detect_language
+from qwen_tts_service.text.stress import drop_stress
 from qwen_tts_service.types import FRAME_S, Language, SpeechRequest, VoiceChoice
 from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice
 
@@ -68,7 +69,8 @@ class QwenVoice:
         """
         choice = self.choose(request)
         if request.text is not None:
-            ids = self._model.tokenizer.encode(request.text)
+            text = request.text if self._options.keeps_stress else drop_stress(request.text)
+            ids = self._model.tokenizer.encode(text)
         else:
             ids = self._model.tokenizer.wrap(self._checked(request.tokens or ()))
         tokens = len(ids) - PROMPT_FRAME_TOKENS

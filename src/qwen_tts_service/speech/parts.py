@@ -6,7 +6,7 @@ A text without pauses that the voice can take whole is one part, and that part i
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -26,14 +26,20 @@ what a reader takes."""
 _SPACES = re.compile(" {2,}")
 
 
+ACCENTED = ("auto", "full")
+"""Levels of normalisation at which stress is set."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextOptions:
     """What the server's settings say about reading texts.
 
     default_language: of a text that has no letters
+    accent: sets the stress of Russian words, if that is wanted
     """
 
     default_language: Language = "english"
+    accent: Callable[[str], str] | None = None
 
 
 DEFAULT_TEXT_OPTIONS = TextOptions()
@@ -74,7 +80,8 @@ def split_request(
         or detect_language(_undecided(parsed), options.default_language)
     )
     request = replace(request, language=language)
-    parts = tuple(_with_gaps(_parts(parsed.segments, request, language, longest_part_chars)))
+    segments = _parts(parsed.segments, request, options, longest_part_chars)
+    parts = tuple(_with_gaps(segments))
     if not any(isinstance(part, SpeechRequest) for part in parts):
         raise nothing_to_speak()
     warnings = [*parsed.warnings, *filter(None, [_warning(request, language)])]
@@ -91,7 +98,7 @@ def _undecided(parsed: ParsedText) -> str:
 def _parts(
     segments: Iterable[Segment | Pause],
     request: SpeechRequest,
-    language: Language,
+    options: TextOptions,
     longest_part_chars: int | None,
 ) -> Iterator[SpeechRequest | Pause]:
     """Speak segments of one manner together, so that a sentence keeps its melody."""
@@ -102,7 +109,7 @@ def _parts(
         return replace(
             request,
             speaker=part.speaker or request.speaker,
-            language=part.language or language,
+            language=part.language or request.language,
             rate=part.rate,
             phonemes=part.phonemes,
         )
@@ -111,32 +118,36 @@ def _parts(
         if asked is None:
             yield from (part for part in run if isinstance(part, Pause))
             continue
-        text = _spoken([part for part in run if isinstance(part, Segment)], asked)
+        text = _spoken([part for part in run if isinstance(part, Segment)], asked, options)
         for part in _cut(text, longest_part_chars):
             if is_speakable(part):
                 yield replace(asked, text=part)
 
 
-def _spoken(segments: list[Segment], request: SpeechRequest) -> str:
+def _spoken(segments: list[Segment], request: SpeechRequest, options: TextOptions) -> str:
     """Normalise segments one by one, and keep the space between them."""
     if len(segments) == 1:
-        return _read_out(segments[0], request)
+        return _read_out(segments[0], request, options)
     texts = []
     for segment in segments:
         text = segment.text
         before = text[: len(text) - len(text.lstrip())]
         after = text[len(text.rstrip()) :] if text.strip() else ""
-        texts.append(before + _read_out(segment, request).strip() + after)
+        texts.append(before + _read_out(segment, request, options).strip() + after)
     text = "".join(texts).strip()
     return text if request.normalize == "none" else _SPACES.sub(" ", text)
 
 
-def _read_out(segment: Segment, request: SpeechRequest) -> str:
+def _read_out(segment: Segment, request: SpeechRequest, options: TextOptions) -> str:
     language: Language = request.language or "english"
     text, is_literal = segment.text, segment.is_literal
     if segment.say_as is not None:
         text, is_literal = written(text, segment.say_as, language)
-    return text if is_literal else normalise(text, request.normalize, language)
+    if is_literal:
+        return text
+    text = normalise(text, request.normalize, language)
+    is_accented = language == "russian" and request.normalize in ACCENTED
+    return options.accent(text) if options.accent and is_accented else text
 
 
 def _with_gaps(parts: Iterable[SpeechRequest | Pause]) -> Iterator[SpeechRequest | Pause]:

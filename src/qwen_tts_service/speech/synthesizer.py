@@ -4,16 +4,17 @@ SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> resample -
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
 from qwen_tts_service.text.latin import preload_detector
-from qwen_tts_service.text.normalise import preload_russian
+from qwen_tts_service.text.russian import preload_russian
 from qwen_tts_service.text.segments import ParsedText, Pause
 from qwen_tts_service.types import (
     FRAME_S,
@@ -30,6 +31,8 @@ from qwen_tts_service.types import (
 
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .sequence import PartSequence
+
+logger = logging.getLogger(__name__)
 
 ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
 """Formats so cheap to write that a thread would cost more than it saves."""
@@ -136,8 +139,12 @@ class Synthesizer:
     def warm_up(self) -> None:
         """Speak once for real and load what the first request would wait for."""
         preload_detector()
-        with suppress(InvalidRequest):  # not installed: whoever asks for it is told
+        try:
             preload_russian()
+        except InvalidRequest:  # not installed: whoever asks for it is told
+            logger.info("normalize auto is light: the extra ru is not installed")
+        else:
+            logger.info("normalize auto reads out Russian numbers, dates and abbreviations")
         self.voice.warm_up()
 
     def close(self) -> None:

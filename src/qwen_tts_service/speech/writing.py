@@ -149,7 +149,7 @@ class OpenText:
             self._end_stretch()
             self._request = replace(self._request, speaker=event.speaker or self._own_speaker)
             return
-        if self._request.normalize == "light" and self._words is None:
+        if self._request.normalize != "none" and self._words is None:
             self._words = WordNormaliser(self._request.language or "english")
         self._divide(event if self._words is None else self._words.feed(event))
 

@@ -188,7 +188,7 @@ def _words(spaced: str) -> frozenset[str]:
 _ALWAYS = _words(
     # Russian
     "гг вв ул пер пл просп наб им проф акад доц тов гр см ср напр англ нем лат греч рус обл "
-    "тел корп стр рис табл долл св оз род ред изд сост "
+    "пр пос респ мкр бул доц инж тел корп стр рис табл долл св оз род ред изд сост "
     # English
     "mr mrs ms dr prof st sr jr gen col capt lt sgt maj rev hon gov sen rep messrs inc ltd corp "
     "co bros vs "
@@ -200,7 +200,7 @@ _ALWAYS = _words(
 )
 # These go on only before a number: "No. 5" and "рис. 3", but "No. I will not."
 _BEFORE_NUMBER = _words(
-    "гл ст разд прил пп кв мин сек час руб коп тыс млн млрд трлн экз "
+    "эт доб вн под вып илл гл ст разд прил пп кв мин сек час руб коп тыс млн млрд трлн экз "
     "no nos nr fig figs vol ch sec art pp approx ca max min tel ext jan feb mar apr jun jul aug "
     "sep sept oct nov dec "
     "str abs bd kap abb mio mrd art núm num pág págs cap env av pag pagg"
@@ -208,7 +208,7 @@ _BEFORE_NUMBER = _words(
 # German ordinals: "am 3. Oktober", "der 2. Weltkrieg".
 _BEFORE_ORDINAL = _words("am der dem den des die das vom zum bis im ab seit und")
 # "и т. д.", "и т. п." and "до н. э." may well be the last words.
-_MAY_BE_LAST = re.compile(r"(?:т\. ?[дп]|н\. ?э)\Z", re.IGNORECASE)
+_MAY_BE_LAST = re.compile(r"(?:т\. ?[дп]|н\. ?э|\bи (?:пр|др))\Z", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+\Z")
 _MAX_ABBREVIATION_CHARS = 16
 _NUMBER = re.compile(r"(?:(?P<word>[^\W\d_]+) |(?P<line>^|\n)\s*)\d{1,2}\Z")
