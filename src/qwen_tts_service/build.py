@@ -11,6 +11,8 @@ from pathlib import Path
 
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
+from .speech.lexicon_file import LexiconFile
+from .speech.parts import TextOptions
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
 from .types import ReportProgress, Voice
@@ -23,6 +25,7 @@ def check(settings: Settings) -> None:
 
     Raises StartupError that says where it looked and what to do.
     """
+    _text_options(settings)
     if settings.is_embedded:
         _check_embedded(settings)
     else:
@@ -35,7 +38,13 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
     worker: the number of this process among the workers, from 0
     """
     voice = _load_espeak() if settings.is_embedded else _load_qwen(settings, report, worker)
-    return Synthesizer(voice, sample_rate_hz=settings.sampling_rate)
+    return Synthesizer(
+        voice, sample_rate_hz=settings.sampling_rate, text_options=_text_options(settings)
+    )
+
+
+def _text_options(settings: Settings) -> TextOptions:
+    return TextOptions(lexicon=LexiconFile(settings.lexicon) if settings.lexicon else None)
 
 
 def _check_embedded(settings: Settings) -> None:

@@ -4,24 +4,29 @@ What a field means is said here once, for the documentation page and `--help` as
 """
 
 import secrets
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from .errors import InvalidRequest
 from .settings import Settings
 from .text.language import parse_language
+from .text.lexicon import MAX_READING_CHARS, MAX_WORD_CHARS, LexiconError, check_entry
 from .types import (
     MAX_SEED,
     AudioFormat,
     Gender,
     NormalizeLevel,
+    OnUnspeakable,
     SamplingOptions,
     SpeechRequest,
     VoiceAttributes,
 )
 
 MAX_FRAMES = 4096
+MAX_PRONUNCIATIONS = 100
+_SHOWN_CHARS = 40
 _STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
@@ -93,10 +98,40 @@ class SpeechBody(BaseModel):
         "characters; full also writes out Russian numbers and dates.",
     )
 
+    pronunciations: dict[str, str] | None = Field(
+        None,
+        max_length=MAX_PRONUNCIATIONS,
+        description="Words and how they are spoken, for example GPU: джи пи ю; at most "
+        f"{MAX_PRONUNCIATIONS}, of {MAX_WORD_CHARS} and {MAX_READING_CHARS} characters. A word "
+        "with an upper-case letter matches as it is written, any other in any case.",
+    )
+    on_unspeakable: OnUnspeakable = Field(
+        "error",
+        description="Text without a letter, a digit or a reading: an error, or 0.2 s of silence "
+        "and a warning.",
+    )
+
     format: AudioFormat = Field("wav", description="Audio format.")
     max_length: int = Field(
         MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Longest audio, in frames of 80 ms."
     )
+
+    @field_validator("pronunciations", mode="before")
+    @classmethod
+    def _checked_entries(cls, entries: Any) -> Any:
+        """Name the entry that is wrong here, as the caller's words may be of any length."""
+        for word, reading in entries.items() if isinstance(entries, dict) else ():
+            try:
+                if not isinstance(word, str) or not isinstance(reading, str):
+                    raise LexiconError("word and reading must be strings")
+                check_entry(word, reading)
+            except LexiconError as error:
+                raise PydanticCustomError(
+                    "pronunciation",
+                    "{why} (entry {word})",
+                    {"why": str(error), "word": _shown(word)},
+                ) from None
+        return entries
 
     def to_request(self, request_id: str, settings: Settings) -> SpeechRequest:
         """The request that this body asks for; a seed is drawn if none was given.
@@ -123,6 +158,8 @@ class SpeechBody(BaseModel):
                 repetition_penalty=self.repetition_penalty,
             ),
             normalize=self.normalize,
+            pronunciations=tuple((self.pronunciations or {}).items()),
+            on_unspeakable=self.on_unspeakable,
             max_frames=self.max_length,
         )
 
@@ -149,3 +186,9 @@ class SpeechBody(BaseModel):
                 param="tokens",
             )
         return tuple(self.tokens)
+
+
+def _shown(word: object) -> str:
+    """What the caller sent, printable and short, in quotes."""
+    text = str(word)[:_SHOWN_CHARS]
+    return '"' + "".join(char if char.isprintable() else "?" for char in text) + '"'

@@ -56,6 +56,8 @@ class Settings(BaseModel):
     """Requests that may wait; unset is twice MAX_CONCURRENT_REQUESTS."""
     max_text_chars: _PositiveInt = 4096
     """Longest text of one request, in characters."""
+    lexicon: Path | None = None
+    """A file of words and how they are spoken, a tab between them; read again when it changes."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
     """Largest request body, in bytes."""
     request_timeout_s: Annotated[float, Field(gt=0, le=MAX_REQUEST_TIMEOUT_S)] = 1800.0

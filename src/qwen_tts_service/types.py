@@ -11,6 +11,8 @@ Gender = Literal["male", "female", "neutral"]
 AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"]
 NormalizeLevel = Literal["none", "light", "full"]
 """How much of a text is rewritten before it is spoken; see text/normalise.py."""
+OnUnspeakable = Literal["error", "silence"]
+"""What becomes of text without a reading: an error, or a short silence and a warning."""
 Layout = Literal["full_text", "streaming_text"]
 """Where a model's text stands: all of it before the first frame, or along with the frames."""
 FinishReason = Literal["stop", "length", "runaway", "cancelled", "error"]
@@ -65,6 +67,7 @@ class SpeechRequest:
     """One validated request. Exactly one of `text` and `tokens` is set.
 
     is_seed_drawn: the caller gave no seed, so another one may be tried after a runaway
+    pronunciations: pairs of a word and how it is spoken, checked
     """
 
     request_id: str
@@ -78,6 +81,8 @@ class SpeechRequest:
     instruct: str | None = None
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     normalize: NormalizeLevel = "light"
+    pronunciations: tuple[tuple[str, str], ...] = ()
+    on_unspeakable: OnUnspeakable = "error"
     max_frames: int = 1000
 
 

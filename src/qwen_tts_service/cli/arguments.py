@@ -21,7 +21,7 @@ EXAMPLES = (resources.files(__package__) / "examples.txt").read_text("utf-8")
 STANDARD_IO = "-"
 MODEL_PATH = "models"
 """Where checkpoints are when neither --model-path nor MODEL_PATH says so, as for scripts/serve."""
-_NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format"}
+_NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format", "pronunciations"}
 
 
 class CommandError(Exception):
@@ -68,6 +68,12 @@ def _add_say(commands: Any) -> None:
     voice = say.add_argument_group("the voice")
     _add_fields(voice, VoiceAttributesBody)
     _add_fields(voice, SpeechBody)
+    voice.add_argument(
+        "--pronounce",
+        action="append",
+        metavar="WORD=READING",
+        help=f"may be repeated: {SpeechBody.model_fields['pronunciations'].description}",
+    )
     _add_settings(say)
 
 
@@ -110,13 +116,23 @@ def body_of(arguments: argparse.Namespace) -> SpeechBody:
         "text": read_text(arguments),
         "format": format_of(arguments),
         "voice_attributes": attributes or None,
+        "pronunciations": _pronunciations(arguments.pronounce),
     }
     try:
         return SpeechBody(**fields)
     except ValidationError as error:
         item = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        option = _option(str(item["loc"][-1]))
+        field = str(item["loc"][-1])
+        option = "--pronounce" if field == "pronunciations" else _option(field)
         raise InvalidRequest(f"{option}: {item['msg']}") from None
+
+
+def _pronunciations(entries: list[str] | None) -> dict[str, str] | None:
+    if entries is None:
+        return None
+    if not all("=" in entry for entry in entries):
+        raise CommandError('--pronounce: a word, = and its reading are needed: GPU="gee pee you"')
+    return dict(entry.split("=", maxsplit=1) for entry in entries)
 
 
 def _given(arguments: argparse.Namespace, schema: type[BaseModel]) -> dict[str, Any]:

@@ -4,12 +4,19 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
+from dataclasses import dataclass
 
 import numpy as np
 
 from qwen_tts_service.errors import TTSError
 from qwen_tts_service.text.split import Pause
 from qwen_tts_service.types import FRAME_S, FinishReason, PcmStream, Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Gap(Pause):
+    """Silence between two parts; it is not heard if one of them has no sound."""
+
 
 Part = Pause | Callable[[], PcmStream]
 """A silence, or what starts an utterance once the one before it has ended."""
@@ -29,6 +36,8 @@ class PartSequence:
         self._sample_rate_hz = sample_rate_hz
         self._samples_left = round(max_frames * FRAME_S * sample_rate_hz)
         self._silence_s = 0.0
+        self._gap_s = 0.0
+        self._has_sounded = False
         self._speaking: PcmStream | None = None
         self._has_news = asyncio.Event()
         self._is_complete = False
@@ -74,15 +83,19 @@ class PartSequence:
         So a voice that fails at the first part is found out before anything has been heard.
         """
         while (part := await self._next()) is not None:
+            if isinstance(part, Gap):
+                self._gap_s = part.duration_s if self._has_sounded else 0.0
+                continue
             if isinstance(part, Pause):
                 self._silence_s += part.duration_s
                 continue
             async for samples in self._samples_of(part):
-                for silence in self._take_silence():
+                for silence in self._take_silence(self._silence_s + self._gap_s):
                     yield silence
+                self._has_sounded = True
                 yield samples
         if self.finish_reason is None:
-            for silence in self._take_silence():
+            for silence in self._take_silence(self._silence_s):
                 yield silence
 
     async def _next(self) -> Part | None:
@@ -103,10 +116,10 @@ class PartSequence:
         if self._speaking.finish_reason != "stop":
             self.finish_reason = self.finish_reason or self._speaking.finish_reason
 
-    def _take_silence(self) -> Iterator[Samples]:
+    def _take_silence(self, duration_s: float) -> Iterator[Samples]:
         """Yield the silence that is due, a second at a time."""
-        left = round(self._silence_s * self._sample_rate_hz)
-        self._silence_s = 0.0
+        left = round(duration_s * self._sample_rate_hz)
+        self._silence_s = self._gap_s = 0.0
         while left > 0:
             yield np.zeros(min(left, self._sample_rate_hz), np.float32)
             left -= self._sample_rate_hz

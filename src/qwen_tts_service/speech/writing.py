@@ -13,8 +13,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 
 from qwen_tts_service.audio.formats import check_format
-from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.text.language import detect_language
+from qwen_tts_service.text.lexicon import Lexicon, LexiconStream
 from qwen_tts_service.text.normalise import normalise
 from qwen_tts_service.text.split import (
     SentenceSplitter,
@@ -32,9 +33,10 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import GAP
+from .parts import GAP, TextOptions, lexicon_for
 from .sequence import PartSequence
 from .synthesizer import Output, Speech, SpeechInfo, Synthesizer
+from .unspeakable import SILENCE, WARNING
 
 LANGUAGE_CHARS = 20
 """Text that is waited for when the language must be found out: four or five words' tokens."""
@@ -59,7 +61,13 @@ class OpenText:
     """
 
     def __init__(
-        self, voice: OpenVoice, request: SpeechRequest, sequence: PartSequence, *, part_chars: int
+        self,
+        voice: OpenVoice,
+        request: SpeechRequest,
+        sequence: PartSequence,
+        *,
+        part_chars: int,
+        options: TextOptions = TextOptions(),
     ) -> None:
         if request.normalize == "full":
             raise InvalidRequest(
@@ -69,7 +77,9 @@ class OpenText:
         self._request = request
         self._sequence = sequence
         self._part_chars = part_chars
+        self._options = options
         self._splitter = SentenceSplitter()
+        self._lexicon = LexiconStream(Lexicon())
         self._words: WordNormaliser | None = None
         self._has_begun = False
         self._beginning = ""
@@ -96,6 +106,7 @@ class OpenText:
         """Say that the text is complete; raises CannotSpeak if there is nothing in it to say."""
         if not self._has_begun:
             self._begin(is_all=True)
+        self._divide(self._normalised(self._lexicon.finish()))
         if self._words is not None:
             self._divide(self._words.finish())
         self._send(len(self._unsent))
@@ -112,6 +123,7 @@ class OpenText:
             return
         language: Language = self._request.language or detect_language(text[:LANGUAGE_CHARS])
         self._request = replace(self._request, language=language)
+        self._lexicon = LexiconStream(lexicon_for(self._request, language, self._options))
         if self._request.normalize == "light":
             self._words = WordNormaliser(language)
         self._has_begun = True
@@ -119,7 +131,10 @@ class OpenText:
         self._write(text)
 
     def _write(self, text: str) -> None:
-        self._divide(text if self._words is None else self._words.feed(text))
+        self._divide(self._normalised(self._lexicon.feed(text)))
+
+    def _normalised(self, text: str) -> str:
+        return text if self._words is None else self._words.feed(text)
 
     def _divide(self, text: str) -> None:
         """Send a short utterance's text at once; end a long one where a sentence ends.
@@ -180,9 +195,11 @@ class SpeechByToken:
             sample_rate_hz=voice.sample_rate_hz, max_frames=request.max_frames
         )
         part_chars = (voice.longest_part_chars or OPEN_PART_CHARS) // 2
-        self._text = OpenText(voice, request, self._sequence, part_chars=part_chars)
+        self._text = OpenText(
+            voice, request, self._sequence, part_chars=part_chars, options=synthesizer.text_options
+        )
         self.feed = self._text.feed
-        self.finish = self._text.finish
+        self._info = self._text.info
 
     @property
     def is_cut(self) -> bool:
@@ -193,7 +210,19 @@ class SpeechByToken:
         """Yield the one stretch of audio."""
         await before()
         pipe = self._synthesizer.pipe(self._output)
-        yield Speech(self._sequence, pipe, self._request, self._text.info)
+        yield Speech(self._sequence, pipe, self._request, lambda: self._info())
+
+    def finish(self) -> None:
+        """Say that the text is complete; without a word it is refused or a silence, as asked."""
+        try:
+            self._text.finish()
+        except CannotSpeak:
+            if self._request.on_unspeakable == "error":
+                raise
+            choice = self._synthesizer.voice.choose(self._request)
+            self._info = lambda: SpeechInfo(choice=choice, warning=WARNING)
+            self._sequence.feed(SILENCE)
+            self._sequence.finish()
 
 
 class SpeechBySentence:
@@ -220,9 +249,10 @@ class SpeechBySentence:
 
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
         """Yield a speech for each sentence that has words; raises CannotSpeak if none has."""
-        request, speech = self._request, None
+        request, speech, wordless = self._request, None, ""
         while (sentence := await self._sentences.get()) is not None:
-            if self.is_cut or not _has_words(sentence, request):
+            if self.is_cut or not self._has_words(sentence):
+                wordless = sentence
                 continue
             if request.max_frames < 1:
                 self.is_cut = True
@@ -233,8 +263,22 @@ class SpeechBySentence:
             yield speech
             self.is_cut = speech.finish_reason == "length"
             request = _following(request, speech)
-        if speech is None:
+        if speech is None and (request.on_unspeakable == "error" or not wordless):
             raise nothing_to_speak()
+        if speech is None:
+            await before()
+            yield self._synthesizer.speak(replace(request, text=wordless), self._output)
+
+    def _has_words(self, sentence: str) -> bool:
+        """Whether anything is left to say once pauses, marks and emoji are out."""
+        request, options = self._request, self._synthesizer.text_options
+        lexicon = lexicon_for(request, request.language or "english", options)
+        text = lexicon.apply(
+            "".join(part for part in split_pauses(sentence) if isinstance(part, str))
+        )
+        return is_speakable(
+            text if request.normalize == "none" else normalise(text, "light", "english")
+        )
 
 
 OpenSpeech = SpeechByToken | SpeechBySentence
@@ -251,14 +295,6 @@ def open_speech(
     if by_token:
         return SpeechByToken(synthesizer, request, output)
     return SpeechBySentence(synthesizer, request, output)
-
-
-def _has_words(sentence: str, request: SpeechRequest) -> bool:
-    """Whether anything is left to say once pauses, marks and emoji are out."""
-    text = "".join(part for part in split_pauses(sentence) if isinstance(part, str))
-    return is_speakable(
-        text if request.normalize == "none" else normalise(text, "light", "english")
-    )
 
 
 def _following(request: SpeechRequest, speech: Speech) -> SpeechRequest:

@@ -168,7 +168,8 @@ class WebSocketUtterance:
         self.sentences += 1
 
     async def _send_start(self, speech: Speech) -> None:
-        choice = speech.info.choice
+        info = speech.info
+        choice = info.choice
         synthesizer = self._runtime.synthesizer
         self._call.note(
             model=synthesizer.voice.model_name, voice=choice.speaker, language=choice.language
@@ -187,4 +188,5 @@ class WebSocketUtterance:
             seed=self._plan.request.seed,
             applied=choice.applied,
             not_applied=choice.not_applied,
+            warning=info.warning,
         )
