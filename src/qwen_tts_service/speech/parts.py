@@ -34,6 +34,9 @@ class TextOptions:
     lexicon: LexiconFile | None = None
 
 
+DEFAULT_TEXT_OPTIONS = TextOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class TextParts:
     """A text split for speaking; warning: in ASCII.
@@ -47,7 +50,9 @@ class TextParts:
 
 
 def split_request(
-    request: SpeechRequest, longest_part_chars: int | None, options: TextOptions = TextOptions()
+    request: SpeechRequest,
+    longest_part_chars: int | None,
+    options: TextOptions = DEFAULT_TEXT_OPTIONS,
 ) -> TextParts:
     """Take the pauses out, replace words of the lexicon, normalise what is left and cut what is too
     long for one part.

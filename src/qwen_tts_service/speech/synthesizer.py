@@ -31,7 +31,7 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import TextOptions, TextParts, split_request
+from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, split_request
 from .sequence import PartSequence
 from .unspeakable import SILENCE, WARNING, SpokenOrSilent, Unspoken, prepare_or_silence
 
@@ -126,7 +126,7 @@ class Synthesizer:
     """Speaks requests with one voice at one output rate."""
 
     def __init__(
-        self, voice: Voice, *, sample_rate_hz: int, text_options: TextOptions = TextOptions()
+        self, voice: Voice, *, sample_rate_hz: int, text_options: TextOptions = DEFAULT_TEXT_OPTIONS
     ) -> None:
         self.voice = voice
         self.text_options = text_options

@@ -33,7 +33,7 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import GAP, TextOptions, lexicon_for
+from .parts import DEFAULT_TEXT_OPTIONS, GAP, TextOptions, lexicon_for
 from .sequence import PartSequence
 from .synthesizer import Output, Speech, SpeechInfo, Synthesizer
 from .unspeakable import SILENCE, WARNING
@@ -67,7 +67,7 @@ class OpenText:
         sequence: PartSequence,
         *,
         part_chars: int,
-        options: TextOptions = TextOptions(),
+        options: TextOptions = DEFAULT_TEXT_OPTIONS,
     ) -> None:
         if request.normalize == "full":
             raise InvalidRequest(
@@ -199,7 +199,7 @@ class SpeechByToken:
             voice, request, self._sequence, part_chars=part_chars, options=synthesizer.text_options
         )
         self.feed = self._text.feed
-        self._info = self._text.info
+        self._silent: SpeechInfo | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -210,7 +210,7 @@ class SpeechByToken:
         """Yield the one stretch of audio."""
         await before()
         pipe = self._synthesizer.pipe(self._output)
-        yield Speech(self._sequence, pipe, self._request, lambda: self._info())
+        yield Speech(self._sequence, pipe, self._request, self._info)
 
     def finish(self) -> None:
         """Say that the text is complete; without a word it is refused or a silence, as asked."""
@@ -220,9 +220,12 @@ class SpeechByToken:
             if self._request.on_unspeakable == "error":
                 raise
             choice = self._synthesizer.voice.choose(self._request)
-            self._info = lambda: SpeechInfo(choice=choice, warning=WARNING)
+            self._silent = SpeechInfo(choice=choice, warning=WARNING)
             self._sequence.feed(SILENCE)
             self._sequence.finish()
+
+    def _info(self) -> SpeechInfo:
+        return self._silent or self._text.info()
 
 
 class SpeechBySentence:

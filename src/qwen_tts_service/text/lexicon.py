@@ -145,8 +145,10 @@ def _add(prefixes: dict[str, _Prefix], tokens: list[str], entries: list[_Entry])
     prefixes["".join(tokens)] = _Prefix((*entries, *shorter))
 
 
-def check_entry(word: str, reading: str) -> None:
-    """Raise LexiconError for an entry that is empty or too long."""
+def check_entry(word: object, reading: object) -> None:
+    """Raise LexiconError for an entry that is not of two strings, or is empty or too long."""
+    if not isinstance(word, str) or not isinstance(reading, str):
+        raise LexiconError("word and reading must be strings")
     if not word.strip():
         raise LexiconError("the word is empty")
     if len(word) > MAX_WORD_CHARS:
@@ -293,10 +295,7 @@ def parse_lexicon(data: bytes) -> LanguageLexicons:
                 language = _section(line)
                 sections.setdefault(language, {})
             elif line and not line.startswith("#"):
-                word, reading = _entry(line)
-                if word in sections[language]:
-                    raise LexiconError("the word is already in the lexicon")
-                sections[language][word] = reading
+                _add_line(line, sections[language])
         except LexiconError as error:
             raise LexiconError(f"line {number}: {error}") from None
     general = lexicon_of(sections.pop(None))
@@ -324,9 +323,11 @@ def _section(line: str) -> Language:
     return language
 
 
-def _entry(line: str) -> tuple[str, str]:
-    word, tab, reading = (part.strip() for part in line.partition("\t"))
-    if not tab and "\t" not in line:
+def _add_line(line: str, section: dict[str, str]) -> None:
+    if "\t" not in line:
         raise LexiconError("a word, a tab and its reading are expected")
+    word, reading = (part.strip() for part in line.split("\t", maxsplit=1))
     check_entry(word, reading)
-    return word, reading
+    if word in section:
+        raise LexiconError("the word is already in the lexicon")
+    section[word] = reading
