@@ -119,7 +119,8 @@ class OpenText:
         """Begin once there is something to say, in a language that is known."""
         text = self._beginning.lstrip()
         is_enough = self._request.language or len(text) >= LANGUAGE_CHARS or is_all
-        if not is_speakable(text) or not is_enough:
+        lexicon = lexicon_for(self._request, self._request.language or "english", self._options)
+        if not is_enough or not is_speakable(lexicon.apply(text)):
             return
         language: Language = self._request.language or detect_language(text[:LANGUAGE_CHARS])
         self._request = replace(self._request, language=language)

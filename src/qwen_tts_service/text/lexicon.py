@@ -52,8 +52,9 @@ _TOKEN = re.compile(
 )
 # What begins with a letter or digit and may not touch a word.
 _WORD = re.compile(rf"{_LETTER}|{_STRESS_SIGN}")
-# No token goes on over one of these; an address is ASCII.
-_BREAK = re.compile(rf"[\s{_WIDE}。！？、，；：…）」』】]")
+# No token goes on over one of these; an address is ASCII. A mark is also complete by itself.
+_WIDE_MARKS = "。！？、，；：…）」』】"
+_BREAK = re.compile(rf"[\s{_WIDE}{_WIDE_MARKS}]")
 _SILENT = re.compile("[\u0300\u0301\u00ad\u200b-\u200d\u2060+]")
 
 
@@ -194,6 +195,9 @@ class LexiconStream:
             end, reading = found
             out.append(raw[at] if reading is None else reading)
             at = end
+        if at == text.complete and at < len(raw) and raw[at].isspace():
+            out.append(raw[at])  # no entry begins with it, though more of it may come
+            at += 1
         if at:
             self._before = raw[at - 1]
         self._held = "".join(raw[at:])
@@ -203,7 +207,7 @@ class LexiconStream:
 class _Tokens:
     """Tokens of a text, and the entries that begin at them.
 
-    complete: how many of them stay as they are whatever follows: those before the last one that
+    complete: how many of them stay as they are whatever follows: those up to the last one that
         certainly begins a new token
     """
 
@@ -217,7 +221,9 @@ class _Tokens:
         self._text = "".join(lower)
         self._starts = [0, *itertools.accumulate(map(len, lower))]
         ends = (at for at in reversed(range(len(raw))) if _BREAK.match(raw[at]))
-        self.complete = len(raw) if is_all else next(ends, 0)
+        last = next(ends, 0)
+        is_mark = bool(raw) and raw[last] in _WIDE_MARKS
+        self.complete = len(raw) if is_all else last + is_mark
 
     def longest(self, sources: tuple[_Source, ...], start: int) -> tuple[int, str | None] | None:
         """Find the longest entry at a token: its end, and its reading; None if it may go on.
