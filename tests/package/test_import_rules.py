@@ -196,7 +196,7 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 450,
+    "": 500,
     "api": 1560,
     "audio": 320,
     "cli": 350,
@@ -206,12 +206,12 @@ MAX_LINES = {
     "kernels": 290,
     "model": 1260,
     "qwen": 220,
-    "speech": 490,
+    "speech": 680,
     "telemetry": 140,
-    "text": 430,
+    "text": 650,
     "voice": 280,
 }
-MAX_LINES_OF_ALL = 7500
+MAX_LINES_OF_ALL = 7950
 
 
 def lines_of_code(path: Path) -> int:

@@ -97,7 +97,7 @@ async def hear(text: str, **fields: Any) -> tuple[list[int], str | None, str]:
         ("late", [SILENCE]),
         ("mute", [SILENCE]),
         ("Yes. Oh q.", [5, SILENCE]),
-        ("Yes. Oh q. Yes.", [5, 300 + SILENCE, 5]),
+        ("Yes. Oh quo. Yes.", [5, 300 + SILENCE, 5]),
         ("Yes [pause:1s] q", [5, 1000 + SILENCE]),
         ("late [pause:1s] Yes", [SILENCE + 1000, 5]),
     ],

@@ -70,6 +70,8 @@ def _add_say(commands: Any) -> None:
     _add_fields(voice, SpeechBody)
     voice.add_argument(
         "--pronounce",
+        "--pronunciations",
+        dest="pronunciations",
         action="append",
         metavar="WORD=READING",
         help=f"may be repeated: {SpeechBody.model_fields['pronunciations'].description}",
@@ -116,14 +118,13 @@ def body_of(arguments: argparse.Namespace) -> SpeechBody:
         "text": read_text(arguments),
         "format": format_of(arguments),
         "voice_attributes": attributes or None,
-        "pronunciations": _pronunciations(arguments.pronounce),
+        "pronunciations": _pronunciations(arguments.pronunciations),
     }
     try:
         return SpeechBody(**fields)
     except ValidationError as error:
         item = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        field = str(item["loc"][-1])
-        option = "--pronounce" if field == "pronunciations" else _option(field)
+        option = _option(str(item["loc"][-1]))
         raise InvalidRequest(f"{option}: {item['msg']}") from None
 
 
