@@ -119,8 +119,7 @@ class OpenText:
         """Begin once there is something to say, in a language that is known."""
         text = self._beginning.lstrip()
         is_enough = self._request.language or len(text) >= LANGUAGE_CHARS or is_all
-        lexicon = lexicon_for(self._request, self._request.language or "english", self._options)
-        if not is_enough or not is_speakable(lexicon.apply(text)):
+        if not is_enough or not self._has_words(text):
             return
         language: Language = self._request.language or detect_language(text[:LANGUAGE_CHARS])
         self._request = replace(self._request, language=language)
@@ -130,6 +129,12 @@ class OpenText:
         self._has_begun = True
         self._beginning = ""
         self._write(text)
+
+    def _has_words(self, text: str) -> bool:
+        """Whether there is a word, or a mark that the lexicon has a word for."""
+        if is_speakable(text) or not text:
+            return bool(text)
+        return is_speakable(lexicon_for(self._request, "english", self._options).apply(text))
 
     def _write(self, text: str) -> None:
         self._divide(self._normalised(self._lexicon.feed(text)))
