@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
 from qwen_tts_service.speech.synthesizer import Output, Synthesizer
 from qwen_tts_service.speech.unspeakable import WARNING
 from qwen_tts_service.speech.writing import open_speech
@@ -95,7 +95,6 @@ async def hear(text: str, **fields: Any) -> tuple[list[int], str | None, str]:
         ("[pause:1s]", [1000 + SILENCE]),
         ("q", [SILENCE]),
         ("late", [SILENCE]),
-        ("mute", [SILENCE]),
         ("Yes. Oh q.", [5, SILENCE]),
         ("Yes. Oh quo. Yes.", [5, 300 + SILENCE, 5]),
         ("Yes [pause:1s] q", [5, 1000 + SILENCE]),
@@ -127,6 +126,8 @@ async def test_only_a_missing_reading_is_silenced() -> None:
         await hear("wild")
     with pytest.raises(InvalidRequest):
         await hear("...", speaker="nobody")
+    with pytest.raises(SynthesisFailed):  # a voice that is mute has failed
+        await synthesizer().speak_whole(request("mute"), "pcm")
 
 
 @pytest.mark.parametrize("text", ["...", "q", "late"])

@@ -46,7 +46,7 @@ def _sentence_by_sentence(
 
 
 class SpokenOrSilent:
-    """A `PcmStream` that is silent for a moment if the one behind it has no sound at all.
+    """A `PcmStream` that is silent for a moment if the voice finds no reading after all.
 
     silence: float32 [N]; on_silence: called before it
     """
@@ -73,8 +73,6 @@ class SpokenOrSilent:
         except CannotSpeak as error:
             if has_sound or error.code != NO_READING:
                 raise
-            self._is_silent = True
-        if not has_sound and self.finish_reason == "stop":
             self._is_silent = True
             self._on_silence()
             yield self._silence

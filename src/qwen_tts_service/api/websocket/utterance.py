@@ -188,5 +188,5 @@ class WebSocketUtterance:
             seed=self._plan.request.seed,
             applied=choice.applied,
             not_applied=choice.not_applied,
-            warning=info.warning,
+            **({} if info.warning is None else {"warning": info.warning}),
         )
