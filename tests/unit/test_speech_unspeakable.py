@@ -167,6 +167,12 @@ async def test_a_written_text_without_a_word_is_silent(by_token: bool) -> None:
         await write("...", by_token=by_token, on_unspeakable="error")
 
 
+@pytest.mark.parametrize("on_unspeakable", ["error", "silence"])
+async def test_a_mark_with_a_reading_is_a_word(on_unspeakable: str) -> None:
+    asked = {"pronunciations": (("🙂", "yes"),), "on_unspeakable": on_unspeakable}
+    assert await write("🙂", by_token=False, **asked) == [(None, 0.005)]
+
+
 async def test_a_written_sentence_without_a_reading_is_silent_and_the_next_is_spoken() -> None:
     stretches = await write("Yes. Oh q! ... ", "Yes.", by_token=False)
     assert stretches == [(None, 0.005), (WARNING, 0.2), (None, 0.005)]

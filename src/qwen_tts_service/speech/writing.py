@@ -1,8 +1,8 @@
 """Speak a text that is still being written, word by word or sentence by sentence.
 
 Whatever the pieces in which the text comes, the speech is the same. A piece by token waits in
-these buffers, each with its reason: `_beginning` until the language is known, `WordNormaliser`
-until its word is complete, `_unsent` until it is known where the utterance ends, and in the voice
+these buffers, each with its reason: `_beginning` until the language is known, `LexiconStream` until
+no longer entry of the lexicon can follow, `WordNormaliser` until its word is complete, `_unsent` until it is known where the utterance ends, and in the voice
 until its tokens are certain. By sentence it waits in the splitter, and complete sentences in a
 queue until they are spoken.
 """
@@ -36,7 +36,7 @@ from qwen_tts_service.types import (
 from .parts import DEFAULT_TEXT_OPTIONS, GAP, TextOptions, lexicon_for
 from .sequence import PartSequence
 from .synthesizer import Output, Speech, SpeechInfo, Synthesizer
-from .unspeakable import SILENCE, WARNING
+from .unspeakable import NO_READING, SILENCE, WARNING
 
 LANGUAGE_CHARS = 20
 """Text that is waited for when the language must be found out: four or five words' tokens."""
@@ -222,8 +222,8 @@ class SpeechByToken:
         """Say that the text is complete; without a word it is refused or a silence, as asked."""
         try:
             self._text.finish()
-        except CannotSpeak:
-            if self._request.on_unspeakable == "error":
+        except CannotSpeak as error:
+            if error.code != NO_READING or self._request.on_unspeakable == "error":
                 raise
             choice = self._synthesizer.voice.choose(self._request)
             self._silent = SpeechInfo(choice=choice, warning=WARNING)
