@@ -2,9 +2,9 @@
 
 Whatever the pieces in which the text comes, the speech is the same. A piece by token waits in
 these buffers, each with its reason: `_beginning` until the language is known, `LexiconStream` until
-no longer entry of the lexicon can follow, `WordNormaliser` until its word is complete, `_unsent` until it is known where the utterance ends, and in the voice
-until its tokens are certain. By sentence it waits in the splitter, and complete sentences in a
-queue until they are spoken.
+no longer entry of the lexicon can follow, `WordNormaliser` until its word is complete, `_unsent`
+until it is known where the utterance ends, and in the voice until its tokens are certain. By
+sentence it waits in the splitter, and complete sentences in a queue until they are spoken.
 """
 
 import asyncio
