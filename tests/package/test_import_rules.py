@@ -208,10 +208,10 @@ MAX_LINES = {
     "qwen": 220,
     "speech": 680,
     "telemetry": 140,
-    "text": 650,
+    "text": 660,
     "voice": 280,
 }
-MAX_LINES_OF_ALL = 7950
+MAX_LINES_OF_ALL = 8050
 
 
 def lines_of_code(path: Path) -> int:

@@ -1,6 +1,6 @@
 """Pronunciation lexicon: words and how they are to be spoken, replaced before normalisation.
 
-    Lexicon.of({"GPU": "джи пи ю"}).apply("Моя GPU шумит.") -> "Моя джи пи ю шумит."
+    lexicon_of({"GPU": "джи пи ю"}).apply("Моя GPU шумит.") -> "Моя джи пи ю шумит."
 
 A text is cut into tokens (words, spaces, single marks, Chinese, Japanese and Korean characters),
 and the tokens are looked up by all beginnings of entries, so time does not grow with their number.
@@ -189,12 +189,23 @@ class LexiconStream:
         # The character before a "+" decides what that is.
         raw = _TOKEN.findall(self._before[-1:] + self._held, len(self._before[-1:]))
         text = _Tokens(raw, self._before, is_all=is_all)
-        out = []
+        out: list[str] = []
         at = 0
-        while at < text.complete and (found := text.longest(self._sources, at)):
+        for start in text.candidates(self._sources):
+            if start < at:
+                continue
+            found = text.longest(self._sources, start)
+            if found is None:
+                out += raw[at:start]
+                at = start
+                break
             end, reading = found
-            out.append(raw[at] if reading is None else reading)
-            at = end
+            if reading is not None:
+                out += (*raw[at:start], reading)
+                at = end
+        else:
+            out += raw[at : text.complete]
+            at = max(at, text.complete)
         if at == text.complete and at < len(raw) and raw[at].isspace():
             out.append(raw[at])  # no entry begins with it, though more of it may come
             at += 1
@@ -215,15 +226,24 @@ class _Tokens:
         self._raw = raw
         self._before = before
         self._is_all = is_all
-        folded = list(map(_folded, raw))
-        lower = [token.casefold() for token in folded]
-        self._folded = folded
-        self._text = "".join(lower)
-        self._starts = [0, *itertools.accumulate(map(len, lower))]
+        folded = {token: _folded(token) for token in set(raw)}
+        lower = {token: fold.casefold() for token, fold in folded.items()}
+        self._folded = [folded[token] for token in raw]
+        self._lower = [lower[token] for token in raw]
+        self._text = "".join(self._lower)
+        self._starts = [0, *itertools.accumulate(map(len, self._lower))]
         ends = (at for at in reversed(range(len(raw))) if _BREAK.match(raw[at]))
         last = next(ends, 0)
         is_mark = bool(raw) and raw[last] in _WIDE_MARKS
         self.complete = len(raw) if is_all else last + is_mark
+
+    def candidates(self, sources: tuple[_Source, ...]) -> list[int]:
+        """List the complete tokens that entries begin with."""
+        lower = self._lower[: self.complete]
+        found = {
+            at for source in sources for at, token in enumerate(lower) if token in source.prefixes
+        }
+        return sorted(found)
 
     def longest(self, sources: tuple[_Source, ...], start: int) -> tuple[int, str | None] | None:
         """Find the longest entry at a token: its end, and its reading; None if it may go on.
@@ -232,7 +252,7 @@ class _Tokens:
         """
         best: tuple[int, str | None] = start + 1, None
         for source in sources:
-            prefix = source.prefixes.get(self._text[self._starts[start] : self._starts[start + 1]])
+            prefix = source.prefixes.get(self._lower[start])
             if prefix is None:
                 continue
             if prefix.has_more:
