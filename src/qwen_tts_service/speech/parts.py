@@ -21,9 +21,8 @@ from qwen_tts_service.text.split import (
 from qwen_tts_service.types import Language, SpeechRequest
 
 from .lexicon_file import LexiconFile
-from .sequence import Gap
 
-GAP = Gap(0.3)
+GAP = Pause(0.3, is_gap=True)
 """Silence between two parts of a text that was too long for one; about what a reader takes."""
 
 

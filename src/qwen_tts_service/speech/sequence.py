@@ -4,19 +4,12 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 import numpy as np
 
 from qwen_tts_service.errors import TTSError
 from qwen_tts_service.text.split import Pause
 from qwen_tts_service.types import FRAME_S, FinishReason, PcmStream, Samples
-
-
-@dataclass(frozen=True, slots=True)
-class Gap(Pause):
-    """Silence between two parts; it is not heard if one of them has no sound."""
-
 
 Part = Pause | Callable[[], PcmStream]
 """A silence, or what starts an utterance once the one before it has ended."""
@@ -83,11 +76,8 @@ class PartSequence:
         So a voice that fails at the first part is found out before anything has been heard.
         """
         while (part := await self._next()) is not None:
-            if isinstance(part, Gap):
-                self._gap_s = part.duration_s if self._has_sounded else 0.0
-                continue
             if isinstance(part, Pause):
-                self._silence_s += part.duration_s
+                self._add_silence(part)
                 continue
             async for samples in self._samples_of(part):
                 for silence in self._take_silence(self._silence_s + self._gap_s):
@@ -97,6 +87,12 @@ class PartSequence:
         if self.finish_reason is None:
             for silence in self._take_silence(self._silence_s):
                 yield silence
+
+    def _add_silence(self, pause: Pause) -> None:
+        if not pause.is_gap:
+            self._silence_s += pause.duration_s
+        elif self._has_sounded:
+            self._gap_s = pause.duration_s
 
     async def _next(self) -> Part | None:
         """Wait for the next part; None when there is none to come."""
