@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
+from .speech.lexicon_file import LexiconFile
 from .speech.parts import TextOptions
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
@@ -27,6 +28,7 @@ def check(settings: Settings) -> None:
     """
     if settings.russian_stress:
         _require("silero_stress", "ru-stress", "RUSSIAN_STRESS=1")
+    _lexicon(settings)
     if settings.is_embedded:
         _check_embedded(settings)
     else:
@@ -49,8 +51,13 @@ def _text_options(settings: Settings) -> TextOptions:
 
     return TextOptions(
         default_language=settings.default_language,
+        lexicon=_lexicon(settings),
         accent=Accentor() if settings.russian_stress else None,
     )
+
+
+def _lexicon(settings: Settings) -> LexiconFile | None:
+    return LexiconFile(settings.lexicon) if settings.lexicon else None
 
 
 def _threads(settings: Settings) -> int | None:

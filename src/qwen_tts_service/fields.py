@@ -7,16 +7,19 @@ import secrets
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, shown
 from .settings import Settings
 from .text.language import parse_language
+from .text.lexicon import MAX_READING_CHARS, MAX_WORD_CHARS, LexiconError, check_entry
 from .types import (
     MAX_SEED,
     AudioFormat,
     Gender,
     InputType,
     NormalizeLevel,
+    OnUnspeakable,
     SamplingOptions,
     SpeechRequest,
     VoiceAttributes,
@@ -25,6 +28,7 @@ from .validation import choices_of, folded
 from .voice.genders import known_gender
 
 MAX_FRAMES = 4096
+MAX_PRONUNCIATIONS = 100
 _STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
@@ -122,10 +126,38 @@ class SpeechBody(ForgivingBody):
         "auto is full where the server has the extra ru, otherwise light.",
     )
 
+    pronunciations: dict[str, str] | None = Field(
+        None,
+        max_length=MAX_PRONUNCIATIONS,
+        description="Words and how they are spoken, for example GPU: джи пи ю; at most "
+        f"{MAX_PRONUNCIATIONS}, of {MAX_WORD_CHARS} and {MAX_READING_CHARS} characters. A word "
+        "with an upper-case letter matches as it is written, any other in any case.",
+    )
+    on_unspeakable: OnUnspeakable = Field(
+        "error",
+        description="Text without a letter, a digit or a reading: an error, or 0.2 s of silence "
+        "and a warning.",
+    )
+
     format: AudioFormat = Field("wav", description="Audio format.")
     max_length: int = Field(
         MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Longest audio, in frames of 80 ms."
     )
+
+    @field_validator("pronunciations", mode="before")
+    @classmethod
+    def _checked_entries(cls, entries: Any) -> Any:
+        """Name the entry that is wrong here, as the caller's words may be of any length."""
+        for word, reading in entries.items() if isinstance(entries, dict) else ():
+            try:
+                check_entry(word, reading)
+            except LexiconError as error:
+                raise PydanticCustomError(
+                    "pronunciation",
+                    "{why} (entry {word})",
+                    {"why": str(error), "word": shown(word)},
+                ) from None
+        return entries
 
     def to_request(self, request_id: str, settings: Settings) -> SpeechRequest:
         """The request that this body asks for; a seed is drawn if none was given.
@@ -153,6 +185,8 @@ class SpeechBody(ForgivingBody):
             ),
             normalize=self.normalize,
             input_type=self.input_type,
+            pronunciations=tuple((self.pronunciations or {}).items()),
+            on_unspeakable=self.on_unspeakable,
             max_frames=self.max_length,
         )
 

@@ -69,6 +69,8 @@ class Settings(BaseModel):
     """Longest text of one request, in characters."""
     default_language: Language = "english"
     """Language of texts that have no letters to tell it by, such as digits and emoji."""
+    lexicon: Path | None = None
+    """A file of words and how they are spoken, a tab between them; read again when it changes."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
     """Largest request body, in bytes."""
     request_timeout_s: Annotated[float, Field(gt=0, le=MAX_REQUEST_TIMEOUT_S)] = 1800.0

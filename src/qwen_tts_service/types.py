@@ -13,6 +13,8 @@ NormalizeLevel = Literal["auto", "none", "light", "full"]
 """How much of a text is rewritten before it is spoken; see text/normalise.py."""
 InputType = Literal["text", "ssml"]
 """What a text is: words, possibly with some markup, or an SSML document; see text/markup.py."""
+OnUnspeakable = Literal["error", "silence"]
+"""What becomes of text without a reading: an error, or a short silence and a warning."""
 Layout = Literal["full_text", "streaming_text"]
 """Where a model's text stands: all of it before the first frame, or along with the frames."""
 FinishReason = Literal["stop", "length", "runaway", "cancelled", "error"]
@@ -69,6 +71,7 @@ class SpeechRequest:
     is_seed_drawn: the caller gave no seed, so another one may be tried after a runaway
     rate: how fast; 1 is as usual. A voice that cannot says so in its utterance's warning
     phonemes: how the text is pronounced, in the alphabet of espeak-ng; the same holds
+    pronunciations: pairs of a word and how it is spoken, checked
     """
 
     request_id: str
@@ -85,6 +88,8 @@ class SpeechRequest:
     input_type: InputType = "text"
     rate: float = 1.0
     phonemes: str | None = None
+    pronunciations: tuple[tuple[str, str], ...] = ()
+    on_unspeakable: OnUnspeakable = "error"
     max_frames: int = 1000
 
 

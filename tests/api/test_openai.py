@@ -410,9 +410,27 @@ def test_tokens_without_a_tokenizer_are_a_422(server: Server) -> None:
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "tokens")
 
 
-def test_text_without_a_reading_is_a_422_about_the_input(server: Server) -> None:
-    answer = post(server, input="⁂ ⁂ ⁂", language="russian")
+@pytest.mark.parametrize("text", ["⁂ ⁂ ⁂", "😊", "Привет, 東京"])
+def test_text_without_a_reading_is_a_422_about_the_input_if_asked(
+    server: Server, text: str
+) -> None:
+    answer = post(server, input=text, language="russian", on_unspeakable="error")
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "input")
+    assert answer.json()["error"]["code"] == "no_reading"
+
+
+@pytest.mark.parametrize("text", ["⁂ ⁂ ⁂", "😊", "Привет, 東京", "[pause:0s]", "```python\n"])
+def test_text_without_a_reading_is_a_moment_of_silence(server: Server, text: str) -> None:
+    asked = {"input": text, "language": "russian", "response_format": "pcm"}
+    answer = post(server, **asked)
+    assert answer.content == bytes(2 * 4800)
+    assert answer.headers["x-language"] == "russian"
+    assert "0.2 s of silence" in answer.headers["x-warning"]
+    sse = post(server, **asked, stream_format="sse")
+    events = events_of(sse.text.split("\n"))
+    assert audio_of(events) == answer.content
+    assert events[-1]["finish_reason"] == "stop"
+    assert "0.2 s of silence" in sse.headers["x-warning"]
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain"])

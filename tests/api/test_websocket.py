@@ -553,11 +553,35 @@ def test_a_message_that_is_too_large_ends_the_session(narrow: Server) -> None:
 def test_a_text_with_nothing_to_speak_is_refused(server: Server, qwen: Server, text: str) -> None:
     for speaking in (server, qwen):
         with Client(speaking) as client:
-            client.configure(language="english", max_length=20)
+            client.configure(language="english", max_length=20, on_unspeakable="error")
             events, audio = client.say(text)
             if not audio:  # the model may sound what the embedded voice has no words for
                 assert kinds(events) == ["error", "session.done"]
                 assert events[0]["error"]["code"] == "no_reading"
+
+
+@pytest.mark.parametrize("text", ["...", "😊 **"])
+def test_a_text_with_nothing_to_say_is_a_moment_of_silence(
+    server: Server, qwen: Server, text: str
+) -> None:
+    for speaking in (server, qwen):
+        with Client(speaking) as client:
+            client.configure(language="english", max_length=20)
+            events, audio = client.say(text)
+            assert kinds(events) == ["audio.start", "audio.done", "session.done"]
+            assert "0.2 s of silence" in events[0]["warning"]
+            assert audio == bytes(2 * 4800)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_words_are_read_as_the_session_says(server: Server, qwen: Server, size: int) -> None:
+    words = {"GPU": "graphics card", "New York": "the city"}
+    for speaking, seed in ((server, 1), (qwen, 7)):
+        with Client(speaking) as client:
+            client.configure(language="english", max_length=30, seed=seed)
+            expected = client.say("My graphics card is in the city. Yes.")[1]
+            client.configure(language="english", max_length=30, seed=seed, pronunciations=words)
+            assert client.say("My GPU is in New York. Yes.", size)[1] == expected
 
 
 def test_full_normalisation_needs_sentences(qwen: Server) -> None:

@@ -293,7 +293,7 @@ async def test_a_sentence_is_spoken_before_the_next_is_complete() -> None:
 @at_once
 async def test_a_sentence_without_words_is_no_sentence(silent: str, level: str) -> None:
     async with SocketClient(make_runtime()) as talk:
-        await talk.configure(normalize=level)
+        await talk.configure(normalize=level, on_unspeakable="error")
         events, _ = await talk.say(silent)
         has_letters = "python" in silent and level == "none"
         assert codes(events) == ([] if has_letters else ["no_reading"])

@@ -276,6 +276,17 @@ def test_what_became_of_each_wish_is_said(say: Any, capsys: Any) -> None:
     assert "cut at --max-length" in err
 
 
+def test_text_that_cannot_be_spoken_is_silence_if_asked_and_words_are_read_as_said(
+    say: Any, capsys: Any
+) -> None:
+    assert "letter or digit" in say(capsys, "...", "--out", "a.wav")[1]
+    code, err = say(capsys, "...", "--out", "a.wav", "--on-unspeakable", "silence")
+    assert (code, "0.2 s of silence" in err) == (0, True)
+    assert say(capsys, "My GPU.", "--out", "b.wav", "--pronounce", "GPU=card")[0] == 0
+    assert say(capsys, "My card.", "--out", "c.wav")[0] == 0
+    assert Path("b.wav").read_bytes() == Path("c.wav").read_bytes()
+
+
 def test_quiet_is_quiet(say: Any, capsys: Any) -> None:
     assert say(capsys, TEXT, "--out", "a.wav", "--instruct", "Sing.", "--quiet") == (0, "")
 

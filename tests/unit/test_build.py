@@ -70,6 +70,16 @@ def test_a_checkpoint_is_looked_for_with_its_packages_and_the_device_that_was_na
     assert looked_for == [("m", Path("/p"), True), *packages, *devices]
 
 
+def test_a_lexicon_that_is_wrong_is_said_before_anything_is_looked_for(
+    tmp_path: Path, looked_for: list[Any]
+) -> None:
+    lexicon = tmp_path / "lexicon.tsv"
+    lexicon.write_text("GPU\tcard\nbroken")
+    with pytest.raises(StartupError, match=r"LEXICON=.*lexicon.tsv: line 2: a word, a tab"):
+        check(load_settings({"MODEL_NAME": "espeak-ng", "LEXICON": str(lexicon)}))
+    assert looked_for == []
+
+
 @pytest.mark.parametrize("device", [{}, {"DEVICE": "cpu"}])
 def test_the_embedded_voice_needs_its_package_and_nothing_else(
     device: dict[str, str], looked_for: list[Any]

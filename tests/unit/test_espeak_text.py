@@ -10,7 +10,7 @@ from qwen_tts_service.espeak.readings import (
     is_reading,
     with_phonemes,
 )
-from qwen_tts_service.espeak.text import check_reading, clean, expected_s, split
+from qwen_tts_service.espeak.text import check_reading, clean, split
 
 
 @pytest.mark.parametrize(
@@ -152,14 +152,6 @@ def test_piece_is_as_long_as_its_language_allows(text, language, lengths):
 def test_long_sentence_is_cut_after_each_mark_of_a_clause(mark):
     text = "слово " * 30 + "слово" + mark + "слово " * 30
     assert split(text, "russian")[0] == ("слово " * 30 + "слово" + mark).strip()
-
-
-@pytest.mark.parametrize(
-    ("language", "chars_per_s"),
-    [("chinese", 4), ("japanese", 9), ("korean", 6), ("russian", 15), ("english", 15)],
-)
-def test_length_in_seconds_is_expected_by_language(language, chars_per_s):
-    assert expected_s("a" * 180, language) == 180 / chars_per_s
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What may be asked for: each field's range and default, and that each one is passed on."""
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from qwen_tts_service.api.openai import CreateSpeechBody
+from qwen_tts_service.api.tickets import parse_body
+from qwen_tts_service.api.websocket.connection import SessionConfig
 from qwen_tts_service.api.wire import StreamTTSBody, TTSBody
 from qwen_tts_service.errors import InvalidRequest, UnknownModel
 from qwen_tts_service.fields import MAX_SEED, SpeechBody, VoiceAttributesBody
@@ -36,6 +39,8 @@ def test_every_field_is_passed_on() -> None:
         top_p=0.25,
         repetition_penalty=1.5,
         normalize="full",
+        pronunciations={"GPU": "gee", "a b": "c"},
+        on_unspeakable="silence",
         format="mp3",
         max_length=9,
     )
@@ -50,6 +55,8 @@ def test_every_field_is_passed_on() -> None:
         instruct="whisper",
         sampling=SamplingOptions(temperature=0.5, top_k=7, top_p=0.25, repetition_penalty=1.5),
         normalize="full",
+        pronunciations=(("GPU", "gee"), ("a b", "c")),
+        on_unspeakable="silence",
         max_frames=9,
     )
 
@@ -287,3 +294,36 @@ def test_another_model_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(UnknownModel, match=r"must be fake, .* tts-1, tts-1-hd") as caught:
         request_of(openai_body(model="tts-2"))
     assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ({"": "x"}, 'the word is empty (entry "")'),
+        ({"ok": "x", " \n": "x"}, 'the word is empty (entry " ?")'),
+        ({"w" * 65: "x"}, f'the word has 65 characters; at most 64 (entry "{"w" * 40}")'),
+        ({"GPU": " "}, 'the reading is empty (entry "GPU")'),
+        ({"GPU": "r" * 201}, 'the reading has 201 characters; at most 200 (entry "GPU")'),
+        ({"GPU": 5}, 'word and reading must be strings (entry "GPU")'),
+    ],
+)
+def test_a_wrong_pronunciation_is_named(entries: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_body(json.dumps({"text": "a", "pronunciations": entries}).encode(), SpeechBody)
+    assert caught.value.param == "pronunciations"
+    assert caught.value.message == f"pronunciations: {why}"
+
+
+def test_100_pronunciations_are_the_most() -> None:
+    entries = {f"w{number}": "x" for number in range(101)}
+    with pytest.raises(ValidationError):
+        SpeechBody(text="a", pronunciations=entries)
+    entries.pop("w0")
+    assert len(request_of(SpeechBody(text="a", pronunciations=entries)).pronunciations) == 100
+
+
+def test_openai_and_the_websocket_are_silent_about_what_cannot_be_spoken() -> None:
+    bodies = (TTSBody, StreamTTSBody, CreateSpeechBody, SessionConfig)
+    assert [schema.model_fields["on_unspeakable"].default for schema in bodies] == [
+        *("error", "error", "silence", "silence")
+    ]

@@ -29,6 +29,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "max_queue": None,
         "max_text_chars": 4096,
         "default_language": "english",
+        "lexicon": None,
         "max_body_bytes": 1048576,
         "request_timeout_s": 1800,
         "stall_timeout_s": 120,

@@ -466,3 +466,38 @@ async def test_an_unknown_voice_in_the_text_is_the_texts_fault():
         stream.feed("[voice:bob] Hello there")
     assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
     assert "'bob': known: a" in caught.value.message
+
+
+WORDS = (("GPU", "джи пи ю"), ("GPU cluster", "кластер"), ("you", "ты"), ("🙂", "смайлик"))
+
+
+@pytest.mark.parametrize("level", ["light", "none"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+async def test_words_are_replaced_however_the_text_is_cut(size, level):
+    text = "A **GPU**, a GPU cluster and a GPU\ncluster. Do you see? Your GPU"
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    fields = {"pronunciations": WORDS, "normalize": level, "part_chars": 20}
+    texts, _, _ = await written(pieces, **fields)
+    stars = "**" if level == "none" else ""
+    said = " ".join("".join(texts).split())
+    begin = f"A {stars}джи пи ю{stars}, a кластер and a"
+    assert said.startswith(begin)
+    assert said.endswith(" кластер. Do ты see? Your джи пи ю")
+    assert texts == (await written([text], **fields))[0]
+
+
+async def test_a_word_is_spoken_as_soon_as_no_longer_entry_can_follow():
+    voice = FakeVoice()
+    stream = open_stream(voice, pronunciations=WORDS)
+    stream.feed("My GPU ")
+    assert voice.texts == ["My "]
+    stream.feed("is")
+    assert voice.texts == ["My "]
+    stream.feed(" so")
+    assert voice.texts == ["My джи пи ю is "]
+
+
+@pytest.mark.parametrize("language", [None, "russian"])
+async def test_a_mark_that_has_a_reading_is_spoken(language):
+    texts, _, _ = await written(["🙂", " ", "🙂"], pronunciations=WORDS, language=language)
+    assert texts == ["смайлик смайлик"]

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, shown
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
-from qwen_tts_service.types import FRAME_S, AudioFormat, SpeechRequest, Voice
+from qwen_tts_service.types import FRAME_S, AudioFormat, OnUnspeakable, SpeechRequest, Voice
 from qwen_tts_service.validation import folded, meaning_of, unknown_field
 from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
 
@@ -69,6 +69,11 @@ class CreateSpeechBody(SpeechBody):
     speed: float = Field(
         1.0,
         description="Only 1.0: the model has no speed control, and stretching audio degrades it.",
+    )
+    on_unspeakable: OnUnspeakable = Field(
+        "silence",
+        description="Input without a letter, a digit or a reading: 0.2 s of silence and a "
+        "warning, or an error.",
     )
     stream_format: Literal["audio", "sse"] = Field(
         "audio", description="Audio as it is made, or events that carry it in base64."

@@ -22,7 +22,7 @@ EXAMPLES = (resources.files(__package__) / "examples.txt").read_text("utf-8")
 STANDARD_IO = "-"
 MODEL_PATH = "models"
 """Where checkpoints are when neither --model-path nor MODEL_PATH says so, as for scripts/serve."""
-_NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format"}
+_NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format", "pronunciations"}
 
 
 class CommandError(Exception):
@@ -77,6 +77,14 @@ def _add_say(commands: Any) -> None:
     voice = say.add_argument_group("the voice")
     _add_fields(voice, VoiceAttributesBody)
     _add_fields(voice, SpeechBody)
+    voice.add_argument(
+        "--pronounce",
+        "--pronunciations",
+        dest="pronunciations",
+        action="append",
+        metavar="WORD=READING",
+        help=f"may be repeated: {SpeechBody.model_fields['pronunciations'].description}",
+    )
     _add_settings(say)
 
 
@@ -119,6 +127,7 @@ def body_of(arguments: argparse.Namespace) -> SpeechBody:
         "text": read_text(arguments),
         "format": format_of(arguments),
         "voice_attributes": attributes or None,
+        "pronunciations": _pronunciations(arguments.pronunciations),
     }
     try:
         return SpeechBody(**fields)
@@ -126,6 +135,14 @@ def body_of(arguments: argparse.Namespace) -> SpeechBody:
         refusal = from_validation(error, SpeechBody)
         field = refusal.param or ""
         raise InvalidRequest(refusal.message.replace(field, _option(field), 1)) from None
+
+
+def _pronunciations(entries: list[str] | None) -> dict[str, str] | None:
+    if entries is None:
+        return None
+    if not all("=" in entry for entry in entries):
+        raise CommandError('--pronounce: a word, = and its reading are needed: GPU="gee pee you"')
+    return dict(entry.split("=", maxsplit=1) for entry in entries)
 
 
 def _given(arguments: argparse.Namespace, schema: type[BaseModel]) -> dict[str, Any]:

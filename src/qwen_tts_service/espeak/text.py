@@ -104,6 +104,39 @@ def _short(sentence: str, limit: int) -> Iterator[str]:
     yield rest
 
 
-def expected_s(text: str, language: Language) -> float:
-    """Estimate how long a text takes to speak."""
-    return float(len(text) / _LANGUAGES[language]["chars_per_s"])
+# Length ---------------------------------------------------------------------------------
+
+_USUAL_RATE_WPM = 165
+_SHORTEST_S = 0.4
+# Letters that are spelled: abbreviations, and single letters of alphabets.
+_SPELLED = re.compile(r"(?<![^\W_])(?:[A-ZА-ЯЁ]{2,5}|[^\W\d_a-zа-я\u3040-\uffff])(?![^\W_])")
+# English reads on over the point of these; the other languages end a sentence there.
+_INITIAL = re.compile(r"(?<![^\W_])([^\W\d_])\.(?=\s)")
+# So long a number is read figure by figure.
+_LONG_NUMBER = re.compile(r"\d{17,}+")
+# Seconds that each match takes, beside its letters. Fitted to 395 texts in ten languages: of
+# these 94 % are within a factor of 1.5 and all within 2 (November 2026).
+_TAKES_S = tuple(
+    (re.compile(pattern), seconds)
+    for pattern, seconds in (
+        (r"[^\W\d_]++", 0.1),  # a word
+        (r"\d++(?:[ \u00a0\u202f]\d{3}(?!\d))*+", 0.3),  # a number, its first digit
+        (r"(?<=\d)[1-9]|(?<=\d )[1-9](?=\d\d)", 0.5),  # its other digits, which are words each
+        (r"(?<=\d)0|(?<=\d )0(?=\d\d)", 0.15),  # "100" is shorter than "111"
+        (r"[.!?…]++(?=\s+\S)|[。！？](?=.)", 0.37),  # a sentence behind another one
+        (r"[,;:—](?=\s)|[，、；：]", 0.19),
+        (r"[@/%&+=#$€₽£¥°§*<>^~|\\_]", 0.25),
+    )
+)
+
+
+def expected_s(text: str, language: Language, rate_wpm: int = _USUAL_RATE_WPM) -> float:
+    """Estimate how long a text takes to speak at a rate in words per minute."""
+    text = _LONG_NUMBER.sub(lambda number: " ".join(number[0]), text)
+    if language == "english":
+        text = _INITIAL.sub(r"\1", text)
+    spelled = sum(map(len, _SPELLED.findall(text)))
+    letters = sum(map(str.isalpha, text)) - spelled
+    seconds = _SHORTEST_S + letters / _LANGUAGES[language]["letters_per_s"] + 0.1 * spelled
+    seconds += sum(takes_s * len(found.findall(text)) for found, takes_s in _TAKES_S)
+    return float(seconds * _USUAL_RATE_WPM / rate_wpm)

@@ -81,7 +81,7 @@ class EspeakVoice:
         return EspeakUtterance(
             choice=choice,
             warning=_LATIN_IN_JAPANESE if _has_latin_words(readable, language) else None,
-            expected_s=text.expected_s(readable, language) / request.rate,
+            expected_s=text.expected_s(readable, language, delivery.rate_wpm),
             pieces=pieces,
             delivery=delivery,
             start=partial(EspeakStream, pieces, synthesise, self._worker, max_samples=max_samples),

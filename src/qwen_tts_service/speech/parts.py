@@ -8,10 +8,12 @@ A text without pauses that the voice can take whole is one part, and that part i
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 
 from qwen_tts_service.errors import InvalidRequest, printable
 from qwen_tts_service.text.language import detect_language
+from qwen_tts_service.text.lexicon import Lexicon, lexicon_of
 from qwen_tts_service.text.markup import parse
 from qwen_tts_service.text.normalise import LANGUAGES_WITH_FULL, normalise
 from qwen_tts_service.text.say_as import written
@@ -19,7 +21,9 @@ from qwen_tts_service.text.segments import ParsedText, Pause, Segment
 from qwen_tts_service.text.split import is_speakable, nothing_to_speak, split_sentences
 from qwen_tts_service.types import Language, SpeechRequest
 
-GAP = Pause(0.3)
+from .lexicon_file import LexiconFile
+
+GAP = Pause(0.3, is_gap=True)
 """Silence between two parts of a text that was too long for one, and between two speakers; about
 what a reader takes."""
 
@@ -35,10 +39,12 @@ class TextOptions:
     """What the server's settings say about reading texts.
 
     default_language: of a text that has no letters
+    lexicon: the server's own readings of words
     accent: sets the stress of Russian words, if that is wanted
     """
 
     default_language: Language = "english"
+    lexicon: LexiconFile | None = None
     accent: Callable[[str], str] | None = None
 
 
@@ -47,8 +53,12 @@ DEFAULT_TEXT_OPTIONS = TextOptions()
 
 @dataclass(frozen=True, slots=True)
 class TextParts:
-    """A text split for speaking: at least one part is a request."""
+    """A text split for speaking.
 
+    request: the whole, with its language; only if it asks for silence may no part be a request
+    """
+
+    request: SpeechRequest
     parts: tuple[SpeechRequest | Pause, ...]
     warning: str | None = None
 
@@ -59,7 +69,7 @@ def split_request(
     options: TextOptions = DEFAULT_TEXT_OPTIONS,
     parsed: ParsedText | None = None,
 ) -> TextParts:
-    """Read the markup, normalise what is left and cut what is too long for one part.
+    """Read the markup, replace words of the lexicon, normalise, and cut what is too long.
 
     The language is looked for once, in the whole text, so that every part has the same unless
     its markup names another. Token ids stay as they are: for them the voice decides.
@@ -70,7 +80,7 @@ def split_request(
         for malformed SSML, and when `normalize` asks for what is not installed
     """
     if request.text is None:
-        return TextParts((request,))
+        return TextParts(request, (request,))
     if parsed is None:
         has_markup = request.normalize != "none"
         parsed = parse(request.text, request.input_type, has_markup=has_markup)
@@ -80,12 +90,13 @@ def split_request(
         or detect_language(_undecided(parsed), options.default_language)
     )
     request = replace(request, language=language)
-    segments = _parts(parsed.segments, request, options, longest_part_chars)
-    parts = tuple(_with_gaps(segments))
-    if not any(isinstance(part, SpeechRequest) for part in parts):
+    reader = _Reader(request, options)
+    parts = tuple(_with_gaps(_parts(parsed.segments, reader, longest_part_chars)))
+    is_silent = not any(isinstance(part, SpeechRequest) for part in parts)
+    if is_silent and request.on_unspeakable == "error":
         raise nothing_to_speak()
     warnings = [*parsed.warnings, *filter(None, [_warning(request, language)])]
-    return TextParts(parts, "; ".join(warnings) or None)
+    return TextParts(request, parts, "; ".join(warnings) or None)
 
 
 def _undecided(parsed: ParsedText) -> str:
@@ -95,13 +106,49 @@ def _undecided(parsed: ParsedText) -> str:
     return text if is_speakable(text) else parsed.text
 
 
+def lexicon_for(request: SpeechRequest, language: Language, options: TextOptions) -> Lexicon:
+    """The readings for a request's text: its own, then the server's."""
+    own = lexicon_of(dict(request.pronunciations)) if request.pronunciations else Lexicon()
+    return own if options.lexicon is None else own.over(options.lexicon.current().of(language))
+
+
+class _Reader:
+    """Rewrites the segments of one request for speaking."""
+
+    def __init__(self, request: SpeechRequest, options: TextOptions) -> None:
+        self.request = request
+        self._accent = options.accent if request.normalize in ACCENTED else None
+        self._lexicon = cache(lambda language: lexicon_for(request, language, options))
+
+    def read(self, segments: list[Segment], language: Language) -> str:
+        """Read segments one by one, and keep the space between them."""
+        if len(segments) == 1:
+            return self._read(segments[0], language)
+        texts = []
+        for segment in segments:
+            text = segment.text
+            before = text[: len(text) - len(text.lstrip())]
+            after = text[len(text.rstrip()) :] if text.strip() else ""
+            texts.append(before + self._read(segment, language).strip() + after)
+        text = "".join(texts).strip()
+        return text if self.request.normalize == "none" else _SPACES.sub(" ", text)
+
+    def _read(self, segment: Segment, language: Language) -> str:
+        text, is_literal = segment.text, segment.is_literal
+        if segment.say_as is not None:
+            text, is_literal = written(text, segment.say_as, language)
+        if is_literal:
+            return text
+        text = self._lexicon(language).apply(text)
+        text = normalise(text, self.request.normalize, language)
+        return self._accent(text) if self._accent and language == "russian" else text
+
+
 def _parts(
-    segments: Iterable[Segment | Pause],
-    request: SpeechRequest,
-    options: TextOptions,
-    longest_part_chars: int | None,
+    segments: Iterable[Segment | Pause], reader: _Reader, longest_part_chars: int | None
 ) -> Iterator[SpeechRequest | Pause]:
     """Speak segments of one manner together, so that a sentence keeps its melody."""
+    request = reader.request
 
     def manner_of(part: Segment | Pause) -> SpeechRequest | None:
         if isinstance(part, Pause):
@@ -118,36 +165,11 @@ def _parts(
         if asked is None:
             yield from (part for part in run if isinstance(part, Pause))
             continue
-        text = _spoken([part for part in run if isinstance(part, Segment)], asked, options)
+        spoken = [part for part in run if isinstance(part, Segment)]
+        text = reader.read(spoken, asked.language or "english")
         for part in _cut(text, longest_part_chars):
             if is_speakable(part):
                 yield replace(asked, text=part)
-
-
-def _spoken(segments: list[Segment], request: SpeechRequest, options: TextOptions) -> str:
-    """Normalise segments one by one, and keep the space between them."""
-    if len(segments) == 1:
-        return _read_out(segments[0], request, options)
-    texts = []
-    for segment in segments:
-        text = segment.text
-        before = text[: len(text) - len(text.lstrip())]
-        after = text[len(text.rstrip()) :] if text.strip() else ""
-        texts.append(before + _read_out(segment, request, options).strip() + after)
-    text = "".join(texts).strip()
-    return text if request.normalize == "none" else _SPACES.sub(" ", text)
-
-
-def _read_out(segment: Segment, request: SpeechRequest, options: TextOptions) -> str:
-    language: Language = request.language or "english"
-    text, is_literal = segment.text, segment.is_literal
-    if segment.say_as is not None:
-        text, is_literal = written(text, segment.say_as, language)
-    if is_literal:
-        return text
-    text = normalise(text, request.normalize, language)
-    is_accented = language == "russian" and request.normalize in ACCENTED
-    return options.accent(text) if options.accent and is_accented else text
 
 
 def _with_gaps(parts: Iterable[SpeechRequest | Pause]) -> Iterator[SpeechRequest | Pause]:

@@ -9,6 +9,9 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.audio.pipe import AudioPipe
@@ -31,6 +34,7 @@ from qwen_tts_service.types import (
 
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .sequence import PartSequence
+from .unspeakable import SILENCE, WARNING, SpokenOrSilent, Unspoken, prepare_or_silence
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +137,7 @@ class Synthesizer:
         self, voice: Voice, *, sample_rate_hz: int, text_options: TextOptions = DEFAULT_TEXT_OPTIONS
     ) -> None:
         self.voice = voice
+        self.text_options = text_options
         self.sample_rate_hz = sample_rate_hz
         self.text_options = text_options
 
@@ -163,16 +168,36 @@ class Synthesizer:
         text_parts = split_request(
             request, self.voice.longest_part_chars, self.text_options, parsed
         )
-        parts = [
-            part if isinstance(part, Pause) else self._prepare(part, request)
-            for part in text_parts.parts
-        ]
-        info = _info(request, text_parts, parts)
-        return Speech(self._start(parts, request), self.pipe(output), request, lambda: info)
+        parts = self._prepare(text_parts)
+        choices = [part.choice for part in parts if not isinstance(part, Pause)]
+        choices = choices or [self.voice.choose(text_parts.request)]
+        info = SpeechInfo(
+            choice=choices[0],
+            speakers=tuple(dict.fromkeys(choice.speaker for choice in choices)),
+            expected_s=_expected_s(parts),
+        )
+        warnings = _warnings(text_parts, parts, info.expected_s)
+        pcm = self._start(parts, request, partial(warnings.append, WARNING))
+        return Speech(
+            pcm, self.pipe(output), request, lambda: replace(info, warning=_joined(warnings))
+        )
 
-    def _prepare(self, part: SpeechRequest, request: SpeechRequest) -> Utterance:
+    def _prepare(self, text_parts: TextParts) -> list[Utterance | Pause]:
+        """Read every part; where there is nothing to say, a silence was asked for."""
+        parts: list[Utterance | Pause] = []
+        for part in text_parts.parts:
+            if isinstance(part, Pause):
+                parts.append(part)
+            else:
+                parts += self._prepare_part(part, text_parts.request)
+        has_words = any(isinstance(part, SpeechRequest) for part in text_parts.parts)
+        return parts if has_words else [*parts, SILENCE]
+
+    def _prepare_part(
+        self, part: SpeechRequest, request: SpeechRequest
+    ) -> Sequence[Utterance | Pause]:
         try:
-            return self.voice.prepare(part)
+            return prepare_or_silence(self.voice, part)
         except InvalidRequest as error:
             if part.speaker == request.speaker:
                 raise
@@ -187,11 +212,24 @@ class Synthesizer:
             is_stream=output.is_stream,
         )
 
-    def _start(self, parts: Sequence[Utterance | Pause], request: SpeechRequest) -> PcmStream:
+    def _start(
+        self,
+        parts: Sequence[Utterance | Pause],
+        request: SpeechRequest,
+        on_silence: Callable[[], object],
+    ) -> PcmStream:
+        def start(utterance: Utterance) -> PcmStream:
+            pcm = utterance.speak()
+            if request.on_unspeakable == "error":
+                return pcm
+            silence_s = min(SILENCE.duration_s, request.max_frames * FRAME_S)
+            silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
+            return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
+
         if len(parts) == 1 and not isinstance(parts[0], Pause):
-            return parts[0].speak()
+            return start(parts[0])
         sequence = PartSequence(
-            (part if isinstance(part, Pause) else part.speak for part in parts),
+            (part if isinstance(part, Pause) else partial(start, part) for part in parts),
             sample_rate_hz=self.voice.sample_rate_hz,
             max_frames=request.max_frames,
         )
@@ -233,23 +271,24 @@ class Synthesizer:
             return b"".join([part async for part in speech]), speech
 
 
-def _info(
-    request: SpeechRequest, text_parts: TextParts, parts: Sequence[Utterance | Pause]
-) -> SpeechInfo:
-    utterances = [part for part in parts if not isinstance(part, Pause)]
-    pauses = [part for part in parts if isinstance(part, Pause)]
-    expected_s = sum(u.expected_s for u in utterances) + sum(p.duration_s for p in pauses)
+def _expected_s(parts: Sequence[Utterance | Pause]) -> float:
+    return sum(p.duration_s if isinstance(p, Pause) else p.expected_s for p in parts)
+
+
+def _warnings(
+    text_parts: TextParts, parts: Sequence[Utterance | Pause], expected_s: float
+) -> list[str]:
     warnings = [
         text_parts.warning,
-        *(utterance.warning for utterance in utterances),
-        _length_warning(expected_s, request.max_frames * FRAME_S),
+        *(part.warning for part in parts if not isinstance(part, Pause)),
+        WARNING if any(isinstance(part, Unspoken) for part in parts) else None,
+        _length_warning(expected_s, text_parts.request.max_frames * FRAME_S),
     ]
-    return SpeechInfo(
-        choice=utterances[0].choice,
-        speakers=tuple(dict.fromkeys(utterance.choice.speaker for utterance in utterances)),
-        warning="; ".join(dict.fromkeys(filter(None, warnings))) or None,
-        expected_s=expected_s,
-    )
+    return [warning for warning in warnings if warning]
+
+
+def _joined(warnings: Sequence[str]) -> str | None:
+    return "; ".join(dict.fromkeys(warnings)) or None
 
 
 def _length_warning(expected_s: float, allowed_s: float) -> str | None:

@@ -2,10 +2,10 @@
 
 Whatever the pieces in which the text comes, the speech is the same. A piece by token waits in
 these buffers, each with its reason: `MarkupReader` until a tag is complete, `_beginning` until
-the language is known, `WordNormaliser` until its word is complete, `_unsent` until it is known
-where the utterance ends, and in the voice until its tokens are certain. By sentence it waits in
-the reader of sentences, SSML until it is complete, and complete sentences in a queue until they
-are spoken.
+the language is known, `LexiconStream` until no longer entry of the lexicon can follow,
+`WordNormaliser` until its word is complete, `_unsent` until it is known where the utterance ends,
+and in the voice until its tokens are certain. By sentence it waits in the reader of sentences, SSML
+until it is complete, and complete sentences in a queue until they are spoken.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from qwen_tts_service.audio.formats import check_format
-from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.text.language import beginning_that_tells, detect_language, tells_language
+from qwen_tts_service.text.lexicon import Lexicon, LexiconStream
 from qwen_tts_service.text.markup import Event, MarkupReader, SentenceReader, parse
 from qwen_tts_service.text.normalise import normalise
 from qwen_tts_service.text.segments import MAX_PAUSE_S, ParsedText, Pause, VoiceChange
@@ -31,9 +32,10 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import GAP, blame_text
+from .parts import DEFAULT_TEXT_OPTIONS, GAP, TextOptions, blame_text, lexicon_for
 from .sequence import PartSequence
 from .synthesizer import Output, Speech, SpeechInfo, Synthesizer
+from .unspeakable import NO_READING, SILENCE, WARNING
 
 OPEN_PART_CHARS = 800
 """Twice the text of one open utterance, for a voice that names no longest part."""
@@ -63,7 +65,7 @@ class OpenText:
         sequence: PartSequence,
         *,
         part_chars: int,
-        default_language: Language = "english",
+        options: TextOptions = DEFAULT_TEXT_OPTIONS,
     ) -> None:
         if request.normalize == "full":
             raise InvalidRequest(
@@ -79,9 +81,11 @@ class OpenText:
         self._own_speaker = request.speaker
         self._sequence = sequence
         self._part_chars = part_chars
-        self._default_language: Language = default_language
+        self._options = options
         self._splitter = SentenceSplitter()
         self._markup = MarkupReader(has_markup=request.normalize != "none")
+        self._entries = Lexicon()
+        self._lexicon: LexiconStream | None = None
         self._words: WordNormaliser | None = None
         self._has_begun = False
         self._beginning: list[Event] = []
@@ -127,16 +131,23 @@ class OpenText:
         # As of a whole text: what is before and behind a pause are two words.
         text = "".join(part if isinstance(part, str) else " " for part in self._beginning).lstrip()
         judged = text if is_all else beginning_that_tells(text)
-        if not is_speakable(text) or (judged is None and self._request.language is None):
+        if (judged is None and self._request.language is None) or not self._has_words(text):
             return
         language: Language = self._request.language or detect_language(
-            judged or "", self._default_language
+            judged or "", self._options.default_language
         )
         self._request = replace(self._request, language=language)
+        self._entries = lexicon_for(self._request, language, self._options)
         self._has_begun = True
         beginning, self._beginning = self._beginning, []
         for event in beginning:
             self._write(event)
+
+    def _has_words(self, text: str) -> bool:
+        """Whether there is a word, or a mark that the lexicon has a word for."""
+        if is_speakable(text) or not text:
+            return bool(text)
+        return is_speakable(lexicon_for(self._request, "english", self._options).apply(text))
 
     def _write(self, event: Event) -> None:
         if isinstance(event, Pause):
@@ -149,20 +160,31 @@ class OpenText:
             self._end_stretch()
             self._request = replace(self._request, speaker=event.speaker or self._own_speaker)
             return
-        if self._request.normalize != "none" and self._words is None:
+        if self._lexicon is None:
+            self._begin_stretch()
+        if self._lexicon is not None:
+            self._divide(self._normalised(self._lexicon.feed(event)))
+
+    def _begin_stretch(self) -> None:
+        self._lexicon = LexiconStream(self._entries)
+        if self._request.normalize != "none":
             self._words = WordNormaliser(self._request.language or "english")
-        self._divide(event if self._words is None else self._words.feed(event))
 
     def _end_stretch(self) -> None:
         """End what is being written: a pause or another speaker follows, or nothing."""
+        if self._lexicon is not None:
+            self._divide(self._normalised(self._lexicon.finish()))
         if self._words is not None:
             self._divide(self._words.finish())
-            self._words = None
+        self._lexicon = self._words = None
         self._splitter.finish()
         self._send(len(self._unsent))
         self._end_utterance()
         self._unsent = ""
         self._is_new_stretch = True
+
+    def _normalised(self, text: str) -> str:
+        return text if self._words is None else self._words.feed(text)
 
     def _divide(self, text: str) -> None:
         """Send a short utterance's text at once; end a long one where a sentence ends.
@@ -240,14 +262,10 @@ class SpeechByToken:
         )
         part_chars = (voice.longest_part_chars or OPEN_PART_CHARS) // 2
         self._text = OpenText(
-            voice,
-            request,
-            self._sequence,
-            part_chars=part_chars,
-            default_language=synthesizer.text_options.default_language,
+            voice, request, self._sequence, part_chars=part_chars, options=synthesizer.text_options
         )
         self.feed = self._text.feed
-        self.finish = self._text.finish
+        self._silent: SpeechInfo | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -258,7 +276,22 @@ class SpeechByToken:
         """Yield the one stretch of audio."""
         await before()
         pipe = self._synthesizer.pipe(self._output)
-        yield Speech(self._sequence, pipe, self._request, self._text.info)
+        yield Speech(self._sequence, pipe, self._request, self._info)
+
+    def finish(self) -> None:
+        """Say that the text is complete; without a word it is refused or a silence, as asked."""
+        try:
+            self._text.finish()
+        except CannotSpeak as error:
+            if error.code != NO_READING or self._request.on_unspeakable == "error":
+                raise
+            choice = self._synthesizer.voice.choose(self._request)
+            self._silent = SpeechInfo(choice=choice, speakers=(choice.speaker,), warning=WARNING)
+            self._sequence.feed(SILENCE)
+            self._sequence.finish()
+
+    def _info(self) -> SpeechInfo:
+        return self._silent or self._text.info()
 
 
 class SpeechBySentence:
@@ -277,6 +310,7 @@ class SpeechBySentence:
         self._is_ssml: bool | None = True if request.input_type == "ssml" else None
         self._beginning: list[str] = []  # while it may be SSML, or all of it if it is
         self._speaker: str | None = None  # of the first sentence
+        self._wordless: ParsedText | None = None  # the last sentence that has no words
         self.is_cut = False
 
     def feed(self, text: str) -> None:
@@ -327,8 +361,22 @@ class SpeechBySentence:
             yield speech
             self.is_cut = speech.finish_reason == "length"
             max_frames -= _used_frames(speech)
-        if speech is None:
+        wordless = self._wordless
+        if speech is None and (self._request.on_unspeakable == "error" or wordless is None):
             raise nothing_to_speak()
+        if speech is None and wordless is not None:
+            await before()
+            request = replace(self._request, text=wordless.text)
+            yield self._synthesizer.speak(request, self._output, wordless)
+
+    def _has_words(self, sentence: ParsedText) -> bool:
+        """Whether anything is left to say once marks and emoji are out."""
+        request, options = self._request, self._synthesizer.text_options
+        lexicon = lexicon_for(request, request.language or "english", options)
+        text = lexicon.apply(sentence.text)
+        return is_speakable(
+            text if request.normalize == "none" else normalise(text, "light", "english")
+        )
 
     async def _sentences_with_language(self) -> AsyncGenerator[tuple[ParsedText, Language], None]:
         """Yield the sentences that have words; one that tells no language takes its neighbour's.
@@ -340,7 +388,8 @@ class SpeechBySentence:
         language = self._request.language
         default = self._synthesizer.text_options.default_language
         while (sentence := await self._sentences.get()) is not None:
-            if not _has_words(sentence, self._request):
+            if not self._has_words(sentence):
+                self._wordless = sentence
                 continue
             waiting.append(sentence)
             if self._request.language is None:
@@ -382,14 +431,6 @@ def open_speech(
     if by_token:
         return SpeechByToken(synthesizer, request, output)
     return SpeechBySentence(synthesizer, request, output)
-
-
-def _has_words(sentence: ParsedText, request: SpeechRequest) -> bool:
-    """Whether anything is left to say once marks and emoji are out."""
-    text = sentence.text
-    return is_speakable(
-        text if request.normalize == "none" else normalise(text, "light", "english")
-    )
 
 
 def _used_frames(speech: Speech) -> int:

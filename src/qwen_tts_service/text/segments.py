@@ -20,9 +20,13 @@ BREAK_S: Mapping[str, float] = {
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Silence that the caller wrote into the text."""
+    """Silence that the caller wrote into the text.
+
+    is_gap: it only stands between two parts, and is not heard if one of them has no sound
+    """
 
     duration_s: float
+    is_gap: bool = False
 
 
 @dataclass(frozen=True, slots=True)

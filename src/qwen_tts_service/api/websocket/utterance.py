@@ -169,7 +169,8 @@ class WebSocketUtterance:
         self.sentences += 1
 
     async def _send_start(self, speech: Speech) -> None:
-        choice, warning = speech.info.choice, speech.info.warning
+        info = speech.info
+        choice = info.choice
         synthesizer = self._runtime.synthesizer
         self._call.note(
             model=synthesizer.voice.model_name, voice=choice.speaker, language=choice.language
@@ -188,5 +189,5 @@ class WebSocketUtterance:
             seed=self._plan.request.seed,
             applied=choice.applied,
             not_applied=choice.not_applied,
-            **({} if warning is None else {"warning": warning}),
+            **({} if info.warning is None else {"warning": info.warning}),
         )
