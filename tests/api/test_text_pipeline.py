@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from tests.conftest import Server
+from tests.conftest import Server, StartServer
 
 from qwen_tts_service.build import build
 from qwen_tts_service.settings import load_settings

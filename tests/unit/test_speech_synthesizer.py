@@ -395,6 +395,9 @@ def test_before_the_first_request_everything_is_loaded(
 class Cast(Teller):
     """Tells as the speaker who is asked for, and knows only a and b."""
 
+    def choose(self, request):
+        return VoiceChoice(speaker=request.speaker or "teller", language="english")
+
     def prepare(self, request):
         if request.speaker not in (None, "a", "b"):
             raise InvalidRequest("known: a, b", param="speaker", code="unknown_speaker")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from qwen_tts_service.speech.parts import TextOptions
 from qwen_tts_service.speech.sequence import PartSequence
 from qwen_tts_service.speech.writing import OpenText
 from qwen_tts_service.types import SpeechRequest, VoiceChoice
@@ -83,7 +84,11 @@ class OpenStream:
     def __init__(self, voice, request, part_chars, default_language):
         self.sequence = PartSequence(sample_rate_hz=RATE_HZ, max_frames=request.max_frames)
         self.text = OpenText(
-            voice, request, self.sequence, part_chars=part_chars, default_language=default_language
+            voice,
+            request,
+            self.sequence,
+            part_chars=part_chars,
+            options=TextOptions(default_language=default_language),
         )
         self.feed = self.text.feed
         self.finish = self.text.finish

@@ -237,7 +237,7 @@ def test_a_file_has_entries_for_all_languages_and_for_one() -> None:
         (b"\na\t \n", "line 2: the reading is empty"),
         (b"a\tb\n" + b"x" * 65 + b"\tb", "line 2: the word has 65 characters"),
         (b"a\tb\n# c\na\tc", "line 3: the word is already in the lexicon"),
-        (b"[klingon]", "line 1: the language is not one of"),
+        (b"[klingon]", "line 1: the language of a section is not one of chinese, "),
         (b"[auto]", "line 1: a section needs the name of a language"),
         ("a\tb\nб\tв".encode("cp1251"), "line 2: this is not UTF-8"),
     ],

@@ -305,7 +305,9 @@ class SpeechBySentence:
         self._synthesizer = synthesizer
         self._request = request
         self._output = output
-        self._reader = SentenceReader(has_markup=request.normalize != "none")
+        self._reader = SentenceReader(
+            has_markup=request.normalize != "none", has_words=self._has_words
+        )
         self._sentences: asyncio.Queue[ParsedText | None] = asyncio.Queue()
         self._is_ssml: bool | None = True if request.input_type == "ssml" else None
         self._beginning: list[str] = []  # while it may be SSML, or all of it if it is
@@ -329,6 +331,7 @@ class SpeechBySentence:
             self._put([parse(beginning, self._request.input_type)])
         else:
             self._put([*self._reader.feed(beginning), *self._reader.finish()])
+            self._wordless = self._reader.left_out
         self._sentences.put_nowait(None)
 
     def _judge(self, beginning: str) -> None:
@@ -369,11 +372,11 @@ class SpeechBySentence:
             request = replace(self._request, text=wordless.text)
             yield self._synthesizer.speak(request, self._output, wordless)
 
-    def _has_words(self, sentence: ParsedText) -> bool:
+    def _has_words(self, sentence: str) -> bool:
         """Whether anything is left to say once marks and emoji are out."""
         request, options = self._request, self._synthesizer.text_options
         lexicon = lexicon_for(request, request.language or "english", options)
-        text = lexicon.apply(sentence.text)
+        text = lexicon.apply(sentence)
         return is_speakable(
             text if request.normalize == "none" else normalise(text, "light", "english")
         )
@@ -388,7 +391,7 @@ class SpeechBySentence:
         language = self._request.language
         default = self._synthesizer.text_options.default_language
         while (sentence := await self._sentences.get()) is not None:
-            if not self._has_words(sentence):
+            if not self._has_words(sentence.text):
                 self._wordless = sentence
                 continue
             waiting.append(sentence)

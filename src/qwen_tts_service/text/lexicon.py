@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.types import Language
 
-from .language import parse_language
+from .language import LANGUAGES, parse_language
 
 MAX_WORD_CHARS = 64
 MAX_READING_CHARS = 200
@@ -342,8 +342,10 @@ def _lines_of(data: bytes) -> Iterator[str]:
 def _section(line: str) -> Language:
     try:
         language = parse_language(line[1:-1])
-    except InvalidRequest as error:
-        raise LexiconError(f"the {error.message}") from None
+    except InvalidRequest:
+        raise LexiconError(
+            f"the language of a section is not one of {', '.join(LANGUAGES)} or their ISO codes"
+        ) from None
     if language is None:
         raise LexiconError("a section needs the name of a language, as in [russian]")
     return language

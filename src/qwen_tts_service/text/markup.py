@@ -11,7 +11,7 @@ import html
 import re
 import tomllib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from html.entities import html5
 from importlib.resources import files
@@ -312,10 +312,13 @@ class SentenceReader:
     """Give out the sentences of a text that is being written, with their pauses and voices.
 
     However a text is cut into pieces, the sentences are the same. A change of voice ends a
-    sentence. What has no letter or digit is left out, but its pauses come before what follows.
+    sentence. What has no words is left out, but its pauses come before what follows.
     """
 
-    def __init__(self, *, has_markup: bool) -> None:
+    def __init__(
+        self, *, has_markup: bool, has_words: Callable[[str], bool] = is_speakable
+    ) -> None:
+        self._has_words = has_words
         self._reader = MarkupReader(has_markup=has_markup)
         self._splitter = SentenceSplitter()
         self._manner = Segment()
@@ -323,6 +326,8 @@ class SentenceReader:
         self._read_chars = 0
         self._given_chars = 0
         self._waiting: list[Pause] = []  # pauses of what has been left out
+        self.left_out: ParsedText | None = None
+        """The last sentence that has been left out."""
 
     def feed(self, piece: str) -> list[ParsedText]:
         """Take the next piece of text; return the sentences that are now complete."""
@@ -348,9 +353,10 @@ class SentenceReader:
     def _parsed(self, sentences: list[str]) -> Iterator[ParsedText]:
         for sentence in sentences:
             parsed = self._with_pauses(sentence)
-            if is_speakable(sentence):
+            if self._has_words(sentence):
                 yield parsed
             else:
+                self.left_out = parsed
                 self._waiting += [p for p in parsed.segments if isinstance(p, Pause)]
 
     def _with_pauses(self, sentence: str) -> ParsedText:
