@@ -1,20 +1,25 @@
 """The embedded voice: espeak-ng as a `Voice`, which needs no weights."""
 
-import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
+from qwen_tts_service.text.split import is_speakable, nothing_to_speak
 from qwen_tts_service.types import FRAME_S, Language, Samples, SpeechRequest, VoiceChoice
 
-from . import no_reading, readings, text
+from . import no_reading, readings, runs, russian, text
 from .library import SAMPLE_RATE_HZ, Delivery, EspeakLibrary
 from .mapping import LANGUAGE_CODES, choose_delivery
+from .notation import write_out
 from .stream import EspeakStream
 
-_LATIN_IN_JAPANESE = "Latin words in Japanese text are spelled letter by letter"
+# At a change of language within a sentence; about what is left between two words.
+_JOIN_S = 0.03
+_LOUD = 0.003
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +74,13 @@ class EspeakVoice:
             )
         language: Language = request.language or "english"
         choice, delivery = choose_delivery(request, self.speakers)
-        readable = self._read(request.text or "", language)
+        readable, warnings = self._read(request.text or "", language)
         pieces = text.split(readable, language)
-        if language == "chinese":
-            pieces = tuple(map(readings.with_phonemes, pieces))
         max_samples = round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ)
-        synthesise = partial(self._library.synthesise, delivery)
+        synthesise = partial(self._speak, delivery, language)
         return EspeakUtterance(
             choice=choice,
-            warning=_LATIN_IN_JAPANESE if _has_latin_words(readable, language) else None,
+            warning="; ".join(warnings) or None,
             expected_s=text.expected_s(readable, language),
             pieces=pieces,
             delivery=delivery,
@@ -88,12 +91,7 @@ class EspeakVoice:
         """Speak one word on the calling thread. Raises SynthesisFailed if nothing is heard."""
         utterance = self.prepare(SpeechRequest(request_id="warm-up", seed=0, text="ready"))
         chunks: list[Samples] = []
-
-        def keep(chunk: Samples) -> bool:
-            chunks.append(chunk)
-            return True
-
-        self._library.synthesise(utterance.delivery, utterance.pieces[0], keep)
+        self._library.synthesise(utterance.delivery, utterance.pieces[0], _keep(chunks))
         if not any(chunk.any() for chunk in chunks):
             raise SynthesisFailed("espeak-ng made no sound at all")
 
@@ -107,24 +105,74 @@ class EspeakVoice:
         self._worker.shutdown(wait=True)
         self._library.close()
 
-    def _read(self, raw: str, language: Language) -> str:
-        """Make the text one that espeak-ng reads, or refuse it."""
-        readable = text.clean(raw)
-        if language == "japanese":
+    def _read(self, raw: str, language: Language) -> tuple[str, list[str]]:
+        """Make the text one that espeak-ng reads, with warnings, or refuse it."""
+        readable = write_out(russian.mark_stress(text.clean(raw)), language)
+        if language == "japanese" or (language != "chinese" and self._kana.has_kana(readable)):
             readable = self._kana.read(readable)
-        elif language == "russian":
-            readable = readings.expand_dates(readable)
-        text.check_reading(readable, language)
-        if language == "chinese":
-            characters = readings.characters_to_check(readable)
-            phonemes = self._library.phonemes(characters, LANGUAGE_CODES["chinese"])
-            if not all(map(readings.is_reading, phonemes)):
-                raise no_reading(
-                    "text has rare Chinese characters that the embedded voice knows no reading for"
-                )
-        return readable
+        if not is_speakable(readable):
+            raise nothing_to_speak()
+        warnings = runs.check_letters(readable, language)
+        characters = readings.characters_to_check(readable)
+        phonemes = self._library.phonemes(characters, LANGUAGE_CODES["chinese"])
+        if not all(map(readings.is_reading, phonemes)):
+            raise no_reading(
+                "text has rare Chinese characters that the embedded voice knows no reading for"
+            )
+        return readable, warnings
+
+    def _speak(
+        self,
+        delivery: Delivery,
+        language: Language,
+        piece: str,
+        on_chunk: Callable[[Samples], bool],
+    ) -> None:
+        """Speak a piece, each run in its language and without a gap before the next."""
+        parts = runs.split_runs(piece, language)
+        for at, run in enumerate(parts):
+            is_last = at == len(parts) - 1
+            run_delivery, phonetic = self._delivered(delivery, run)
+            if len(parts) == 1:
+                self._library.synthesise(run_delivery, phonetic, on_chunk)
+                return
+            chunks: list[Samples] = [np.zeros(0, np.float32)]
+            # A comma keeps the voice up, as within a sentence.
+            self._library.synthesise(
+                run_delivery, phonetic if is_last else f"{phonetic},", _keep(chunks)
+            )
+            if not on_chunk(_trim(np.concatenate(chunks), keep_start=at == 0, keep_end=is_last)):
+                return
+
+    def _delivered(self, delivery: Delivery, run: runs.Run) -> tuple[Delivery, str]:
+        """The delivery of a run, and its text with the phonemes that espeak-ng lacks."""
+        phonetic = run.text
+        if run.language_code == "cmn":
+            phonetic = readings.with_phonemes(run.text)
+        elif russian.STRESS in run.text:
+            words = russian.stressed_words(run.text)
+            phonemes = self._library.phonemes([russian.unmarked(word) for word in words], "ru")
+            phonetic = russian.with_stress(run.text, dict(zip(words, phonemes, strict=True)))
+        has_phonemes = "[[" in phonetic
+        return replace(
+            delivery, language_code=run.language_code, has_phonemes=has_phonemes
+        ), phonetic
 
 
-def _has_latin_words(readable: str, language: Language) -> bool:
-    """Whether there are Latin words in Japanese longer than a usual abbreviation."""
-    return language == "japanese" and re.search(r"[A-Za-z]{4}", readable) is not None
+def _keep(chunks: list[Samples]) -> Callable[[Samples], bool]:
+    def keep(chunk: Samples) -> bool:
+        chunks.append(chunk)
+        return True
+
+    return keep
+
+
+def _trim(samples: Samples, *, keep_start: bool, keep_end: bool) -> Samples:
+    """Cut the silence at the ends that are joined to others; float32 [N]."""
+    loud = np.flatnonzero(np.abs(samples) > _LOUD)
+    if not len(loud):
+        return samples[:0]
+    margin = round(_JOIN_S / 2 * SAMPLE_RATE_HZ)
+    start = 0 if keep_start else max(0, int(loud[0]) - margin)
+    end = len(samples) if keep_end else int(loud[-1]) + margin
+    return samples[start:end]
