@@ -25,7 +25,6 @@ _WORD = re.compile(
     rf"[{_LATIN_LETTERS}](?:[{_LATIN_LETTERS}{_MARKS}]|['’](?=[{_LATIN_LETTERS}]))*+|[{_HAN}]++|[{_KANA}]++|[{_HANGUL}]++"
     rf"|[^\W\d_{_LATIN_LETTERS}{_HAN}{_KANA}{_HANGUL}](?:[^\W\d_{_LATIN_LETTERS}{_HAN}{_KANA}{_HANGUL}]|[{_MARKS}])*+"
 )
-_NO_LETTERS = re.compile(rf"[{_MARKS}'’]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_RUSSIAN = re.compile("[ђѓєіїјљћќўџґ]", re.IGNORECASE)
 
@@ -53,7 +52,9 @@ def check_letters(text: str, language: Language) -> list[str]:
             f"text has letters that the embedded voice cannot read: {_named(unread)}. "
             "Write these words in letters of one of the ten languages"
         )
-    names = {_READERS[code].get("name") for code in filter(None, readers.values()) if code in _READERS}
+    names = {
+        _READERS[code].get("name") for code in filter(None, readers.values()) if code in _READERS
+    }
     warnings = [
         f"words in {name} letters are read by espeak-ng's {name}"
         for name in sorted(filter(None, names))
@@ -101,7 +102,7 @@ def _between(gap: str, base: str) -> Iterator[tuple[str | None, str]]:
 @lru_cache(maxsize=4096)
 def _reader(word: str, base: str) -> str | None:
     """Find the language of espeak-ng that has all letters of a word; None where none has."""
-    letters = _NO_LETTERS.sub("", word)
+    letters = "".join(filter(str.isalpha, word))
     if _letters_of_text(base).fullmatch(letters):
         return base
     for code in _READERS:
@@ -126,7 +127,7 @@ def _letters_of_text(base: str) -> re.Pattern[str]:
 
 def _unread(word: str, base: str) -> set[str]:
     """The letters that keep a word from being read; all, where it mixes those of languages."""
-    letters = set(_NO_LETTERS.sub("", word))
+    letters = set(filter(str.isalpha, word))
     known = [_letters_of_text(base), *map(_letters, _READERS)]
     return {c for c in letters if not any(read.fullmatch(c) for read in known)} or letters
 

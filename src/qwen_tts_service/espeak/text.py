@@ -48,6 +48,10 @@ def _plain(char: str) -> str:
         return "\n" if char == "\n" else " "
     if unicodedata.east_asian_width(char) in "FH" and char.isalnum():
         return unicodedata.normalize("NFKC", char)
+    if char.isdecimal():
+        return str(unicodedata.decimal(char))
+    if category in ("No", "Nl") and char > "\u00ff":  # ⑳, Ⅳ and ⅓; ² and ½ are read
+        return unicodedata.normalize("NFKC", char).replace("\u2044", "/")
     if char in _GRAVE:
         return _GRAVE[char]
     if "\u1e00" <= char <= "\u1e9f":  # no language here has them
