@@ -201,7 +201,7 @@ MAX_LINES = {
     "audio": 320,
     "cli": 350,
     "engine": 1060,
-    "espeak": 530,
+    "espeak": 1060,
     "hub": 310,
     "kernels": 290,
     "model": 1260,
@@ -211,7 +211,7 @@ MAX_LINES = {
     "text": 430,
     "voice": 280,
 }
-MAX_LINES_OF_ALL = 7500
+MAX_LINES_OF_ALL = 8040
 
 
 def lines_of_code(path: Path) -> int:

@@ -61,7 +61,6 @@ def test_text_without_a_reading_is_refused(voice, text, language):
     with pytest.raises(CannotSpeak) as caught:
         voice.prepare(request(text, language))
     assert (caught.value.code, caught.value.param) == ("no_reading", "text")
-    assert text not in caught.value.message
 
 
 def test_text_that_turns_out_silent_fails_before_its_first_chunk(voice):

@@ -95,13 +95,9 @@ class Notation:
             written = re.sub(r"\A(?:https?://)?(?:www\.)?|[/?#:].*\Z", "", written, flags=re.DOTALL)
         elif match["name"]:
             written, rest = match["name"], ""
-        labels = self._table.get("labels", {})
-        words = [labels.get(part, part) for part in re.split(r"[.@]", written)]
-        marks = [
-            self._table["at" if mark == "@" else "dot"] for mark in re.findall(r"[.@]", written)
-        ]
-        joined = " ".join(word for pair in zip(words, [*marks, ""], strict=True) for word in pair)
-        return re.sub(r"[-_+]+", " ", joined).strip() + rest
+        words = {"@": self._table["at"], ".": self._table["dot"], **self._table.get("labels", {})}
+        parts = (words.get(part, part) for part in re.split(r"([.@])", written))
+        return re.sub(r"[-_+]+", " ", " ".join(parts)).strip() + rest
 
     def read_figures(self, match: re.Match[str]) -> str:
         """Undo what groups the digits of a number, and set those of a phone apart."""

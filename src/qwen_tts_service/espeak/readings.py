@@ -19,6 +19,11 @@ _KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa]")
 _SPOKEN = {"は": "わ", "へ": "え", "〇": "ぜろ"}
 
 
+def has_kana(text: str) -> bool:
+    """Whether there is kana in a text, so that its Chinese characters are Japanese."""
+    return _KANA.search(text) is not None
+
+
 class KanaReader:
     """Converts kanji to kana with pykakasi, which is loaded in half a second.
 
@@ -28,11 +33,6 @@ class KanaReader:
     def __init__(self) -> None:
         self._kakasi = import_extra("pykakasi").kakasi()
         self._lock = threading.Lock()
-
-    @staticmethod
-    def has_kana(text: str) -> bool:
-        """Whether there is kana in a text, so that its Chinese characters are Japanese."""
-        return _KANA.search(text) is not None
 
     def read(self, text: str) -> str:
         """Write the text in kana; the spaces are what espeak-ng finds words by.

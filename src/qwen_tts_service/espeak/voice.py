@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
-from qwen_tts_service.text.split import is_speakable, nothing_to_speak
+from qwen_tts_service.text.split import nothing_to_speak
 from qwen_tts_service.types import FRAME_S, Language, Samples, SpeechRequest, VoiceChoice
 
 from . import no_reading, readings, runs, russian, text
@@ -74,14 +74,13 @@ class EspeakVoice:
             )
         language: Language = request.language or "english"
         choice, delivery = choose_delivery(request, self.speakers)
-        readable, warnings = self._read(request.text or "", language)
-        pieces = text.split(readable, language)
+        pieces, warnings = self._read(request.text or "", language)
         max_samples = round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ)
         synthesise = partial(self._speak, delivery, language)
         return EspeakUtterance(
             choice=choice,
             warning="; ".join(warnings) or None,
-            expected_s=text.expected_s(readable, language),
+            expected_s=text.expected_s(" ".join(pieces), language),
             pieces=pieces,
             delivery=delivery,
             start=partial(EspeakStream, pieces, synthesise, self._worker, max_samples=max_samples),
@@ -105,21 +104,40 @@ class EspeakVoice:
         self._worker.shutdown(wait=True)
         self._library.close()
 
-    def _read(self, raw: str, language: Language) -> tuple[str, list[str]]:
-        """Make the text one that espeak-ng reads, with warnings, or refuse it."""
+    def _read(self, raw: str, language: Language) -> tuple[tuple[str, ...], list[str]]:
+        """Make pieces of text that espeak-ng reads, and warnings; or refuse the text."""
         readable = write_out(russian.mark_stress(text.clean(raw)), language)
-        if language == "japanese" or (language != "chinese" and self._kana.has_kana(readable)):
+        if language == "japanese":
             readable = self._kana.read(readable)
-        if not is_speakable(readable):
+        pieces = text.split(readable, language)
+        if not pieces:
             raise nothing_to_speak()
+        if language not in ("chinese", "japanese"):
+            pieces = tuple(map(self._with_kana, pieces))
+        readable = " ".join(pieces)
         warnings = runs.check_letters(readable, language)
-        characters = readings.characters_to_check(readable)
+        self._check_characters(readings.characters_to_check(readable))
+        return pieces, warnings
+
+    def _check_characters(self, characters: list[str]) -> None:
+        """Refuse Chinese characters that espeak-ng would spell by their code."""
+        if not characters:
+            return
         phonemes = self._library.phonemes(characters, LANGUAGE_CODES["chinese"])
-        if not all(map(readings.is_reading, phonemes)):
+        unread = [
+            char
+            for char, sound in zip(characters, phonemes, strict=True)
+            if not readings.is_reading(sound)
+        ]
+        if unread:
             raise no_reading(
-                "text has rare Chinese characters that the embedded voice knows no reading for"
+                "text has rare Chinese characters that the embedded voice knows no reading for: "
+                + " ".join(unread[:20])
             )
-        return readable, warnings
+
+    def _with_kana(self, piece: str) -> str:
+        """Read Chinese characters beside kana as Japanese; others are left, and are Chinese."""
+        return self._kana.read(piece) if readings.has_kana(piece) else piece
 
     def _speak(
         self,
