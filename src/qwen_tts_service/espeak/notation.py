@@ -20,7 +20,9 @@ _SCALE = (
     r"(?:thousand|[mb]illion|Mi[ol]\.|Mrd\.|Millionen|Milliarden?|millions?|milliards?|mill[oó]n(?:es)?"
     r"|mil\b|mil[hi]\w+|тыс\.?|млн\.?|млрд\.?|[万亿億만억])"
 )
-_NO_LETTER = "(?![A-Za-zÀ-ɏа-яёА-ЯЁ\\d²³])"
+_LETTERS = "A-Za-zÀ-ɏа-яёА-ЯЁ"  # of words with spaces between them
+_NO_LETTER = rf"(?![{_LETTERS}\d²³])"
+_START = rf"(?<![{_LETTERS}\d.,])"
 
 _ADDRESS = re.compile(
     r"(?P<url>(?:https?://|(?<!\w)www\.)[^\s<>«»\"]+)"
@@ -28,19 +30,21 @@ _ADDRESS = re.compile(
     r"|(?<![A-Za-z0-9@./-])(?P<name>(?:[A-Za-z0-9-]{2,}\.)+[a-z]{2,6}+)(?:/[\w/.-]*)?(?![A-Za-z0-9@-])"
 )
 _FIGURES = re.compile(
-    r"(?<![\w.,-])(?P<date>\d{4}-\d{2}-\d{2}|\d{1,2}\.\d{1,2}\.\d{4}(?!\.?\d))"
-    r"|(?<![\w.,])(?P<phone>\+\d(?:[ \u00a0()-]{0,2}\d){6,13}"
+    rf"{_START}(?<!-)(?P<date>\d{{4}}-\d{{2}}-\d{{2}}|\d{{1,2}}\.\d{{1,2}}\.\d{{4}}(?!\.?\d))"
+    rf"|{_START}(?P<phone>\+\d(?:[ \u00a0()-]{{0,2}}\d){{6,13}}"
     r"|8[ -]?\(?\d{3}\)?[ -]?\d{3}[ -]?\d{2}[ -]?\d{2}"
-    r"|\(\d{3,5}\)[ -]?\d{1,3}(?:-\d{2,4}){1,2}|\d{2,5}(?:-\d{2,4}){2,})(?![\w-])"
-    rf"|(?<![\w.,])(?<!\d{_SPACE})(?P<grouped>[1-9]\d{{0,2}}(?:{_SPACE}\d{{3}})+)(?!\d|-\d{{1,2}}(?!\d))"
+    r"|\(\d{3,5}\)[ -]?\d{1,3}(?:-\d{2,4}){1,2}|\d{2,5}(?:-\d{2,4}){2,})(?!-)"
+    rf"{_NO_LETTER}"
+    rf"|{_START}(?<!\d{_SPACE})(?P<grouped>[1-9]\d{{0,2}}(?:{_SPACE}\d{{3}})+)"
+    r"(?!\d|-\d{1,2}(?!\d))"
     r"|(?<![\d.,])(?P<both>\d{1,3}(?:(?:\.\d{3})+,\d+|(?:,\d{3})+\.\d+))(?![\d.,]\d)"
     r"|(?<![\d.])(?P<dotted>\d+(?:\.\d+){2,})(?!\d)"
 )
 _IP = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.|\Z)){4}\Z")
 _THOUSANDS = re.compile(r"\d{1,3}(?:\.\d{3})+")
-_RANGE = re.compile(rf"(?<![\w.,/-])({_NUMBER})[-–—]({_NUMBER})(?!-|[.,]\d){_NO_LETTER}")
+_RANGE = re.compile(rf"{_START}(?<![/-])({_NUMBER})[-–—]({_NUMBER})(?!-|[.,]\d){_NO_LETTER}")
 _DECIMAL = re.compile(r"(?<![\d.,])(\d+)\.(\d+)(?![.,]?\d)")
-_MINUS = re.compile(r"(?<![\w.,)\]])[-–−](?=\d)")
+_MINUS = re.compile(rf"{_START}(?<![)\]])[-–−](?=\d)")
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])/(?=[^\W\d_])")
 _INITIAL = re.compile(r"(?<!\w)([A-HJ-ZÀ-ÝА-ЮЁ])\.\s?(?=[A-ZÀ-ÝА-ЯЁ])")
 _CAPITALS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5}(?![A-Za-z])")
@@ -79,10 +83,10 @@ class Notation:
         amount = rf"{_NUMBER}(?:\s?{_SCALE})?"
         self.money = re.compile(
             rf"(?P<sign>{currencies})\s?(?P<amount>(?<!\d){amount})"
-            rf"|(?<![\w.,])(?P<before>{amount})\s?(?P<behind>{currencies}){_NO_LETTER}"
+            rf"|{_START}(?P<before>{amount})\s?(?P<behind>{currencies}){_NO_LETTER}"
         )
         self.quantity = re.compile(
-            rf"(?<![\w.,])(?P<number>{_NUMBER})\s?(?P<unit>{units}){_NO_LETTER}"
+            rf"{_START}(?P<number>{_NUMBER})\s?(?P<unit>{units}){_NO_LETTER}"
         )
         self.signs = re.compile(rf"\s*({_alternatives(table['signs'])})\s*")
         self.minus = f"{table['signs']['−']} " if "−" in table["signs"] else "-"
@@ -95,8 +99,12 @@ class Notation:
             written = re.sub(r"\A(?:https?://)?(?:www\.)?|[/?#:].*\Z", "", written, flags=re.DOTALL)
         elif match["name"]:
             written, rest = match["name"], ""
-        words = {"@": self._table["at"], ".": self._table["dot"], **self._table.get("labels", {})}
-        parts = (words.get(part, part) for part in re.split(r"([.@])", written))
+        words: dict[str, str] = {
+            "@": self._table["at"],
+            ".": self._table["dot"],
+            **self._table.get("labels", {}),
+        }
+        parts = [words.get(part, part) for part in str.split(re.sub(r"([.@])", r" \1 ", written))]
         return re.sub(r"[-_+]+", " ", " ".join(parts)).strip() + rest
 
     def read_figures(self, match: re.Match[str]) -> str:
@@ -110,10 +118,10 @@ class Notation:
             return re.sub(_SPACE, "", written)
         if match["both"]:
             whole, decimals = re.split(r"[.,](?=\d+\Z)", written)
-            return re.sub("[.,]", "", whole) + self._table["decimal"] + decimals
+            return f"{re.sub('[.,]', '', whole)}{self._table['decimal']}{decimals}"
         if _THOUSANDS.fullmatch(written) and not _IP.match(written):
             return written.replace(".", "")
-        return written.replace(".", f" {self._table['dot']} ")
+        return f" {self._table['dot']} ".join(written.split("."))
 
     def _phone(self, written: str) -> str:
         digits = re.sub(

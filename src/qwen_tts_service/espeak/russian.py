@@ -24,11 +24,9 @@ _ORDINAL = re.compile(
     rf"(?<![\w.,-])(?P<number>\d{{1,4}})(?:[-\u2011](?P<ending>{'|'.join(_WORDS['endings'])})(?!\w)"
     rf"|(?<=\d{{4}})\s?(?P<noun>{_NOUNS}))"
 )
-_YEAR_WORDS = {"г.": "года", "в.": "век"}
-_ROMAN = re.compile(
-    rf"(?<!\w)(?P<roman>[IVXХ]{{1,6}})(?:\s(?P<noun>{_NOUNS})|(?<=[а-яё] [IVX])(?!\w)"
-    r"|(?<=[а-яё] [IVX]{2})(?!\w)|(?<=[а-яё] [IVX]{3})(?!\w)|(?<=[а-яё] [IVX]{4})(?!\w))"
-)
+_NOUN_WORDS = {"г.": "года", "в.": "век", "вв.": "века"}
+_ROMAN = re.compile(rf"(?<!\w)(?P<roman>[IVXХ]{{1,6}})(?!\w)(?:\s(?P<noun>{_NOUNS}))?")
+_NAMED = re.compile(r"(?:(?P<name>[А-ЯЁ][а-яё]+)|[а-яё]+)\s\Z")
 _ROMAN_SHAPE = re.compile(r"X{0,3}(?:IX|IV|V?I{0,3})\Z")
 _DECIMAL = re.compile(r"(?<![\d.,])(\d+),(\d{1,3})(?![\d.,]\d|\d)")
 _FRACTION = re.compile(r"(?<![\d./])(\d+)/(\d+)(?![\d/])")
@@ -37,19 +35,18 @@ _FEMININE_UNITS = {"1": "одна", "2": "две"}
 
 
 def write_out_dates(text: str) -> str:
-    """Write out dates in the genitive, the case of "when?", and ordinals, years among them.
+    """Write out dates in the genitive, the case of "when?", and ordinals and Roman numerals.
 
     01.02.2024 -> первого февраля две тысячи двадцать четвёртого года; what is no day of the
     calendar stays as it is.
     """
     text = _ISO_DATE.sub(_iso_day, text)
     text = _DAY.sub(_day, _DATE.sub(_full_date, text))
-    return _ORDINAL.sub(_ordinal_as_written, text)
+    return _ROMAN.sub(_roman, _ORDINAL.sub(_ordinal_as_written, text))
 
 
 def write_out_numbers(text: str) -> str:
-    """Write out Roman numerals, decimals and what agrees in gender with its noun."""
-    text = _ROMAN.sub(_roman, text)
+    """Write out fractions, decimals and what agrees in gender with its noun."""
     text = _FRACTION.sub(_fraction, text)
     text = _DECIMAL.sub(_decimal, text)
     return _BEFORE_FEMININE.sub(lambda found: agreed(found[1], "а"), text)
@@ -149,14 +146,14 @@ def _known_ordinal(number: int, ending: str) -> str | None:
 
 
 def _ordinal_as_written(match: re.Match[str]) -> str:
-    noun = match["noun"]
-    if noun == "г." and match.string[match.start() - 2 : match.start()].lower() == "в ":
-        noun = "году"
-    ending = _WORDS["nouns"][noun] if noun else _WORDS["endings"][match["ending"]]
-    words = _known_ordinal(int(match["number"]), ending)
-    if words is None:
-        return match[0]
-    return f"{words} {_YEAR_WORDS.get(noun, noun)}{_dot_of(match)}" if noun else words
+    number, noun = int(match["number"]), match["noun"]
+    if noun:
+        words = _before_noun(number, noun, match)
+        return f"{words}{_dot_of(match)}" if words else match[0]
+    # "90-е" are the nineties.
+    is_decade = match["ending"] == "е" and number % 10 == 0
+    ending = "ые" if is_decade else _WORDS["endings"][match["ending"]]
+    return _known_ordinal(number, ending) or match[0]
 
 
 def _dot_of(match: re.Match[str]) -> str:
@@ -167,14 +164,28 @@ def _dot_of(match: re.Match[str]) -> str:
 
 
 def _roman(match: re.Match[str]) -> str:
-    numeral = match["roman"].replace("Х", "X")
-    if not _ROMAN_SHAPE.match(numeral):
+    """XXI век -> двадцать первый век, Екатерина II -> Екатерина вторая; "гл. IV" has the figure."""
+    numeral, noun = match["roman"].replace("Х", "X"), match["noun"]
+    before = _NAMED.search(match.string[max(0, match.start() - 30) : match.start()])
+    is_sure = noun or (before and (before["name"] or len(numeral) > 1))
+    if not _ROMAN_SHAPE.match(numeral) or not (is_sure or len(set(numeral)) > 1):
         return match[0]
     values = [{"I": 1, "V": 5, "X": 10}[letter] for letter in numeral]
     number = sum(-value if value < max(values[at:]) else value for at, value in enumerate(values))
-    noun = match["noun"]
-    words = _ordinal(number, _WORDS["nouns"][noun] if noun else "ый")
-    return f"{words} {_YEAR_WORDS.get(noun, noun)}{_dot_of(match)}" if noun else words
+    if noun:
+        return f"{_before_noun(number, noun, match)}{_dot_of(match)}"
+    if not before:
+        return str(number)
+    is_feminine = before[0].strip().endswith(("а", "я", "часть"))
+    return _ordinal(number, "ая" if is_feminine else "ый")
+
+
+def _before_noun(number: int, noun: str, match: re.Match[str]) -> str | None:
+    """An ordinal with its noun; "в 2024 г." has another case than "2024 г."."""
+    if match.string[max(0, match.start() - 2) : match.start()].lower() == "в ":
+        noun = {"г.": "году", "в.": "веке"}.get(noun, noun)
+    words = _known_ordinal(number, _WORDS["nouns"][noun])
+    return f"{words} {_NOUN_WORDS.get(noun, noun)}" if words else None
 
 
 def _fraction(match: re.Match[str]) -> str:
