@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qwen_tts_service.espeak import russian
 from qwen_tts_service.espeak.library import EspeakLibrary
@@ -167,3 +169,12 @@ def test_mark_moves_the_stress_and_the_vowels_with_it(voice):
 )
 def test_plus_before_a_vowel_within_a_word_is_a_mark_of_stress(given, marked):
     assert russian.mark_stress(given) == marked
+
+
+@pytest.mark.parametrize("language", LANGUAGE_CODES)
+@given(text=st.text("0123456789 .,-–/+$€₽°%()абвгАБXIVх\u0301@:²", max_size=30))
+@settings(max_examples=40, deadline=None)
+def test_any_text_is_written_out_and_keeps_its_plain_words(language, text):
+    written = written_out(f"слово {text} word", language)
+    assert written.startswith("слово")
+    assert written.endswith("word")

@@ -46,7 +46,7 @@ _RANGE = re.compile(rf"{_START}(?<![/-])({_NUMBER})[-–—]({_NUMBER})(?!-|[.,]
 _DECIMAL = re.compile(r"(?<![\d.,])(\d+)\.(\d+)(?![.,]?\d)")
 _MINUS = re.compile(rf"{_START}(?<![)\]])[-–−](?=\d)")
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])/(?=[^\W\d_])")
-_INITIAL = re.compile(r"(?<!\w)([A-HJ-ZÀ-ÝА-ЮЁ])\.\s?(?=[A-ZÀ-ÝА-ЯЁ])")
+_INITIAL = re.compile(r"(?<!\w)([A-HJ-ZÀ-ÝА-ЮЁ])\.\s?(?=[A-ZÀ-ÝА-ЯЁ,;)]|\Z)")
 _CAPITALS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5}(?![A-Za-z])")
 # Words in capitals, which are not spelled.
 _WORD = re.compile(

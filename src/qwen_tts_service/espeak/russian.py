@@ -27,6 +27,7 @@ _ORDINAL = re.compile(
 _NOUN_WORDS = {"г.": "года", "в.": "век", "вв.": "века"}
 _ROMAN = re.compile(rf"(?<!\w)(?P<roman>[IVXХ]{{1,6}})(?!\w)(?:\s(?P<noun>{_NOUNS}))?")
 _NAMED = re.compile(r"(?:(?P<name>[А-ЯЁ][а-яё]+)|[а-яё]+)\s\Z")
+_CENTURIES = re.compile(r"[-–][IVX]{1,6}\sв")
 _ROMAN_SHAPE = re.compile(r"X{0,3}(?:IX|IV|V?I{0,3})\Z")
 _DECIMAL = re.compile(r"(?<![\d.,])(\d+),(\d{1,3})(?![\d.,]\d|\d)")
 _FRACTION = re.compile(r"(?<![\d./])(\d+)/(\d+)(?![\d/])")
@@ -174,9 +175,9 @@ def _roman(match: re.Match[str]) -> str:
     number = sum(-value if value < max(values[at:]) else value for at, value in enumerate(values))
     if noun:
         return f"{_before_noun(number, noun, match)}{_dot_of(match)}"
-    if not before:
+    if not before and not _CENTURIES.match(match.string, match.end()):
         return str(number)
-    is_feminine = before[0].strip().endswith(("а", "я", "часть"))
+    is_feminine = before is not None and before[0].strip().endswith(("а", "я", "часть"))
     return _ordinal(number, "ая" if is_feminine else "ый")
 
 
