@@ -40,6 +40,7 @@ _FIGURES = re.compile(
     r"|(?<![\d.,])(?P<both>\d{1,3}(?:(?:\.\d{3})+,\d+|(?:,\d{3})+\.\d+))(?![\d.,]\d)"
     r"|(?<![\d.])(?P<dotted>\d+(?:\.\d+){2,})(?!\d)"
 )
+_DIGIT = re.compile("[0-9]")
 _IP = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.|\Z)){4}\Z")
 _THOUSANDS = re.compile(r"\d{1,3}(?:\.\d{3})+")
 _RANGE = re.compile(rf"{_START}(?<![/-])({_NUMBER})[-–—]({_NUMBER})(?!-|[.,]\d){_NO_LETTER}")
@@ -61,14 +62,16 @@ def write_out(text: str, language: Language) -> str:
     text = _ADDRESS.sub(notation.read_address, text)
     if language == "russian":
         text = russian.write_out_dates(text)
-    text = _FIGURES.sub(notation.read_figures, text)
-    text = notation.money.sub(notation.read_money, text)
-    text = notation.quantity.sub(notation.read_quantity, text)
-    text = notation.rules.sub(notation.apply_rule, text)
-    text = _BETWEEN_WORDS.sub(" ", _RANGE.sub(notation.read_range, text))
-    if language == "russian":
-        text = russian.write_out_numbers(text)
-    text = notation.read_decimals(_MINUS.sub(notation.minus, text))
+    if has_figures := _DIGIT.search(text) is not None:
+        text = _FIGURES.sub(notation.read_figures, text)
+        text = notation.money.sub(notation.read_money, text)
+        text = notation.quantity.sub(notation.read_quantity, text)
+    text = _BETWEEN_WORDS.sub(" ", notation.rules.sub(notation.apply_rule, text))
+    if has_figures:
+        text = _RANGE.sub(notation.read_range, text)
+        if language == "russian":
+            text = russian.write_out_numbers(text)
+        text = notation.read_decimals(_MINUS.sub(notation.minus, text))
     text = notation.signs.sub(notation.read_sign, text)
     return notation.read_letters(text)
 
@@ -204,7 +207,7 @@ class Notation:
 
     def _ordinals(self, text: str) -> str:
         after, before = self._table["ordinal_after"], self._table["ordinal_before"]
-        stems = self._table["ordinals"].split()
+        stems: list[str] = self._table["ordinals"].split()
 
         def read(found: re.Match[str]) -> str:
             number = int(found[2] or found[3])
@@ -214,7 +217,8 @@ class Notation:
             return (found[1] or "") + stems[number - 1] + ending
 
         return re.sub(
-            rf"\b((?i:{after})\s)(\d{{1,2}})\.(?=\s[A-ZÄÖÜ])|(?<![\w.,])(\d{{1,2}})\.(?=\s?(?:{before})\b)",
+            rf"\b((?i:{after})\s)(\d{{1,2}})\.(?=\s[A-ZÄÖÜ])"
+            rf"|(?<![\w.,])(\d{{1,2}})\.(?=\s?(?:{before})\b)",
             read,
             text,
         )

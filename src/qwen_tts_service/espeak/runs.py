@@ -99,17 +99,19 @@ def _between(gap: str, base: str) -> Iterator[tuple[str | None, str]]:
         yield base if is_speakable(gap) else None, gap
 
 
-@lru_cache(maxsize=4096)
 def _reader(word: str, base: str) -> str | None:
     """Find the language of espeak-ng that has all letters of a word; None where none has."""
-    letters = "".join(filter(str.isalpha, word))
+    letters = "".join(sorted(set(filter(str.isalpha, word))))
+    code = _reader_of(letters, base)
+    # The name of a Greek letter is known everywhere.
+    return base if code == "el" and len(word) == 1 else code
+
+
+@lru_cache(maxsize=512)
+def _reader_of(letters: str, base: str) -> str | None:
     if _letters_of_text(base).fullmatch(letters):
         return base
-    for code in _READERS:
-        if _letters(code).fullmatch(letters):
-            # The name of a Greek letter is known everywhere.
-            return base if code == "el" and len(letters) == 1 else code
-    return None
+    return next((code for code in _READERS if _letters(code).fullmatch(letters)), None)
 
 
 @cache
