@@ -20,7 +20,7 @@ _SCALE = (
     r"(?:thousand|[mb]illion|Mi[ol]\.|Mrd\.|Millionen|Milliarden?|millions?|milliards?|mill[oó]n(?:es)?"
     r"|mil\b|mil[hi]\w+|тыс\.?|млн\.?|млрд\.?|[万亿億만억])"
 )
-_LETTERS = "A-Za-zÀ-ɏа-яёА-ЯЁ"  # of words with spaces between them
+_LETTERS = "A-Za-zÀ-ÖØ-öø-ɏа-яёА-ЯЁ"  # of words with spaces between them
 _NO_LETTER = rf"(?![{_LETTERS}\d²³])"
 _START = rf"(?<![{_LETTERS}\d.,])"
 
@@ -85,7 +85,7 @@ class Notation:
         currencies, units = (_alternatives(table[kind]) for kind in ("currencies", "units"))
         amount = rf"{_NUMBER}(?:\s?{_SCALE})?"
         self.money = re.compile(
-            rf"(?P<sign>{currencies})\s?(?P<amount>(?<!\d){amount})"
+            rf"(?P<sign>{currencies})\s?(?P<amount>(?<!\d){amount}){_NO_LETTER}"
             rf"|{_START}(?P<before>{amount})\s?(?P<behind>{currencies}){_NO_LETTER}"
         )
         self.quantity = re.compile(
