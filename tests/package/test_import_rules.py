@@ -201,17 +201,17 @@ MAX_LINES = {
     "audio": 320,
     "cli": 350,
     "engine": 1060,
-    "espeak": 1060,
+    "espeak": 1085,
     "hub": 310,
     "kernels": 290,
     "model": 1260,
     "qwen": 220,
     "speech": 490,
     "telemetry": 140,
-    "text": 430,
+    "text": 450,
     "voice": 280,
 }
-MAX_LINES_OF_ALL = 8040
+MAX_LINES_OF_ALL = 8100
 
 
 def lines_of_code(path: Path) -> int:

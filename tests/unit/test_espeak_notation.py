@@ -14,6 +14,7 @@ from qwen_tts_service.espeak.mapping import LANGUAGE_CODES
 from qwen_tts_service.espeak.notation import write_out
 from qwen_tts_service.espeak.text import clean
 from qwen_tts_service.espeak.voice import EspeakVoice
+from qwen_tts_service.text.stress import mark_stress
 from qwen_tts_service.types import SpeechRequest
 
 TABLE = Path(__file__).parent.parent / "data" / "espeak_readings.tsv"
@@ -23,7 +24,7 @@ ROWS = [line.split("\t") for line in TABLE.read_text("utf-8").splitlines()]
 
 
 def written_out(text, language):
-    return write_out(russian.mark_stress(clean(text)), language)
+    return write_out(mark_stress(clean(text)), language)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_dot_that_ends_the_sentence_too_stays(text, language, written):
 )  # fmt: skip
 def test_what_is_read_well_stays(text, language):
     expected = text.replace(" 345 678", "345678") if "345" in text else text
-    assert write_out(russian.mark_stress(text), language) == expected
+    assert write_out(mark_stress(text), language) == expected
 
 
 @pytest.mark.parametrize(
@@ -155,20 +156,6 @@ def test_mark_moves_the_stress_and_the_vowels_with_it(voice):
     assert {word: russian.with_stress(word, known) for word in MOVED} == {
         word: f"[[{sound}]]" for word, sound in MOVED.items()
     }
-
-
-@pytest.mark.parametrize(
-    ("given", "marked"),
-    [
-        ("обесп+ечение", "обеспе\u0301чение"),
-        ("з+амок", "за\u0301мок"),
-        ("+аист", "а\u0301ист"),
-        ("2+2 C++ +7 а+б", "2+2 C++ +7 а+б"),
-        ("русский+английский", "русский+английский"),
-    ],
-)
-def test_plus_before_a_vowel_within_a_word_is_a_mark_of_stress(given, marked):
-    assert russian.mark_stress(given) == marked
 
 
 @pytest.mark.parametrize("language", LANGUAGE_CODES)

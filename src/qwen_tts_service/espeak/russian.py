@@ -3,6 +3,8 @@
 import re
 from datetime import date
 
+from qwen_tts_service.text.stress import STRESS
+
 from . import read_table
 
 _WORDS: dict[str, dict[str, str]] = read_table("russian.toml")
@@ -206,24 +208,14 @@ def _decimal(match: re.Match[str]) -> str:
 
 # Stress ---------------------------------------------------------------------------------
 
-STRESS = "\u0301"
 _VOWELS = "аеёиоуыэюя"
 _MARKED_WORD = re.compile(
     rf"(?<![а-яё\u0301])[а-яё]*[{_VOWELS}]\u0301[а-яё\u0300\u0301]*", re.IGNORECASE
 )
 _STRAY_MARK = re.compile(r"[\u0300\u0301]")
-# "обесп+ечение" and "+аист", but not "2+2", "а+б" or "русский+английский".
-_PLUS = re.compile(
-    rf"(?<=[б-джзк-нп-тф-щ])\+([{_VOWELS}])|(?<![^\s(«\"])\+([{_VOWELS}])(?=[а-яё])", re.I
-)
 _VOWEL_PHONEMES = re.compile(r"V#|a#|E#|E2|I2|I3|O#|o#|u\"|u#|U|[AaVEeIiOouYy80]")
 _STRESSED = {"а": "A", "я": "A", "о": "o", "ё": "o", "у": "u", "ю": "u", "ы": "y", "и": "i"}
 _UNSTRESSED = {"а": "V", "о": "V", "у": "u", "ю": "u", "ы": "y", "э": "I"}
-
-
-def mark_stress(text: str) -> str:
-    """Write "+" before a stressed vowel as U+0301 behind it."""
-    return _PLUS.sub(lambda found: (found[1] or found[2]) + STRESS, text)
 
 
 def stressed_words(text: str) -> list[str]:

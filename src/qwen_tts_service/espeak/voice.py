@@ -9,6 +9,7 @@ import numpy as np
 
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
 from qwen_tts_service.text.split import nothing_to_speak
+from qwen_tts_service.text.stress import STRESS, mark_stress
 from qwen_tts_service.types import FRAME_S, Language, Samples, SpeechRequest, VoiceChoice
 
 from . import no_reading, readings, runs, russian, text
@@ -106,7 +107,7 @@ class EspeakVoice:
 
     def _read(self, raw: str, language: Language) -> tuple[tuple[str, ...], list[str]]:
         """Make pieces of text that espeak-ng reads, and warnings; or refuse the text."""
-        readable = write_out(russian.mark_stress(text.clean(raw)), language)
+        readable = write_out(mark_stress(text.clean(raw)), language)
         if language == "japanese":
             readable = self._kana.read(readable)
         pieces = text.split(readable, language)
@@ -167,7 +168,7 @@ class EspeakVoice:
         phonetic = run.text
         if run.language_code == "cmn":
             phonetic = readings.with_phonemes(run.text)
-        elif russian.STRESS in run.text:
+        elif STRESS in run.text:
             words = russian.stressed_words(run.text)
             phonemes = self._library.phonemes([russian.unmarked(word) for word in words], "ru")
             phonetic = russian.with_stress(run.text, dict(zip(words, phonemes, strict=True)))
