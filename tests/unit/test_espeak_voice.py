@@ -106,12 +106,18 @@ def test_foreign_word_sounds_as_in_its_own_language(voice, text, language, alone
 
 @pytest.mark.parametrize(
     "text",
-    ["The word привет means hello.", "I live in 東京 now.", "Say 안녕 to ねこ and мир, friend."],
+    ["The word привет means hello.", "I live in 東京 now.", "Say 안녕 to ねこ and мир friend."],
 )
 def test_change_of_language_leaves_no_gap(voice, text):
     samples, _ = asyncio.run(speak(voice, text=text, language="english"))
     loud = np.flatnonzero(np.abs(samples) > 0.003)
     assert np.diff(loud).max() < 0.1 * voice.sample_rate_hz
+
+
+def test_comma_before_a_foreign_word_keeps_its_pause(voice):
+    samples, _ = asyncio.run(speak(voice, text="He said, привет.", language="english"))
+    loud = np.flatnonzero(np.abs(samples) > 0.003)
+    assert np.diff(loud).max() > 0.12 * voice.sample_rate_hz
 
 
 def test_length_cap_cuts_within_foreign_words(voice):

@@ -21,9 +21,10 @@ _HAN = "\u3005-\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _KANA = "\u3041-\u3096\u309d-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
 _HANGUL = "\uac00-\ud7a3\u3131-\u318e"
 # Letters of one script that stand together; Chinese and kana are written without spaces.
+_OTHER = rf"^\W\d_{_LATIN_LETTERS}{_HAN}{_KANA}{_HANGUL}"
 _WORD = re.compile(
-    rf"[{_LATIN_LETTERS}](?:[{_LATIN_LETTERS}{_MARKS}]|['’](?=[{_LATIN_LETTERS}]))*+|[{_HAN}]++|[{_KANA}]++|[{_HANGUL}]++"
-    rf"|[^\W\d_{_LATIN_LETTERS}{_HAN}{_KANA}{_HANGUL}](?:[^\W\d_{_LATIN_LETTERS}{_HAN}{_KANA}{_HANGUL}]|[{_MARKS}])*+"
+    rf"[{_LATIN_LETTERS}](?:[{_LATIN_LETTERS}{_MARKS}]|['’](?=[{_LATIN_LETTERS}]))*+"
+    rf"|[{_HAN}]++|[{_KANA}]++|[{_HANGUL}]++|[{_OTHER}](?:[{_OTHER}]|[{_MARKS}])*+"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_RUSSIAN = re.compile("[ђѓєіїјљћќўџґ]", re.IGNORECASE)

@@ -21,6 +21,7 @@ from .stream import EspeakStream
 # At a change of language within a sentence; about what is left between two words.
 _JOIN_S = 0.03
 _LOUD = 0.003
+_CLAUSE_ENDS = (*",.;:!?…—–，。、；：！？",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,25 +150,29 @@ class EspeakVoice:
     ) -> None:
         """Speak a piece, each run in its language and without a gap before the next."""
         parts = runs.split_runs(piece, language)
-        for at, run in enumerate(parts):
-            is_last = at == len(parts) - 1
+        has_gap_before = True
+        for run in parts:
             run_delivery, phonetic = self._delivered(delivery, run)
             if len(parts) == 1:
                 self._library.synthesise(run_delivery, phonetic, on_chunk)
                 return
+            has_gap_behind = run is parts[-1] or run.text.rstrip().endswith(_CLAUSE_ENDS)
+            if not has_gap_behind:
+                phonetic += ","  # keeps the voice up, as within a sentence
             chunks: list[Samples] = [np.zeros(0, np.float32)]
-            # A comma keeps the voice up, as within a sentence.
-            self._library.synthesise(
-                run_delivery, phonetic if is_last else f"{phonetic},", _keep(chunks)
-            )
-            if not on_chunk(_trim(np.concatenate(chunks), keep_start=at == 0, keep_end=is_last)):
+            self._library.synthesise(run_delivery, phonetic, _keep(chunks))
+            samples = np.concatenate(chunks)
+            if not on_chunk(_trim(samples, keep_start=has_gap_before, keep_end=has_gap_behind)):
                 return
+            has_gap_before = has_gap_behind
 
     def _delivered(self, delivery: Delivery, run: runs.Run) -> tuple[Delivery, str]:
         """The delivery of a run, and its text with the phonemes that espeak-ng lacks."""
         phonetic = run.text
         if run.language_code == "cmn":
             phonetic = readings.with_phonemes(run.text)
+        elif STRESS in run.text and run.language_code != "ru":
+            phonetic = russian.unmarked(run.text)
         elif STRESS in run.text:
             words = russian.stressed_words(run.text)
             phonemes = self._library.phonemes([russian.unmarked(word) for word in words], "ru")
