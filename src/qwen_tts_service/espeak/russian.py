@@ -33,7 +33,7 @@ _CENTURIES = re.compile(r"[-–][IVX]{1,6}\sв")
 _ROMAN_SHAPE = re.compile(r"X{0,3}(?:IX|IV|V?I{0,3})\Z")
 _DECIMAL = re.compile(r"(?<![\d.,])(\d+),(\d{1,3})(?![\d.,]\d|\d)")
 _FRACTION = re.compile(r"(?<![\d./])(\d+)/(\d+)(?![\d/])")
-_BEFORE_FEMININE = re.compile(rf"(?<![\d.,])(\d*[12])(?=\s{_FEMININE})")
+_BEFORE_FEMININE = re.compile(rf"(?<![\d.,])(\d*[12])(?=\s({_FEMININE}))")
 _FEMININE_UNITS = {"1": "одна", "2": "две"}
 
 
@@ -52,7 +52,7 @@ def write_out_numbers(text: str) -> str:
     """Write out fractions, decimals and what agrees in gender with its noun."""
     text = _FRACTION.sub(_fraction, text)
     text = _DECIMAL.sub(_decimal, text)
-    return _BEFORE_FEMININE.sub(lambda found: agreed(found[1], "а"), text)
+    return _BEFORE_FEMININE.sub(_before_feminine, text)
 
 
 def form(forms: list[str], number: str) -> str:
@@ -204,6 +204,12 @@ def _decimal(match: re.Match[str]) -> str:
     is_one = rest[-1] == "1" and rest[-2:-1] != "1"
     wholes = "целая" if whole[-1] == "1" and whole[-2:-1] != "1" else "целых"
     return f"{agreed(whole, 'а')} {wholes} {agreed(rest, 'а')} {one if is_one else many}"
+
+
+def _before_feminine(match: re.Match[str]) -> str:
+    """1 минута -> одна минута, 1 минуту -> одну минуту."""
+    words = agreed(match[1], "а")
+    return words.replace("одна", "одну") if match[2].endswith(("у", "ю")) else words
 
 
 # Stress ---------------------------------------------------------------------------------
