@@ -14,6 +14,7 @@ from qwen_tts_service.espeak.mapping import LANGUAGE_CODES
 from qwen_tts_service.espeak.notation import write_out
 from qwen_tts_service.espeak.text import clean
 from qwen_tts_service.espeak.voice import EspeakVoice
+from qwen_tts_service.text.split import split_sentences
 from qwen_tts_service.text.stress import mark_stress
 from qwen_tts_service.types import SpeechRequest
 
@@ -81,6 +82,32 @@ def test_abbreviations_leave_no_gap(voice, text, language):
     assert len(utterance.pieces) == 1
     loud = np.flatnonzero(np.abs(np.concatenate(chunks)) > 0.003)
     assert np.diff(loud).max() < 0.17 * voice.sample_rate_hz
+
+
+SENTENCES = {
+    "russian": "Живёт на ул. Ленина, д. 5. Там и т. д. Потом 5 руб. Вот 2024 г. Был год. "
+    "А. С. Пушкин писал. См. рис. 3. Цена 10 000 ₽. МГУ открыт. API тоже. XXI век. "
+    "Сайт https://ya.ru. Конец.",
+    "english": "See Fig. 3. Mr. Smith paid $5.99. He left at 5 p.m. Monday came. It is 東京. "
+    "ねこ here. Main St. is long. Bread, etc. And more. J. K. Rowling. The end of U.S. Army.",
+    "german": "Am 3. Oktober kam er. Das war z. B. gut. Dr. Müller, usw. Dann 1.500,50 €. Ende.",
+    "french": "M. Dupont a 10 000 €. Mme Curie, etc. Ensuite 5 km. Fin.",
+    "spanish": "El Sr. García. EE. UU. es grande. P. ej. esto. Fin.",
+    "chinese": "价格¥100。今天20°C。10:30见！",
+    "japanese": "今日は5km。東京タワー。API。",
+}
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+def test_sentences_one_by_one_are_read_as_in_the_whole_text(voice, language):
+    whole, _ = voice._read(SENTENCES[language], language)
+    one_by_one = [
+        piece
+        for sentence in split_sentences(SENTENCES[language])
+        for piece in voice._read(sentence, language)[0]
+    ]
+    assert [piece.split() for piece in one_by_one] == [piece.split() for piece in whole]
+    assert len(whole) > 2
 
 
 @pytest.mark.parametrize(

@@ -164,9 +164,9 @@ class Notation:
         return f"{_agreed(number, word)}{gap}{word}" + _stop(match)
 
     def apply_rule(self, match: re.Match[str]) -> str:
-        """Replace what a rule matched."""
+        """Replace what a rule matched; a capital stays one, a sentence may begin there."""
         words, *is_last = self._rules[(match.lastindex or 1) - 1][1:]
-        return str(words) + _stop(match, before_capital=bool(is_last))
+        return _as_capital(match[0], words) + _stop(match, before_capital=bool(is_last))
 
     def read_range(self, match: re.Match[str]) -> str:
         """Read "10-15" as "10 to 15", what does not rise as two numbers."""
@@ -198,12 +198,13 @@ class Notation:
             text = self._ordinals(text)
         if "letters" in self._table:
             text = _CAPITALS.sub(self._spell, text)
-        return _INITIAL.sub(lambda found: f"{russian.letter_name(found[1])} ", text)
+        return _INITIAL.sub(lambda found: f"{russian.letter_name(found[1]).capitalize()} ", text)
 
     def _spell(self, match: re.Match[str]) -> str:
         if _WORD.fullmatch(match[0]):
             return match[0]
-        return " ".join(self._table["letters"][letter] for letter in match[0])
+        names = " ".join(self._table["letters"][letter] for letter in match[0])
+        return _as_capital(match[0], names)
 
     def _ordinals(self, text: str) -> str:
         after, before = self._table["ordinal_after"], self._table["ordinal_before"]
@@ -261,6 +262,10 @@ def _stop(match: re.Match[str], *, before_capital: bool = True) -> str:
     rest = match.string[match.end() : match.end() + 3]
     is_end = not match.string[match.end() : match.end() + 100].strip()
     return "." if is_end or (before_capital and re.match(r"\s+[^\W\d_a-zа-яё]", rest)) else ""
+
+
+def _as_capital(written: str, words: str) -> str:
+    return words[0].upper() + words[1:] if written[0].isupper() else words
 
 
 def _form(forms: list[str], number: str) -> str:

@@ -175,8 +175,8 @@ def _roman(match: re.Match[str]) -> str:
         return match[0]
     values = [{"I": 1, "V": 5, "X": 10}[letter] for letter in numeral]
     number = sum(-value if value < max(values[at:]) else value for at, value in enumerate(values))
-    if noun:
-        return f"{_before_noun(number, noun, match)}{_dot_of(match)}"
+    if noun:  # with a capital, as the numeral: a sentence may begin there
+        return f"{_before_noun(number, noun, match)}{_dot_of(match)}".capitalize()
     if not before and not _CENTURIES.match(match.string, match.end()):
         return str(number)
     is_feminine = before is not None and before[0].strip().endswith(("а", "я", "часть"))
