@@ -185,6 +185,12 @@ def test_mark_moves_the_stress_and_the_vowels_with_it(voice):
     }
 
 
+@pytest.mark.parametrize("text", ["{} минута", "{},5", "{} руб.", "{}-5", "{}/2", "5.{}"])
+def test_numbers_may_be_longer_than_python_converts(text):
+    digits = "1" * 5000
+    assert digits[:4990] in write_out(text.format(digits), "russian")
+
+
 @pytest.mark.parametrize("language", LANGUAGE_CODES)
 @given(text=st.text("0123456789 .,-–/+$€₽°%()абвгАБXIVх\u0301@:²", max_size=30))
 @settings(max_examples=40, deadline=None)

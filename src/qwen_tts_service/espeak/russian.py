@@ -72,8 +72,8 @@ def agreed(number: str, noun: str) -> str:
     unit = _FEMININE_UNITS.get(number[-1])
     if unit is None or (number[-1] == "2" and noun.endswith(("а", "я")) and noun != "а"):
         return number
-    rest = int(number) - int(number[-1])
-    return f"{rest} {unit}" if rest else unit
+    # Not by int(), which refuses numbers of more than 4,300 digits.
+    return f"{number[:-1]}0 {unit}" if number[:-1].strip("0") else unit
 
 
 def letter_name(letter: str) -> str:
