@@ -215,7 +215,7 @@ MAX_LINES = {
     "audio": 320,
     "cli": 350,
     "engine": 1060,
-    "espeak": 550,
+    "espeak": 1090,
     "hub": 310,
     "kernels": 290,
     "model": 1260,

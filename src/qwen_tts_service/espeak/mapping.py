@@ -65,7 +65,6 @@ def choose_delivery(
         pitch=person["pitch"] + manner["pitch"],
         pitch_range=50 + manner["pitch_range"],
         volume=100 + manner["volume"],
-        has_phonemes=language == "chinese",
     )
     return choice_with(outcomes, speaker=delivery.variant, language=language), delivery
 

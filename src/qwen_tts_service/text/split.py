@@ -195,7 +195,7 @@ _ALWAYS = _words(
     # German
     "hr fr frl bzw ggf evtl inkl exkl vgl hrsg geb gest sog "
     # French, Spanish, Italian, Portuguese
-    "mm mme mlle mgr ste cf sra srta sres dra drs ud uds vd avda gral lic ing dña sig sigg dott "
+    "mm mme mlle mgr ste cf ee sra srta sres dra drs ud uds vd avda gral lic ing dña sig sigg dott "
     "avv geom srs profa exmo exma"
 )
 # These go on only before a number: "No. 5" and "рис. 3", but "No. I will not."
