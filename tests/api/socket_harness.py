@@ -81,9 +81,9 @@ async def settle() -> None:
 class Told:
     """One speech: a frame for every letter, or what a word stands for.
 
-    `half` is half a frame, `bit` 1000 samples, `hold` goes on for ever, `mute` says nothing, `fail` fails, `break`
-    breaks, and `runaway`, `length` and `cancelled` end like that. No sample is like its
-    neighbours, so that none is lost or told twice unseen.
+    `half` is half a frame, `bit` 1000 samples, `hold` goes on for ever, `mute` says nothing,
+    `fail` fails, `break` breaks, and `runaway`, `length` and `cancelled` end like that. No sample
+    is like its neighbours, so that none is lost or told twice unseen.
     """
 
     def __init__(
