@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qwen_tts_service.engine import driver as module
-from qwen_tts_service.engine.driver import CudaDriver
+from qwen_tts_service.engine.driver import CudaDriver, EagerDriver
 
 
 class Stream:
@@ -137,3 +137,16 @@ def test_host_memory_is_pinned(driver, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "empty", lambda *shape, **how: asked.update(how, shape=shape))
     driver.pinned(2, 3, dtype=torch.int64)
     assert asked == {"shape": (2, 3), "dtype": torch.int64, "pin_memory": True}
+
+
+def test_without_graphs_the_same_steps_are_plain_calls():
+    driver, calls = EagerDriver(), []
+    driver.capture(lambda: calls.append("work"), "frames")()
+    assert calls == ["work", "work"]
+    with driver.codec_stream():
+        mark = driver.mark()
+    driver.hold(mark)
+    mark.wait()
+    assert mark.is_reached()
+    memory = driver.pinned(2, 3, dtype=torch.int64)
+    assert (memory.shape, memory.dtype) == ((2, 3), torch.int64)
