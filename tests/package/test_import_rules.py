@@ -210,19 +210,19 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 660,
+    "": 720,
     "api": 1560,
     "audio": 320,
-    "cli": 350,
+    "cli": 370,
     "engine": 1060,
-    "espeak": 1090,
+    "espeak": 1130,
     "hub": 325,
     "kernels": 295,
     "model": 1260,
-    "qwen": 230,
-    "speech": 680,
+    "qwen": 250,
+    "speech": 880,
     "telemetry": 140,
-    "text": 1060,
+    "text": 2080,
     "voice": 290,
 }
 MAX_LINES_OF_ALL = 10000
