@@ -14,6 +14,7 @@ from qwen_tts_service.espeak.mapping import LANGUAGE_CODES
 from qwen_tts_service.espeak.notation import write_out
 from qwen_tts_service.espeak.text import clean
 from qwen_tts_service.espeak.voice import EspeakVoice
+from qwen_tts_service.text.normalise import normalise
 from qwen_tts_service.text.split import split_sentences
 from qwen_tts_service.text.stress import mark_stress
 from qwen_tts_service.types import SpeechRequest
@@ -55,6 +56,21 @@ def test_texts_sound_like_the_words_that_a_person_would_read(voice, language):
         if one != other
     ]
     assert wrong == []
+
+
+def test_words_that_the_text_was_read_out_in_stay():
+    pytest.importorskip("ru_normalizr")
+    cases = TABLE.with_name("russian_cases.tsv").read_text("utf-8").splitlines()[2::3]
+    read = [normalise(case.split("\t")[1], "full", "russian") for case in cases]
+    # Capitals may be spelled, Latin words and files are the voice's own to read.
+    plain = [text for text in read if not re.search(r"[A-Za-z&×]|[А-ЯЁ](?![а-яё\u0301])", text)]
+    assert len(plain) > 200
+    changed = [text for text in plain if words(written_out(text, "russian")) != words(text)]
+    assert changed == []
+
+
+def words(text):
+    return re.findall(r"[\w\u0301]+", text)
 
 
 @pytest.mark.parametrize(
