@@ -142,6 +142,17 @@ def test_dot_that_ends_the_sentence_too_stays(text, language, written):
 
 
 @pytest.mark.parametrize(
+    ("text", "language", "written"),
+    [
+        ("Due 2024-02-01.", "english", "Due 2024 2 1."),
+        ("am 01.02.2024 da", "german", "am 1 2 2024 da"),
+    ],
+)
+def test_a_date_is_read_as_three_numbers(text, language, written):
+    assert write_out(text, language) == written
+
+
+@pytest.mark.parametrize(
     ("text", "language"),
     [
         ("2+2, C++, а+б, русский+английский", "russian"),
@@ -199,6 +210,11 @@ def test_mark_moves_the_stress_and_the_vowels_with_it(voice):
     assert {word: russian.with_stress(word, known) for word in MOVED} == {
         word: f"[[{sound}]]" for word, sound in MOVED.items()
     }
+
+
+def test_a_stressed_vowel_is_soft_before_a_soft_consonant():
+    assert russian.with_stress("не\u0301ти", {"не\u0301ти": "nI2t;'i"}) == "[[n'et;i]]"
+    assert russian.with_stress("де\u0301та", {"де\u0301та": "d;It'A"}) == "[[d;'Eta#]]"
 
 
 @pytest.mark.parametrize("text", ["{} минута", "{},5", "{} руб.", "{}-5", "{}/2", "5.{}"])

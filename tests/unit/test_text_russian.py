@@ -18,6 +18,7 @@ from qwen_tts_service.text import russian as module
 from qwen_tts_service.text.accent import Accentor
 from qwen_tts_service.text.normalise import normalise
 from qwen_tts_service.text.russian import has_russian, preload_russian
+from qwen_tts_service.text.russian_numbers import ordinal, zero_led
 from qwen_tts_service.text.split import split_sentences
 from qwen_tts_service.text.stress import drop_stress, mark_stress
 from qwen_tts_service.text.words import WordNormaliser
@@ -153,10 +154,35 @@ def test_auto_reads_out_russian_alone():
         ("Запусти docker compose up", "Запусти docker compose up"),
         ("Привет, мир! Как дела?", "Привет, мир! Как дела?"),
         ("Да.  Нет.", "Да. Нет."),
+        ("Это котеныш.", "Это котеныш."),  # no word of the dictionary, which guesses "котёныш"
     ],
 )
 def test_the_rest_stays(written, spoken):
     assert full(written) == spoken
+
+
+@pytest.mark.usefixtures("needs_russian")
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("Оценка 5/5.", "Оценка пять на пять."),
+        ("т. е. так", "то есть так"),
+        ("Т. е. так", "То есть так"),
+        (
+            "Счёт 407028105123.",
+            "Счёт четыреста семь, ноль двадцать восемь, сто пять, сто двадцать три.",
+        ),
+    ],
+)
+def test_rules_reach_to_their_borders(written, spoken):
+    assert full(written) == spoken
+
+
+@pytest.mark.usefixtures("needs_russian")
+def test_numbers_are_declined():
+    assert ordinal(21, "accusative", "f") == "двадцать первую"
+    assert ordinal(21, "accusative", "m") == "двадцать первый"
+    assert zero_led("01234567") == "ноль один двести тридцать четыре пятьсот шестьдесят семь"
 
 
 @pytest.mark.usefixtures("needs_russian")
@@ -268,6 +294,7 @@ def test_hostile_repetition_ends(unit):
         ("рай+он и на+ука", "райо́н и нау́ка"),
         ("кто-т+о", "кто-то́"),
         ("вс+ё", "всё"),
+        ("три+умф", "триу́мф"),
     ],
 )
 @pytest.mark.parametrize("level", ["auto", "light", "full"])
