@@ -48,8 +48,6 @@ const RUSSIAN = {
 
   "the text takes about {n} s and max_length allows {limit} s: its end will probably be missing":
     "речь займёт около {n} с, а max_length разрешает {limit} с: конца, скорее всего, не будет",
-  "Latin words in Japanese text are spelled letter by letter":
-    "латинские слова в японском тексте читаются по буквам",
   "normalize: there are no full rules for {language}; light was applied":
     "normalize: полных правил нет, взяты лёгкие (язык: {language})",
 };
