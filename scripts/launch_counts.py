@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from qwen_tts_service.engine.options import EngineOptions
 from qwen_tts_service.engine.slots import SlotTensors
 from qwen_tts_service.kernels.attention import MaskedAttention
+from qwen_tts_service.kernels.fused.jit import KERNELS
 from qwen_tts_service.kernels.linear import Arithmetic
 from qwen_tts_service.model.code_predictor import CodePredictor
 from qwen_tts_service.model.codec.decoder import CodecDecoder
@@ -128,7 +129,7 @@ def _launches(operation: Any, arguments: Sequence[Any]) -> int:
         return 0
     if name == "rms_norm" and not cast("Tensor", arguments[0]).is_contiguous():
         return 2
-    return _LAUNCHES.get(name, 1)
+    return KERNELS.get(name) or _LAUNCHES.get(name, 1)
 
 
 def shapes(size: str) -> ModelConfig:
@@ -142,20 +143,21 @@ def shapes(size: str) -> ModelConfig:
         return load_config(path)
 
 
-def empty_model(config: ModelConfig) -> Qwen3TTS:
+def empty_model(config: ModelConfig, *, is_fused: bool) -> Qwen3TTS:
     """Build the networks as they are on CUDA without flash-attn, with no values in them."""
     weights = EmptyWeights(torch.bfloat16)
-    talker = Talker(config, weights, MaskedAttention("counted"))
+    talker = Talker(config, weights, MaskedAttention("counted"), is_fused=is_fused)
     return Qwen3TTS(
         config=config,
         tokenizer=cast("Tokenizer", None),
         prompts=PromptEmbedder(config, weights, talker.embedding),
         talker=talker,
-        code_predictor=CodePredictor(config, weights),
-        codec=CodecDecoder(config.codec, EmptyWeights(torch.float32)),
+        code_predictor=CodePredictor(config, weights, is_fused=is_fused),
+        codec=CodecDecoder(config.codec, EmptyWeights(torch.float32), is_fused=is_fused),
         device=META,
         dtype=torch.bfloat16,
         linear="float",
+        is_fused=is_fused,
     )
 
 
@@ -176,9 +178,9 @@ class Counts:
     begin: int
 
 
-def count_model(size: str) -> Counts:
+def count_model(size: str, *, is_fused: bool = True) -> Counts:
     """Count the parts of one model; the costlier kind of sorting counts."""
-    model = empty_model(shapes(size))
+    model = empty_model(shapes(size), is_fused=is_fused)
     options = EngineOptions(slots=max(FRAME_ROWS), max_positions=POSITIONS)
     slots = SlotTensors(model, options, spare=1)
     return Counts(

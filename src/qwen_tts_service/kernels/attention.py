@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from .fused.decode import decode_attention
+
 
 @dataclass(frozen=True)
 class CachePositions:
@@ -48,11 +50,25 @@ class CachePositions:
         return (self.positions + 1).to(torch.int32), self.slots.to(torch.int32)
 
 
+    def for_each_row(self, T: int) -> "CachePositions":
+        """Return the slot and position of each of B * T rows, for T positions shared by B slots."""
+        slots = self.slots[:, None].expand(-1, T).reshape(-1)
+        return CachePositions(slots, self.positions.repeat(len(self.slots)), self.bound)
+
+
+ReadCache = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(q [R, H, D], keys and values [S, L, K, D], slots and positions int64 [R]) -> [R, H * D]"""
+
+
 class Attention(Protocol):
-    """An implementation; `name` and `reason` are for people."""
+    """An implementation; `name` and `reason` are for people.
+
+    read: attends where the new keys and values have been written already, by a fused kernel
+    """
 
     name: str
     reason: str
+    read: ReadCache
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
@@ -93,6 +109,7 @@ class RowwiseAttention:
 
     reason: str
     name: str = "sdpa"
+    read: ReadCache = decode_attention
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
@@ -116,6 +133,7 @@ class MaskedAttention:
 
     reason: str
     name: str = "sdpa"
+    read: ReadCache = decode_attention
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
@@ -145,7 +163,17 @@ class FlashAttention:
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
     ) -> Tensor:
         _write(k, v, cache, places)
-        lengths, slots = places.lengths
+        return self._attend(q, cache, *places.lengths)
+
+    def read(
+        self, q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor
+    ) -> Tensor:
+        lengths = (positions + 1).to(torch.int32)
+        return self._attend(q[:, None], (keys, values), lengths, slots.to(torch.int32)).flatten(1)
+
+    def _attend(
+        self, q: Tensor, cache: tuple[Tensor, Tensor], lengths: Tensor, slots: Tensor
+    ) -> Tensor:
         return self.attend(
             q,
             *cache,
