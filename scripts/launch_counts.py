@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from qwen_tts_service.engine.options import EngineOptions
 from qwen_tts_service.engine.slots import SlotTensors
 from qwen_tts_service.kernels.attention import MaskedAttention
+from qwen_tts_service.kernels.fused.choice import KernelChoice
 from qwen_tts_service.kernels.fused.jit import KERNELS
 from qwen_tts_service.kernels.linear import Arithmetic
 from qwen_tts_service.model.code_predictor import CodePredictor
@@ -157,7 +158,7 @@ def empty_model(config: ModelConfig, *, is_fused: bool) -> Qwen3TTS:
         device=META,
         dtype=torch.bfloat16,
         linear="float",
-        is_fused=is_fused,
+        kernels=KernelChoice(is_fused, "counted"),
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from qwen_tts_service.errors import InvalidRequest, StartupError
 from qwen_tts_service.kernels.attention import Attention, CachePositions, choose_attention
 from qwen_tts_service.kernels.device import prepare, with_number
+from qwen_tts_service.kernels.fused.choice import KernelChoice, choose_kernels
 from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
 from qwen_tts_service.kernels.fused.finish import finish_frame
 from qwen_tts_service.kernels.fused.noise import race_noise
@@ -46,8 +47,7 @@ class Qwen3TTS:
     device: torch.device
     dtype: torch.dtype
     linear: Arithmetic
-    is_fused: bool = False
-    """Whether the fused kernels of kernels/fused run."""
+    kernels: KernelChoice = KernelChoice(is_fused=False, reason="by default")
 
     @classmethod
     def load(
@@ -82,7 +82,8 @@ class Qwen3TTS:
         linear = choose_arithmetic(linear, device, dtype)
         codec_linear: Arithmetic = "float" if linear == "float" else "packed"
         attention = choose_attention(device, dtype, use_flash=use_flash_attention)
-        is_fused = device.type == "cuda" if fused_kernels is None else fused_kernels
+        kernels = choose_kernels(device, asked=False if fuse else fused_kernels)
+        is_fused = kernels.is_fused
         on_progress("reading the configuration", 0.0)
         config = load_config(path)
         tokenizer = Tokenizer(path, config, split)
@@ -110,13 +111,18 @@ class Qwen3TTS:
         on_progress("loaded", 1.0)
         return cls(
             config, tokenizer, prompts, talker, code_predictor, codec, device, dtype, linear,
-            is_fused,
+            kernels,
         )  # fmt: skip
 
     @property
     def attention(self) -> Attention:
         """The attention in use: `name` and `reason` are for people."""
         return self.talker.attention
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the fused kernels of kernels/fused run."""
+        return self.kernels.is_fused
 
     @property
     def weight_bytes(self) -> int:
