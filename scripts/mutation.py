@@ -1,34 +1,53 @@
-"""Mutation testing of one module with cosmic-ray, in a copy of the checkout; see scripts/mutate.
+"""Mutation testing of one module: plants faults one at a time, in a copy; see scripts/mutate.
 
-Without TEST arguments the test files that import the module are run, which is quick but may be
-too few: before a mutant counts as a gap, name the tests that ought to notice it.
+The faults are cosmic-ray's, and statements, keyword arguments and `await` left out. Libraries are
+imported once and every fault gets a fork of this process, so that a fault costs its tests and
+not the start of pytest. Without TEST arguments the test files that import the module are run,
+which is quick but may be too few: before a fault counts as a gap, name the tests that ought to
+notice it.
 """
 
 import argparse
+import ast
 import contextlib
+import difflib
+import importlib
+import importlib.util
+import itertools
 import os
 import random
 import shutil
-import sqlite3
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parent.parent
 SOURCE = Path("src")
-CONFIG = """\
-[cosmic-ray]
-module-path = {module!r}
-timeout = {timeout_s}
-excluded-modules = []
-test-command = {command!r}
-[cosmic-ray.distributor]
-name = "local"
-"""
 # What changes no behaviour: annotations are never evaluated, and decorators are tested by type.
-DULL = ("core/RemoveDecorator", "core/ReplaceBinaryOperator_BitOr_%")
+DULL = ("core/RemoveDecorator", "core/ReplaceBinaryOperator_BitOr_")
+SLOW_TO_IMPORT = ("torch", "transformers", "bentoml", "soundfile", "hypothesis.strategies")
+# Some of those are pytest's plugins, and pytest complains that it has not imported them itself.
+QUICKLY = ("-xq", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+STOP_S = 15.0
+"""How long a test run that took too long has for stopping its servers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One small change of a module; `source` returns the whole changed text, None for none."""
+
+    kind: str
+    source: Callable[[], str | None]
 
 
 def arguments() -> argparse.Namespace:
@@ -36,9 +55,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
     parser.add_argument("module", type=Path, help="a file under src/")
     parser.add_argument("tests", nargs="*", help="test files or folders; those that import it")
-    parser.add_argument("--sample", type=int, default=60, metavar="N", help="most mutants (60)")
+    parser.add_argument("--sample", type=int, default=60, metavar="N", help="most faults (60)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which sample (0)")
-    parser.add_argument("--timeout", type=float, default=90.0, metavar="S", help="per mutant (90)")
+    parser.add_argument("--timeout", type=float, default=90.0, metavar="S", help="per fault (90)")
     parser.add_argument("--list", action="store_true", help="only list the tests it would run")
     return parser.parse_args()
 
@@ -65,55 +84,110 @@ def copied_checkout() -> Iterator[Path]:
         yield Path(folder)
 
 
-def sample(session: Path, size: int, seed: int) -> int:
-    """Leave `size` of the session's mutants, drawn with `seed`; returns how many there are."""
-    with contextlib.closing(sqlite3.connect(session)) as database, database:
-        dull = " OR ".join(["operator_name LIKE ?"] * len(DULL))
-        database.execute(f"DELETE FROM mutation_specs WHERE {dull}", DULL)  # noqa: S608
-        jobs = [job for (job,) in database.execute("SELECT job_id FROM mutation_specs")]
-        kept = random.Random(seed).sample(sorted(jobs), min(size, len(jobs)))  # noqa: S311
-        held = ",".join("?" * len(kept))
-        for table in ("mutation_specs", "work_items"):
-            unsampled = f"DELETE FROM {table} WHERE job_id NOT IN ({held})"  # noqa: S608
-            database.execute(unsampled, kept)
-    return len(kept)
+def operator_faults(source: str) -> Iterator[Fault]:
+    """Every fault of cosmic-ray's operators: other comparisons, numbers, operators, loops."""
+    nodes = list(ast_nodes(get_ast(source)))
+    for name in operator_names():
+        operator = get_operator(name)
+        if name.startswith(DULL) or operator.arguments():
+            continue
+        places = sum(1 for node in nodes for _ in operator().mutation_positions(node))
+        for place in range(places):
+            yield Fault(name, lambda o=operator, n=place: mutate_code(source, o(), n))
 
 
-def report(session: Path) -> int:
-    """Print each mutant that lived as a patch, and the count; returns how many lived."""
-    query = "SELECT test_outcome, diff FROM work_results"
-    with contextlib.closing(sqlite3.connect(session)) as database:
-        rows = database.execute(query).fetchall()
-    alive = [diff for outcome, diff in rows if outcome == "SURVIVED"]
-    print("\n".join(alive))
-    print(f"{len(rows) - len(alive)} of {len(rows)} mutants caught, {len(alive)} alive")
-    return len(alive)
+def left_out_faults(source: str) -> Iterator[Fault]:
+    """Every statement within a block, keyword argument and `await`, left out."""
+    text = source.encode()
+    lines = [0, *itertools.accumulate(map(len, text.splitlines(keepends=True)))]
+    for node in ast.walk(ast.parse(source)):
+        start = lines[getattr(node, "lineno", 1) - 1] + getattr(node, "col_offset", 0)
+        end = lines[getattr(node, "end_lineno", 1) - 1] + getattr(node, "end_col_offset", 0)
+        is_doc = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.Expr) and node.col_offset:
+            kind, instead = "" if is_doc else "statement", b"pass"
+        elif isinstance(node, ast.keyword):
+            kind, instead = "keyword" if node.arg else "", b"**{}"
+        else:
+            kind, instead = "await" if isinstance(node, ast.Await) else "", b""
+            end = start + len("await")
+        if kind:
+            changed = text[:start] + instead + text[end:].removeprefix(b" ")
+            yield Fault(f"{kind} left out", changed.decode)
+
+
+def planted(source: str, size: int, seed: int) -> Iterator[tuple[Fault, str]]:
+    """Up to `size` faults that compile, drawn with `seed`, and the module with each."""
+    faults = [*operator_faults(source), *left_out_faults(source)]
+    random.Random(seed).shuffle(faults)  # noqa: S311
+    for fault in faults:
+        changed = fault.source()
+        with contextlib.suppress(SyntaxError):
+            if size and changed and changed != source and compile(changed, "", "exec"):
+                size -= 1
+                yield fault, changed
+
+
+def run_tests(tests: list[str], timeout_s: float) -> int | None:
+    """Run pytest in a fork, in this folder; its exit code, None for one that took too long."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        with Path(os.devnull).open("w") as null:
+            os.dup2(null.fileno(), 1)
+            os.dup2(null.fileno(), 2)
+            os._exit(pytest.main([*QUICKLY, *tests]))
+    for limit_s, sign in ((timeout_s, signal.SIGTERM), (STOP_S, signal.SIGKILL)):
+        deadline_s = time.monotonic() + limit_s
+        while time.monotonic() < deadline_s:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status) if sign == signal.SIGTERM else None
+            time.sleep(0.02)
+        os.killpg(child, sign)
+    os.waitpid(child, 0)
+    return None
+
+
+def diff(old: str, new: str, name: str) -> str:
+    """A fault as a patch."""
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), name, name, "", "", 1, "")
+    return "\n".join(lines)
+
+
+def enter(copy: Path) -> None:
+    """Make this process, and what it starts, import the package from the copy."""
+    os.chdir(copy)
+    sys.path.insert(0, str(copy / SOURCE))
+    sys.dont_write_bytecode = True
+    os.environ |= {"PYTHONPATH": str(copy / SOURCE), "PYTHONDONTWRITEBYTECODE": "1"}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in SLOW_TO_IMPORT:
+        if importlib.util.find_spec(name.partition(".")[0]):
+            importlib.import_module(name)
 
 
 def main() -> None:
-    """Run the tests once as they are, then once for each mutant; exit code 1 if one lives."""
+    """Run the tests once as they are, then once for each fault; exit code 1 if one lives."""
     asked = arguments()
     module = asked.module.resolve().relative_to(ROOT.resolve())
     tests = asked.tests or importing_tests(module)
     if asked.list or not tests:
         sys.exit("\n".join(tests) or f"No test imports {module}. Name the tests to run.")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     with copied_checkout() as copy:
-        environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"
-        if subprocess.run(command, check=False, cwd=copy, env=environment).returncode:
-            sys.exit("The tests fail without a fault injected; fix them first.")
-        config, session = copy / "cosmic-ray.toml", copy / "session.sqlite"
-        joined = subprocess.list2cmdline(command)
-        config.write_text(
-            CONFIG.format(module=str(module), timeout_s=asked.timeout, command=joined)
-        )
-        tool = [sys.executable, "-m", "cosmic_ray.cli"]
-        subprocess.run([*tool, "init", config, session], cwd=copy, check=True)
-        count = sample(session, asked.sample, asked.seed)
-        print(f"{count} mutants of {module}, {len(tests)} test files each ...", flush=True)
-        subprocess.run([*tool, "exec", config, session], cwd=copy, env=environment, check=True)
-        sys.exit(1 if report(session) else 0)
+        enter(copy)
+        if run_tests(tests, asked.timeout * 10):
+            sys.exit("The tests fail without a fault; fix them first.")
+        source = module.read_text(encoding="utf-8")
+        count = alive = 0
+        for fault, changed in planted(source, asked.sample, asked.seed):
+            module.write_text(changed, encoding="utf-8")
+            count += 1
+            if run_tests(tests, asked.timeout) == 0:
+                alive += 1
+                print(f"{fault.kind}\n{diff(source, changed, str(module))}", flush=True)
+    print(f"{count - alive} of {count} faults caught, {alive} alive")
+    sys.exit(1 if alive else 0)
 
 
 if __name__ == "__main__":

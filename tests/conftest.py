@@ -1,8 +1,9 @@
 """Real servers for tests: `bentoml serve` in a process of its own, on a free loopback port.
 
-It knows how to start, await and stop a server; what is asked of it is the tests' business.
+A server takes seconds to start, so servers that several files need are shared by the whole run.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -12,8 +13,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +24,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before any test imports torch; see below
 
 ROOT = Path(__file__).parent.parent
+SLOW = "tests.api.slow_service:QwenTTS"
+KEY = "secret=key/1"
 READY_S = 120.0
 STOP_S = 60.0
 
@@ -29,6 +33,13 @@ STOP_S = 60.0
 def pytest_configure() -> None:
     """End as Ctrl-C does when told to terminate, so that no server outlives the tests."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Spare garbage collection the modules: with torch imported, a full run takes half a second."""
+    import hypothesis  # noqa: F401 - its plugin imports it in any case, and looks for referrers then
+
+    gc.freeze()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +142,16 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
+def quick_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a checkpoint that speaks quickly: see tests/checkpoints.py."""
+    from tests.checkpoints import write_quick_checkpoint
+
+    directory = tmp_path_factory.mktemp("models") / "quick"
+    write_quick_checkpoint(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> StartServer:
     """A function that starts a server of one's own: `with start_server(API_KEY="k") as server`."""
 
@@ -150,8 +171,44 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> StartServer:
     return start
 
 
+class ShareServer(Protocol):
+    """Return the server with these settings, started when it is first asked for."""
+
+    def __call__(self, service: str = ..., **settings: str) -> Server: ...
+
+
 @pytest.fixture(scope="session")
-def server(start_server: StartServer) -> Iterator[Server]:
-    """One server with the embedded voice and default settings, shared by the whole run."""
-    with start_server() as running:
-        yield running
+def share_server(start_server: StartServer) -> Iterator[ShareServer]:
+    """A function that returns servers which all tests of the run share, by their settings."""
+    with ExitStack() as stack:
+
+        @cache
+        def share(service: str = "service:QwenTTS", **settings: str) -> Server:
+            return stack.enter_context(start_server(service, **settings))
+
+        yield share
+
+
+@pytest.fixture(scope="session")
+def server(share_server: ShareServer) -> Server:
+    """A server with the embedded voice and default settings."""
+    return share_server()
+
+
+@pytest.fixture(scope="session")
+def locked(share_server: ShareServer) -> Server:
+    """A server with the embedded voice, the key KEY and an origin that may call it."""
+    return share_server(API_KEY=KEY, CORS_ORIGINS="https://good.example")
+
+
+@pytest.fixture(scope="session")
+def slow(share_server: ShareServer) -> Server:
+    """A server with the voice that takes its time, two slots and no queue."""
+    return share_server(SLOW, MAX_CONCURRENT_REQUESTS="2", MAX_QUEUE="0")
+
+
+@pytest.fixture(scope="session")
+def qwen(share_server: ShareServer, quick_checkpoint: Path) -> Server:
+    """A server with the Qwen3-TTS voice and the quick checkpoint."""
+    path = str(quick_checkpoint.parent)
+    return share_server(MODEL_NAME="quick", MODEL_PATH=path, DEVICE="cpu")

@@ -4,6 +4,7 @@ The only file that knows every concrete class. What is heavy is imported when it
 importing this file costs nothing and `check` can run in a process that never loads a model.
 """
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
+from .speech.lexicon_file import LexiconFile
+from .speech.parts import TextOptions
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
 from .types import ReportProgress, Voice
@@ -23,6 +26,9 @@ def check(settings: Settings) -> None:
 
     Raises StartupError that says where it looked and what to do.
     """
+    if settings.russian_stress:
+        _require("silero_stress", "ru-stress", "RUSSIAN_STRESS=1")
+    _lexicon(settings)
     if settings.is_embedded:
         _check_embedded(settings)
     else:
@@ -35,7 +41,29 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
     worker: the number of this process among the workers, from 0
     """
     voice = _load_espeak() if settings.is_embedded else _load_qwen(settings, report, worker)
-    return Synthesizer(voice, sample_rate_hz=settings.sampling_rate)
+    return Synthesizer(
+        voice, sample_rate_hz=settings.sampling_rate, text_options=_text_options(settings)
+    )
+
+
+def _text_options(settings: Settings) -> TextOptions:
+    from .text.accent import Accentor  # noqa: PLC0415
+
+    return TextOptions(
+        default_language=settings.default_language,
+        lexicon=_lexicon(settings),
+        accent=Accentor() if settings.russian_stress else None,
+    )
+
+
+def _lexicon(settings: Settings) -> LexiconFile | None:
+    return LexiconFile(settings.lexicon) if settings.lexicon else None
+
+
+def _threads(settings: Settings) -> int | None:
+    """Threads of the engine; silero-stress sets torch's own default to one."""
+    is_changed = settings.russian_stress and settings.cpu_threads is None
+    return len(os.sched_getaffinity(0)) if is_changed else settings.cpu_threads
 
 
 def _check_embedded(settings: Settings) -> None:
@@ -126,13 +154,15 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
         slots=settings.max_concurrent_requests,
         max_positions=settings.max_positions,
         max_text_rows=max_text_rows,
-        threads=settings.cpu_threads,
+        threads=_threads(settings),
         deterministic=settings.deterministic,
     )
     limits = QwenOptions(
         max_positions=settings.max_positions,
         max_text_tokens=max_text_rows,
         runaway_factor=settings.runaway_factor,
+        default_language=settings.default_language,
+        keeps_stress=settings.stress_marks == "keep",
     )
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
     return QwenVoice(model, engine, settings.model_name, limits)

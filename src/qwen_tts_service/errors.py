@@ -15,8 +15,34 @@
     StartupError                the process cannot serve at all (not a TTSError: nobody asked yet)
 
 Which HTTP status each one becomes is said in api/errors.py and only there. A message never
-contains what the user wrote as text; it names the field, what is wrong and what is allowed.
+contains what the user wrote as text; it names the field, what is wrong and what is allowed. What
+was sent for a name or an enumeration may be in it by `shown`: messages go to the sender, never to
+the log.
 """
+
+MAX_SHOWN_CHARS = 40
+
+
+def printable(text: str) -> str:
+    """What was sent, on one line: at most 40 characters, without control characters."""
+    start = "".join(char if char.isprintable() else "\ufffd" for char in text[:MAX_SHOWN_CHARS])
+    return start if len(text) <= MAX_SHOWN_CHARS else start[:-1] + "…"
+
+
+def shown(value: object) -> str:
+    """A name, a number or the kind of another value, for the answer to whoever sent it."""
+    if isinstance(value, str):
+        return f'"{printable(value)}"'
+    is_short = isinstance(value, int | float) and abs(value) < 10**MAX_SHOWN_CHARS
+    return str(value) if is_short and not isinstance(value, bool) else kind_of(value)
+
+
+def kind_of(value: object) -> str:
+    """Name what a JSON value is."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    names = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return "null" if value is None else names.get(type(value), "something else")
 
 
 class TTSError(Exception):

@@ -4,33 +4,55 @@ What a field means is said here once, for the documentation page and `--help` as
 """
 
 import secrets
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, shown
 from .settings import Settings
 from .text.language import parse_language
+from .text.lexicon import MAX_READING_CHARS, MAX_WORD_CHARS, LexiconError, check_entry
 from .types import (
     MAX_SEED,
     AudioFormat,
     Gender,
+    InputType,
     NormalizeLevel,
+    OnUnspeakable,
     SamplingOptions,
     SpeechRequest,
     VoiceAttributes,
 )
+from .validation import choices_of, folded
+from .voice.genders import known_gender
 
 MAX_FRAMES = 4096
+MAX_PRONUNCIATIONS = 100
 _STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
-class VoiceAttributesBody(BaseModel):
-    """The wanted voice; X-Voice-Not-Applied reports what the loaded model cannot do."""
+class ForgivingBody(BaseModel):
+    """A body whose enumerations take their values in any case and with blanks around them."""
 
     model_config = _STRICT
 
-    gender: Gender | None = Field(None, description="male, female, or neutral: no preference.")
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_listed(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        is_listed = isinstance(value, str) and folded(value) in choices_of(field.annotation)
+        return folded(value) if is_listed else value  # what is not listed is named as it was sent
+
+
+class VoiceAttributesBody(ForgivingBody):
+    """The wanted voice; X-Voice-Not-Applied reports what the loaded model cannot do."""
+
+    gender: Gender | None = Field(
+        None,
+        description="male, female, or neutral: no preference; or a word for it in any of the ten "
+        "languages.",
+    )
     age: int | None = Field(None, ge=1, le=120, description="Age in years, 1 to 120.")
     emotion: str | None = Field(
         None,
@@ -39,14 +61,19 @@ class VoiceAttributesBody(BaseModel):
         description="happy, sad, angry, neutral, excited, calm and so on, or a word of your own.",
     )
 
+    @field_validator("gender", mode="before")
+    @classmethod
+    def _gender_meant(cls, value: Any) -> Any:
+        return (known_gender(value) or value) if isinstance(value, str) else value
 
-class SpeechBody(BaseModel):
+
+class SpeechBody(ForgivingBody):
     """What every caller may ask for."""
 
-    model_config = _STRICT
-
     text: str | None = Field(
-        None, description="Text to speak; [pause:0.5s] is silence. Exactly one of text and tokens."
+        None,
+        description="Text to speak; [pause:0.5s] is silence, [voice:NAME] changes the speaker. "
+        "Exactly one of text and tokens.",
     )
     tokens: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, min_length=1, description="Text token ids of the model's tokenizer, instead of text."
@@ -87,16 +114,50 @@ class SpeechBody(BaseModel):
         1.05, ge=1, le=2, description="Penalty for codes already spoken."
     )
 
+    input_type: InputType = Field(
+        "text",
+        description="text, in which tags and entities are read too, or ssml; a text that begins "
+        "with <speak> is SSML in any case, unless normalize is none.",
+    )
     normalize: NormalizeLevel = Field(
-        "light",
+        "auto",
         description="Text normalisation: none; light removes markdown, emoji and control "
-        "characters; full also writes out Russian numbers and dates.",
+        "characters; full also writes out Russian numbers, dates, units, abbreviations and links; "
+        "auto is full where the server has the extra ru, otherwise light.",
+    )
+
+    pronunciations: dict[str, str] | None = Field(
+        None,
+        max_length=MAX_PRONUNCIATIONS,
+        description="Words and how they are spoken, for example GPU: джи пи ю; at most "
+        f"{MAX_PRONUNCIATIONS}, of {MAX_WORD_CHARS} and {MAX_READING_CHARS} characters. A word "
+        "with an upper-case letter matches as it is written, any other in any case.",
+    )
+    on_unspeakable: OnUnspeakable = Field(
+        "error",
+        description="Text without a letter, a digit or a reading: an error, or 0.2 s of silence "
+        "and a warning.",
     )
 
     format: AudioFormat = Field("wav", description="Audio format.")
     max_length: int = Field(
         MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Longest audio, in frames of 80 ms."
     )
+
+    @field_validator("pronunciations", mode="before")
+    @classmethod
+    def _checked_entries(cls, entries: Any) -> Any:
+        """Name the entry that is wrong here, as the caller's words may be of any length."""
+        for word, reading in entries.items() if isinstance(entries, dict) else ():
+            try:
+                check_entry(word, reading)
+            except LexiconError as error:
+                raise PydanticCustomError(
+                    "pronunciation",
+                    "{why} (entry {word})",
+                    {"why": str(error), "word": shown(word)},
+                ) from None
+        return entries
 
     def to_request(self, request_id: str, settings: Settings) -> SpeechRequest:
         """The request that this body asks for; a seed is drawn if none was given.
@@ -123,6 +184,9 @@ class SpeechBody(BaseModel):
                 repetition_penalty=self.repetition_penalty,
             ),
             normalize=self.normalize,
+            input_type=self.input_type,
+            pronunciations=tuple((self.pronunciations or {}).items()),
+            on_unspeakable=self.on_unspeakable,
             max_frames=self.max_length,
         )
 
@@ -135,7 +199,8 @@ class SpeechBody(BaseModel):
             raise InvalidRequest("text is empty; give at least one word", param="text")
         if len(self.text) > max_text_chars:
             raise InvalidRequest(
-                f"text has {len(self.text)} characters; at most {max_text_chars} are allowed",
+                f"text has {len(self.text)} characters; at most {max_text_chars} are allowed "
+                "(MAX_TEXT_CHARS)",
                 param="text",
             )
         return self.text
@@ -145,7 +210,8 @@ class SpeechBody(BaseModel):
             return None
         if len(self.tokens) > max_tokens:
             raise InvalidRequest(
-                f"tokens has {len(self.tokens)} ids; at most {max_tokens} are allowed",
+                f"tokens has {len(self.tokens)} ids; at most {max_tokens} are allowed "
+                "(MAX_TEXT_CHARS)",
                 param="tokens",
             )
         return tuple(self.tokens)

@@ -7,9 +7,20 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from .errors import StartupError
+from .errors import InvalidRequest, StartupError
+from .text.language import LANGUAGES, parse_language
+from .types import Language
+from .validation import choices_of, folded
 
 EMBEDDED_VOICE = "espeak-ng"
 """The value of MODEL_NAME that asks for the embedded voice."""
@@ -56,6 +67,10 @@ class Settings(BaseModel):
     """Requests that may wait; unset is twice MAX_CONCURRENT_REQUESTS."""
     max_text_chars: _PositiveInt = 4096
     """Longest text of one request, in characters."""
+    default_language: Language = "english"
+    """Language of texts that have no letters to tell it by, such as digits and emoji."""
+    lexicon: Path | None = None
+    """A file of words and how they are spoken, a tab between them; read again when it changes."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
     """Largest request body, in bytes."""
     request_timeout_s: Annotated[float, Field(gt=0, le=MAX_REQUEST_TIMEOUT_S)] = 1800.0
@@ -66,6 +81,10 @@ class Settings(BaseModel):
     """Longest prompt and speech of one request together, in frames and tokens; sizes the slots."""
     runaway_factor: Annotated[float, Field(ge=1, le=100)] = 4.0
     """A speech this many times longer than its text should take is stopped as a runaway."""
+    russian_stress: bool = False
+    """Set the stress of every Russian word; needs the extra `ru-stress`."""
+    stress_marks: Literal["keep", "drop"] = "drop"
+    """Whether Qwen3-TTS gets stress marks (U+0301); the embedded voice always does."""
     api_key: SecretStr = SecretStr("")
     """When set, every route that speaks asks for `Authorization: Bearer <key>`."""
     cors_origins: tuple[str, ...] = ()
@@ -75,10 +94,32 @@ class Settings(BaseModel):
     hf_hub_offline: bool = False
     """Never look on the network for weights."""
 
-    @field_validator("log_level", mode="before")
+    @field_validator("default_language", mode="before")
     @classmethod
-    def _lower_case(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
+    def _name_or_code(cls, value: object) -> object:
+        try:
+            language = parse_language(value) if isinstance(value, str) else None
+        except InvalidRequest:
+            language = None
+        if language is None:
+            raise ValueError(f"must be one of {', '.join(LANGUAGES)} or their codes, such as ru")
+        return language
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_listed(cls, value: object, info: ValidationInfo) -> object:
+        """Take enumerations, switches and devices in any case, with blanks around them."""
+        name = info.field_name or ""
+        kind = cls.model_fields[name].annotation
+        if isinstance(value, str) and (choices_of(kind) or kind is bool or name == "device"):
+            return folded(value)
+        return value
+
+    @field_validator("model_name")
+    @classmethod
+    def _as_written(cls, name: str) -> str:
+        """The embedded voice in any case; names of checkpoints are folders, and stay."""
+        return EMBEDDED_VOICE if folded(name) == EMBEDDED_VOICE else name
 
     @field_validator("api_key")
     @classmethod

@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 
 Gender = Literal["male", "female", "neutral"]
 AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"]
-NormalizeLevel = Literal["none", "light", "full"]
+NormalizeLevel = Literal["auto", "none", "light", "full"]
 """How much of a text is rewritten before it is spoken; see text/normalise.py."""
+InputType = Literal["text", "ssml"]
+"""What a text is: words, possibly with some markup, or an SSML document; see text/markup.py."""
+OnUnspeakable = Literal["error", "silence"]
+"""What becomes of text without a reading: an error, or a short silence and a warning."""
 Layout = Literal["full_text", "streaming_text"]
 """Where a model's text stands: all of it before the first frame, or along with the frames."""
 FinishReason = Literal["stop", "length", "runaway", "cancelled", "error"]
@@ -65,6 +69,9 @@ class SpeechRequest:
     """One validated request. Exactly one of `text` and `tokens` is set.
 
     is_seed_drawn: the caller gave no seed, so another one may be tried after a runaway
+    rate: how fast; 1 is as usual. A voice that cannot says so in its utterance's warning
+    phonemes: how the text is pronounced, in the alphabet of espeak-ng; the same holds
+    pronunciations: pairs of a word and how it is spoken, checked
     """
 
     request_id: str
@@ -77,7 +84,12 @@ class SpeechRequest:
     language: Language | None = None
     instruct: str | None = None
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    normalize: NormalizeLevel = "light"
+    normalize: NormalizeLevel = "auto"
+    input_type: InputType = "text"
+    rate: float = 1.0
+    phonemes: str | None = None
+    pronunciations: tuple[tuple[str, str], ...] = ()
+    on_unspeakable: OnUnspeakable = "error"
     max_frames: int = 1000
 
 
@@ -166,7 +178,7 @@ class Voice(Protocol):
     def choose(self, request: SpeechRequest) -> VoiceChoice:
         """Choose speaker, language and instruct; needs no text, raises `TTSError` on refusal.
 
-        A request without a language and without tokens is taken for English.
+        A request without a language and without tokens is in the default language, or English.
         """
 
     def prepare(self, request: SpeechRequest) -> Utterance:

@@ -1,4 +1,4 @@
-"""Sessions without a server: the ASGI app called directly, a voice that obeys, a clock of its own.
+"""WebSocket sessions without a server: the ASGI app called directly, a fake voice and clock.
 
 Time passes only when nobody has anything to do, and then at once: limits of minutes are measured
 to the microsecond in no time. So nothing here may use a thread; `pcm` and `wav` do not.
@@ -10,6 +10,7 @@ import re
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,8 +21,9 @@ from qwen_tts_service.api.front import Front
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import InvalidRequest, SynthesisFailed
 from qwen_tts_service.settings import load_settings
+from qwen_tts_service.speech.parts import TextOptions
 from qwen_tts_service.speech.synthesizer import Synthesizer
-from qwen_tts_service.types import FinishReason, Samples, SpeechRequest, VoiceChoice
+from qwen_tts_service.types import FinishReason, Language, Samples, SpeechRequest, VoiceChoice
 
 PATH = "/v1/audio/speech/stream"
 RATE_HZ = 24000
@@ -66,6 +68,16 @@ def run(scene: Coroutine[Any, Any, Any]) -> Any:
         return runner.run(play())
 
 
+def at_once(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a test run on a clock of its own, which passes at once."""
+
+    @wraps(test)
+    def run_test(*given: Any, **named: Any) -> None:
+        run(test(*given, **named))
+
+    return run_test
+
+
 def now_s() -> float:
     return asyncio.get_running_loop().time()
 
@@ -78,19 +90,19 @@ async def settle() -> None:
 # The voice ------------------------------------------------------------------------------
 
 
-class Told:
+class FakeUtterance:
     """One speech: a frame for every letter, or what a word stands for.
 
-    `half` is half a frame, `hold` goes on for ever, `mute` says nothing, `fail` fails, `break`
-    breaks, and `runaway`, `length` and `cancelled` end like that. No sample is like its
-    neighbours, so that none is lost or told twice unseen.
+    `half` is half a frame, `bit` 1000 samples, `hold` goes on for ever, `mute` says nothing, `fail`
+    fails, `break` breaks, and `runaway`, `length` and `cancelled` end like that. No sample is like
+    its neighbours, so that none is lost or sent twice unseen.
     """
 
     def __init__(
         self,
         request: SpeechRequest,
         choice: VoiceChoice,
-        on_speak: Callable[["Told"], None] = lambda _: None,
+        on_speak: Callable[["FakeUtterance"], None] = lambda _: None,
     ) -> None:
         self.on_speak = on_speak
         self.request = request
@@ -111,7 +123,7 @@ class Told:
         for word in re.findall(r"\w+", text):
             self._do(word)
 
-    def speak(self) -> "Told":
+    def speak(self) -> "FakeUtterance":
         self.feed(self.request.text or "")
         self.finish()
         self.on_speak(self)
@@ -124,14 +136,15 @@ class Told:
 
     def _do(self, word: str) -> None:
         if word == "fail":
-            self.channel.fail(SynthesisFailed("told to"))
+            self.channel.fail(SynthesisFailed("asked to fail"))
         elif word == "break":
-            self._broken = RuntimeError("told to")
+            self._broken = RuntimeError("asked to fail")
             self.channel.close()
         elif word in ("runaway", "length", "cancelled"):
             self.channel.close(word)  # type: ignore[arg-type]
         elif word not in ("hold", "mute"):
-            self._put(FRAME_SAMPLES // 2 if word == "half" else FRAME_SAMPLES * len(word))
+            samples = {"half": FRAME_SAMPLES // 2, "bit": 1000}
+            self._put(samples.get(word, FRAME_SAMPLES * len(word)))
 
     def _put(self, count: int) -> None:
         kept = min(count, self._left)
@@ -156,25 +169,25 @@ class Told:
         await self.channel.aclose()
 
 
-class Teller:
-    """A voice for whole sentences. It notes what it is asked to speak in `told`."""
+class FakeVoice:
+    """A voice for whole sentences. `utterances` holds what it was asked to speak."""
 
-    model_name = "teller"
+    model_name = "fake"
     sample_rate_hz = RATE_HZ
     device = "cpu"
-    speakers = ("teller", "other")
+    speakers = ("fake", "other")
     longest_part_chars: int | None = None
     facts: ClassVar[dict[str, str]] = {}
     is_healthy = True
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
+        self.utterances: list[FakeUtterance] = []
 
     def choose(self, request: SpeechRequest) -> VoiceChoice:
         if request.speaker == "nobody":
             raise InvalidRequest("no such speaker", param="speaker", code="unknown_speaker")
         if request.speaker == "broken":
-            raise RuntimeError("told to")
+            raise RuntimeError("asked to fail")
         return VoiceChoice(
             speaker=request.speaker or f"speaker_of_{request.language}",
             language=request.language or "english",
@@ -182,8 +195,8 @@ class Teller:
             not_applied={"age": "it has none"} if request.attributes.age else {},
         )
 
-    def prepare(self, request: SpeechRequest) -> Told:
-        return Told(request, self.choose(request), self.told.append)
+    def prepare(self, request: SpeechRequest) -> FakeUtterance:
+        return FakeUtterance(request, self.choose(request), self.utterances.append)
 
     def warm_up(self) -> None:
         pass
@@ -192,19 +205,19 @@ class Teller:
         pass
 
 
-class OpenTeller(Teller):
+class OpenFakeVoice(FakeVoice):
     """A voice for words as they come, too."""
 
-    def open(self, request: SpeechRequest) -> Told:
-        self.told.append(self.prepare(request))
-        return self.told[-1]
+    def open(self, request: SpeechRequest) -> FakeUtterance:
+        self.utterances.append(self.prepare(request))
+        return self.utterances[-1]
 
 
-# The house and who calls ----------------------------------------------------------------
+# The runtime and the client ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class House:
+class FakeRuntime:
     """What the routes share, as `Runtime` has it when the voice is ready."""
 
     settings: Any
@@ -220,22 +233,30 @@ class House:
         return self.admission.active == self.admission.queued == 0
 
 
-def make_house(
-    voice: Teller | None = None, *, sample_rate_hz: int = RATE_HZ, **given: str
-) -> House:
-    settings = load_settings({"MODEL_NAME": "teller", **given})
-    return House(
+def make_runtime(
+    voice: FakeVoice | None = None,
+    *,
+    sample_rate_hz: int = RATE_HZ,
+    default_language: Language = "english",
+    **given: str,
+) -> FakeRuntime:
+    settings = load_settings({"MODEL_NAME": "fake", **given})
+    return FakeRuntime(
         settings,
-        Synthesizer(voice or Teller(), sample_rate_hz=sample_rate_hz),
+        Synthesizer(
+            voice or FakeVoice(),
+            sample_rate_hz=sample_rate_hz,
+            text_options=TextOptions(default_language=default_language),
+        ),
         Admission(slots=settings.max_concurrent_requests, queue_limit=settings.queue_limit),
     )
 
 
-class Talk:
-    """One connection to a house, from the handshake on."""
+class SocketClient:
+    """One connection to the WebSocket route, from the handshake on."""
 
-    def __init__(self, house: House, **headers: str) -> None:
-        runtime: Any = house
+    def __init__(self, fake: FakeRuntime, **headers: str) -> None:
+        runtime: Any = fake
         self._app = Front(make_app(runtime, dict), runtime)
         self._scope = {
             "type": "websocket",

@@ -29,6 +29,7 @@ SETTINGS = {
     "CPU_THREADS": "5",
     "DETERMINISTIC": "1",
     "RUNAWAY_FACTOR": "7",
+    "DEFAULT_LANGUAGE": "de",
 }
 
 
@@ -66,7 +67,9 @@ def test_every_setting_reaches_the_part_that_it_is_for(parts: dict[str, Any]) ->
     def report(step: str, done: float) -> None:
         reported.append((step, done))
 
-    voice: Any = build_module.build(load_settings(SETTINGS), report, 2).voice
+    synthesizer = build_module.build(load_settings(SETTINGS), report, 2)
+    voice: Any = synthesizer.voice
+    assert synthesizer.text_options.default_language == "german"
     assert parts["find"] == ("m", Path("/p"), True)
     assert reported == [("download", 0.25)]
     assert parts["load"] == (
@@ -85,7 +88,9 @@ def test_every_setting_reaches_the_part_that_it_is_for(parts: dict[str, Any]) ->
     assert options == engine.EngineOptions(
         slots=3, max_positions=1022, max_text_rows=255, threads=5, deterministic=True
     )
-    limits = qwen.QwenOptions(max_positions=1022, max_text_tokens=255, runaway_factor=7)
+    limits = qwen.QwenOptions(
+        max_positions=1022, max_text_tokens=255, runaway_factor=7, default_language="german"
+    )
     assert voice == (model, "engine", "m", limits)
 
 

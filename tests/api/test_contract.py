@@ -84,7 +84,7 @@ def log_line(server: Any, words: str) -> str:
 
 
 @pytest.mark.parametrize("route", ["/tts", "/stream-tts"])
-def test_an_answer_says_what_spoke_and_what_became_of_each_wish(server: Server, route: str) -> None:
+def test_an_answer_names_the_voice_and_the_attributes_applied(server: Server, route: str) -> None:
     response = httpx.post(
         server.base_url + route,
         json={"text": TEXT, "voice_attributes": {"gender": "female", "age": 70}, "instruct": "x"},

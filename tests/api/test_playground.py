@@ -4,6 +4,7 @@ Skipped where chromium or its driver is missing (Debian: `apt-get install chromi
 chromium-driver`). The server speaks the service's wire: the same routes, headers and errors.
 """
 
+import ast
 import asyncio
 import io
 import json
@@ -25,7 +26,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from tests.conftest import StartServer
+from tests.conftest import KEY, Server
 
 from qwen_tts_service.api import playground
 
@@ -43,7 +44,6 @@ in_browser = pytest.mark.skipif(
 
 RATE_HZ = 24000
 CHUNK_SAMPLES = 1920
-KEY = "a-key"
 PLAIN_HOST = "tts.example"  # not localhost, so that plain http counts as insecure
 VOICES = [
     {"id": "serena", "name": "Serena", "gender": "female", "language": "chinese"},
@@ -262,6 +262,25 @@ def _keys(block: str) -> set[str]:
     return {line.strip().partition(": ")[0] for line in lines}
 
 
+def test_every_reason_that_the_page_translates_is_one_that_the_server_gives() -> None:
+    page = Path(playground.__file__).parent / "static" / "reasons.js"
+    table = page.read_text("utf-8").partition("const RUSSIAN = {")[2].partition("\n};")[0]
+    translated = re.findall(r'^  "(.+?)":', table, re.MULTILINE)
+    assert len(translated) > 25
+    said = "\n".join(_sentences(Path(playground.__file__).parents[2]))
+    for english in translated:
+        for piece in re.split(r"\{\w+\}|must \w+ |; got ", english):
+            assert piece.strip(" :;") in said, english
+
+
+def _sentences(package: Path) -> Iterator[str]:
+    """Every text in the code, the values of f-strings left out."""
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_words_stand_out_from_their_ground(theme: str) -> None:
     style = (Path(playground.__file__).parent / "static" / "style.css").read_text("utf-8")
@@ -439,6 +458,35 @@ def test_refusal_is_shown_with_its_field(page: Page) -> None:
 
 
 @in_browser
+def test_refusal_is_said_in_the_language_of_the_page_as_far_as_it_is_known(page: Page) -> None:
+    page.browser.find_element(By.CSS_SELECTOR, '[data-page-language="ru"]').click()
+    for message, shown in (
+        (
+            "voice_attributes.age: must be at most 120; got 130",
+            "возраст: не больше 120, а послано 130",
+        ),
+        ("no such reason", "no such reason"),
+    ):
+        page.service.refusal = refusal(400, "invalid_request", message)
+        page.speak()
+        page.until(lambda shown=shown: shown in page.text("alert"))
+        assert page.text("alert").splitlines() == ["В запросе ошибка", shown]
+    page.browser.find_element(By.CSS_SELECTOR, '[data-page-language="en"]').click()
+    assert page.text("alert").splitlines()[0] == "The request is not right"
+    page.browser.execute_script("localStorage.clear()")
+
+
+@in_browser
+def test_emptied_text_is_no_error_of_the_page(page: Page) -> None:
+    page.at("text").send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.DELETE)
+    assert page.text("count") == "0 characters"
+    assert "/stream-tts" in page.text("curl")
+    page.at("stream").click()
+    assert "/tts" in page.text("curl")
+    assert page.browser.get_log("browser") == []
+
+
+@in_browser
 def test_refused_field_is_unfolded(page: Page) -> None:
     assert not page.at("seed").is_displayed()
     page.service.refusal = refusal(400, "invalid_request", "seed is too large", "seed")
@@ -595,17 +643,16 @@ def test_every_control_has_a_name(page: Page) -> None:
 
 @in_browser
 def test_real_service_speaks_with_a_key_and_without_a_word_in_the_console(
-    browser: Any, start_server: StartServer
+    browser: Any, locked: Server
 ) -> None:
-    with start_server(API_KEY=KEY) as server:
-        browser.get_log("browser")
-        page = Page(browser, SimpleNamespace(url=server.base_url)).open()
-        page.speak()
-        page.until(lambda: page.at("key").is_displayed())
-        page.at("key").send_keys(KEY, Keys.ENTER)
-        page.until_status("Finished")
-        assert page.text("first-audio").endswith("ms")
-        assert page.text("duration") != "–"
-        assert page.fact("x-model") == "espeak-ng"
-        refusals = [entry for entry in browser.get_log("browser") if "401" not in entry["message"]]
-        assert refusals == []
+    browser.get_log("browser")
+    page = Page(browser, SimpleNamespace(url=locked.base_url)).open()
+    page.speak()
+    page.until(lambda: page.at("key").is_displayed())
+    page.at("key").send_keys(KEY, Keys.ENTER)
+    page.until_status("Finished")
+    assert page.text("first-audio").endswith("ms")
+    assert page.text("duration") != "–"
+    assert page.fact("x-model") == "espeak-ng"
+    refusals = [entry for entry in browser.get_log("browser") if "401" not in entry["message"]]
+    assert refusals == []

@@ -10,25 +10,31 @@ import av
 import httpx
 import numpy as np
 import pytest
-from tests.conftest import StartServer
+from tests.checkpoints import write_quick_checkpoint
+from tests.conftest import Server, StartServer
 
-DATA = Path(__file__).parents[1] / "data"
 TEXT = "hello the world"
 FRAME_BYTES = 2 * 1920
 
 
 @pytest.fixture(scope="module")
-def qwen(start_server: StartServer) -> Iterator[Any]:
-    with start_server(MODEL_NAME="tiny_1b7", MODEL_PATH=str(DATA), DEVICE="cpu") as server:
+def small(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The small model, which never ends by itself, with little room and the least cap."""
+    directory = tmp_path_factory.mktemp("models") / "small"
+    write_quick_checkpoint(directory, "tiny_0b6", never_ends=True)
+    name = "Qwen3-TTS-12Hz-0.6B-CustomVoice"  # MODEL_PATH is the checkpoint itself
+    limits = {"MAX_POSITIONS": "300", "RUNAWAY_FACTOR": "1"}
+    with start_server(MODEL_NAME=name, MODEL_PATH=str(directory), **limits) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def small(start_server: StartServer) -> Iterator[Any]:
-    """The small model with little room and the least cap on its speech."""
-    name = "Qwen3-TTS-12Hz-0.6B-CustomVoice"  # MODEL_PATH is the checkpoint itself
-    limits = {"MAX_POSITIONS": "300", "RUNAWAY_FACTOR": "1"}
-    with start_server(MODEL_NAME=name, MODEL_PATH=str(DATA / "tiny_0b6"), **limits) as server:
+def exact(start_server: StartServer, quick_checkpoint: Path) -> Iterator[Server]:
+    """The deterministic mode with int8 weights, four slots and hardly a cap on speech."""
+    model = {"MODEL_NAME": "quick", "MODEL_PATH": str(quick_checkpoint.parent)}
+    exact = {"DETERMINISTIC": "1", "CPU_THREADS": "1", "CPU_WEIGHTS": "int8"}
+    limits = {"MAX_CONCURRENT_REQUESTS": "4", "RUNAWAY_FACTOR": "100"}
+    with start_server(**model, **exact, **limits) as server:
         yield server
 
 
@@ -48,23 +54,23 @@ def check_same(one: Any, other: Any) -> None:
     assert np.abs(one - other).max() <= 1
 
 
-def test_it_speaks_with_the_mapped_voice_and_says_so(qwen: Any) -> None:
+def test_it_speaks_with_the_mapped_voice_and_reports_it(qwen: Server) -> None:
     response = speak(qwen, voice_attributes={"gender": "male", "age": 60, "emotion": "sad"})
     assert len(samples(response)) % 1920 == 0
-    assert response.headers["x-model"] == "tiny_1b7"
+    assert response.headers["x-model"] == "quick"
     assert response.headers["x-voice"] == "uncle_fu"
     assert response.headers["x-language"] == "english"
     assert response.headers["x-voice-applied"] == "gender, age, emotion"
     assert response.headers["x-finish-reason"] in ("stop", "length")
 
 
-def test_the_emotion_is_heard_by_the_model(qwen: Any) -> None:
+def test_an_emotion_changes_the_speech(qwen: Server) -> None:
     plain = samples(speak(qwen, speaker="vivian"))
     happy = samples(speak(qwen, speaker="vivian", voice_attributes={"emotion": "happy"}))
     assert len(plain) != len(happy) or not np.array_equal(plain, happy)
 
 
-def test_the_small_model_says_that_it_cannot_follow_instructions(small: Any) -> None:
+def test_the_small_model_reports_instructions_as_not_applied(small: Server) -> None:
     wish = {"voice_attributes": {"emotion": "happy"}, "instruct": "Whisper.", "speaker": "vivian"}
     response = speak(small, **wish)
     assert "emotion: " in response.headers["x-voice-not-applied"]
@@ -73,11 +79,11 @@ def test_the_small_model_says_that_it_cannot_follow_instructions(small: Any) -> 
 
 
 @pytest.mark.parametrize("fields", [{}, {"temperature": 0}, {"temperature": 1.5, "top_p": 0.7}])
-def test_the_stream_has_the_samples_of_the_file(qwen: Any, fields: dict[str, Any]) -> None:
+def test_the_stream_has_the_samples_of_the_file(qwen: Server, fields: dict[str, Any]) -> None:
     check_same(samples(speak(qwen, **fields)), samples(speak(qwen, "/stream-tts", **fields)))
 
 
-def test_the_same_seed_gives_the_same_audio_whatever_else_is_spoken(qwen: Any) -> None:
+def test_the_same_seed_gives_the_same_audio_whatever_else_is_spoken(qwen: Server) -> None:
     alone = samples(speak(qwen, seed=11))
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(speak, qwen, seed=seed) for seed in (1, 2, 11, 3, 4, 11, 5, 11)]
@@ -87,12 +93,12 @@ def test_the_same_seed_gives_the_same_audio_whatever_else_is_spoken(qwen: Any) -
     assert len(crowd[0]) != len(alone) or not np.array_equal(crowd[0], alone)
 
 
-def test_greedy_speech_does_not_depend_on_the_seed(qwen: Any) -> None:
+def test_greedy_speech_does_not_depend_on_the_seed(qwen: Server) -> None:
     first, second = (samples(speak(qwen, temperature=0, seed=seed)) for seed in (1, 2))
     check_same(first, second)
 
 
-def test_the_first_audio_leaves_after_one_frame(qwen: Any) -> None:
+def test_the_first_audio_leaves_after_one_frame(qwen: Server) -> None:
     body = {"text": TEXT, "format": "pcm", "seed": 5, "max_length": 30}
     url = qwen.base_url + "/stream-tts"
     with httpx.stream("POST", url, json=body, timeout=60) as response:
@@ -103,36 +109,35 @@ def test_the_first_audio_leaves_after_one_frame(qwen: Any) -> None:
     assert len(rest) > FRAME_BYTES
 
 
-def test_max_length_counts_frames(qwen: Any) -> None:
+def test_max_length_counts_frames(qwen: Server) -> None:
     response = speak(qwen, max_length=7, text=TEXT * 4)
     assert len(samples(response)) == 7 * 1920
     assert response.headers["x-finish-reason"] == "length"
     assert "max_length" in response.headers["x-warning"]
 
 
-def test_tokens_of_a_text_give_the_audio_of_the_text(qwen: Any) -> None:
+def test_tokens_of_a_text_give_the_audio_of_the_text(qwen: Server, quick_checkpoint: Path) -> None:
     from qwen_tts_service.model.config import load_config
     from qwen_tts_service.model.tokenizer import Tokenizer
 
-    directory = DATA / "tiny_1b7"
-    ids = Tokenizer(directory, load_config(directory)).encode(TEXT)[3:-5]
+    ids = Tokenizer(quick_checkpoint, load_config(quick_checkpoint)).encode(TEXT)[3:-5]
     by_tokens = speak(qwen, text=None, tokens=ids, language="english", speaker="ryan")
     by_text = speak(qwen, language="english", speaker="ryan")
     check_same(samples(by_tokens), samples(by_text))
 
 
 @pytest.mark.parametrize("token", [274, 277, 511, 10**6])
-def test_a_control_token_is_refused(qwen: Any, token: int) -> None:
+def test_a_control_token_is_refused(qwen: Server, token: int) -> None:
     response = speak(qwen, text=None, tokens=[5, token])
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "tokens"
 
 
-def test_control_strings_in_a_text_are_only_text(qwen: Any) -> None:
+def test_control_strings_in_a_text_are_only_text(qwen: Server) -> None:
     assert len(samples(speak(qwen, text="a<|im_end|>b"))) > 0
 
 
-def test_an_unknown_speaker_names_the_known_ones(qwen: Any) -> None:
+def test_an_unknown_speaker_names_the_known_ones(qwen: Server) -> None:
     response = speak(qwen, speaker="nobody")
     assert response.status_code == 400
     error = response.json()["error"]
@@ -140,16 +145,15 @@ def test_an_unknown_speaker_names_the_known_ones(qwen: Any) -> None:
     assert "uncle_fu" in error["message"]
 
 
-def test_a_text_that_cannot_fit_a_slot_is_refused(small: Any) -> None:
+def test_a_text_that_cannot_fit_a_slot_is_refused(small: Server) -> None:
     response = speak(small, text="word " * 100, max_length=4000)
     assert response.status_code == 400
     assert "MAX_POSITIONS" in response.json()["error"]["message"]
     assert len(samples(speak(small, max_length=20))) > 0
 
 
-def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(small: Any) -> None:
-    # The tiny model hardly ever ends by itself, so the least cap makes every speech a runaway.
-    body = {"text": "hi", "seed": 4, "max_length": 4000, "temperature": 2.0}
+def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(small: Server) -> None:
+    body = {"text": "hi", "seed": 4, "max_length": 4000, "top_k": 10}
     whole = httpx.post(f"{small.base_url}/tts", json=body, timeout=60)
     assert whole.status_code == 422
     assert whole.json()["error"]["code"] == "runaway"
@@ -160,27 +164,19 @@ def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(small: Any) -> None
         response.read()
 
 
-async def test_a_client_that_leaves_frees_the_engines_slot(start_server: StartServer) -> None:
-    settings = {
-        "MODEL_NAME": "tiny_1b7",
-        "MODEL_PATH": str(DATA),
-        "MAX_CONCURRENT_REQUESTS": "1",
-        "RUNAWAY_FACTOR": "100",
-    }
-
+async def test_a_client_that_leaves_frees_the_engines_slot(exact: Server) -> None:
     async def leave(url: str) -> None:
         async with httpx.AsyncClient() as client:
             body = {"text": TEXT * 20, "max_length": 4000}
             async with client.stream("POST", f"{url}/stream-tts", json=body) as response:
                 await anext(response.aiter_raw())
 
-    with start_server(**settings) as server:
-        for _ in range(3):
-            await leave(server.base_url)
-        assert len(samples(speak(server, max_length=5))) == 5 * 1920
+    for _ in range(5):  # one more than there are slots
+        await leave(exact.base_url)
+    assert len(samples(speak(exact, max_length=5, seed=11))) == 5 * 1920
 
 
-def test_compressed_streams_are_whole(qwen: Any) -> None:
+def test_compressed_streams_are_whole(qwen: Server) -> None:
     body = {"text": TEXT, "seed": 5, "max_length": 30}
     expected = len(samples(speak(qwen))) / 24000
     for format in ("mp3", "ogg", "flac"):
@@ -190,26 +186,21 @@ def test_compressed_streams_are_whole(qwen: Any) -> None:
         assert heard == pytest.approx(expected, abs=0.15)
 
 
-def test_the_deterministic_mode_repeats_to_the_bit_whatever_else_is_spoken(
-    start_server: StartServer,
-) -> None:
-    settings = {"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(DATA), "DETERMINISTIC": "1"}
-    with start_server(**settings, CPU_THREADS="1", CPU_WEIGHTS="int8") as server:
-        alone = samples(speak(server, seed=11))
-        with ThreadPoolExecutor(4) as pool:
-            asked = [pool.submit(speak, server, "/stream-tts", seed=s) for s in (1, 11, 2, 11)]
-            crowd = [samples(done.result()) for done in asked]
-        assert np.array_equal(crowd[1], alone)
-        assert np.array_equal(crowd[3], alone)
+def test_the_deterministic_mode_repeats_to_the_bit_whatever_else_is_spoken(exact: Server) -> None:
+    alone = samples(speak(exact, seed=11))
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(speak, exact, "/stream-tts", seed=s) for s in (1, 11, 2, 11)]
+        crowd = [samples(done.result()) for done in asked]
+    assert np.array_equal(crowd[1], alone)
+    assert np.array_equal(crowd[3], alone)
 
 
-def test_more_positions_than_the_model_has_are_refused() -> None:
+def test_more_positions_than_the_model_has_are_refused(quick_checkpoint: Path) -> None:
     from qwen_tts_service.build import build
     from qwen_tts_service.errors import StartupError
     from qwen_tts_service.settings import load_settings
 
-    settings = load_settings(
-        {"MODEL_NAME": "tiny_1b7", "MODEL_PATH": str(DATA), "MAX_POSITIONS": "32769"}
-    )
+    model = {"MODEL_NAME": "quick", "MODEL_PATH": str(quick_checkpoint.parent)}
+    settings = load_settings({**model, "MAX_POSITIONS": "32769"})
     with pytest.raises(StartupError, match=r"MAX_POSITIONS=32769 .* 32768 at most"):
         build(settings, lambda _step, _fraction: None, 0)

@@ -13,19 +13,13 @@ from tests.conftest import Server, StartServer
 from qwen_tts_service.build import build
 from qwen_tts_service.settings import load_settings
 from qwen_tts_service.speech.parts import split_request
-from qwen_tts_service.text.split import Pause
+from qwen_tts_service.text.segments import Pause
 from qwen_tts_service.types import SpeechRequest
 
 from .test_waiting import is_idle, metric, wait_for
 
 ROUTES = ("/tts", "/stream-tts")
 FRAME_BYTES = 2 * 1920
-
-
-@pytest.fixture(scope="module")
-def slow(start_server: StartServer) -> Iterator[Any]:
-    with start_server("tests.api.slow_service:QwenTTS", FRAME_EVERY_S="0.01") as server:
-        yield server
 
 
 def ask(server: Any, route: str = "/tts", **fields: Any) -> httpx.Response:
@@ -93,6 +87,11 @@ def test_a_text_with_nothing_to_speak_is_a_422(server: Server, route: str, text:
     assert response.status_code == 422
     assert response.json()["error"]["code"] == "no_reading"
     assert response.json()["error"]["param"] == "text"
+    silent = ask(server, route, text=text, language="russian", on_unspeakable="silence")
+    assert not samples(silent).any()
+    assert len(samples(silent)) == 4800 + 24000 * text.count("1s") + 48000 * text.count("2s")
+    assert silent.headers["x-language"] == "russian"
+    assert "0.2 s of silence" in silent.headers["x-warning"]
 
 
 def test_an_unknown_level_is_a_400(server: Server) -> None:
@@ -102,13 +101,13 @@ def test_an_unknown_level_is_a_400(server: Server) -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_nothing_is_heard_of_a_text_whose_last_part_is_refused(server: Server, route: str) -> None:
-    response = ask(server, route, text="Привет. [pause:1s] 你好", language="russian")
+def test_a_text_whose_last_part_is_refused_sends_no_audio(server: Server, route: str) -> None:
+    response = ask(server, route, text="Привет. [pause:1s] שלום", language="russian")
     assert response.status_code == 422
     assert response.json()["error"]["param"] == "text"
 
 
-def test_a_failure_in_a_later_part_breaks_the_stream(slow: Any) -> None:
+def test_a_failure_in_a_later_part_breaks_the_stream(slow: Server) -> None:
     body = {"text": "3 [pause:0.4s] 2 fail", "format": "pcm"}
     with httpx.stream("POST", slow.base_url + "/stream-tts", json=body) as response:
         assert response.status_code == 200
@@ -119,17 +118,17 @@ def test_a_failure_in_a_later_part_breaks_the_stream(slow: Any) -> None:
     assert ask(slow, text="3 [pause:0.4s] fail").status_code == 500
 
 
-def test_a_runaway_in_a_later_part_is_the_runaway_of_the_whole(slow: Any) -> None:
+def test_a_runaway_in_a_later_part_is_the_runaway_of_the_whole(slow: Server) -> None:
     response = ask(slow, text="3 [pause:0.4s] 2 runaway")
     assert response.status_code == 422
     assert response.json()["error"]["code"] == "runaway"
 
 
-def test_a_first_part_that_fails_behind_a_pause_has_its_status(slow: Any) -> None:
+def test_a_first_part_that_fails_behind_a_pause_has_its_status(slow: Server) -> None:
     assert ask(slow, "/stream-tts", text="[pause:5s] fail").status_code == 500
 
 
-def test_a_client_that_leaves_in_a_later_part_frees_its_slot(slow: Any) -> None:
+def test_a_client_that_leaves_in_a_later_part_frees_its_slot(slow: Server) -> None:
     wait_for(lambda: is_idle(slow))
     with socket.create_connection(("127.0.0.1", slow.port)) as client:
         data = b'{"text": "1 [pause:1s] 2000", "format": "pcm"}'
@@ -174,3 +173,55 @@ def test_a_text_too_long_for_one_part_is_parts_to_a_checkpoint(checkpoint: Any) 
     jobs = [checkpoint.voice.prepare(part).job for part in (first, second)]
     assert jobs[0].speaker == jobs[1].speaker
     assert jobs[0].seed == jobs[1].seed == 5
+
+
+# Pronunciations ----------------------------------------------------------------------
+
+WORDS = {"GPU": "джи пи ю", "нижний новгород": "Нижний"}
+TEXT = "Моя **GPU**, нижний\nНовгород и gpu."
+READ = "Моя **джи пи ю**, Нижний и gpu."
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_words_are_read_as_the_request_says(server: Server, route: str) -> None:
+    told = ask(server, route, text=TEXT, language="ru", pronunciations=WORDS)
+    expected = samples(ask(server, text=READ, language="ru"))
+    assert np.array_equal(samples(told), expected)
+    assert not np.array_equal(samples(ask(server, text=TEXT, language="ru")), expected)
+
+
+def test_openais_route_takes_pronunciations(server: Server) -> None:
+    asked = {"language": "ru", "response_format": "pcm", "pronunciations": WORDS}
+    body = {"model": "tts-1", "voice": "alloy", "input": TEXT, **asked}
+    answer = httpx.post(server.base_url + "/v1/audio/speech", json=body, timeout=60)
+    expected = ask(server, text=READ, language="ru", speaker="alloy")
+    assert np.array_equal(samples(answer), samples(expected))
+
+
+def test_a_wrong_pronunciation_is_a_400(server: Server) -> None:
+    response = ask(server, text="Раз.", pronunciations={"": "x"})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "pronunciations"
+    assert "the word is empty" in response.json()["error"]["message"]
+
+
+def test_the_servers_words_are_read_again_when_their_file_changes(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    lexicon = tmp_path / "lexicon.tsv"
+    lexicon.write_text("GPU\tджи пи ю\n[en]\nGPU\tgraphics card\n", "utf-8")
+    with start_server(LEXICON=str(lexicon)) as server:
+
+        def is_read_as(text: str, reading: str, **fields: Any) -> bool:
+            said = [samples(ask(server, text=word, **fields)) for word in (text, reading)]
+            return np.array_equal(*said)
+
+        assert is_read_as("Моя GPU.", "Моя джи пи ю.", language="ru")
+        assert is_read_as("My GPU.", "My graphics card.", language="en")
+        own = ask(server, text="Моя GPU.", language="ru", pronunciations={"GPU": "карта"})
+        assert np.array_equal(samples(own), samples(ask(server, text="Моя карта.", language="ru")))
+        lexicon.write_text("GPU\tвидеокарта\n", "utf-8")
+        assert is_read_as("Моя GPU.", "Моя видеокарта.", language="ru")
+        lexicon.write_text("broken", "utf-8")
+        assert is_read_as("Моя GPU.", "Моя видеокарта.", language="ru")
+        assert server.log.read_text().count("line 1: a word, a tab") == 1

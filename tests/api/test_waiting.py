@@ -11,11 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import StartServer
+from tests.conftest import SLOW, StartServer
 
 from qwen_tts_service.api import wire
 
-SLOW = "tests.api.slow_service:QwenTTS"
 ROUTES = ("/tts", "/stream-tts")
 
 

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,20 @@ from prometheus_client import REGISTRY
 from tests.api.socket_harness import (
     FRAME_BYTES,
     PATH,
-    OpenTeller,
-    Talk,
-    Teller,
-    make_house,
+    FakeRuntime,
+    FakeVoice,
+    OpenFakeVoice,
+    SocketClient,
+    at_once,
+    make_runtime,
     now_s,
     run,
     settle,
 )
 
-VOICES = [pytest.param(Teller, id="sentence"), pytest.param(OpenTeller, id="token")]
+VOICES = [pytest.param(FakeVoice, id="sentence"), pytest.param(OpenFakeVoice, id="token")]
 both = pytest.mark.parametrize("voice", VOICES)
-Voice = Callable[[], Teller]
+Voice = Callable[[], FakeVoice]
 
 
 def kinds(events: list[dict[str, Any]]) -> list[str]:
@@ -54,20 +57,21 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[dict[str, str]]
 
 
 @both
-def test_ready_says_what_was_understood(voice: Voice) -> None:
-    async def scene() -> Any:
-        async with Talk(make_house(voice(), sample_rate_hz=16000), x_request_id="talk") as talk:
-            return await talk.configure(
-                language="ru", voice="other", seed=5, normalize="none", response_format="wav"
-            )
-
-    assert run(scene()) == {
+@at_once
+async def test_ready_reports_the_configuration_in_force(voice: Voice) -> None:
+    async with SocketClient(
+        make_runtime(voice(), sample_rate_hz=16000), x_request_id="talk"
+    ) as talk:
+        got = await talk.configure(
+            language="ru", voice="other", seed=5, normalize="none", response_format="wav"
+        )
+    assert got == {
         "type": "session.ready",
         "request_id": "talk",
-        "model": "teller",
+        "model": "fake",
         "voice": "other",
         "language": "russian",
-        "split": "token" if voice is OpenTeller else "sentence",
+        "split": "token" if voice is OpenFakeVoice else "sentence",
         "format": "wav",
         "sample_rate": 16000,
         "channels": 1,
@@ -85,71 +89,64 @@ def test_ready_says_what_was_understood(voice: Voice) -> None:
         ({"language": None, "speaker": "other"}, "other", None),
     ],
 )
-def test_ready_names_a_voice_only_when_the_text_cannot_change_it(
+@at_once
+async def test_ready_names_a_voice_only_when_the_text_cannot_change_it(
     fields: dict[str, Any], voice: str | None, language: str | None
 ) -> None:
-    async def scene() -> None:
-        async with Talk(make_house()) as talk:
-            ready = await talk.configure(**fields)
-            assert (ready["voice"], ready["language"]) == (voice, language)
-            assert (ready["format"], ready["normalize"]) == ("pcm", "light")
-
-    run(scene())
+    async with SocketClient(make_runtime()) as talk:
+        ready = await talk.configure(**fields)
+        assert (ready["voice"], ready["language"]) == (voice, language)
+        assert (ready["format"], ready["normalize"]) == ("pcm", "auto")
 
 
 @pytest.mark.parametrize(("split", "expected"), [(None, "token"), ("sentence", "sentence")])
-def test_sentences_are_for_who_asks_and_words_for_who_does_not(
+@at_once
+async def test_sentences_are_for_who_asks_and_words_for_who_does_not(
     split: str | None, expected: str
 ) -> None:
-    async def scene() -> None:
-        async with Talk(make_house(OpenTeller())) as talk:
-            assert (await talk.configure(split=split))["split"] == expected
-            events, _ = await talk.say("One two. Three.")
-            assert events[-1]["total_sentences"] == (1 if expected == "token" else 2)
-
-    run(scene())
+    async with SocketClient(make_runtime(OpenFakeVoice())) as talk:
+        assert (await talk.configure(split=split))["split"] == expected
+        events, _ = await talk.say("One two. Three.")
+        assert events[-1]["total_sentences"] == (1 if expected == "token" else 2)
 
 
 @both
-def test_a_seed_is_drawn_once_and_every_utterance_speaks_with_it(voice: Voice) -> None:
-    async def scene() -> list[int]:
-        house = make_house(voice())
-        async with Talk(house) as talk:
-            ready = await talk.configure()
-            starts = [(await talk.say(f"Text {n}."))[0][0] for n in range(2)]
-            seeds = [told.request.seed for told in house.voice.told]
-            assert seeds == [start["seed"] for start in starts] == [ready["seed"]] * 2
-        async with Talk(house) as talk:
-            return [ready["seed"], (await talk.configure())["seed"]]
-
-    assert len(set(run(scene()))) == 2
+@at_once
+async def test_a_seed_is_drawn_once_and_every_utterance_speaks_with_it(voice: Voice) -> None:
+    runtime = make_runtime(voice())
+    async with SocketClient(runtime) as talk:
+        ready = await talk.configure()
+        starts = [(await talk.say(f"Text {n}."))[0][0] for n in range(2)]
+        seeds = [utterance.request.seed for utterance in runtime.voice.utterances]
+        assert seeds == [start["seed"] for start in starts] == [ready["seed"]] * 2
+    async with SocketClient(runtime) as talk:
+        got = [ready["seed"], (await talk.configure())["seed"]]
+    assert len(set(got)) == 2
 
 
 @both
-def test_the_wishes_of_the_session_reach_the_voice(voice: Voice) -> None:
-    async def scene() -> Any:
-        house = make_house(voice())
-        async with Talk(house) as talk:
-            await talk.configure(
-                speaker="other",
-                instructions="Calmly.",
-                voice_attributes={"gender": "male", "age": 30},
-                temperature=0.5,
-                max_length=77,
-            )
-            events, _ = await talk.say("One.")
-            return events[0], house.voice.told[0].request
-
-    start, request = run(scene())
+@at_once
+async def test_the_wishes_of_the_session_reach_the_voice(voice: Voice) -> None:
+    runtime = make_runtime(voice())
+    async with SocketClient(runtime) as talk:
+        await talk.configure(
+            speaker="other",
+            instructions="Calmly.",
+            voice_attributes={"gender": "male", "age": 30},
+            temperature=0.5,
+            max_length=77,
+        )
+        events, _ = await talk.say("One.")
+        start, request = events[0], runtime.voice.utterances[0].request
     assert (request.speaker, request.instruct, request.language) == ("other", "Calmly.", "english")
     assert (request.attributes.gender, request.attributes.age) == ("male", 30)
     assert (request.sampling.temperature, request.max_frames) == (0.5, 77)
     assert (start["applied"], start["not_applied"]) == (["gender"], {"age": "it has none"})
 
 
-def test_every_stretch_of_audio_says_what_it_is() -> None:
+def test_every_audio_start_describes_its_audio() -> None:
     async def scene() -> Any:
-        async with Talk(make_house(), x_request_id="talk") as talk:
+        async with SocketClient(make_runtime(), x_request_id="talk") as talk:
             await talk.configure(seed=5)
             await talk.say("Before.")
             return (await talk.say("One. Three."))[0]
@@ -193,48 +190,55 @@ def test_every_stretch_of_audio_says_what_it_is() -> None:
     ]
 
 
-def test_words_are_one_stretch_without_a_sentence() -> None:
-    async def scene() -> Any:
-        async with Talk(make_house(OpenTeller())) as talk:
-            await talk.configure()
-            return (await talk.say("One two. ", "Three."))[0]
+@at_once
+async def test_seconds_of_audio_are_told_in_milliseconds() -> None:
+    async with SocketClient(make_runtime()) as talk:
+        await talk.configure()
+        events, _ = await talk.say("bit.")
+        talk.write("bit hold.")
+        talk.send("input.done")
+        await settle()
+        talk.send("input.cancel")
+        events = [*events, *(await talk.until("audio.cancelled"))[0]]
+    assert [e["audio_seconds"] for e in events if "audio_seconds" in e] == [0.042, 0.042, 0.042]
 
-    start, done, end = run(scene())
+
+@at_once
+async def test_words_are_one_stretch_without_a_sentence() -> None:
+    async with SocketClient(make_runtime(OpenFakeVoice())) as talk:
+        await talk.configure()
+        start, done, end = (await talk.say("One two. ", "Three."))[0]
     assert "sentence_text" not in start
     assert (start["sentence_index"], done["total_bytes"]) == (0, 11 * FRAME_BYTES)
     assert (end["total_sentences"], end["audio_seconds"]) == (1, 0.88)
 
 
 @both
-def test_audio_comes_whole_in_frames_that_clients_accept(voice: Voice) -> None:
-    async def scene() -> list[bytes]:
-        async with Talk(make_house(voice())) as talk:
-            await talk.configure()
-            return (await talk.say("a" * 30))[1]
-
-    frames = run(scene())
+@at_once
+async def test_audio_comes_whole_in_frames_that_clients_accept(voice: Voice) -> None:
+    async with SocketClient(make_runtime(voice())) as talk:
+        await talk.configure()
+        frames = (await talk.say("a" * 30))[1]
     assert max(map(len, frames)) == 32 * 1024
     heard = np.frombuffer(b"".join(frames), "<i2")
     assert np.array_equal(heard, np.arange(30 * 1920) % 20000)
 
 
 @both
-def test_a_file_is_sent_while_it_is_made(voice: Voice) -> None:
-    async def scene() -> None:
-        async with Talk(make_house(voice())) as talk:
-            await talk.configure(format="wav")
-            talk.write("One hold. ")
-            talk.send("input.done")
-            await talk.expect("audio.start")
-            assert (await talk.receive())[:4] == b"RIFF"
-
-    run(scene())
+@at_once
+async def test_a_file_is_sent_while_it_is_made(voice: Voice) -> None:
+    async with SocketClient(make_runtime(voice())) as talk:
+        await talk.configure(format="wav")
+        talk.write("One hold. ")
+        talk.send("input.done")
+        await talk.expect("audio.start")
+        assert (await talk.receive())[:4] == b"RIFF"
 
 
 @both
 def test_an_utterance_without_words_is_counted_and_over_at_once(voice: Voice) -> None:
     async def scene() -> Any:
-        async with Talk(make_house(voice())) as talk:
+        async with SocketClient(make_runtime(voice())) as talk:
             await talk.configure()
             empty = (await talk.say("", " \n"))[0]
             return empty, (await talk.say("One."))[0][-1]["utterance_index"]
@@ -243,79 +247,67 @@ def test_an_utterance_without_words_is_counted_and_over_at_once(voice: Voice) ->
     assert run(scene()) == ([{"type": "session.done", **ended, "audio_seconds": 0.0}], 1)
 
 
-def test_space_within_a_text_is_part_of_it() -> None:
-    async def scene() -> str:
-        async with Talk(make_house()) as talk:
-            await talk.configure()
-            return (await talk.say("One", " ", "two."))[0][0]["sentence_text"]
-
-    assert run(scene()) == "One two."
+@at_once
+async def test_space_within_a_text_is_part_of_it() -> None:
+    async with SocketClient(make_runtime()) as talk:
+        await talk.configure()
+        assert (await talk.say("One", " ", "two."))[0][0]["sentence_text"] == "One two."
 
 
 @pytest.mark.parametrize("pair", ["\U00010000", "\U0010fc00", "😀"])
-def test_characters_that_were_sent_in_halves_are_whole_again(pair: str) -> None:
+@at_once
+async def test_characters_that_were_sent_in_halves_are_whole_again(pair: str) -> None:
     high, low = (json.dumps(pair)[at : at + 6] for at in (1, 7))
 
-    async def scene() -> str:
-        async with Talk(make_house()) as talk:
-            await talk.configure(normalize="none")
-            talk.send_raw(f'{{"type": "input.text", "text": "One {high}"}}')
-            talk.send_raw(f'{{"type": "input.text", "text": "{low} two"}}')
-            return (await talk.say("."))[0][0]["sentence_text"]
-
-    assert run(scene()) == f"One {pair} two."
+    async with SocketClient(make_runtime()) as talk:
+        await talk.configure(normalize="none")
+        talk.send_raw(f'{{"type": "input.text", "text": "One {high}"}}')
+        talk.send_raw(f'{{"type": "input.text", "text": "{low} two"}}')
+        assert (await talk.say("."))[0][0]["sentence_text"] == f"One {pair} two."
 
 
 @pytest.mark.parametrize("half", [r"\ud83d", r"\ude00"])
-def test_half_a_character_is_replaced(half: str) -> None:
-    async def scene() -> str:
-        async with Talk(make_house()) as talk:
-            await talk.configure(normalize="none")
-            talk.send_raw(f'{{"type": "input.text", "text": "One {half}"}}')
-            return (await talk.say(" two."))[0][0]["sentence_text"]
-
-    assert run(scene()) == "One \ufffd two."
+@at_once
+async def test_half_a_character_is_replaced(half: str) -> None:
+    async with SocketClient(make_runtime()) as talk:
+        await talk.configure(normalize="none")
+        talk.send_raw(f'{{"type": "input.text", "text": "One {half}"}}')
+        assert (await talk.say(" two."))[0][0]["sentence_text"] == "One \ufffd two."
 
 
 # Sentences ---------------------------------------------------------------------------
 
 
-def test_a_sentence_is_spoken_before_the_next_is_complete() -> None:
-    async def scene() -> None:
-        async with Talk(make_house()) as talk:
-            await talk.configure()
-            talk.write("One. T")
-            assert kinds((await talk.until("audio.done"))[0]) == ["audio.start", "audio.done"]
-            await settle()
-            assert not talk.has_news
-
-    run(scene())
+@at_once
+async def test_a_sentence_is_spoken_before_the_next_is_complete() -> None:
+    async with SocketClient(make_runtime()) as talk:
+        await talk.configure()
+        talk.write("One. T")
+        assert kinds((await talk.until("audio.done"))[0]) == ["audio.start", "audio.done"]
+        await settle()
+        assert not talk.has_news
 
 
 @pytest.mark.parametrize("level", ["light", "none"])
 @pytest.mark.parametrize("silent", ["... ", "[pause:1s] ", "😊! ", "\n\n```python\n\n"])
-def test_a_sentence_without_words_is_no_sentence(silent: str, level: str) -> None:
-    async def scene() -> None:
-        async with Talk(make_house()) as talk:
-            await talk.configure(normalize=level)
-            events, _ = await talk.say(silent)
-            has_letters = "python" in silent and level == "none"
-            assert codes(events) == ([] if has_letters else ["no_reading"])
-            assert events[-1]["finish_reason"] == ("stop" if has_letters else "error")
-            if not has_letters:
-                assert events[0]["utterance_index"] == 0
-                assert events[0]["error"]["param"] == "text"
-
-    run(scene())
+@at_once
+async def test_a_sentence_without_words_is_no_sentence(silent: str, level: str) -> None:
+    async with SocketClient(make_runtime()) as talk:
+        await talk.configure(normalize=level, on_unspeakable="error")
+        events, _ = await talk.say(silent)
+        has_letters = "python" in silent and level == "none"
+        assert codes(events) == ([] if has_letters else ["no_reading"])
+        assert events[-1]["finish_reason"] == ("stop" if has_letters else "error")
+        if not has_letters:
+            assert events[0]["utterance_index"] == 0
+            assert events[0]["error"]["param"] == "text"
 
 
-def test_silence_between_sentences_is_left_out() -> None:
-    async def scene() -> list[dict[str, Any]]:
-        async with Talk(make_house()) as talk:
-            await talk.configure()
-            return (await talk.say("One. \n\n[pause:1s]\n\n Two."))[0]
-
-    events = run(scene())
+@at_once
+async def test_silence_between_sentences_is_left_out() -> None:
+    async with SocketClient(make_runtime()) as talk:
+        await talk.configure()
+        events = (await talk.say("One. \n\n[pause:1s]\n\n Two."))[0]
     assert [e["sentence_text"].strip() for e in events if e["type"] == "audio.start"] == [
         "One.",
         "Two.",
@@ -323,16 +315,53 @@ def test_silence_between_sentences_is_left_out() -> None:
     assert events[-1]["total_sentences"] == 2
 
 
-def test_the_language_of_the_first_sentence_is_that_of_all() -> None:
-    async def scene() -> list[str]:
-        house = make_house()
-        async with Talk(house) as talk:
-            await talk.configure(language=None)
-            await talk.say("Привет, мир. Hello there my friend. Да.")
-            await talk.say("Hello there my friend.")
-            return [told.request.language for told in house.voice.told]
+@pytest.mark.parametrize(
+    ("text", "languages"),
+    [
+        ("Привет, мир. Hello there my friend. Да.", ["russian", "english", "russian"]),
+        ("OK! Привет, как дела?", ["english", "russian"]),
+        ("2026. Это был хороший год.", ["russian", "russian"]),
+        ("Это был хороший год. 2026.", ["russian", "russian"]),
+        ("- API\n- База данных", ["english", "russian"]),
+        ("Hello. 你好世界。", ["english", "chinese"]),
+        ("https://example.com/abc. Вот ссылка.", ["russian", "russian"]),
+        ("12! 13! 14?", ["german"] * 3),
+        ("東京です。京都。", ["japanese", "japanese"]),
+    ],
+)
+@at_once
+async def test_each_sentence_has_its_own_language_and_all_the_same_speaker(
+    text: str, languages: list[str]
+) -> None:
+    runtime = make_runtime(default_language="german")
+    async with SocketClient(runtime) as talk:
+        await talk.configure(language=None)
+        await talk.say(text)
+        got = [
+            (utterance.request.language, utterance.choice.speaker)
+            for utterance in runtime.voice.utterances
+        ]
+    assert got == [(language, f"speaker_of_{languages[0]}") for language in languages]
 
-    assert run(scene()) == ["russian"] * 3 + ["english"]
+
+@at_once
+async def test_a_language_that_the_client_named_is_that_of_all_sentences() -> None:
+    runtime = make_runtime()
+    async with SocketClient(runtime) as talk:
+        await talk.configure(language="ru")
+        await talk.say("Hello there my friend. 12.")
+        got = [utterance.request.language for utterance in runtime.voice.utterances]
+    assert got == ["russian"] * 2
+
+
+@at_once
+async def test_a_sentence_that_decides_nothing_waits_no_longer_than_the_text() -> None:
+    runtime = make_runtime()
+    async with SocketClient(runtime) as talk:
+        await talk.configure(language=None)
+        await talk.say("12! 13!")
+        got = [utterance.request.text.strip() for utterance in runtime.voice.utterances]
+    assert got == ["12!", "13!"]
 
 
 @pytest.mark.parametrize(
@@ -348,124 +377,113 @@ def test_the_language_of_the_first_sentence_is_that_of_all() -> None:
         ("AAAAAAA. Two.", 10, [10, 3], [7, 3], "stop"),  # 7 * 0.08 / 0.08 is more than 7
     ],
 )
-def test_max_length_bounds_all_sentences_together(
+@at_once
+async def test_max_length_bounds_all_sentences_together(
     text: str, most: int, asked: list[int], heard: list[float], reason: str
 ) -> None:
     """Parts of a frame count as whole ones."""
 
-    async def scene() -> Any:
-        house = make_house()
-        async with Talk(house) as talk:
-            await talk.configure(max_length=most)
-            events, _ = await talk.say(text)
-            again, _ = await talk.say("One.")
-            frames = [e["total_bytes"] / FRAME_BYTES for e in events if e["type"] == "audio.done"]
-            given = [told.request.max_frames for told in house.voice.told]
-            return given, frames, events[-1]["finish_reason"], again[-1]["finish_reason"]
-
-    assert run(scene()) == ([*asked, most], heard, reason, "stop")
+    runtime = make_runtime()
+    async with SocketClient(runtime) as talk:
+        await talk.configure(max_length=most)
+        events, _ = await talk.say(text)
+        again, _ = await talk.say("One.")
+        frames = [e["total_bytes"] / FRAME_BYTES for e in events if e["type"] == "audio.done"]
+        given = [utterance.request.max_frames for utterance in runtime.voice.utterances]
+        got = given, frames, events[-1]["finish_reason"], again[-1]["finish_reason"]
+    assert got == ([*asked, most], heard, reason, "stop")
 
 
-def test_max_length_bounds_words_too() -> None:
-    async def scene() -> Any:
-        async with Talk(make_house(OpenTeller())) as talk:
-            await talk.configure(max_length=7)
-            events, frames = await talk.say("One two. ", "Three four.")
-            return events[-1]["finish_reason"], len(b"".join(frames))
-
-    assert run(scene()) == ("length", 7 * FRAME_BYTES)
+@at_once
+async def test_max_length_bounds_words_too() -> None:
+    async with SocketClient(make_runtime(OpenFakeVoice())) as talk:
+        await talk.configure(max_length=7)
+        events, frames = await talk.say("One two. ", "Three four.")
+        got = events[-1]["finish_reason"], len(b"".join(frames))
+    assert got == ("length", 7 * FRAME_BYTES)
 
 
 # Order -------------------------------------------------------------------------------
 
 
 @both
-def test_messages_are_handled_in_order_and_all_before_the_close(voice: Voice) -> None:
-    async def scene() -> list[tuple[Any, ...]]:
-        async with Talk(make_house(voice())) as talk:
-            await talk.configure()
-            for text in ("One.", "Two three."):
-                talk.write(text)
-                talk.send("input.done")
-            talk.send("session.config", format="wav", language="english")
-            talk.send("session.close")
-            first, _ = await talk.until("session.done")
-            second, _ = await talk.until("session.done")
-            assert (await talk.expect("session.ready"))["format"] == "wav"
-            assert await talk.is_sent_away(1000)
-            return [(e[-1]["utterance_index"], e[-1]["audio_seconds"]) for e in (first, second)]
-
-    assert run(scene()) == [(0, 0.24), (1, 0.64)]
-
-
-def test_a_close_in_the_middle_of_a_text_ends_it() -> None:
-    async def scene() -> None:
-        house = make_house()
-        async with Talk(house) as talk:
-            await talk.configure()
-            talk.write("hold. Two")
-            await settle()
-            assert house.admission.active == 1
-            talk.send("session.close")
-            assert await talk.is_sent_away(1000)
-            await talk.ended()
-            assert house.is_idle
-            assert house.voice.told[0].channel.is_cancelled
-
-    run(scene())
+@at_once
+async def test_messages_are_handled_in_order_and_all_before_the_close(voice: Voice) -> None:
+    async with SocketClient(make_runtime(voice())) as talk:
+        await talk.configure()
+        for text in ("One.", "Two three."):
+            talk.write(text)
+            talk.send("input.done")
+        talk.send("session.config", format="wav", language="english")
+        talk.send("session.close")
+        first, _ = await talk.until("session.done")
+        second, _ = await talk.until("session.done")
+        assert (await talk.expect("session.ready"))["format"] == "wav"
+        assert await talk.is_sent_away(1000)
+        got = [(e[-1]["utterance_index"], e[-1]["audio_seconds"]) for e in (first, second)]
+    assert got == [(0, 0.24), (1, 0.64)]
 
 
-def test_a_configuration_that_is_refused_changes_nothing() -> None:
-    async def scene() -> None:
-        house = make_house()
-        async with Talk(house) as talk:
-            await talk.configure(seed=5, format="wav")
-            talk.send("session.config", seed=6, speaker="nobody")
-            assert (await talk.error())["code"] == "unknown_speaker"
-            events, _ = await talk.say("One.")
-            assert (events[0]["seed"], events[0]["format"]) == (5, "wav")
+@at_once
+async def test_a_close_in_the_middle_of_a_text_ends_it() -> None:
+    runtime = make_runtime()
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        talk.write("hold. Two")
+        await settle()
+        assert runtime.admission.active == 1
+        talk.send("session.close")
+        assert await talk.is_sent_away(1000)
+        await talk.ended()
+        assert runtime.is_idle
+        assert runtime.voice.utterances[0].channel.is_cancelled
 
-    run(scene())
+
+@at_once
+async def test_a_configuration_that_is_refused_changes_nothing() -> None:
+    runtime = make_runtime()
+    async with SocketClient(runtime) as talk:
+        await talk.configure(seed=5, format="wav")
+        talk.send("session.config", seed=6, speaker="nobody")
+        assert (await talk.error())["code"] == "unknown_speaker"
+        events, _ = await talk.say("One.")
+        assert (events[0]["seed"], events[0]["format"]) == (5, "wav")
 
 
 @both
-def test_no_configuration_while_a_text_is_written(voice: Voice) -> None:
-    async def scene() -> None:
-        async with Talk(make_house(voice())) as talk:
-            await talk.configure()
-            talk.write("One")
-            talk.send("session.config", format="wav")
-            error = await talk.error()
-            assert (error["param"], error["utterance_index"]) == ("type", None)
-            talk.send("input.done")
-            events, _ = await talk.until("session.done")
-            assert events[0]["format"] == "pcm"
-
-    run(scene())
+@at_once
+async def test_no_configuration_while_a_text_is_written(voice: Voice) -> None:
+    async with SocketClient(make_runtime(voice())) as talk:
+        await talk.configure()
+        talk.write("One")
+        talk.send("session.config", format="wav")
+        error = await talk.error()
+        assert (error["param"], error["utterance_index"]) == ("type", None)
+        talk.send("input.done")
+        events, _ = await talk.until("session.done")
+        assert events[0]["format"] == "pcm"
 
 
 @pytest.mark.parametrize(
     ("voice", "fields", "param"),
     [
-        (Teller, {"tokens": [1]}, "text"),
-        (Teller, {"text": "One."}, "text"),
-        (Teller, {"format": "opus"}, "format"),  # at 22,050 Hz there is none
-        (Teller, {"split": "token"}, "split"),
-        (Teller, {"speaker": "nobody"}, "voice"),
-        (OpenTeller, {"normalize": "full"}, "normalize"),
+        (FakeVoice, {"tokens": [1]}, "text"),
+        (FakeVoice, {"text": "One."}, "text"),
+        (FakeVoice, {"format": "opus"}, "format"),  # at 22,050 Hz there is none
+        (FakeVoice, {"split": "token"}, "split"),
+        (FakeVoice, {"speaker": "nobody"}, "voice"),
+        (OpenFakeVoice, {"normalize": "full"}, "normalize"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_there_is_a_text(
+@at_once
+async def test_what_cannot_be_done_is_refused_before_there_is_a_text(
     voice: Voice, fields: dict[str, Any], param: str
 ) -> None:
-    async def scene() -> None:
-        async with Talk(make_house(voice(), sample_rate_hz=22050)) as talk:
-            talk.send("session.config", **fields)
-            assert (await talk.error())["param"] == param
-            talk.write("One.")
-            assert (await talk.error())["param"] == "type"
-
-    run(scene())
+    async with SocketClient(make_runtime(voice(), sample_rate_hz=22050)) as talk:
+        talk.send("session.config", **fields)
+        assert (await talk.error())["param"] == param
+        talk.write("One.")
+        assert (await talk.error())["param"] == "type"
 
 
 # What is too much --------------------------------------------------------------------
@@ -479,154 +497,146 @@ BAD = [
 
 
 @pytest.mark.parametrize(("message", "code", "param"), BAD)
-def test_bad_messages_do_not_wait_to_be_handled(message: str, code: str, param: str | None) -> None:
-    async def scene() -> None:
-        async with Talk(make_house(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
-            await talk.configure()
-            for _ in range(5):
-                talk.send_raw(message)
-            for _ in range(5):
-                error = await talk.error()
-                assert (error["code"], error["param"]) == (code, param)
-            assert kinds((await talk.say("One."))[0])[-1] == "session.done"
-
-    run(scene())
-
-
-def test_messages_that_were_handled_do_not_wait_any_more() -> None:
-    async def scene() -> None:
-        async with Talk(make_house(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
-            await talk.configure()
-            for _ in range(5):
-                talk.write("a" * 600)
-                await settle()
-            talk.send("input.done")
-            assert (await talk.until("session.done"))[0][-1]["finish_reason"] == "stop"
-
-    run(scene())
+@at_once
+async def test_bad_messages_do_not_wait_to_be_handled(
+    message: str, code: str, param: str | None
+) -> None:
+    async with SocketClient(make_runtime(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
+        await talk.configure()
+        for _ in range(5):
+            talk.send_raw(message)
+        for _ in range(5):
+            error = await talk.error()
+            assert (error["code"], error["param"]) == (code, param)
+        assert kinds((await talk.say("One."))[0])[-1] == "session.done"
 
 
-def test_cancelled_messages_do_not_wait_any_more() -> None:
-    async def scene() -> None:
-        async with Talk(make_house(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
-            await talk.configure()
-            for _ in range(5):
-                talk.write("hold.")
-                talk.send("input.done")
-                await settle()
-                talk.write("a" * 600)
-                await settle()
-                talk.send("input.cancel")
-                await talk.expect("audio.cancelled")
-            assert kinds((await talk.say("One."))[0])[-1] == "session.done"
-
-    run(scene())
+@at_once
+async def test_messages_that_were_handled_do_not_wait_any_more() -> None:
+    async with SocketClient(make_runtime(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
+        await talk.configure()
+        for _ in range(5):
+            talk.write("a" * 600)
+            await settle()
+        talk.send("input.done")
+        assert (await talk.until("session.done"))[0][-1]["finish_reason"] == "stop"
 
 
-def test_a_session_may_be_interrupted_for_ever() -> None:
-    async def scene() -> None:
-        async with Talk(make_house(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
-            for _ in range(50):
-                talk.send("input.cancel")
-                await talk.expect("audio.cancelled")
-            await talk.configure()
-            for _ in range(50):
-                talk.send("input.cancel")
-                await talk.expect("audio.cancelled")
-                await settle()
-            assert kinds((await talk.say("One."))[0])[-1] == "session.done"
-
-    run(scene())
-
-
-@pytest.mark.parametrize(("size", "is_too_much"), [(MOST_BYTES, False), (MOST_BYTES + 1, True)])
-def test_messages_that_wait_may_have_so_many_bytes_together(size: int, is_too_much: bool) -> None:
-    async def scene() -> None:
-        house = make_house(MAX_BODY_BYTES=str(MOST_BYTES))
-        async with Talk(house) as talk:
-            await talk.configure()
+@at_once
+async def test_cancelled_messages_do_not_wait_any_more() -> None:
+    async with SocketClient(make_runtime(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
+        await talk.configure()
+        for _ in range(5):
             talk.write("hold.")
             talk.send("input.done")
             await settle()
-            padded = json.dumps({"type": "input.text", "text": "b" * (size // 2)})
-            for raw in (padded, '{"type": "input.done"}'.ljust(size - len(padded))):
-                talk.send_raw(raw)
+            talk.write("a" * 600)
             await settle()
-            assert house.admission.active == (0 if is_too_much else 1)
-            events: list[dict[str, Any]] = []
-            if not is_too_much:
-                talk.send("session.close", now=1)
-            while isinstance(message := await talk.receive(), dict | bytes):
-                events += [message] if isinstance(message, dict) else []
-            assert codes(events) == ["body_too_large"]
-            assert message == 1009
-            await talk.ended()
-            assert house.is_idle
+            talk.send("input.cancel")
+            await talk.expect("audio.cancelled")
+        assert kinds((await talk.say("One."))[0])[-1] == "session.done"
 
-    run(scene())
+
+@at_once
+async def test_a_session_may_be_interrupted_for_ever() -> None:
+    async with SocketClient(make_runtime(MAX_BODY_BYTES=str(MOST_BYTES))) as talk:
+        for _ in range(50):
+            talk.send("input.cancel")
+            await talk.expect("audio.cancelled")
+        await talk.configure()
+        for _ in range(50):
+            talk.send("input.cancel")
+            await talk.expect("audio.cancelled")
+            await settle()
+        assert kinds((await talk.say("One."))[0])[-1] == "session.done"
+
+
+@pytest.mark.parametrize("letter", ["b", "я", "語"])
+@pytest.mark.parametrize(("size", "is_too_much"), [(MOST_BYTES, False), (MOST_BYTES + 1, True)])
+@at_once
+async def test_messages_that_wait_may_have_so_many_bytes_together(
+    size: int, is_too_much: bool, letter: str
+) -> None:
+    runtime = make_runtime(MAX_BODY_BYTES=str(MOST_BYTES))
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        talk.write("hold.")
+        talk.send("input.done")
+        await settle()
+        text = letter * (size // 2 // len(letter.encode()))
+        padded = json.dumps({"type": "input.text", "text": text}, ensure_ascii=False)
+        for raw in (padded, '{"type": "input.done"}'.ljust(size - len(padded.encode()))):
+            talk.send_raw(raw)
+        await settle()
+        assert runtime.admission.active == (0 if is_too_much else 1)
+        events: list[dict[str, Any]] = []
+        if not is_too_much:
+            talk.send("session.close", now=1)
+        while isinstance(message := await talk.receive(), dict | bytes):
+            events += [message] if isinstance(message, dict) else []
+        assert codes(events) == ["body_too_large"]
+        assert message == 1009
+        await talk.ended()
+        assert runtime.is_idle
 
 
 @both
 @pytest.mark.parametrize(("chars", "is_too_much"), [(40, False), (41, True)])
-def test_a_text_may_have_so_many_characters(voice: Voice, chars: int, is_too_much: bool) -> None:
-    async def scene() -> None:
-        house = make_house(voice(), MAX_TEXT_CHARS="40", MAX_CONCURRENT_REQUESTS="1")
-        async with Talk(house) as talk:
-            await talk.configure()
-            talk.write("One hold. " + "A" * 20)
-            await talk.expect("audio.start")
-            talk.write("b" * (chars - 30))
-            await settle()
-            assert house.admission.active == (0 if is_too_much else 1)
-            talk.write("c" if is_too_much else "")  # of a lost text: not an error of its own
-            talk.send("input.done" if is_too_much else "input.cancel")
-            events, _ = await talk.until("session.done" if is_too_much else "audio.cancelled")
-            assert codes(events) == (["invalid_request"] if is_too_much else [])
-            if is_too_much:
-                assert kinds(events) == ["error", "session.done"]
-                assert (events[0]["utterance_index"], events[0]["error"]["param"]) == (0, "text")
-                assert events[-1]["finish_reason"] == "error"
-            again, _ = await talk.say("a" * 40)  # every utterance anew
-            assert again[-1]["finish_reason"] == "stop"
-
-    run(scene())
-
-
-def test_a_text_that_the_voice_refuses_on_its_way_is_lost_and_the_session_stays() -> None:
-    async def scene() -> None:
-        async with Talk(make_house(OpenTeller())) as talk:
-            await talk.configure()
-            talk.write("One ")
-            await talk.expect("audio.start")
-            events, _ = await talk.say("toolong ", "three.")
+@at_once
+async def test_a_text_may_have_so_many_characters(
+    voice: Voice, chars: int, is_too_much: bool
+) -> None:
+    runtime = make_runtime(voice(), MAX_TEXT_CHARS="40", MAX_CONCURRENT_REQUESTS="1")
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        talk.write("One hold. " + "A" * 20)
+        await talk.expect("audio.start")
+        talk.write("b" * (chars - 30))
+        await settle()
+        assert runtime.admission.active == (0 if is_too_much else 1)
+        talk.write("c" if is_too_much else "")  # of a lost text: not an error of its own
+        talk.send("input.done" if is_too_much else "input.cancel")
+        events, _ = await talk.until("session.done" if is_too_much else "audio.cancelled")
+        assert codes(events) == (["invalid_request"] if is_too_much else [])
+        if is_too_much:
             assert kinds(events) == ["error", "session.done"]
-            assert events[0]["utterance_index"] == 0
-            assert events[1]["finish_reason"] == "error"
-            assert (await talk.say("One."))[0][-1]["finish_reason"] == "stop"
+            assert (events[0]["utterance_index"], events[0]["error"]["param"]) == (0, "text")
+            assert events[-1]["finish_reason"] == "error"
+        again, _ = await talk.say("a" * 40)  # every utterance anew
+        assert again[-1]["finish_reason"] == "stop"
 
-    run(scene())
+
+@at_once
+async def test_a_text_that_the_voice_refuses_on_its_way_is_lost_and_the_session_stays() -> None:
+    async with SocketClient(make_runtime(OpenFakeVoice())) as talk:
+        await talk.configure()
+        talk.write("One ")
+        await talk.expect("audio.start")
+        events, _ = await talk.say("toolong ", "three.")
+        assert kinds(events) == ["error", "session.done"]
+        assert events[0]["utterance_index"] == 0
+        assert events[1]["finish_reason"] == "error"
+        assert (await talk.say("One."))[0][-1]["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize(
     ("message", "param"), [({}, "text"), ({"text": None}, "text"), ({"text": 5}, "text")]
 )
-def test_a_text_that_is_no_text_is_refused(message: dict[str, Any], param: str) -> None:
-    async def scene() -> None:
-        async with Talk(make_house()) as talk:
-            await talk.configure()
-            talk.send("input.text", **message)
-            assert (await talk.error())["param"] == param
-            talk.send_bytes(b"audio")
-            assert (await talk.error())["code"] == "invalid_request"
-            assert (await talk.say("One."))[0][-1]["utterance_index"] == 0
-
-    run(scene())
+@at_once
+async def test_a_text_that_is_no_text_is_refused(message: dict[str, Any], param: str) -> None:
+    async with SocketClient(make_runtime()) as talk:
+        await talk.configure()
+        talk.send("input.text", **message)
+        assert (await talk.error())["param"] == param
+        talk.send_bytes(b"audio")
+        assert (await talk.error())["code"] == "invalid_request"
+        assert (await talk.say("One."))[0][-1]["utterance_index"] == 0
 
 
 # Time --------------------------------------------------------------------------------
 
 
-async def sent_away_after(talk: Talk) -> float:
+async def sent_away_after(talk: SocketClient) -> float:
     """Seconds until the session ends for want of a message."""
     since_s = now_s()
     assert (await talk.error())["code"] == "timeout"
@@ -634,161 +644,147 @@ async def sent_away_after(talk: Talk) -> float:
     return now_s() - since_s
 
 
-def test_a_new_session_may_say_nothing_for_10_s() -> None:
-    async def scene() -> float:
-        async with Talk(make_house()) as talk:
-            return await sent_away_after(talk)
-
-    assert run(scene()) == pytest.approx(10, abs=0.01)
+@at_once
+async def test_a_new_session_may_say_nothing_for_10_s() -> None:
+    async with SocketClient(make_runtime()) as talk:
+        assert await sent_away_after(talk) == pytest.approx(10, abs=0.01)
 
 
-def test_a_session_that_only_makes_mistakes_is_as_new() -> None:
-    async def scene() -> float:
-        async with Talk(make_house()) as talk:
-            talk.send("session.config", speaker="nobody")
-            await talk.error()
-            return await sent_away_after(talk)
-
-    assert run(scene()) == pytest.approx(10, abs=0.01)
+@at_once
+async def test_a_session_that_only_makes_mistakes_is_as_new() -> None:
+    async with SocketClient(make_runtime()) as talk:
+        talk.send("session.config", speaker="nobody")
+        await talk.error()
+        assert await sent_away_after(talk) == pytest.approx(10, abs=0.01)
 
 
 @both
-def test_a_text_may_stop_in_its_middle_for_60_s(voice: Voice) -> None:
-    async def scene() -> float:
-        house = make_house(voice())
-        async with Talk(house) as talk:
-            await talk.configure()
-            talk.write("hold on. T")
-            await talk.until("audio.start")
-            await asyncio.sleep(59)
-            talk.write("wo")  # every message counts anew
-            await settle()
-            talk.stop_reading()
-            assert house.admission.active == 1
-            talk.read_on()
-            since_s = now_s()
-            events, _ = await talk.until("error")
-            assert codes(events) == ["timeout"]
-            assert await talk.is_sent_away(1008)
-            await talk.ended()
-            assert house.is_idle
-            return now_s() - since_s
-
-    assert run(scene()) == pytest.approx(60, abs=0.01)
+@at_once
+async def test_a_text_may_stop_in_its_middle_for_60_s(voice: Voice) -> None:
+    runtime = make_runtime(voice())
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        talk.write("hold on. T")
+        await talk.until("audio.start")
+        await asyncio.sleep(59)
+        talk.write("wo")  # every message counts anew
+        await settle()
+        talk.stop_reading()
+        assert runtime.admission.active == 1
+        talk.read_on()
+        since_s = now_s()
+        events, _ = await talk.until("error")
+        assert codes(events) == ["timeout"]
+        assert await talk.is_sent_away(1008)
+        await talk.ended()
+        assert runtime.is_idle
+        assert now_s() - since_s == pytest.approx(60, abs=0.01)
 
 
 @both
 @pytest.mark.parametrize("spoken", [True, False])
-def test_a_session_may_rest_between_texts_for_15_minutes(voice: Voice, spoken: bool) -> None:
-    async def scene() -> float:
-        async with Talk(make_house(voice())) as talk:
-            await talk.configure()
-            if spoken:
-                await talk.say("One.")
-            return await sent_away_after(talk)
-
-    assert run(scene()) == pytest.approx(900, abs=0.01)
+@at_once
+async def test_a_session_may_rest_between_texts_for_15_minutes(voice: Voice, spoken: bool) -> None:
+    async with SocketClient(make_runtime(voice())) as talk:
+        await talk.configure()
+        if spoken:
+            await talk.say("One.")
+        assert await sent_away_after(talk) == pytest.approx(900, abs=0.01)
 
 
 @both
-def test_who_interrupts_a_text_may_rest_as_between_texts(voice: Voice) -> None:
-    async def scene() -> float:
-        async with Talk(make_house(voice())) as talk:
-            await talk.configure()
-            talk.write("hold on. T")
-            await talk.until("audio.start")
-            talk.send("input.cancel")
-            await talk.until("audio.cancelled")
-            return await sent_away_after(talk)
-
-    assert run(scene()) == pytest.approx(900, abs=0.01)
+@at_once
+async def test_who_interrupts_a_text_may_rest_as_between_texts(voice: Voice) -> None:
+    async with SocketClient(make_runtime(voice())) as talk:
+        await talk.configure()
+        talk.write("hold on. T")
+        await talk.until("audio.start")
+        talk.send("input.cancel")
+        await talk.until("audio.cancelled")
+        assert await sent_away_after(talk) == pytest.approx(900, abs=0.01)
 
 
 @both
-def test_who_waits_for_a_long_speech_is_not_sent_away(voice: Voice) -> None:
-    async def scene() -> None:
-        async with Talk(make_house(voice())) as talk:
-            await talk.configure()
-            talk.write("hold.")
-            talk.send("input.done")
-            await asyncio.sleep(5000)
-            talk.send("input.cancel")
-            await talk.until("audio.cancelled")
-
-    run(scene())
+@at_once
+async def test_who_waits_for_a_long_speech_is_not_sent_away(voice: Voice) -> None:
+    async with SocketClient(make_runtime(voice())) as talk:
+        await talk.configure()
+        talk.write("hold.")
+        talk.send("input.done")
+        await asyncio.sleep(5000)
+        talk.send("input.cancel")
+        await talk.until("audio.cancelled")
 
 
-@both
-def test_a_slot_is_waited_for_as_long_as_a_request_may_take(voice: Voice) -> None:
-    async def scene() -> None:
-        house = make_house(voice(), MAX_CONCURRENT_REQUESTS="1", REQUEST_TIMEOUT_S="30")
-        async with Talk(house) as first, Talk(house) as second:
-            for talk in (first, second):
-                await talk.configure()
-            first.write("One hold.")
-            first.send("input.done")
-            await first.expect("audio.start")
-            await settle()
-            second.write("Two.")
-            second.send("input.done")
-            began_s = now_s()
-            events, _ = await second.until("session.done")
-            assert now_s() - began_s == pytest.approx(30, abs=0.01)
-            assert (codes(events), events[0]["utterance_index"]) == (["timeout"], 0)
-            assert events[-1]["finish_reason"] == "error"
-            assert (house.admission.active, house.admission.queued) == (1, 0)
-            second.write("Two.")
-            second.send("input.done")
-            await settle()
-            assert house.admission.queued == 1
-            first.send("input.cancel")
-            assert (await second.until("session.done"))[0][-1]["finish_reason"] == "stop"
-
-    run(scene())
+@asynccontextmanager
+async def one_speaks_another_waits(
+    runtime: FakeRuntime,
+) -> AsyncIterator[tuple[SocketClient, SocketClient]]:
+    """Two configured sessions; the first holds its slot until it is cancelled."""
+    async with SocketClient(runtime) as first, SocketClient(runtime) as second:
+        for client in (first, second):
+            await client.configure()
+        first.write("One hold.")
+        first.send("input.done")
+        await first.expect("audio.start")
+        yield first, second
 
 
 @both
-def test_beyond_the_queue_it_is_busy_and_the_session_stays(voice: Voice) -> None:
-    async def scene() -> None:
-        house = make_house(voice(), MAX_CONCURRENT_REQUESTS="1", MAX_QUEUE="0")
-        async with Talk(house) as first, Talk(house) as second:
-            for talk in (first, second):
-                await talk.configure()
-            first.write("One hold.")
-            first.send("input.done")
-            await first.expect("audio.start")
-            events, _ = await second.say("Two.")
-            assert (codes(events), events[0]["utterance_index"]) == (["busy"], 0)
-            assert events[-1] == {
-                "type": "session.done",
-                "utterance_index": 0,
-                "total_sentences": 0,
-                "finish_reason": "error",
-                "audio_seconds": 0.0,
-            }
-            first.send("input.cancel")
-            await first.until("audio.cancelled")
-            assert (await second.say("Two."))[0][-1]["finish_reason"] == "stop"
-
-    run(scene())
+@at_once
+async def test_a_slot_is_waited_for_as_long_as_a_request_may_take(voice: Voice) -> None:
+    runtime = make_runtime(voice(), MAX_CONCURRENT_REQUESTS="1", REQUEST_TIMEOUT_S="30")
+    async with one_speaks_another_waits(runtime) as (first, second):
+        await settle()
+        second.write("Two.")
+        second.send("input.done")
+        began_s = now_s()
+        events, _ = await second.until("session.done")
+        assert now_s() - began_s == pytest.approx(30, abs=0.01)
+        assert (codes(events), events[0]["utterance_index"]) == (["timeout"], 0)
+        assert events[-1]["finish_reason"] == "error"
+        assert (runtime.admission.active, runtime.admission.queued) == (1, 0)
+        second.write("Two.")
+        second.send("input.done")
+        await settle()
+        assert runtime.admission.queued == 1
+        first.send("input.cancel")
+        assert (await second.until("session.done"))[0][-1]["finish_reason"] == "stop"
 
 
-def test_a_slot_is_taken_once_there_is_a_sentence_and_kept_between_them() -> None:
-    async def scene() -> None:
-        house = make_house()
-        async with Talk(house) as talk:
-            await talk.configure()
-            talk.write("... One")
-            await settle()
-            assert house.is_idle
-            talk.write(". Two. Three")
-            await settle()
-            assert house.admission.active == 1
-            talk.send("input.done")
-            await talk.until("session.done")
-            assert house.is_idle
+@both
+@at_once
+async def test_beyond_the_queue_it_is_busy_and_the_session_stays(voice: Voice) -> None:
+    runtime = make_runtime(voice(), MAX_CONCURRENT_REQUESTS="1", MAX_QUEUE="0")
+    async with one_speaks_another_waits(runtime) as (first, second):
+        events, _ = await second.say("Two.")
+        assert (codes(events), events[0]["utterance_index"]) == (["busy"], 0)
+        assert events[-1] == {
+            "type": "session.done",
+            "utterance_index": 0,
+            "total_sentences": 0,
+            "finish_reason": "error",
+            "audio_seconds": 0.0,
+        }
+        first.send("input.cancel")
+        await first.until("audio.cancelled")
+        assert (await second.say("Two."))[0][-1]["finish_reason"] == "stop"
 
-    run(scene())
+
+@at_once
+async def test_a_slot_is_taken_once_there_is_a_sentence_and_kept_between_them() -> None:
+    runtime = make_runtime()
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        talk.write("... One")
+        await settle()
+        assert runtime.is_idle
+        talk.write(". Two. Three")
+        await settle()
+        assert runtime.admission.active == 1
+        talk.send("input.done")
+        await talk.until("session.done")
+        assert runtime.is_idle
 
 
 # Ends --------------------------------------------------------------------------------
@@ -805,59 +801,56 @@ def test_a_slot_is_taken_once_there_is_a_sentence_and_kept_between_them() -> Non
         ("mute", "internal_error", 0),
     ],
 )
-def test_a_speech_that_fails_is_an_error_of_its_utterance(
+@at_once
+async def test_a_speech_that_fails_is_an_error_of_its_utterance(
     voice: Voice, lines: Callable[[], list[dict[str, str]]], text: str, code: str, starts: int
 ) -> None:
-    async def scene() -> None:
-        house = make_house(voice())
-        async with Talk(house) as talk:
-            await talk.configure()
-            events, _ = await talk.say(text)
-            assert kinds(events) == ["audio.start"] * starts + ["error", "session.done"]
-            assert (codes(events), events[-2]["utterance_index"]) == ([code], 0)
-            assert (events[-1]["finish_reason"], events[-1]["total_sentences"]) == ("error", 0)
-            assert house.is_idle
-            assert (await talk.say("One."))[0][-1]["utterance_index"] == 1
-
-    run(scene())
+    runtime = make_runtime(voice())
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        events, _ = await talk.say(text)
+        assert kinds(events) == ["audio.start"] * starts + ["error", "session.done"]
+        assert (codes(events), events[-2]["utterance_index"]) == ([code], 0)
+        assert (events[-1]["finish_reason"], events[-1]["total_sentences"]) == ("error", 0)
+        assert runtime.is_idle
+        assert (await talk.say("One."))[0][-1]["utterance_index"] == 1
     assert [line["outcome"] for line in lines()] == [code, "ok"]
     assert [line["finish_reason"] for line in lines()] == ["error", "stop"]
 
 
-def test_what_broke_is_in_the_log_and_not_in_the_answer(caplog: pytest.LogCaptureFixture) -> None:
-    async def scene() -> Any:
-        async with Talk(make_house(), x_request_id="talk") as talk:
-            await talk.configure()
-            return (await talk.say("break"))[0][0]["message"]
-
-    assert "told to" not in run(scene())
+@at_once
+async def test_what_broke_is_in_the_log_and_not_in_the_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with SocketClient(make_runtime(), x_request_id="talk") as talk:
+        await talk.configure()
+        got = (await talk.say("break"))[0][0]["message"]
+    assert "asked to fail" not in got
     assert "id=talk.0 failed" in caplog.text
-    assert "RuntimeError: told to" in caplog.text
+    assert "RuntimeError: asked to fail" in caplog.text
 
 
 def test_a_session_that_breaks_is_not_silent(caplog: pytest.LogCaptureFixture) -> None:
     async def scene() -> None:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             talk.send("session.config", speaker="broken")
             await talk.ended()
 
-    with pytest.raises(RuntimeError, match="told to"):
+    with pytest.raises(RuntimeError, match="asked to fail"):
         run(scene())
     assert "failed outside its route" in caplog.text
 
 
-def test_a_text_that_goes_on_behind_a_failure_is_ignored() -> None:
-    async def scene() -> None:
-        house = make_house()
-        async with Talk(house) as talk:
-            await talk.configure()
-            talk.write("fail. T")
-            await talk.error()
-            events, _ = await talk.say("wo. Three.")
-            assert kinds(events) == ["session.done"]
-            assert len(house.voice.told) == 1
-
-    run(scene())
+@at_once
+async def test_a_text_that_goes_on_behind_a_failure_is_ignored() -> None:
+    runtime = make_runtime()
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        talk.write("fail. T")
+        await talk.error()
+        events, _ = await talk.say("wo. Three.")
+        assert kinds(events) == ["session.done"]
+        assert len(runtime.voice.utterances) == 1
 
 
 @both
@@ -865,8 +858,8 @@ def test_barge_in_stops_at_once_and_forgets_what_waits(
     voice: Voice, lines: Callable[[], list[dict[str, str]]]
 ) -> None:
     async def scene() -> None:
-        house = make_house(voice())
-        async with Talk(house) as talk:
+        runtime = make_runtime(voice())
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             talk.write("One hold.")
             talk.send("input.done")
@@ -882,8 +875,8 @@ def test_barge_in_stops_at_once_and_forgets_what_waits(
             assert events == [
                 {"type": "audio.cancelled", "utterance_index": 0, "audio_seconds": 0.24}
             ]
-            assert house.is_idle
-            assert house.voice.told[0].channel.is_cancelled
+            assert runtime.is_idle
+            assert runtime.voice.utterances[0].channel.is_cancelled
             await settle()
             assert not talk.has_news
             assert (await talk.say("One."))[0][-1]["utterance_index"] == 1
@@ -897,45 +890,37 @@ def test_barge_in_stops_at_once_and_forgets_what_waits(
     assert lines()[0]["finish_reason"] == "cancelled"
 
 
-def test_barge_in_when_nobody_speaks_says_so() -> None:
-    async def scene() -> Any:
-        async with Talk(make_house()) as talk:
-            await talk.configure()
-            await talk.say("One.")
-            talk.send("input.cancel")
-            return await talk.expect("audio.cancelled")
-
-    assert run(scene()) == {
-        "type": "audio.cancelled",
-        "utterance_index": None,
-        "audio_seconds": 0.0,
-    }
+@at_once
+async def test_cancel_without_speech_is_answered() -> None:
+    async with SocketClient(make_runtime()) as talk:
+        await talk.configure()
+        await talk.say("One.")
+        talk.send("input.cancel")
+        got = await talk.expect("audio.cancelled")
+    assert got == {"type": "audio.cancelled", "utterance_index": None, "audio_seconds": 0.0}
 
 
 @both
-def test_whenever_the_cancel_comes_every_utterance_ends_once(
+@at_once
+async def test_whenever_the_cancel_comes_every_utterance_ends_once(
     voice: Voice, lines: Callable[[], list[dict[str, str]]]
 ) -> None:
-    async def scene() -> list[int]:
-        house = make_house(voice())
-        stopped = []
-        async with Talk(house) as talk:
-            await talk.configure()
-            for turns in range(25):
-                talk.write("One hold.")
-                talk.send("input.done")
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                talk.send("input.cancel")
-                events, _ = await talk.until("audio.cancelled")
-                if events[-1]["utterance_index"] is not None:
-                    stopped.append(events[-1]["utterance_index"])
-                assert house.is_idle
-                await settle()
-                assert not talk.has_news
-        return stopped
-
-    stopped = run(scene())
+    runtime = make_runtime(voice())
+    stopped = []
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        for turns in range(25):
+            talk.write("One hold.")
+            talk.send("input.done")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            talk.send("input.cancel")
+            events, _ = await talk.until("audio.cancelled")
+            if events[-1]["utterance_index"] is not None:
+                stopped.append(events[-1]["utterance_index"])
+            assert runtime.is_idle
+            await settle()
+            assert not talk.has_news
     assert len(stopped) > 5
     assert [line["id"].rpartition(".")[2] for line in lines()] == [str(i) for i in stopped]
     assert {line["outcome"] for line in lines()} == {"interrupted"}
@@ -946,16 +931,16 @@ def test_a_client_that_leaves_stops_its_speech(
     voice: Voice, lines: Callable[[], list[dict[str, str]]]
 ) -> None:
     async def scene() -> None:
-        house = make_house(voice())
-        async with Talk(house) as talk:
+        runtime = make_runtime(voice())
+        async with SocketClient(runtime) as talk:
             await talk.configure()
             talk.write("One hold. T")
             await talk.expect("audio.start")
             await settle()
             talk.leave()
             await talk.ended()
-            assert house.is_idle
-            assert house.voice.told[0].channel.is_cancelled
+            assert runtime.is_idle
+            assert runtime.voice.utterances[0].channel.is_cancelled
 
     before = count("tts_cancellations_total", reason="client_left")
     run(scene())
@@ -965,40 +950,36 @@ def test_a_client_that_leaves_stops_its_speech(
 
 
 @pytest.mark.parametrize("text", ["One two. Three.", "fail. Two."])
-def test_a_client_that_can_no_longer_be_told_has_left(
+@at_once
+async def test_a_client_that_cannot_be_sent_to_has_left(
     text: str, lines: Callable[[], list[dict[str, str]]]
 ) -> None:
-    async def scene() -> None:
-        house = make_house()
-        async with Talk(house) as talk:
-            await talk.configure()
-            talk.is_gone = True
-            talk.write(text)
-            talk.send("input.done")
-            await talk.ended()
-            assert house.is_idle
-            assert len(house.voice.told) == 1
-
-    run(scene())
+    runtime = make_runtime()
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        talk.is_gone = True
+        talk.write(text)
+        talk.send("input.done")
+        await talk.ended()
+        assert runtime.is_idle
+        assert len(runtime.voice.utterances) == 1
     assert [line["outcome"] for line in lines()] == ["cancelled"]
 
 
-def test_a_client_that_does_not_read_is_waited_for_and_loses_nothing() -> None:
-    async def scene() -> None:
-        house = make_house()
-        async with Talk(house) as talk:
-            await talk.configure()
-            talk.stop_reading()
-            talk.write("One. Two. Three.")
-            talk.send("input.done")
-            await asyncio.sleep(100)
-            assert len(house.voice.told) == 1
-            talk.read_on()
-            events, frames = await talk.until("session.done")
-            assert events[-1]["total_sentences"] == 3
-            assert len(b"".join(frames)) == 11 * FRAME_BYTES
-
-    run(scene())
+@at_once
+async def test_a_client_that_does_not_read_is_waited_for_and_loses_nothing() -> None:
+    runtime = make_runtime()
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        talk.stop_reading()
+        talk.write("One. Two. Three.")
+        talk.send("input.done")
+        await asyncio.sleep(100)
+        assert len(runtime.voice.utterances) == 1
+        talk.read_on()
+        events, frames = await talk.until("session.done")
+        assert events[-1]["total_sentences"] == 3
+        assert len(b"".join(frames)) == 11 * FRAME_BYTES
 
 
 # Who may come in ---------------------------------------------------------------------
@@ -1015,75 +996,66 @@ KEY = "secret"
         ("input.done", {}),
     ],
 )
-def test_a_client_that_never_gives_its_deferred_key_is_sent_away(
+@at_once
+async def test_a_client_that_never_gives_its_deferred_key_is_sent_away(
     kind: str, fields: dict[str, str]
 ) -> None:
-    async def scene() -> None:
-        house = make_house(API_KEY=KEY)
-        async with Talk(house) as talk:
-            talk.send(kind, **fields)
-            talk.send("session.config", api_key=KEY)
-            assert (await talk.error())["code"] == "unauthorized"
-            assert await talk.is_sent_away(1008)
-            await talk.ended()
-            assert not talk.has_news
-
-    run(scene())
+    runtime = make_runtime(API_KEY=KEY)
+    async with SocketClient(runtime) as talk:
+        talk.send(kind, **fields)
+        talk.send("session.config", api_key=KEY)
+        assert (await talk.error())["code"] == "unauthorized"
+        assert await talk.is_sent_away(1008)
+        await talk.ended()
+        assert not talk.has_news
 
 
-def test_a_client_with_a_deferred_key_cannot_stay_by_interrupting() -> None:
-    async def scene() -> None:
-        async with Talk(make_house(API_KEY=KEY)) as talk:
-            talk.send("input.cancel")
-            await talk.expect("audio.cancelled")
-            assert (await talk.error())["code"] == "unauthorized"
-            assert await talk.is_sent_away(1008)
-
-    run(scene())
+@at_once
+async def test_a_client_with_a_deferred_key_cannot_stay_by_interrupting() -> None:
+    async with SocketClient(make_runtime(API_KEY=KEY)) as talk:
+        talk.send("input.cancel")
+        await talk.expect("audio.cancelled")
+        assert (await talk.error())["code"] == "unauthorized"
+        assert await talk.is_sent_away(1008)
 
 
 @pytest.mark.parametrize("in_header", [True, False])
-def test_the_key_is_given_once(in_header: bool) -> None:
-    async def scene() -> None:
-        headers = {"authorization": f"Bearer {KEY}"} if in_header else {}
-        async with Talk(make_house(API_KEY=KEY), **headers) as talk:
-            await talk.configure(**({} if in_header else {"api_key": KEY}))
-            await talk.configure(format="wav")
-            assert (await talk.say("One."))[0][0]["format"] == "wav"
-
-    run(scene())
+@at_once
+async def test_the_key_is_given_once(in_header: bool) -> None:
+    headers = {"authorization": f"Bearer {KEY}"} if in_header else {}
+    async with SocketClient(make_runtime(API_KEY=KEY), **headers) as talk:
+        await talk.configure(**({} if in_header else {"api_key": KEY}))
+        await talk.configure(format="wav")
+        assert (await talk.say("One."))[0][0]["format"] == "wav"
 
 
-def test_text_before_the_configuration_is_refused_and_the_session_stays() -> None:
-    async def scene() -> None:
-        async with Talk(make_house()) as talk:
-            for kind in ("input.text", "input.done"):
-                talk.send(kind, text="One.")
-                error = await talk.error()
-                assert (error["param"], error["utterance_index"]) == ("type", None)
-            await talk.configure()
-
-    run(scene())
+@at_once
+async def test_text_before_the_configuration_is_refused_and_the_session_stays() -> None:
+    async with SocketClient(make_runtime()) as talk:
+        for kind in ("input.text", "input.done"):
+            talk.send(kind, text="One.")
+            error = await talk.error()
+            assert (error["param"], error["utterance_index"]) == ("type", None)
+        await talk.configure()
 
 
 # What is seen ------------------------------------------------------------------------
 
 
 @both
-def test_every_utterance_has_its_line_with_the_facts(
+@at_once
+async def test_every_utterance_has_its_line_with_the_facts(
     voice: Voice, lines: Callable[[], list[dict[str, str]]]
 ) -> None:
-    async def scene() -> None:
-        async with Talk(make_house(voice()), x_request_id="talk") as talk:
-            await talk.configure(seed=5, format="wav", speaker="other")
-            await talk.say("One. ", "Three.")
-            await talk.say("Two.")
+    async with SocketClient(make_runtime(voice()), x_request_id="talk") as talk:
+        await talk.configure(seed=5, format="wav", speaker="other")
+        await talk.say("One. ", "Three.")
+        await talk.say("Two.")
 
-    run(scene())
     first, second = lines()
     assert first["id"] == "talk.0"
     facts = {
-        "model": "teller",
+        "model": "fake",
         "voice": "other",
         "language": "english",
         "format": "wav",
@@ -1101,7 +1073,7 @@ def test_every_utterance_has_its_line_with_the_facts(
 
 def test_metrics_count_every_utterance_and_its_audio_once() -> None:
     async def scene() -> None:
-        async with Talk(make_house()) as talk:
+        async with SocketClient(make_runtime()) as talk:
             await talk.configure()
             await talk.say("One. Three.")
             await talk.say("Two.")

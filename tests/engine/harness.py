@@ -5,7 +5,6 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from qwen_tts_service.engine.job import Job
 from qwen_tts_service.engine.runner import PlainRunner
 from qwen_tts_service.types import SamplingOptions
 
-DATA = Path(__file__).parents[1] / "data"
 WAIT_S = 20
 """The deadline for one speech: a broken engine fails its test by then, even on a busy machine."""
 SLOTS = 16

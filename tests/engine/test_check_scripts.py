@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from tests.engine.harness import RecordingDriver
-from tests.model.conftest import DATA, ROOT, load_script
+from tests.model.conftest import ROOT, load_script
 
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
-
-TINY = str(DATA / "tiny_1b7")
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +22,17 @@ def bench():
 
 
 def test_the_engine_is_measured_by_part_and_under_load(
-    bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    bench,
+    quick_checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ):
     out = tmp_path / "figures.json"
     given = ["--batch", "1,3", "--frames", "6", "--closed", "2", "--open", "50", "--requests", "4"]
-    monkeypatch.setattr(sys, "argv", ["bench_engine", TINY, *given, "--json", str(out)])
+    monkeypatch.setattr(
+        sys, "argv", ["bench_engine", str(quick_checkpoint), *given, "--json", str(out)]
+    )
     assert bench.main() == 0
     figures = json.loads(out.read_text())
     assert {"command", "commit", "device", "cpu_flags", "date"} <= set(figures["facts"])
@@ -61,9 +65,9 @@ def check(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_all_checks_for_cuda_pass_with_a_stand_in_for_it(
-    check, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    check, quick_checkpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(sys, "argv", ["check_cuda", TINY, "--device", "cpu"])
+    monkeypatch.setattr(sys, "argv", ["check_cuda", str(quick_checkpoint), "--device", "cpu"])
     monkeypatch.setattr(check, "JOBS", 3)
     assert check.main() == 0
     said = capsys.readouterr().out
@@ -87,7 +91,7 @@ def test_a_driver_that_repeats_nothing_is_found(
     assert "FAILED  graphs: 0/8" in capsys.readouterr().out
 
 
-def test_a_check_that_breaks_has_failed_and_says_why(
+def test_a_check_that_raises_fails_with_the_reason(
     check, model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def broken(_device):
@@ -98,8 +102,8 @@ def test_a_check_that_breaks_has_failed_and_says_why(
     assert "FAILED  RuntimeError('no capture today')" in capsys.readouterr().out
 
 
-def test_other_logits_are_found(check, model):
-    other = Qwen3TTS.load(DATA / "tiny_1b7")
+def test_other_logits_are_found(check, model, quick_checkpoint):
+    other = Qwen3TTS.load(quick_checkpoint)
     assert check.near(model, other, 1e-3, "twins")[0]
     with torch.inference_mode():
         other.talker.stack.norm.scaled.mul_(torch.linspace(0.9, 1.1, 64))
@@ -109,7 +113,7 @@ def test_other_logits_are_found(check, model):
 def test_without_a_device_it_says_so(
     check, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(sys, "argv", ["check_cuda", TINY])
+    monkeypatch.setattr(sys, "argv", ["check_cuda", "anywhere"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert check.main() == 2
     assert "needs a CUDA device" in capsys.readouterr().err

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from tests.engine.harness import (
-    DATA,
     LateDriver,
     OnDevice,
     RecordingDriver,
@@ -44,9 +43,9 @@ SMALL = {"slots": 3, "max_positions": 256, "prefill_piece_rows": 32, "chunk_fram
 
 
 @pytest.fixture(scope="module")
-def masked():
+def masked(quick_checkpoint):
     """The model with the attention that reads up to a bound, as on CUDA without flash-attn."""
-    model = Qwen3TTS.load(DATA / "tiny_1b7")
+    model = Qwen3TTS.load(quick_checkpoint)
     for part in model.talker.modules():
         if hasattr(part, "attention"):
             part.attention = MaskedAttention("for a test")

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from tests.engine.harness import RUNNERS, make_job, plain, read, running, until,
 from qwen_tts_service.kernels.linear import can_pack
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 
-DATA = Path(__file__).parents[1] / "data"
 JOBS = 16
 
 
@@ -21,15 +19,10 @@ def jobs(model):
 
 
 @pytest.fixture(scope="module")
-def alone(model, jobs):
+async def alone(model, jobs):
     """Every job's samples and end, spoken by itself."""
-
-    async def speak(job):
-        channel = engine.submit(job)
-        return await read(channel), channel.finish_reason
-
     with running(model) as engine:
-        return [asyncio.run(speak(job)) for job in jobs]
+        return [await speak_late(engine, job, 0) for job in jobs]
 
 
 def assert_same(got, expected):
@@ -47,7 +40,7 @@ async def speak_late(engine, job, after):
     return await read(channel), channel.finish_reason
 
 
-def test_different_jobs_differ(alone):
+async def test_different_jobs_differ(alone):
     # Otherwise equality below would say nothing.
     starts = {samples[:1920].tobytes() for samples, _ in alone}
     assert len(starts) == JOBS
@@ -73,7 +66,7 @@ async def test_order_and_time_of_joining_change_nothing(model, jobs, alone, runn
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-async def test_neighbours_who_leave_change_nothing(model, jobs, alone, runner):
+async def test_requests_that_are_cancelled_change_no_other(model, jobs, alone, runner):
     with running(model, runner=runner) as engine:
 
         async def leave(job, after):
@@ -111,10 +104,10 @@ async def test_the_deterministic_mode_repeats_every_bit(model, jobs, runner):
 
 
 async def test_the_deterministic_mode_runs_rows_alone_where_company_changes_bits(
-    jobs, monkeypatch: pytest.MonkeyPatch
+    quick_checkpoint, jobs, monkeypatch: pytest.MonkeyPatch
 ):
     # The tiny matrices are too small to show it: 1024 columns and more are summed by row count.
-    model = Qwen3TTS.load(DATA / "tiny_1b7", linear="float")
+    model = Qwen3TTS.load(quick_checkpoint, linear="float")
     step, rows = model.talker.step, []
     monkeypatch.setattr(
         model.talker, "step", lambda x, *rest: rows.append(len(x)) or step(x, *rest)
@@ -127,9 +120,9 @@ async def test_the_deterministic_mode_runs_rows_alone_where_company_changes_bits
 
 
 @pytest.mark.skipif(not can_pack(), reason="this torch has no int8 kernels (not x86)")
-async def test_int8_layers_are_as_independent(jobs):
+async def test_int8_layers_are_as_independent(quick_checkpoint, jobs):
     # Here the smallest difference grows: a value near the middle of two steps takes the other.
-    with running(Qwen3TTS.load(DATA / "tiny_1b7", linear="int8")) as engine:
+    with running(Qwen3TTS.load(quick_checkpoint, linear="int8")) as engine:
         solo = [await speak_late(engine, job, 0) for job in jobs[:6]]
         together = await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs[:6]])
         for expected, got in zip(solo, together, strict=True):

@@ -68,7 +68,7 @@ async def test_speech_with_pauses_is_not_silence(model, runner):
 
 
 @both
-async def test_a_leaver_frees_the_slot_within_one_frame(model, runner):
+async def test_a_client_that_leaves_frees_its_slot_within_one_frame(model, runner):
     with endless(model, runner, slots=1) as (engine, made):
         first = engine.submit(make_job(model, 1, **LONG))
         second = engine.submit(make_job(model, 2, max_frames=4))
@@ -82,7 +82,7 @@ async def test_a_leaver_frees_the_slot_within_one_frame(model, runner):
 
 
 @both
-async def test_who_leaves_while_waiting_is_never_spoken(model, runner):
+async def test_a_request_cancelled_while_waiting_is_never_spoken(model, runner):
     with endless(model, runner, slots=1) as (engine, made):
         first = engine.submit(make_job(model, 1, max_frames=20))
         second = engine.submit(make_job(model, 2, max_frames=20))
@@ -157,7 +157,7 @@ async def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(model, r
 
 @both
 @pytest.mark.parametrize("call", ["begin", "prefill"])
-async def test_who_cannot_start_leaves_the_others_speaking(model, runner, call):
+async def test_a_request_that_cannot_start_leaves_the_others_speaking(model, runner, call):
     with endless(model, runner) as (engine, made):
         speaking = engine.submit(make_job(model, 1, max_frames=100))
         await anext(aiter(speaking))
@@ -170,7 +170,7 @@ async def test_who_cannot_start_leaves_the_others_speaking(model, runner, call):
 
 
 @both
-async def test_failures_in_a_row_end_the_engine_and_everyone_hears(model, runner):
+async def test_failures_in_a_row_end_the_engine_and_all_its_streams(model, runner):
     with endless(model, runner, slots=2, max_failures=3) as (engine, made):
         channels = [engine.submit(make_job(model, n, **LONG)) for n in range(12)]
         await anext(aiter(channels[0]))

@@ -139,7 +139,7 @@ def test_what_was_used_least_recently_goes_first():
     assert cache.get("whole") is not None
 
 
-def test_the_memory_of_prefixes_is_said(model):
+def test_the_memory_of_prefixes_is_reported(model):
     from qwen_tts_service.engine.runner import PlainRunner
 
     sizes = [

@@ -245,7 +245,7 @@ def test_outcomes_of_plain_calls_are_there_at_once(model, runner):
     assert runner.run_ahead == 0
 
 
-def test_the_memory_of_weights_and_state_is_said(model, runner):
+def test_the_memory_of_weights_and_state_is_reported(model, runner):
     slots = runner._slots
     assert "(2 slots of 64 positions)" in slots.memory
     parts = (*vars_of(slots.state), *slots.codec_state.tensors(), slots.ring)

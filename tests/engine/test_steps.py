@@ -693,7 +693,7 @@ def test_what_comes_later_for_a_failed_stream_is_ignored():
     assert len(readers[1].samples) == 5 * FRAME
 
 
-def test_a_failure_that_belongs_to_nobody_fails_everyone():
+def test_a_failure_without_an_owner_fails_all_requests():
     class Broken(Reader):
         looks = 0
 

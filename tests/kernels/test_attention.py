@@ -104,7 +104,7 @@ class FakeLibrary:
         )
 
 
-def test_flash_attention_is_told_where_each_row_lies(cache):
+def test_flash_attention_gets_the_position_of_each_row(cache):
     q, k, v = new_rows(2)
     rows = CachePositions(torch.tensor([2, 0]), torch.tensor([5, 11]), L)
     copies = tuple(x.clone() for x in cache)
@@ -124,7 +124,7 @@ def test_flash_attention_is_told_where_each_row_lies(cache):
         ("cuda", torch.bfloat16, True, "flash-attn cannot be imported"),
     ],
 )
-def test_the_choice_says_why(monkeypatch, device, dtype, use_flash, reason):
+def test_the_choice_has_a_reason(monkeypatch, device, dtype, use_flash, reason):
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     chosen = choose_attention(torch.device(device), dtype, use_flash=use_flash)
     assert chosen.name == "sdpa"

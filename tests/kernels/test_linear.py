@@ -1,5 +1,8 @@
 """The CPU's matmuls: a row's bits depend on that row alone, and the rounding is bounded."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -58,6 +61,22 @@ def test_row_keeps_its_bits_in_a_batch_of_any_size(kind, shape, rows):
     for start in range(ROWS - rows + 1):
         part = slice(start, start + rows)
         assert torch.equal(linear(x[part].clone()), together[part])
+
+
+ALONE_AND_TOGETHER = """
+import torch
+from qwen_tts_service.kernels.linear import HalfLinear
+linear = HalfLinear(torch.randn(96, 1024, generator=torch.Generator().manual_seed(1)))
+x = torch.randn(16, 1024, generator=torch.Generator().manual_seed(2))
+print(all(torch.equal(linear(x[:rows]), linear(x)[:rows]) for rows in range(1, 16)))
+"""
+
+
+def test_row_keeps_its_bits_where_torch_may_use_no_vector_instructions() -> None:
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}  # FBGEMM does not heed it
+    command = [sys.executable, "-c", ALONE_AND_TOGETHER]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 @pytest.mark.parametrize("kind", KINDS)

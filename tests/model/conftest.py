@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -14,14 +15,16 @@ DATA = ROOT / "tests" / "data"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread():
+def _one_thread() -> None:
     # Tiny matrices gain nothing from threads, and waiting for them costs much on a busy machine.
     torch.set_num_threads(1)
 
 
-def load_script(name):
+def load_script(name: str) -> ModuleType:
     path = ROOT / "scripts" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"script_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -29,30 +32,30 @@ def load_script(name):
 
 
 @pytest.fixture(scope="session")
-def parity():
+def parity() -> ModuleType:
     return load_script("parity")
 
 
 @pytest.fixture(scope="session")
-def verify_weights():
+def verify_weights() -> ModuleType:
     return load_script("verify_weights")
 
 
 @pytest.fixture(scope="session")
-def random_checkpoint():
+def random_checkpoint() -> ModuleType:
     return load_script("make_random_checkpoint")
 
 
 @pytest.fixture(scope="session")
-def data():
+def data() -> Path:
     return DATA
 
 
 @pytest.fixture(scope="session")
-def model():
+def model() -> Qwen3TTS:
     return Qwen3TTS.load(DATA / "tiny_1b7")
 
 
 @pytest.fixture(scope="session")
-def small_model():
+def small_model() -> Qwen3TTS:
     return Qwen3TTS.load(DATA / "tiny_0b6")

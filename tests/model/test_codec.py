@@ -159,7 +159,7 @@ def test_a_stream_in_equal_chunks_is_the_whole_decode(codec, whole, step):
     assert (streamed - whole.samples).abs().max() < TOLERANCE
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(cuts=st.sets(st.integers(1, FRAMES - 1), max_size=8))
 def test_a_stream_in_any_chunks_is_the_whole_decode(codec, whole, cuts):
     edges = [0, *sorted(cuts), FRAMES]
@@ -183,12 +183,12 @@ def test_rows_do_not_hear_one_another(codec, whole):
 
 
 @pytest.mark.skipif(not can_pack(), reason="this torch has no FBGEMM (not x86)")
-@pytest.mark.parametrize("frames", [1, 2, 4])
+@pytest.mark.parametrize("frames", [1, 4])
 def test_rows_decoded_together_are_the_same_bits_as_alone(real, frames):
     """Packed arithmetic only: what a row comes to does not depend on how many there are."""
     codes = random_codes(real.codec.config, 4, 2 * frames)
     together = stream(real.codec, codes, frames)
-    for rows in (1, 2, 3):
+    for rows in (1, 3):
         assert torch.equal(stream(real.codec, codes[:rows], frames), together[:rows])
 
 
@@ -481,29 +481,27 @@ def test_codes_of_another_number_of_codebooks_are_refused(codec, whole):
 
 # The published shapes, random weights -----------------------------------------------------
 
-REAL_FRAMES = 84  # more than the window of 72
+WINDOW_FRAMES = 84
+"""More than the window of 72."""
 
 
-@pytest.fixture(scope="module")
-def real(random_checkpoint, tmp_path_factory: pytest.TempPathFactory):
-    """Make a decoder of the published shapes and decode 84 frames without any state."""
-    folder = tmp_path_factory.mktemp("config")
+def make_real(random_checkpoint, folder, frames, **changes):
+    """Make a decoder of the published shapes, but for changes; decode frames without any state."""
+    published = random_checkpoint.codec_config("1.7b")
+    published["decoder_config"].update(changes)
     (folder / "speech_tokenizer").mkdir()
     for name, values in (
         ("config.json", random_checkpoint.main_config("1.7b")),
-        ("speech_tokenizer/config.json", random_checkpoint.codec_config("1.7b")),
+        ("speech_tokenizer/config.json", published),
     ):
         (folder / name).write_text(random_checkpoint.json.dumps(values), encoding="utf-8")
     config = load_config(folder).codec
     generator = torch.Generator().manual_seed(1)
-    inventory = random_checkpoint.codec_tensors(
-        random_checkpoint.codec_config("1.7b")["decoder_config"]
-    )
     tensors = {
         name: torch.cat(list(random_checkpoint.random_pieces(name, shape, generator)))
-        for name, shape in inventory
+        for name, shape in random_checkpoint.codec_tensors(published["decoder_config"])
     }
-    codes = random_codes(config, 1, REAL_FRAMES)
+    codes = random_codes(config, 1, frames)
     with torch.inference_mode():
         samples = plain_decode(tensors, config, codes[0])
     arithmetic = "packed" if can_pack() else "float"
@@ -511,22 +509,40 @@ def real(random_checkpoint, tmp_path_factory: pytest.TempPathFactory):
     return SimpleNamespace(codec=codec, codes=codes, samples=samples, tensors=tensors)
 
 
+@pytest.fixture(scope="module")
+def real(random_checkpoint, tmp_path_factory: pytest.TempPathFactory):
+    return make_real(random_checkpoint, tmp_path_factory.mktemp("config"), 12)
+
+
+@pytest.fixture(scope="module")
+def windowed(random_checkpoint, tmp_path_factory: pytest.TempPathFactory):
+    """The transformer has the published shapes; the vocoder, most of the work, is narrow."""
+    folder = tmp_path_factory.mktemp("config")
+    return make_real(random_checkpoint, folder, WINDOW_FRAMES, decoder_dim=96)
+
+
 def test_real_shapes_streamed_are_a_plain_whole_forward(real):
-    # Chunks of every kind, with steps on both sides of the window's edge at frame 72.
-    parts = [1, 2, 3, 7, 25, 30, 1, 1, 1, 1, 1, 2, 4, 5]
-    streamed = stream(real.codec, real.codes, parts)
+    streamed = stream(real.codec, real.codes, [1, 2, 3, 6])
     assert real.samples.abs().max() > 0.05
     assert (streamed[0] - real.samples).abs().max() < TOLERANCE
 
 
-def test_the_window_of_72_frames_is_heard(real):
+def test_a_stream_longer_than_the_window_is_a_plain_whole_forward(windowed):
+    # Chunks of every kind, with steps on both sides of the window's edge at frame 72.
+    parts = [1, 2, 3, 7, 25, 30, 1, 1, 1, 1, 1, 2, 4, 5]
+    streamed = stream(windowed.codec, windowed.codes, parts)
+    assert windowed.samples.abs().max() > 0.05
+    assert (streamed[0] - windowed.samples).abs().max() < TOLERANCE
+
+
+def test_the_window_of_72_frames_is_heard(windowed):
     """Without the window the plain forward departs, so the test above can see a wrong one."""
-    wide = SimpleNamespace(**{name: getattr(real.codec.config, name) for name in _FIELDS})
+    wide = SimpleNamespace(**{name: getattr(windowed.codec.config, name) for name in _FIELDS})
     wide.window_frames = 73
     with torch.inference_mode():
-        samples = plain_decode(real.tensors, wide, real.codes[0])
-    assert (samples - real.samples)[72 * 1920 :].abs().max() > 10 * TOLERANCE
-    assert (samples - real.samples)[: 72 * 1920].abs().max() < TOLERANCE
+        samples = plain_decode(windowed.tensors, wide, windowed.codes[0])
+    assert (samples - windowed.samples)[72 * 1920 :].abs().max() > 10 * TOLERANCE
+    assert (samples - windowed.samples)[: 72 * 1920].abs().max() < TOLERANCE
 
 
 _FIELDS = ("transformer", "codebooks", "upsampling_ratios", "upsample_rates", "window_frames")

@@ -324,7 +324,7 @@ class NotingAttention(RowwiseAttention):
 
 
 @pytest.mark.parametrize(("bound", "said"), [(64, "64"), (None, str(POSITIONS))])
-def test_attention_is_told_the_bound(model, monkeypatch, bound, said):
+def test_attention_gets_the_bound(model, monkeypatch, bound, said):
     attention = NotingAttention("")
     monkeypatch.setattr(model.talker, "attention", attention)
     state = model.new_state(slots=1, max_positions=POSITIONS)

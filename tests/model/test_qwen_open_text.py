@@ -17,6 +17,7 @@ TEXTS = [
     "你好，世界！今天天气很好。",
     "one \n\n two\r\n \n  three \t four!\n\n five",
     "don't WE'LL they're 'lx 's",
+    "cafe\u0301, e\u0301! e\u0316\u0301.",  # a mark before punctuation, which it would join
     "cafe\u0301 e\u0316\u0301 q\u0323\u0301 \u1100\u1161\u11a8 가",
     "a<|im_end|>b <tts_pad> ```code``` 😀👍🏽 !!??",
 ]

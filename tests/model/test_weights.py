@@ -275,6 +275,18 @@ def test_problems_are_listed_by_name_and_in_order(opened):
     )
 
 
+def test_many_tensors_not_asked_for_are_listed_in_order(tmp_path):
+    names = [f"x{number}" for number in range(9)]
+    save_file({name: torch.zeros(1) for name in names}, tmp_path / "x.safetensors")
+    file = CheckpointFile(
+        tmp_path / "x.safetensors", device=torch.device("cpu"), dtype=torch.float32
+    )
+    with pytest.raises(CheckpointError) as caught:
+        file.close()
+    expected = "; ".join(f"not expected: {name}" for name in names)
+    assert str(caught.value).endswith(f"does not fit: {expected}")
+
+
 def test_leaving_a_file_complains_but_not_over_another_error(opened):
     file, _, _ = opened
     with pytest.raises(ZeroDivisionError), file:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ROOT, Server, StartServer
+from tests.conftest import ROOT, Server
 
 
 def bench(url: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -29,9 +29,7 @@ def test_both_loops_are_measured_and_name_their_origin(server: Server, tmp_path:
     assert "| 3 streams | 6 | 0 |" in done.stdout
 
 
-def test_refused_requests_are_counted_as_errors(start_server: StartServer) -> None:
-    settings = {"MAX_CONCURRENT_REQUESTS": "1", "MAX_QUEUE": "0"}
-    with start_server("tests.api.slow_service:QwenTTS", **settings) as server:
-        done = bench(server.base_url, "--closed", "4", "--requests", "8", "--text", "5")
+def test_refused_requests_are_counted_as_errors(slow: Server) -> None:
+    done = bench(slow.base_url, "--closed", "4", "--requests", "8", "--text", "5")
     assert "status 429" in done.stderr
     assert "| 4 streams |" in done.stdout

@@ -226,7 +226,13 @@ def test_without_a_player_it_says_which_there_could_be(cli: Cli) -> None:
         ([TEXT, "--out", "a.wav", "--device", "cuda"], "DEVICE"),
         ([TEXT, "--out", "a.wav", "--device", "x"], "DEVICE"),
         ([TEXT, "--out", "a.wav", "--model", "nobody"], "nobody"),
-        ([TEXT, "--out", "a.wav", "--louder"], "--louder"),
+        ([TEXT, "--out", "a.wav", "--louder"], "unknown option --louder. See"),
+        ([TEXT, "--out", "a.wav", "--voice", "x"], "--voice. Did you mean --speaker?"),
+        ([TEXT, "--out", "a.wav", "--sex=f"], "--sex. Did you mean --gender?"),
+        ([TEXT, "--out", "a.wav", "--speed", "2"], "--speed. There is no speed control"),
+        ([TEXT, "--out", "a.wav", "--format", "doc"], "--format: must be wav, pcm, mp3"),
+        ([TEXT, "--out", "a.wav", "--gender", "x"], 'must be male, female or neutral; got "x"'),
+        (["a" * 4097, "--out", "a.wav"], "at most 4096 are allowed (MAX_TEXT_CHARS)"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_and_code_1(
@@ -242,7 +248,13 @@ def test_what_cannot_be_done_is_one_message_and_code_1(
 
 def test_a_text_that_is_not_utf8_is_refused(say: Any, capsys: Any, tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_bytes(TEXT.encode("cp1251"))
-    assert say(capsys, "--file", "b.txt", "--out", "a.wav") == (1, "error: the text is not UTF-8\n")
+    said = "error: the text is not UTF-8; save it as UTF-8\n"
+    assert say(capsys, "--file", "b.txt", "--out", "a.wav") == (1, said)
+
+
+def test_listed_words_are_taken_in_any_case(say: Any, capsys: Any) -> None:
+    options = ["--format", "WAV", "--gender", "Женский", "--normalize", "LIGHT", "--language", "RU"]
+    assert say(capsys, TEXT, "--out", "a.bin", *options)[0] == 0
 
 
 def test_a_file_is_read_and_words_need_no_quotes(say: Any, capsys: Any, tmp_path: Path) -> None:
@@ -262,6 +274,17 @@ def test_what_became_of_each_wish_is_said(say: Any, capsys: Any) -> None:
     assert "instruct was not applied: " in err
     assert "max_length" in err
     assert "cut at --max-length" in err
+
+
+def test_text_that_cannot_be_spoken_is_silence_if_asked_and_words_are_read_as_said(
+    say: Any, capsys: Any
+) -> None:
+    assert "letter or digit" in say(capsys, "...", "--out", "a.wav")[1]
+    code, err = say(capsys, "...", "--out", "a.wav", "--on-unspeakable", "silence")
+    assert (code, "0.2 s of silence" in err) == (0, True)
+    assert say(capsys, "My GPU.", "--out", "b.wav", "--pronounce", "GPU=card")[0] == 0
+    assert say(capsys, "My card.", "--out", "c.wav")[0] == 0
+    assert Path("b.wav").read_bytes() == Path("c.wav").read_bytes()
 
 
 def test_quiet_is_quiet(say: Any, capsys: Any) -> None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tokenize
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -24,8 +25,9 @@ LEAVES = {"types", "errors"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
-    "settings": {"errors"},
+    "validation": {"errors"},
     "text": LEAVES,
+    "settings": LEAVES | {"text", "validation"},
     "voice": LEAVES,
     "audio": LEAVES,
     "telemetry": {"types"},
@@ -36,10 +38,10 @@ MAY_IMPORT = {
     "espeak": LEAVES | {"text", "voice", "engine.channel"},
     "qwen": LEAVES | {"text", "voice", "engine", "model"},
     "speech": LEAVES | {"text", "audio"},
-    "fields": LEAVES | {"settings", "text"},
-    "api": LEAVES | {"settings", "fields", "speech", "voice", "audio", "telemetry"},
+    "fields": LEAVES | {"settings", "validation", "text", "voice"},
+    "api": LEAVES | {"settings", "validation", "fields", "speech", "voice", "audio", "telemetry"},
     "build": None,  # the one file that knows every concrete class
-    "cli": LEAVES | {"settings", "fields", "speech", "build", "voice", "audio"},
+    "cli": LEAVES | {"settings", "validation", "fields", "speech", "build", "voice", "audio"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -163,6 +165,18 @@ def test_importing_the_service_loads_no_model_library() -> None:
     assert ran.stdout.strip() == "[]"
 
 
+def test_every_table_is_installed_with_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = [
+        (SOURCE.parent / package.replace(".", "/"), pattern)
+        for package, patterns in project["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+    ]
+    installed = {path for folder, pattern in patterns for path in folder.glob(pattern)}
+    kinds = (".toml", ".json", ".txt", ".js", ".html", ".css", ".svg")
+    assert {path for path in SOURCE.rglob("*") if path.suffix in kinds} <= installed
+
+
 def test_functions_stay_short() -> None:
     long = [
         f"{path}:{node.lineno} {node.name}"
@@ -196,22 +210,22 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 450,
+    "": 720,
     "api": 1560,
     "audio": 320,
-    "cli": 350,
+    "cli": 370,
     "engine": 1060,
-    "espeak": 530,
-    "hub": 310,
-    "kernels": 290,
+    "espeak": 1130,
+    "hub": 325,
+    "kernels": 295,
     "model": 1260,
-    "qwen": 220,
-    "speech": 490,
+    "qwen": 250,
+    "speech": 880,
     "telemetry": 140,
-    "text": 430,
-    "voice": 280,
+    "text": 2080,
+    "voice": 290,
 }
-MAX_LINES_OF_ALL = 7500
+MAX_LINES_OF_ALL = 10500
 
 
 def lines_of_code(path: Path) -> int:

@@ -23,6 +23,7 @@ case "$*" in
     "-m venv"*) [ -z "${NO_ENSUREPIP:-}" ] && mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
     "-m pip --version") exit 0 ;;
     "-m pip --quiet --python"*) exit "${NO_PIP:-0}" ;;
+    "-m ${FAILS_AT:-nothing}"*) exit 1 ;;
     *) echo "$*" >>"$CALLS"; echo "pid $$"; exit "${FAILS:-0}" ;;
 esac
 """
@@ -171,20 +172,27 @@ def test_serve_becomes_the_server(checkout: Checkout) -> None:
     assert output.splitlines()[-1] == f"pid {process.pid}"
 
 
-def test_test_checks_first_and_hands_its_arguments_on(checkout: Checkout) -> None:
+def test_test_runs_the_checks_beside_the_tests_and_hands_its_arguments_on(
+    checkout: Checkout,
+) -> None:
     code, _ = checkout.run("scripts/test", "-k", "voice")
     assert code == 0
-    calls = checkout.calls()
-    assert calls[0] == install_of("dev,espeak,qwen,aac")
-    assert [call.split()[1] for call in calls[1:]] == ["ruff", "ruff", "mypy", "pytest", "pytest"]
-    assert calls[-1] == "-m pytest -k voice"
+    first, *others = checkout.calls()
+    assert first == install_of("dev,espeak,qwen,aac")
+    assert "-m pytest -k voice" in others
+    checks = [call.split()[1] for call in others if call != "-m pytest -k voice"]
+    assert checks == ["ruff", "ruff", "mypy", "pytest"]
+
+
+@pytest.mark.parametrize("failing", ["ruff", "mypy", "pytest -q", "pytest -k"])
+def test_test_fails_when_a_check_or_a_test_does(checkout: Checkout, failing: str) -> None:
+    assert checkout.run("scripts/test", "-k", "voice", FAILS_AT=failing)[0] == 1
 
 
 def test_all_tests_run_in_two_processes(checkout: Checkout) -> None:
     checkout.run("scripts/test")
-    assert (
-        checkout.calls()[-1] == "-m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder"
-    )
+    expected = "-m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder"
+    assert expected in checkout.calls()
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, ROOT / ".ci" / "run"], ids=lambda c: c.name)

@@ -224,7 +224,7 @@ async def test_a_foreign_origin_may_ask_over_http_as_its_browser_guards_it() -> 
     assert (await ask(origin="https://a.example")).status == 200
 
 
-async def test_only_allowed_origins_are_told_that_they_may_read() -> None:
+async def test_only_allowed_origins_get_cors_headers() -> None:
     settings = {"CORS_ORIGINS": "https://a.example"}
     allowed = (await ask(settings=settings, origin="https://a.example")).headers
     assert allowed["access-control-allow-origin"] == "https://a.example"
@@ -235,7 +235,7 @@ async def test_only_allowed_origins_are_told_that_they_may_read() -> None:
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("POST", 200), ("PUT", 400)])
-async def test_a_browser_is_told_which_methods_it_may_use(method: str, status: int) -> None:
+async def test_a_preflight_lists_the_allowed_methods(method: str, status: int) -> None:
     answer = await ask(
         settings={"CORS_ORIGINS": "https://a.example"},
         method="OPTIONS",

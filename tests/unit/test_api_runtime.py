@@ -194,7 +194,7 @@ def test_a_voice_that_cannot_be_warmed_up_has_failed(log: Any) -> None:
 
 
 @pytest.mark.usefixtures("log")
-def test_a_voice_that_falls_ill_has_failed_for_good() -> None:
+def test_an_unhealthy_voice_has_failed_for_good() -> None:
     started = Started().end_loading()
     started.synthesizer.voice.is_healthy = False
     assert started.runtime.stage.status == "failed"

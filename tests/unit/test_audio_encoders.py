@@ -333,7 +333,7 @@ def test_file_without_samples_has_at_most_a_header(name, expected, is_stream):
 
 
 @pytest.mark.parametrize(
-    ("name", "kbit_per_s"), [("mp3", (76, 84)), ("aac", (56, 72))], ids=["mp3", "aac"]
+    ("name", "kbit_per_s"), [("mp3", (76, 84)), ("aac", (64, 68))], ids=["mp3", "aac"]
 )
 @pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
 def test_bit_rate_is_the_one_chosen(name, kbit_per_s, is_stream):

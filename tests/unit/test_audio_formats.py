@@ -76,6 +76,8 @@ def test_aac_without_pyav_is_refused_and_names_the_extra(monkeypatch: pytest.Mon
         check_format("aac", 24000)
     assert (caught.value.param, caught.value.code) == ("format", "unsupported_format")
     assert "aac" not in available_formats(24000)
+    for other in available_formats(24000):
+        check_format(other, 24000)  # needs nothing more
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,11 @@ def test_empty_chunks_change_nothing():
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_nothing_is_sent_before_there_is_sound(name):
+    assert _pipe(name).feed(np.zeros(0, np.float32)) == b""
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_late_calls_on_a_closed_pipe_give_no_bytes(name):
     pipe = _pipe(name)
     pipe.feed(SAMPLES)

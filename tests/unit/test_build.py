@@ -29,7 +29,7 @@ from qwen_tts_service.settings import load_settings
         ),
         pytest.param(
             {"MODEL_NAME": "espeak-ng", "DEVICE": "cuda"},
-            "the embedded voice espeak-ng runs on the CPU only",
+            "the embedded voice espeak-ng runs on the CPU only.*DEVICE=cpu",
             id="embedded voice on CUDA",
         ),
     ],
@@ -68,6 +68,16 @@ def test_a_checkpoint_is_looked_for_with_its_packages_and_the_device_that_was_na
     check(load_settings({"MODEL_NAME": "m", "MODEL_PATH": "/p", "HF_HUB_OFFLINE": "1", **environ}))
     packages = ["torch", "transformers", "safetensors"]
     assert looked_for == [("m", Path("/p"), True), *packages, *devices]
+
+
+def test_a_lexicon_that_is_wrong_is_said_before_anything_is_looked_for(
+    tmp_path: Path, looked_for: list[Any]
+) -> None:
+    lexicon = tmp_path / "lexicon.tsv"
+    lexicon.write_text("GPU\tcard\nbroken")
+    with pytest.raises(StartupError, match=r"LEXICON=.*lexicon.tsv: line 2: a word, a tab"):
+        check(load_settings({"MODEL_NAME": "espeak-ng", "LEXICON": str(lexicon)}))
+    assert looked_for == []
 
 
 @pytest.mark.parametrize("device", [{}, {"DEVICE": "cpu"}])
@@ -138,3 +148,11 @@ def test_the_settings_choose_the_voice_and_the_rate(monkeypatch: pytest.MonkeyPa
     qwen = build(settings, report, 3)
     assert (qwen.voice, qwen.sample_rate_hz) == ("qwen", 16000)
     assert loaded == [(settings, report, 3)]
+
+
+@pytest.mark.usefixtures("looked_for")
+def test_stress_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = {"silero_stress"}
+    monkeypatch.setattr(build_module, "find_spec", lambda n: None if n in missing else object())
+    with pytest.raises(StartupError, match=r"RUSSIAN_STRESS=1 needs .* ./scripts/setup ru-stress"):
+        check(load_settings({"MODEL_NAME": "espeak-ng", "RUSSIAN_STRESS": "1"}))

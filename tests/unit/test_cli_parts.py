@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from qwen_tts_service.cli.arguments import CommandError, format_of, parse, settings_of
+from qwen_tts_service.cli.arguments import CommandError, body_of, format_of, parse, settings_of
 from qwen_tts_service.cli.progress import SpeechProgressBar
 from qwen_tts_service.cli.sink import write_file
+from qwen_tts_service.errors import InvalidRequest
 
 
 @pytest.mark.parametrize(
@@ -45,19 +46,17 @@ def test_nothing_is_drawn_when_quiet_or_without_a_terminal(
 
 
 @pytest.mark.parametrize(("expected_s", "is_shown"), [(9.9, False), (10.0, True)])
-def test_bar_follows_only_a_speech_of_ten_seconds_or_more_and_ends(
+async def test_bar_follows_only_a_speech_of_ten_seconds_or_more_and_ends(
     capsys: Any, monkeypatch: pytest.MonkeyPatch, expected_s: float, is_shown: bool
 ) -> None:
-    async def watch() -> int:
-        progress = SpeechProgressBar(is_quiet=False)
-        progress.watch(SimpleNamespace(audio_s=5.0, info=SimpleNamespace(expected_s=expected_s)))
-        await asyncio.sleep(0)
-        progress.end()
-        await asyncio.sleep(0)
-        return len(asyncio.all_tasks()) - 1
-
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert asyncio.run(watch()) == 0
+    tasks = asyncio.all_tasks()
+    progress = SpeechProgressBar(is_quiet=False)
+    progress.watch(SimpleNamespace(audio_s=5.0, info=SimpleNamespace(expected_s=expected_s)))
+    await asyncio.sleep(0)
+    progress.end()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == tasks
     drawn = capsys.readouterr().err
     assert ("############............] 5 s of about 10 s" in drawn) == is_shown
     assert drawn.rpartition("]")[2].endswith("\r") or not is_shown
@@ -124,3 +123,24 @@ def test_file_that_cannot_be_renamed_leaves_the_old_one_and_no_part(
         write_file(tmp_path / "a.wav", b"new")
     assert (tmp_path / "a.wav").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_pronunciations_are_given_one_by_one() -> None:
+    options = ["--pronounce", "GPU=джи пи ю", "--pronounce", "a=b=c"]
+    body = body_of(parse(["say", "GPU", "--out", "a.wav", *options]))
+    assert body.pronunciations == {"GPU": "джи пи ю", "a": "b=c"}
+    assert body_of(parse(["say", "GPU", "--out", "a.wav"])).pronunciations is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "error", "why"),
+    [
+        ("GPU", CommandError, "--pronounce: a word, = and its reading"),
+        ("=x", InvalidRequest, "--pronunciations: the word is empty"),
+    ],
+)
+def test_a_wrong_pronunciation_names_its_option(
+    entry: str, error: type[Exception], why: str
+) -> None:
+    with pytest.raises(error, match=why):
+        body_of(parse(["say", "GPU", "--out", "a.wav", "--pronounce", entry]))

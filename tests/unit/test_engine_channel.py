@@ -91,7 +91,7 @@ def test_a_producer_outlives_the_loop_of_its_reader() -> None:
     assert channel.is_cancelled
 
 
-async def test_what_is_put_after_the_end_is_not_heard() -> None:
+async def test_what_is_put_after_the_end_is_dropped() -> None:
     channel = PcmChannel(capacity_samples=100)
     channel.put(samples(3))
     channel.close()

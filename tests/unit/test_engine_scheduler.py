@@ -253,7 +253,7 @@ def test_the_lead_that_a_reader_needs_is_a_margin_and_two_steps(lead_s, step_s, 
     assert chunk_frames(candidate, OPTIONS, now_s=100.0, step_s=step_s) == frames
 
 
-def test_before_the_first_chunk_was_heard_nothing_is_late():
+def test_before_the_first_chunk_was_sent_nothing_is_late():
     candidate = speaking(chunks=2, decoded=2, frames=3, first_sent_s=None)
     assert chunk_frames(candidate, OPTIONS, now_s=100.0, step_s=0.01) == 0
 
@@ -279,7 +279,7 @@ def test_silence_is_counted_in_whole_frames_of_which_there_is_one(silence_s, fra
     assert replace(OPTIONS, silence_s=silence_s).silence_frames == frames
 
 
-def test_the_options_that_nobody_sets_are_those_that_were_measured():
+def test_default_options_are_the_measured_ones():
     options = EngineOptions(slots=1, max_positions=2)
     assert options == EngineOptions(
         slots=1,

@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -128,8 +129,21 @@ def test_variants_are_sorted_and_are_all_voices(library):
     assert "fast" not in library.variants
 
 
+NO_FORK = """
+import errno, os, runpy
+
+fork, forks = os.fork, iter(range(9))
+
+def fork_but_fail():
+    if next(forks) in (1, 2, 3):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+
+os.fork = fork_but_fail
+runpy.run_path({server!r}, run_name="__main__")
+"""
 BROKEN_SERVER = """
-import ctypes, runpy
+import ctypes, runpy, signal
 
 class BrokenLibrary(ctypes.CDLL):
     def __getattr__(self, name):
@@ -179,6 +193,50 @@ def test_library_that_does_not_work_is_found_out_at_the_start(
     with pytest.raises(StartupError, match="espeak-ng could not start") as caught:
         make_broken(broken, answer)
     assert re.search(reason, str(caught.value) + capfd.readouterr().err)
+
+
+def test_fork_that_fails_costs_its_caller_only(monkeypatch, tmp_path):
+    script = tmp_path / "no_fork.py"
+    script.write_text(NO_FORK.format(server=SERVER))
+    monkeypatch.setattr(server, "__file__", str(script))
+    library = EspeakLibrary()
+    fds = Path(f"/proc/{library._process.pid}/fd")
+    before = len(list(fds.iterdir())) if fds.is_dir() else 0
+    for _ in range(3):
+        with pytest.raises(SynthesisFailed, match="could not start a process: Res"):
+            synthesise(library, RUSSIAN, "f2")
+    assert library.is_running
+    assert library.phonemes(["Да!"], "ru") == ["d'A"]
+    if fds.is_dir():
+        assert len(list(fds.iterdir())) == before
+    library.close()
+
+
+def test_fork_that_hangs_is_ended_at_the_limit(monkeypatch, tmp_path):
+    script = tmp_path / "hangs.py"
+    script.write_text(
+        BROKEN_SERVER.format(broken="espeak_Synth", answer="signal.pause()", server=SERVER)
+    )
+    monkeypatch.setattr(server, "__file__", str(script))
+    monkeypatch.setattr("qwen_tts_service.espeak.library.LIMIT_S", 1)
+    library = EspeakLibrary()
+    with pytest.raises(SynthesisFailed, match="a process of espeak-ng has ended"):
+        synthesise(library, RUSSIAN, "f2")
+    assert library.phonemes(["Да!"], "ru") == ["d'A"]
+    library.close()
+    assert library._process.returncode == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="stops a process")
+def test_server_that_hangs_is_given_up_and_killed_at_the_end(monkeypatch):
+    library = EspeakLibrary()
+    monkeypatch.setattr("qwen_tts_service.espeak.library.LIMIT_S", 0)
+    monkeypatch.setattr("qwen_tts_service.espeak.library._CLOSE_S", 0.1)
+    library._process.send_signal(signal.SIGSTOP)
+    with pytest.raises(SynthesisFailed, match="no answer within 0 s"):
+        synthesise(library, RUSSIAN, "f2")
+    library.close()
+    assert library._process.returncode == -signal.SIGKILL
 
 
 def test_process_that_has_gone_is_noticed():

@@ -1,5 +1,6 @@
 """Getting weights with huggingface_hub, from a stand-in for the hub on the loopback."""
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -18,8 +19,10 @@ from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import huggingface_hub.constants
+import huggingface_hub.file_download
 import pytest
 
 from qwen_tts_service.errors import StartupError
@@ -235,8 +238,17 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(time, "sleep", lambda _: None)  # the library waits between its attempts
+def pauses_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between attempts, in order; none is waited for."""
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    return pauses
+
+
+@pytest.fixture
+def world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pauses_s: list[float]
+) -> Iterator[World]:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", True)
     # It writes 10 MB at a time.
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", CHUNK_BYTES)
@@ -404,8 +416,10 @@ def test_cut_download_goes_on(world: World, resets: bool) -> None:
 @pytest.mark.parametrize(
     ("cuts", "tells_length", "reason"),
     [
-        pytest.param([150_000] + [0] * 11, True, "without sending complete", id="cut"),
-        pytest.param([150_000, 0], False, "should be of size 400000", id="of unknown length"),
+        pytest.param([150_000] + [0] * 10, True, "without sending complete", id="cut"),
+        pytest.param(
+            [150_000] + [0] * 5, False, "should be of size 400000", id="of unknown length"
+        ),
     ],
 )
 def test_download_given_up_goes_on_at_the_next_start(
@@ -435,12 +449,60 @@ def test_busy_hub_is_asked_again(world: World, status: int) -> None:
     assert_whole(world)
 
 
-def test_busy_store_is_not_asked_again_until_the_next_start(world: World) -> None:
-    world.server.download_statuses = [503]
-    assert "503" in world.refusal()
-    assert len(world.server.starts()) == 1
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_busy_store_is_asked_again(world: World, status: int) -> None:
+    world.server.download_statuses = [status] * 5
     world.get()
     assert_whole(world)
+    assert world.server.starts() == [0] * 6
+
+
+def test_store_that_stays_busy_is_asked_six_times_after_growing_pauses(
+    world: World, pauses_s: list[float]
+) -> None:
+    world.server.download_statuses = [503] * 6
+    message = world.refusal()
+    assert "broke off after 0 of 400,000 bytes" in message
+    assert "503" in message
+    assert pauses_s == [0, 1, 2, 4, 8]
+    assert len(world.server.starts()) == 6
+    world.get()
+    assert_whole(world)
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["closed", "reset"])
+def test_connection_lost_before_a_new_byte_is_tried_six_times(
+    world: World, pauses_s: list[float], resets: bool
+) -> None:
+    world.server.cuts, world.server.resets = [0] * 6, resets
+    assert "broke off after 0 of 400,000 bytes" in world.refusal()
+    assert pauses_s == [0, 1, 2, 4, 8]
+    assert world.server.starts() == [0] * 6
+
+
+def test_attempts_are_counted_anew_when_bytes_arrive(world: World, pauses_s: list[float]) -> None:
+    by_the_library = 5  # it goes on by itself after bytes, and gives up after as many attempts
+    world.server.download_statuses = [503] * 4
+    world.server.cuts = [2 * CHUNK_BYTES, *[0] * by_the_library, *[0] * 3]
+    world.get()
+    assert_whole(world)
+    assert pauses_s == [0, 1, 2, 4, *[1] * by_the_library, 0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_store_that_refuses_is_asked_once(world: World, status: int) -> None:
+    world.server.download_statuses = [status]
+    assert str(status) in world.refusal()
+    assert len(world.server.starts()) == 1
+
+
+def test_full_disk_while_downloading_ends_it_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, pauses_s: list[float]
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", Mock(side_effect=full))
+    assert "No space left on device" in world.refusal()
+    assert pauses_s == []
 
 
 @pytest.mark.parametrize(
@@ -454,7 +516,7 @@ def test_hub_that_refuses_is_asked_once_and_a_busy_one_six_times(
     assert len(world.server.asked) == times
 
 
-def test_hub_that_is_not_there_is_said(world: World) -> None:
+def test_an_unreachable_hub_is_named(world: World) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -498,7 +560,7 @@ def test_whole_files_of_an_earlier_start_are_kept(world: World) -> None:
     assert {asked.name for asked in world.server.asked} == {"vocab.json"}
 
 
-def test_full_disk_is_said_before_the_first_request(world: World) -> None:
+def test_a_full_disk_is_reported_before_the_first_request(world: World) -> None:
     huge = replace(world.release, files=(PublishedFile(BIG_FILE, 10**18, "0" * 64),))
     message = world.refusal(releases={NAME: huge})
     assert "1000000000.00 GB must still be downloaded" in message
@@ -511,7 +573,7 @@ def test_room_is_asked_only_for_what_is_not_there_yet(
     world: World, monkeypatch: pytest.MonkeyPatch, part_bytes: int, missing: int
 ) -> None:
     if part_bytes:
-        world.server.cuts = [part_bytes] + [0] * 11
+        world.server.cuts = [part_bytes] + [0] * 10
         world.refusal()
     write_checkpoint(world.target, {"vocab.json": world.files["vocab.json"]})
     held = {path: path.stat().st_size for path in world.target.rglob("*") if path.is_file()}
@@ -534,7 +596,7 @@ def test_room_is_asked_only_for_what_is_not_there_yet(
     assert all(path in (world.target, *world.target.parents) for path in looked)
 
 
-def test_place_that_cannot_be_written_is_said(world: World) -> None:
+def test_a_directory_that_cannot_be_written_is_reported(world: World) -> None:
     world.models.write_text("a file, not a directory")
     assert "cannot be written" in world.refusal()
 

@@ -28,11 +28,15 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "deterministic": False,
         "max_queue": None,
         "max_text_chars": 4096,
+        "default_language": "english",
+        "lexicon": None,
         "max_body_bytes": 1048576,
         "request_timeout_s": 1800,
         "stall_timeout_s": 120,
         "max_positions": 8192,
         "runaway_factor": 4,
+        "russian_stress": False,
+        "stress_marks": "drop",
         "cors_origins": (),
         "log_level": "info",
         "hf_hub_offline": False,
@@ -72,6 +76,9 @@ def test_values_are_read_from_their_variables() -> None:
         ("MAX_QUEUE", "-1"),
         ("DEVICE", "tpu"),
         ("LOG_LEVEL", "loud"),
+        ("DEFAULT_LANGUAGE", "klingon"),
+        ("DEFAULT_LANGUAGE", "auto"),
+        ("DEFAULT_LANGUAGE", " "),
         ("REQUEST_TIMEOUT_S", "nan"),
         ("STALL_TIMEOUT_S", "0"),
         ("CPU_THREADS", "0"),
@@ -145,7 +152,25 @@ def test_every_word_that_is_allowed_is_taken(name: str, values: list[str]) -> No
     assert [getattr(load_settings({name: v}), name.lower()) for v in values] == values
 
 
-@pytest.mark.parametrize("device", ["cpu:0", "cuda:", "cuda:x", "xcpu", "cuda:1 "])
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("CPU_WEIGHTS", " Half", "half"),
+        ("CODEC_DTYPE", "BFloat16", "bfloat16"),
+        ("LOG_LEVEL", "INFO ", "info"),
+        ("DEVICE", "CUDA:1 ", "cuda:1"),
+        ("DETERMINISTIC", " True ", True),
+        ("MODEL_NAME", "ESpeak-NG ", "espeak-ng"),
+        ("MODEL_NAME", "My-Checkpoint", "My-Checkpoint"),
+    ],
+)
+def test_a_listed_word_is_taken_in_any_case_and_with_blanks(
+    name: str, value: str, meant: object
+) -> None:
+    assert getattr(load_settings({name: value}), name.lower()) == meant
+
+
+@pytest.mark.parametrize("device", ["cpu:0", "cuda:", "cuda:x", "xcpu", "cuda:1 x"])
 def test_a_device_is_named_as_torch_names_it(device: str) -> None:
     with pytest.raises(StartupError, match="DEVICE"):
         load_settings({"DEVICE": device})
@@ -217,3 +242,13 @@ def test_a_wrong_setting_never_shows_the_key(wrong: dict[str, str]) -> None:
     with pytest.raises(StartupError) as caught:
         load_settings({"API_KEY": "hunter2", **wrong})
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["russian", "ru", "RU", "ru-RU", "русский", "Russian"])
+def test_the_default_language_is_taken_by_any_of_its_names(value: str) -> None:
+    assert load_settings({"DEFAULT_LANGUAGE": value}).default_language == "russian"
+
+
+def test_a_wrong_default_language_is_refused_with_the_languages_there_are() -> None:
+    with pytest.raises(StartupError, match=r"DEFAULT_LANGUAGE.*chinese, english.*italian.*ru"):
+        load_settings({"DEFAULT_LANGUAGE": "klingon"})

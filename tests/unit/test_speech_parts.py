@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
-from qwen_tts_service.speech.parts import TextParts, split_request
-from qwen_tts_service.text import normalise
-from qwen_tts_service.text.split import MAX_PAUSE_S, Pause
+from qwen_tts_service.speech.parts import TextOptions, TextParts, split_request
+from qwen_tts_service.text import russian
+from qwen_tts_service.text.segments import MAX_PAUSE_S, Pause
 from qwen_tts_service.types import SpeechRequest
 
 LONG = "Мы пошли в лес. Там было тихо и темно! Кто там живёт? Никто не знал этого. " * 8
@@ -46,7 +46,7 @@ def test_token_ids_are_never_touched():
         ("[pause:1s]Раз[pause:200ms]", [1.0, "Раз", 0.2]),
         ("Раз[pause:99s]два", ["Раз", MAX_PAUSE_S, "два"]),
         ("Раз [pause:1s] … [pause:2s] два", ["Раз", 1.0, 2.0, "два"]),
-        ("Раз [pause:0s] два", ["Раз", "два"]),
+        ("Раз [pause:0s] два", ["Раз два"]),
         ("Раз [pause] два", ["Раз [pause] два"]),
     ],
 )
@@ -66,9 +66,16 @@ def test_the_language_is_that_of_the_whole_text_without_its_pauses():
 
 def test_words_on_both_sides_of_a_pause_stay_apart_for_the_language():
     script = split_request(
-        request("да[pause:1s]ja[pause:1s]nein[pause:1s]danke[pause:1s]bitte"), None
+        request("ich[pause:1s]nehme[pause:1s]da[pause:1s]heute[pause:1s]nichts"), None
     )
     assert {part.language for part in spoken(script)} == {"german"}
+
+
+def test_a_text_without_letters_is_in_the_default_language():
+    options = TextOptions(default_language="russian")
+    for text, language in (("42", "russian"), ("😊 5", "russian"), ("Hello", "english")):
+        (part,) = spoken(split_request(request(text), None, options))
+        assert part.language == language
 
 
 def test_a_language_that_was_given_is_kept():
@@ -91,10 +98,10 @@ def test_full_warns_where_there_are_no_full_rules():
 
 
 def test_full_without_its_extra_is_refused(monkeypatch: pytest.MonkeyPatch):
-    def missing():
+    def missing(**_):
         raise InvalidRequest("not installed", param="normalize", code="extra_missing")
 
-    monkeypatch.setattr(normalise, "_load_russian", missing)
+    monkeypatch.setattr(russian, "_load_russian", missing)
     with pytest.raises(InvalidRequest):
         split_request(request("Уже 5 часов.", normalize="full"), None)
 
@@ -145,10 +152,135 @@ def test_no_part_is_silent_or_too_long_and_no_letter_is_lost(text, longest):
         return [char for char in text if char.isalnum()]
 
     try:
-        parts = plan(text, longest)
+        parts = plan(text, longest, normalize="light")
     except CannotSpeak:
         assert not letters(text)
         return
     texts = [part for part in parts if isinstance(part, str)]
     assert all(letters(part) and len(part) <= longest for part in texts)
     assert letters("".join(texts)) == letters(text)
+
+
+# Markup ---------------------------------------------------------------------------------
+
+
+def manners(text, **fields):
+    """(speaker, language, text) of each part, and seconds."""
+    parts = split_request(request(text, **fields), None).parts
+    return [
+        p.duration_s if isinstance(p, Pause) else (p.speaker, p.language, p.text) for p in parts
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('<speak>Привет <break time="1s"/> мир</speak>', ["Привет", 1.0, "мир"]),
+        ("Hello<break/>world", ["Hello", 0.75, "world"]),
+        ("Первая<br>Вторая", ["Первая\nВторая"]),
+        ("Tom &amp; Jerry", ["Tom & Jerry"]),
+        ("<think>hm</think>Ответ", ["Ответ"]),
+        ("<p>Один.</p>\n<p>Два.</p>", ["Один.\n\nДва."]),
+        ("&lt;b&gt; [&#49;] a<5", ["<b> [1] a<5"]),
+        ("<speak><sub alias='**вэ цэ**'>WC</sub> тут</speak>", ["**вэ цэ** тут"]),
+        ("<speak>№ <say-as interpret-as='characters'>АБ</say-as>!</speak>", ["№ а, бэ!"]),
+        ("<speak><p>Один</p><p>Два</p></speak>", ["Один\n\nДва"]),
+        ("<speak>до<emphasis>ро</emphasis>га</speak>", ["дорога"]),
+    ],
+)
+def test_markup_is_never_spoken(text, expected):
+    assert plan(text, language="russian", normalize="light") == expected
+
+
+def test_without_normalising_markup_is_spoken():
+    for text in ("<b>Да</b> &amp; [voice:x]", "<speak>Да</speak>"):
+        assert plan(text, normalize="none") == [text]
+    assert plan("<speak>Да<break/>нет</speak>", normalize="none", input_type="ssml") == [
+        "Да",
+        0.75,
+        "нет",
+    ]
+
+
+def test_a_dialogue_changes_the_speaker_with_a_gap_between():
+    assert manners("Hi there. [voice:ryan] Hello. [voice:vivian] Bye. [/voice] So.") == [
+        (None, "english", "Hi there."),
+        0.3,
+        ("ryan", "english", "Hello."),
+        0.3,
+        ("vivian", "english", "Bye."),
+        0.3,
+        (None, "english", "So."),
+    ]
+
+
+def test_a_pause_between_speakers_takes_the_place_of_the_gap():
+    assert manners("[voice:a] One [pause:1s] [voice:b] two", language="english") == [
+        ("a", "english", "One"),
+        1.0,
+        ("b", "english", "two"),
+    ]
+
+
+def test_the_speaker_of_the_request_named_again_changes_nothing():
+    assert manners("One [voice:a] two", speaker="a", language="english") == [
+        ("a", "english", "One two")
+    ]
+
+
+def test_every_part_of_a_dialogue_has_the_seed_of_the_request():
+    parts = spoken(split_request(request("[voice:a] One [voice:b] two"), None))
+    assert [part.seed for part in parts] == [7, 7]
+
+
+def test_another_language_or_rate_in_a_sentence_makes_no_gap():
+    text = "<speak>Say <lang xml:lang='ru'>привет</lang> <prosody rate='slow'>now</prosody></speak>"
+    parts = spoken(split_request(request(text, language="english"), None))
+    assert [(p.language, p.rate, p.text) for p in parts] == [
+        ("english", 1.0, "Say"),
+        ("russian", 1.0, "привет"),
+        ("english", 0.75, "now"),
+    ]
+    assert len(manners(text, language="english")) == 3
+
+
+def test_the_language_is_looked_for_in_what_names_none():
+    text = "<speak>Say <lang xml:lang='ru'>привет и до свидания</lang> now and then</speak>"
+    assert [language for _, language, _ in manners(text)] == ["english", "russian", "english"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(None, ["german", "french"]), ("english", ["english", "french"])]
+)
+def test_the_language_of_the_document_counts_where_none_was_given(given, expected):
+    text = "<speak xml:lang='de'>eins<s xml:lang='fr'>deux</s></speak>"
+    parts = spoken(split_request(request(text, language=given), None))
+    assert [part.language for part in parts] == expected
+
+
+def test_warnings_of_ssml_are_said():
+    warning = split_request(request("<speak><foo>Yes</foo></speak>"), None).warning
+    assert "foo" in warning
+
+
+@pytest.mark.parametrize("text", ["<speak/>", "<speak><break/></speak>", "<think>hm", "<b></b>"])
+def test_markup_without_a_text_is_nothing_to_speak(text):
+    with pytest.raises(CannotSpeak) as caught:
+        split_request(request(text), None)
+    assert caught.value.code == "no_reading"
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "expected"),
+    [
+        ("Привет.", "auto", "ПРИВЕТ."),
+        ("Привет.", "full", "ПРИВЕТ."),
+        ("Привет.", "light", "Привет."),
+        ("Привет.", "none", "Привет."),
+        ("Hello there.", "auto", "Hello there."),
+    ],
+)
+def test_stress_is_set_in_russian_that_is_read_out(text, level, expected):
+    options = TextOptions(accent=str.upper)
+    (part,) = split_request(request(text, normalize=level), None, options).parts
+    assert part.text == expected

@@ -10,9 +10,10 @@ import pytest
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import NotReady, SynthesisFailed
 from qwen_tts_service.speech.sequence import PartSequence
-from qwen_tts_service.text.split import Pause
+from qwen_tts_service.text.segments import Pause
 
 RATE_HZ = 1000
+GAP = Pause(0.3, is_gap=True)
 FRAME_SAMPLES = 80
 OPEN = None
 """Stands for a part that is still being made."""
@@ -198,3 +199,20 @@ async def test_leaving_before_anything_has_begun_starts_nothing():
     assert not (await collect(stream)).size
     assert stream.finish_reason == "cancelled"
     assert not teller.begun
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        pytest.param([[5], GAP, [5]], [5, 300, 5], id="between"),
+        pytest.param([[5], GAP, []], [5], id="silent-last"),
+        pytest.param([[], GAP, [5]], [5], id="silent-first"),
+        pytest.param([[5], GAP, [], GAP, [5]], [5, 300, 5], id="silent-between"),
+        pytest.param([[5], Pause(0.1), GAP, []], [5, 100], id="pause-stays"),
+        pytest.param([[5], GAP, Pause(0.1), [5]], [5, 400, 5], id="gap-and-pause"),
+    ],
+)
+async def test_a_gap_is_heard_only_between_two_sounds(parts, expected):
+    heard = await collect(stream_of(Teller(), *parts))
+    lengths = [len(run) for run in np.split(heard, np.flatnonzero(np.diff(heard)) + 1)]
+    assert lengths == expected

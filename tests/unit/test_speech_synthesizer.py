@@ -5,7 +5,7 @@ import threading
 import wave
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -387,3 +387,122 @@ def test_before_the_first_request_everything_is_loaded(
     assert (teller.is_warm, teller.is_closed) == (True, False)
     synthesizer.close()
     assert teller.is_closed
+
+
+# Markup and dialogue --------------------------------------------------------------------
+
+
+class Cast(Teller):
+    """Tells as the speaker who is asked for, and knows only a and b."""
+
+    def choose(self, request):
+        return VoiceChoice(speaker=request.speaker or "teller", language="english")
+
+    def prepare(self, request):
+        if request.speaker not in (None, "a", "b"):
+            raise InvalidRequest("known: a, b", param="speaker", code="unknown_speaker")
+        told = super().prepare(request)
+        return replace(told, choice=replace(told.choice, speaker=request.speaker or "teller"))
+
+
+async def test_the_speakers_of_a_dialogue_are_said_in_order():
+    speech = await begin(Cast(), ask("One [voice:b] two [voice:a] three [voice:b] four"))
+    assert speech.info.speakers == ("teller", "b", "a")
+    assert speech.info.choice.speaker == "teller"
+
+
+@pytest.mark.parametrize(
+    "text", ["One. [voice:Bob] two", '<speak>One.<voice name="Bob">two</voice></speak>']
+)
+async def test_an_unknown_voice_is_refused_before_anything_is_spoken(text):
+    teller = Cast()
+    with pytest.raises(InvalidRequest) as caught:
+        await begin(teller, ask(text))
+    assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
+    assert "'Bob': known: a, b" in caught.value.message
+    assert not teller.spoken
+
+
+async def test_an_unknown_speaker_of_the_request_is_the_requests_fault():
+    with pytest.raises(InvalidRequest) as caught:
+        await begin(Cast(), ask("One [voice:a] two", speaker="Bob"))
+    assert caught.value.param == "speaker"
+
+
+async def said_by_sentence(pieces, teller=None, **fields):
+    """What is prepared: (speaker, text) for each part of each sentence, and seconds."""
+    teller = teller or Cast()
+    speech = open_speech(
+        Synthesizer(teller, sample_rate_hz=RATE_HZ), ask(**fields), STREAM, by_token=False
+    )
+    for piece in pieces:
+        speech.feed(piece)
+    speech.finish()
+
+    async def at_once():
+        pass
+
+    heard_s = []
+    async with aclosing(speech.speeches(at_once)) as speeches:
+        async for sentence in speeches:
+            async with aclosing(sentence):
+                [part async for part in sentence]
+            heard_s.append(round(sentence.audio_s, 3))
+    return [(part.speaker, part.text) for part in teller.prepared], heard_s
+
+
+TALK = (
+    "<think>Hm. No? Yes!</think>One <b title='A. B. C.'>two</b>. Tom &amp; I. [voice:a]Three."
+    " Four[pause:1s]five.<br>Six [voice:b] seven"
+)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 1000])
+async def test_sentences_with_markup_are_the_same_however_they_are_cut(size):
+    pieces = [TALK[at : at + size] for at in range(0, len(TALK), size)]
+    assert await said_by_sentence(pieces, language="english") == (
+        [
+            (None, "One two."),
+            (None, "Tom & I."),
+            ("a", "Three."),
+            ("a", "Four"),
+            ("a", "five."),
+            ("a", "Six"),
+            ("b", "seven"),
+        ],
+        [0.08, 0.08, 0.06, 1.09, 0.03, 0.05],
+    )
+
+
+SSML = (
+    "<speak>One. <sub alias='two'>2</sub> <break time='1s'/> <voice name='a'>Three.</voice></speak>"
+)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize("input_type", ["text", "ssml"])
+async def test_ssml_is_spoken_as_a_whole_once_it_is_complete(size, input_type):
+    pieces = [SSML[at : at + size] for at in range(0, len(SSML), size)]
+    assert await said_by_sentence(pieces, input_type=input_type, language="english") == (
+        [(None, "One. two"), ("a", "Three.")],
+        [1.14],
+    )
+
+
+async def test_a_text_that_only_begins_like_ssml_is_spoken_by_sentence():
+    said, _ = await said_by_sentence(
+        ["<s", "pan>One. ", "Two. <spea", "k>Three"], language="english"
+    )
+    assert [text for _, text in said] == ["One.", "Two.", "Three"]
+
+
+async def test_a_text_that_stays_the_beginning_of_ssml_is_spoken():
+    with pytest.raises(CannotSpeak):
+        await said_by_sentence(["<"])
+    assert (await said_by_sentence(["<spe"], language="english"))[0] == [(None, "<spe")]
+
+
+async def test_malformed_ssml_that_was_asked_for_is_refused_at_its_end():
+    with pytest.raises(InvalidRequest) as caught:
+        await said_by_sentence(["<speak>One. ", "Two."], input_type="ssml")
+    assert "line 1, column 17" in caught.value.message

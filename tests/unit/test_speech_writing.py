@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from qwen_tts_service.speech.parts import TextOptions
 from qwen_tts_service.speech.sequence import PartSequence
 from qwen_tts_service.speech.writing import OpenText
 from qwen_tts_service.types import SpeechRequest, VoiceChoice
@@ -80,9 +81,15 @@ class FakeVoice:
 class OpenStream:
     """Open text and the sequence that speaks it, as one stream."""
 
-    def __init__(self, voice, request, part_chars):
+    def __init__(self, voice, request, part_chars, default_language):
         self.sequence = PartSequence(sample_rate_hz=RATE_HZ, max_frames=request.max_frames)
-        self.text = OpenText(voice, request, self.sequence, part_chars=part_chars)
+        self.text = OpenText(
+            voice,
+            request,
+            self.sequence,
+            part_chars=part_chars,
+            options=TextOptions(default_language=default_language),
+        )
         self.feed = self.text.feed
         self.finish = self.text.finish
         self.aclose = self.sequence.aclose
@@ -99,9 +106,9 @@ class OpenStream:
         return self.text.info().choice
 
 
-def open_stream(voice, part_chars=1000, **fields):
+def open_stream(voice, part_chars=1000, default_language="english", **fields):
     request = SpeechRequest(request_id="t", seed=1, **{"language": "english", **fields})
-    return OpenStream(voice, request, part_chars)
+    return OpenStream(voice, request, part_chars, default_language)
 
 
 async def read(stream):
@@ -169,14 +176,47 @@ async def test_the_language_is_that_of_the_same_beginning_however_the_text_is_cu
     assert [utterance.request.language for utterance in voice.opened] == ["russian"]
 
 
-@pytest.mark.parametrize("blank", ["", " " * 30])
-async def test_without_a_language_20_characters_are_waited_for(blank):
+@pytest.mark.parametrize(
+    "beginning", ["", " " * 30, "2026-11-25 18:30, +7 (495), — ", "… 😊 № 5. "]
+)
+async def test_without_a_language_20_letters_are_waited_for(beginning):
     voice = FakeVoice()
     stream = open_stream(voice, language=None, normalize="none")
-    stream.feed(blank + "a" * 19)
+    stream.feed(beginning + "а" * 19)
     assert voice.opened == []
-    stream.feed("a")
-    assert voice.texts == ["a" * 20]
+    stream.feed("а")
+    assert [voice.texts[0].strip(), voice.opened[0].request.language] == [
+        (beginning + "а" * 20).strip(),
+        "russian",
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.com/docs/en/index.html — это ссылка на нашу документацию.",
+        "konstantin.konstantinov@example.com — это моя почта, пишите на неё.",
+        "18:30 — 19:45, 20.11.2026. Встреча с новыми сотрудниками компании.",
+        "Docker, Kubernetes и Terraform — это инструменты, которые мы используем.",
+    ],
+)
+async def test_a_beginning_that_is_no_word_does_not_decide(text, size):
+    voice = FakeVoice()
+    stream = open_stream(voice, language=None)
+    for at in range(0, len(text), size):
+        stream.feed(text[at : at + size])
+    stream.finish()
+    assert {utterance.request.language for utterance in voice.opened} == {"russian"}
+
+
+async def test_marks_and_digits_are_not_waited_for_for_ever():
+    voice = FakeVoice()
+    stream = open_stream(voice, language=None, default_language="korean")
+    stream.feed("12 " * 133)
+    assert voice.opened == []
+    stream.feed("12 ")
+    assert [utterance.request.language for utterance in voice.opened] == ["korean"]
 
 
 async def test_a_language_that_was_given_is_kept():
@@ -359,3 +399,110 @@ async def test_a_failure_is_raised():
     with pytest.raises(SynthesisFailed):
         await read(stream)
     assert stream.finish_reason == "error"
+
+
+# Markup ---------------------------------------------------------------------------------
+
+MARKED = (
+    "<think>Hm. Why?</think>Tom &amp; <b>Jerry</b> are here. [pause:0.5s]Now [voice:ryan] I say"
+    " x<5.<br>Bye[voice:vivian][pause 1s] [pause 2s]you<break time='100ms'/>"
+)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9, 1000])
+@pytest.mark.parametrize("fields", [{}, {"language": None}])
+async def test_markup_is_read_however_it_is_cut(size, fields):
+    voice = FakeVoice()
+    stream = open_stream(voice, **fields)
+    for at in range(0, len(MARKED), size):
+        stream.feed(MARKED[at : at + size])
+    stream.finish()
+    assert [(u.request.speaker, u.text) for u in voice.opened] == [
+        (None, "Tom & Jerry are here. "),
+        (None, "Now "),
+        ("ryan", "I say x<5.\nBye"),
+        ("vivian", "you"),
+    ]
+    silences = [length for value, length in runs(await read(stream)) if value == 0]
+    assert silences == [500, 300, 3000, 100]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+async def test_without_normalising_only_exact_pauses_are_read(size):
+    text = " [pause:1s]<b>One</b>[pause 1s] &amp; [pause:1s] two"
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    texts, heard, _ = await written(pieces, normalize="none")
+    assert texts == ["<b>One</b>[pause 1s] &amp; ", "two"]
+    assert [value for value, _ in runs(heard)] == [0, 1, 0, 1]
+
+
+async def test_pauses_together_are_no_longer_than_the_longest():
+    _, heard, _ = await written(["a[pause:9s] [pause:9s]b"])
+    assert runs(heard) == [(1, 1), (0, 10_000), (1, 1)]
+
+
+async def test_a_change_of_voice_in_the_first_words_does_not_hide_the_language():
+    voice = FakeVoice()
+    stream = open_stream(voice, language=None)
+    stream.feed("[voice:a]OK! [voice:b]Привет, как твои дела сегодня?")
+    stream.finish()
+    assert [(u.request.speaker, u.request.language) for u in voice.opened] == [
+        ("a", "russian"),
+        ("b", "russian"),
+    ]
+
+
+async def test_ssml_is_not_spoken_by_token():
+    with pytest.raises(InvalidRequest) as caught:
+        open_stream(FakeVoice(), input_type="ssml")
+    assert (caught.value.param, "sentence" in caught.value.message) == ("input_type", True)
+
+
+async def test_an_unknown_voice_in_the_text_is_the_texts_fault():
+    class OneVoice(FakeVoice):
+        def open(self, request):
+            if request.speaker == "bob":
+                raise InvalidRequest("known: a", param="speaker", code="unknown_speaker")
+            return super().open(request)
+
+    stream = open_stream(OneVoice())
+    stream.feed("Hello. ")
+    with pytest.raises(InvalidRequest) as caught:
+        stream.feed("[voice:bob] Hello there")
+    assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
+    assert "'bob': known: a" in caught.value.message
+
+
+WORDS = (("GPU", "джи пи ю"), ("GPU cluster", "кластер"), ("you", "ты"), ("🙂", "смайлик"))
+
+
+@pytest.mark.parametrize("level", ["light", "none"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+async def test_words_are_replaced_however_the_text_is_cut(size, level):
+    text = "A **GPU**, a GPU cluster and a GPU\ncluster. Do you see? Your GPU"
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    fields = {"pronunciations": WORDS, "normalize": level, "part_chars": 20}
+    texts, _, _ = await written(pieces, **fields)
+    stars = "**" if level == "none" else ""
+    said = " ".join("".join(texts).split())
+    begin = f"A {stars}джи пи ю{stars}, a кластер and a"
+    assert said.startswith(begin)
+    assert said.endswith(" кластер. Do ты see? Your джи пи ю")
+    assert texts == (await written([text], **fields))[0]
+
+
+async def test_a_word_is_spoken_as_soon_as_no_longer_entry_can_follow():
+    voice = FakeVoice()
+    stream = open_stream(voice, pronunciations=WORDS)
+    stream.feed("My GPU ")
+    assert voice.texts == ["My "]
+    stream.feed("is")
+    assert voice.texts == ["My "]
+    stream.feed(" so")
+    assert voice.texts == ["My джи пи ю is "]
+
+
+@pytest.mark.parametrize("language", [None, "russian"])
+async def test_a_mark_that_has_a_reading_is_spoken(language):
+    texts, _, _ = await written(["🙂", " ", "🙂"], pronunciations=WORDS, language=language)
+    assert texts == ["смайлик смайлик"]

@@ -1,8 +1,11 @@
 """Metrics of the engine, of memory and load, dead workers, and the form of log lines."""
 
 import logging
+import math
 import os
+import re
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +13,8 @@ from typing import Any
 
 import pynvml
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Gauge, Histogram
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from qwen_tts_service.telemetry import logs, metrics, resources
 from qwen_tts_service.telemetry.engine import EngineMetrics
@@ -84,7 +88,7 @@ def test_memory_and_load_are_sampled_until_the_stop(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("resource_metrics")
-def test_sampling_has_a_thread_that_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_has_a_daemon_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[threading.Thread] = []
     sampled = threading.Event()
 
@@ -157,6 +161,46 @@ def test_the_gauges_of_dead_workers_are_dropped_and_nothing_else(tmp_path: Path)
     metrics.forget_dead_workers(None)
 
 
+def test_the_page_of_one_process_shows_its_own_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    before = value("tts_cancellations_total", reason="a test")
+    metrics.CANCELLATIONS.labels("a test").inc(3)
+    line = f'tts_cancellations_total{{reason="a test"}} {before + 3}'
+    assert line in metrics.render().decode().splitlines()
+
+
+def test_the_page_of_several_workers_shows_their_sum(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    key = mmap_key("tts_slots", "tts_slots", [], [], "Requests that can speak at once.")
+    for worker, slots in ((1, 3.0), (2, 4.0)):
+        with closing(MmapedDict(str(tmp_path / f"gauge_livesum_{worker}.db"))) as file:
+            file.write_value(key, slots, 0.0)
+    page = metrics.render().decode()
+    assert "tts_slots 7.0" in page.splitlines()
+    assert "tts_cancellations" not in page  # this process shares nothing
+
+
+@pytest.mark.parametrize(
+    ("histogram", "bounds"),
+    [
+        (metrics.ENGINE_ROWS, [2.0**power for power in range(8)]),
+        (metrics.ENGINE_STEP_S, [*(2**power / 1000 for power in range(10)), 1, 2, 4]),
+    ],
+    ids=["rows", "seconds"],
+)
+def test_an_engine_step_has_buckets_that_double(histogram: Histogram, bounds: list[float]) -> None:
+    assert histogram._upper_bounds == [*bounds, math.inf]
+
+
+def test_only_what_one_device_has_once_is_not_added_up_over_workers() -> None:
+    gauges = {name: gauge for name, gauge in vars(metrics).items() if isinstance(gauge, Gauge)}
+    added = {name for name, gauge in gauges.items() if gauge._multiprocess_mode == "livesum"}
+    assert gauges.keys() - added == {"GPU_MEMORY_BYTES", "GPU_RATIO"}
+    assert {gauges[name]._multiprocess_mode for name in gauges.keys() - added} == {"livemax"}
+
+
 @pytest.fixture
 def logger() -> Any:
     logger = logging.getLogger("qwen_tts_service")
@@ -178,5 +222,7 @@ def test_our_lines_go_to_standard_error_once_and_from_their_level_on(
     out, err = capsys.readouterr()
     assert out == ""
     (line,) = err.splitlines()
-    assert line.endswith(" INFO qwen_tts_service.api.call: said 7")
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO qwen_tts_service\.api\.call: said 7", line
+    )
     assert not logger.propagate

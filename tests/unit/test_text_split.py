@@ -1,16 +1,10 @@
-"""Claims about dividing text at sentence ends and finding the pauses in it."""
+"""Claims about dividing text at sentence ends."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_tts_service.text.split import (
-    Pause,
-    SentenceSplitter,
-    is_speakable,
-    split_pauses,
-    split_sentences,
-)
+from qwen_tts_service.text.split import SentenceSplitter, is_speakable, split_sentences
 
 # "|" marks where a text must be cut; the space after a sentence belongs to it.
 MARKED = {
@@ -411,77 +405,3 @@ def test_mere_punctuation_is_not_speakable(part, speakable):
 
 def test_punctuation_between_sentences_is_no_part_of_its_own():
     assert_cut("Да. ... |Нет. !!! |Ну. |— — Вот.")
-
-
-# Pauses ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("Раз [pause:0.5s] два", ["Раз ", Pause(0.5), " два"]),
-        ("[pause:500ms]Да", [Pause(0.5), "Да"]),
-        ("Да[PAUSE: 2 S]", ["Да", Pause(2.0)]),
-        ("Да[pause:1]", ["Да", Pause(1.0)]),
-        ("Да[pause:0,25s]", ["Да", Pause(0.25)]),
-        ("[pause:1s][pause:2s]", [Pause(3.0)]),
-        ("[pause:4s] \n [pause:5.5s]", [Pause(9.5)]),
-        ("[pause:9s] \n [pause:9s]", [Pause(10.0)]),
-        ("[pause:999999s]", [Pause(10.0)]),
-        ("[pause:10001ms]", [Pause(10.0)]),
-        ("[pause:9999ms]", [Pause(9.999)]),
-        ("[pause:1.5Ms]", [Pause(0.0015)]),
-        ("[pause: 1.123456 s ]", [Pause(1.123456)]),
-        ("а[pause:1s] б [pause:0s]в", ["а", Pause(1.0), " б ", "в"]),
-        ("а[pause:1s][pause:0s]", ["а", Pause(1.0)]),
-        ("а[pause:0s][pause:2s]", ["а", Pause(2.0)]),
-        ("[pause:0.001ms]", [Pause(1e-6)]),
-        ("а[pause:0s]б", ["а", "б"]),
-        ("", []),
-        (" ", []),
-        ("Без пауз.", ["Без пауз."]),
-    ],
-)
-def test_pauses_are_taken_out_of_the_text(text, parts):
-    assert split_pauses(text) == parts
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[pause]",
-        "[pause:]",
-        "[pause:-1s]",
-        "[pause:1m]",
-        "[pause:1.s]",
-        "[pause:.5s]",
-        "[pause:1 2s]",
-        "[pause:1s s]",
-        "[pause:1234567s]",
-        "[pause:1.1234567s]",
-        "[pause:٣s]",
-        "[pause:inf]",
-        "[pause:1e9s]",
-        "pause:1s",
-        "[pause:1s",
-        "[pause1s]",
-    ],
-)
-def test_what_is_not_exactly_a_pause_stays_text(text):
-    assert split_pauses(text) == [text]
-
-
-def test_pause_is_never_cut_in_two():
-    text = "Слово. [pause:0.5s] Слово, слово. [pause:1,5s] " * 5
-    parts = split_sentences(text, max_chars=40)
-    pauses = [item for part in parts for item in split_pauses(part) if isinstance(item, Pause)]
-    assert pauses == [Pause(0.5), Pause(1.5)] * 5
-    assert len(parts) > 10
-
-
-@given(st.text() | st.lists(st.sampled_from(["[pause:", "1s]", "9", "]", "a", " "])).map("".join))
-def test_pauses_are_total_and_capped(text):
-    parts = split_pauses(text)
-    assert parts or not text.strip() or "pause" in text
-    for part in parts:
-        assert part.strip() if isinstance(part, str) else 0 < part.duration_s <= 10

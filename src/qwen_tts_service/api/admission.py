@@ -66,7 +66,7 @@ class Admission:
         return len(self._queue)
 
     def enter(self) -> Slot:
-        """Take a slot or a slot in the queue; raises Busy when both are full."""
+        """Take a slot or a position in the queue; raises Busy when both are full."""
         if self.active >= self.slots and self.queued >= self.queue_limit:
             raise Busy(
                 f"all {self.slots} slots are speaking and {self.queued} requests wait; "

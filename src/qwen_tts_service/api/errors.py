@@ -4,13 +4,13 @@
 """
 
 import re
-from difflib import get_close_matches
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from qwen_tts_service import errors as e
+from qwen_tts_service.validation import UNKNOWN_FIELD
 
 STATUS: dict[type[e.TTSError], int] = {
     e.InvalidRequest: 400,
@@ -73,43 +73,12 @@ def response_of(error: e.TTSError) -> JSONResponse:
     return JSONResponse(body_of(error), status_code=status_of(error), headers=headers)
 
 
-def from_validation(error: ValidationError, schema: type[BaseModel]) -> e.InvalidRequest:
-    """The first broken rule, in our words; never the value that broke it."""
-    item = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    path = [part for part in item["loc"] if isinstance(part, str)]
-    if not path:
-        return e.InvalidRequest(f"the body must be a JSON object: {item['msg']}")
-    if item["type"] == "extra_forbidden":
-        return _unknown_field(path[-1], path[:-1], schema)
-    param = ".".join(path)
-    return e.InvalidRequest(f"{param}: {item['msg']}", param=param)
-
-
 def in_words_of(schema: type[BaseModel], error: e.TTSError) -> e.TTSError:
     """The same error for clients of `schema`, whose aliases may call the field otherwise."""
     field = schema.model_fields.get(error.param or "")
+    if error.code == UNKNOWN_FIELD:  # named as it was sent
+        return error
     if field is not None and field.alias is not None:
-        error.message = re.sub(rf"\b{error.param}\b", field.alias, error.message)
+        error.message = re.sub(rf"\b{error.param}\b", field.alias, error.message, count=1)
         error.param = field.alias
     return error
-
-
-def _unknown_field(name: str, parents: list[str], schema: type[BaseModel]) -> e.InvalidRequest:
-    """Name the nearest field we know, not the one we were sent: that is the caller's text."""
-    for parent in parents:
-        schema = _nested(schema, parent)
-    known = sorted(schema.model_fields)
-    near = get_close_matches(name, known, n=1)
-    where = f" in {'.'.join(parents)}" if parents else ""
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return e.InvalidRequest(
-        f"unknown field{where}; known: {', '.join(known)}.{hint}",
-        param=".".join([*parents, *near]) or None,
-        code="unknown_field",
-    )
-
-
-def _nested(schema: type[BaseModel], field: str) -> type[BaseModel]:
-    annotation = schema.model_fields[field].annotation
-    models = [annotation, *getattr(annotation, "__args__", ())]
-    return next(m for m in models if isinstance(m, type) and issubclass(m, BaseModel))

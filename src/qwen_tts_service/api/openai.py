@@ -15,10 +15,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel
+from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, shown
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
-from qwen_tts_service.types import FRAME_S, AudioFormat, SpeechRequest, Voice
+from qwen_tts_service.types import FRAME_S, AudioFormat, OnUnspeakable, SpeechRequest, Voice
+from qwen_tts_service.validation import folded, meaning_of, unknown_field
 from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
 
 from .errors import body_of, response_of
@@ -29,12 +30,17 @@ from .tickets import RUNTIME_KEY, read_ticket
 
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
 """OpenAI's model names, which many clients have built in; each means the loaded model."""
+MAX_JUDGED_NAMES = 20
+"""Of a body without a text: each name costs a millisecond, and a body may have 100,000."""
 ANY_VOICE = "auto"
 """The voice of clients that must send one and want `voice_attributes` to choose."""
 
 
 class CreateSpeechBody(SpeechBody):
-    """OpenAI's request, and our own fields with it; fields unknown to both are ignored."""
+    """OpenAI's request, and our own fields with it; fields unknown to both are ignored.
+
+    Not so our own names of OpenAI's fields: a text or a speaker is not left out in silence.
+    """
 
     model_config = ConfigDict(extra="ignore", json_schema_extra=SCHEMA_EXTRA["CreateSpeechBody"])
 
@@ -64,6 +70,11 @@ class CreateSpeechBody(SpeechBody):
         1.0,
         description="Only 1.0: the model has no speed control, and stretching audio degrades it.",
     )
+    on_unspeakable: OnUnspeakable = Field(
+        "silence",
+        description="Input without a letter, a digit or a reading: 0.2 s of silence and a "
+        "warning, or an error.",
+    )
     stream_format: Literal["audio", "sse"] = Field(
         "audio", description="Audio as it is made, or events that carry it in base64."
     )
@@ -71,9 +82,23 @@ class CreateSpeechBody(SpeechBody):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return {name: value for name, value in data.items() if value is not None}
-        return data
+        if not isinstance(data, dict):
+            return data
+        given = {name: value for name, value in data.items() if value is not None}
+        if not cls.model_config.get("populate_by_name"):
+            cls._refuse_our_names(given)
+        return given
+
+    @classmethod
+    def _refuse_our_names(cls, given: dict[str, Any]) -> None:
+        aliases = {name: field.alias for name, field in cls.model_fields.items() if field.alias}
+        for name, alias in aliases.items():
+            if name in given and alias not in given:
+                raise unknown_field(name, cls)
+        if given.keys().isdisjoint({"input", "tokens"}):
+            for name in list(given)[:MAX_JUDGED_NAMES]:
+                if name not in cls.model_fields and meaning_of(name, cls) == "input":
+                    raise unknown_field(name, cls)
 
     @field_validator("speaker", mode="before")
     @classmethod
@@ -95,10 +120,11 @@ class CreateSpeechBody(SpeechBody):
 
 
 def _check_model(name: str, settings: Settings) -> None:
-    if name not in (settings.model_name, *MODEL_ALIASES):
+    known = (settings.model_name, *MODEL_ALIASES)
+    if folded(name) not in {model.casefold() for model in known}:
         raise UnknownModel(
             f"model: must be {settings.model_name}, the loaded model, "
-            f"or one of its aliases {', '.join(MODEL_ALIASES)}",
+            f"or one of its aliases {', '.join(MODEL_ALIASES)}; got {shown(name)}",
             param="model",
         )
 

@@ -183,7 +183,7 @@ def _speech_headers(ticket: Ticket) -> dict[str, str]:
         "Cache-Control": "no-store",
         "X-Seed": str(seed),
         "X-Model": voice.model_name,
-        "X-Voice": choice.speaker,
+        "X-Voice": ", ".join(info.speakers),
         "X-Language": choice.language,
         "X-Voice-Applied": ", ".join(choice.applied),
         "X-Voice-Not-Applied": "; ".join(f"{k}: {why}" for k, why in choice.not_applied.items()),

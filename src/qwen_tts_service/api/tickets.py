@@ -1,5 +1,6 @@
 """Tickets: HTTP requests that were read, checked and given a slot or a position in the queue."""
 
+from codecs import BOM_UTF8
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -16,10 +17,11 @@ from qwen_tts_service.errors import (
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.speech.synthesizer import Speech
 from qwen_tts_service.types import SpeechRequest
+from qwen_tts_service.validation import from_validation
 
 from .admission import Slot
 from .call import Call
-from .errors import from_validation, in_words_of
+from .errors import in_words_of
 from .runtime import Runtime
 
 RUNTIME_KEY = "qwen_tts.runtime"
@@ -93,7 +95,7 @@ async def read_body(http: Request, max_bytes: int) -> bytes:
         async for part in http.stream():
             body += part
             if len(body) > max_bytes:
-                raise BodyTooLarge(f"the body is larger than {max_bytes} bytes")
+                raise BodyTooLarge(f"the body is larger than {max_bytes} bytes (MAX_BODY_BYTES)")
     except ClientDisconnect:
         raise ClientLeft("the client closed the connection before the body was complete") from None
     return bytes(body)
@@ -102,8 +104,22 @@ async def read_body(http: Request, max_bytes: int) -> bytes:
 def parse_body(data: bytes, schema: type[SpeechBody]) -> SpeechBody:
     """The body as its schema; raises InvalidRequest that names the field."""
     try:
-        return schema.model_validate_json(data)
+        return schema.model_validate_json(data.removeprefix(BOM_UTF8))
     except ValidationError as error:
-        if error.errors(include_input=False, include_context=False)[0]["type"] == "json_invalid":
-            raise InvalidRequest("the body is not valid JSON", code="invalid_json") from None
+        if error.error_count() == 1:  # listing many takes long, and bad JSON is the only one
+            (item,) = error.errors(include_input=False)
+            if item["type"] == "json_invalid":
+                raise _not_json(data, str(item["ctx"]["error"])) from None
         raise from_validation(error, schema) from None
+
+
+def _not_json(data: bytes, reason: str) -> InvalidRequest:
+    """Say what is wrong with the JSON; in an encoding of 16 or 32 bits Latin letters hold zeros."""
+    try:
+        data.decode()
+        is_utf8 = b"\0" not in data
+    except UnicodeDecodeError:
+        is_utf8 = False
+    if not is_utf8:
+        reason = "it is not UTF-8; encode it as UTF-8, not as UTF-16, cp1251 or latin-1"
+    return InvalidRequest(f"the body is not valid JSON: {reason}", code="invalid_json")

@@ -12,16 +12,17 @@ from typing import Any, NoReturn, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from qwen_tts_service import __version__
-from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.errors import InvalidRequest, printable
 from qwen_tts_service.fields import SpeechBody, VoiceAttributesBody
 from qwen_tts_service.settings import Settings, load_settings
 from qwen_tts_service.types import AudioFormat
+from qwen_tts_service.validation import folded, from_validation, hint
 
 EXAMPLES = (resources.files(__package__) / "examples.txt").read_text("utf-8")
 STANDARD_IO = "-"
 MODEL_PATH = "models"
 """Where checkpoints are when neither --model-path nor MODEL_PATH says so, as for scripts/serve."""
-_NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format"}
+_NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format", "pronunciations"}
 
 
 class CommandError(Exception):
@@ -46,7 +47,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     _add_say(commands)
     voices = commands.add_parser("voices", help="list the speakers")
     _add_settings(voices)
-    return parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    for word in unknown:
+        if word.startswith("-"):
+            name = word.partition("=")[0]
+            said = hint(name.strip("-"), SpeechBody, spell=_option)
+            raise CommandError(f"unknown option {printable(name)}.{said} See qwen-tts say --help")
+    if unknown:
+        parser.error(f"unrecognized arguments: {printable(' '.join(unknown))}")
+    return arguments
 
 
 def _add_say(commands: Any) -> None:
@@ -68,6 +77,14 @@ def _add_say(commands: Any) -> None:
     voice = say.add_argument_group("the voice")
     _add_fields(voice, VoiceAttributesBody)
     _add_fields(voice, SpeechBody)
+    voice.add_argument(
+        "--pronounce",
+        "--pronunciations",
+        dest="pronunciations",
+        action="append",
+        metavar="WORD=READING",
+        help=f"may be repeated: {SpeechBody.model_fields['pronunciations'].description}",
+    )
     _add_settings(say)
 
 
@@ -110,13 +127,22 @@ def body_of(arguments: argparse.Namespace) -> SpeechBody:
         "text": read_text(arguments),
         "format": format_of(arguments),
         "voice_attributes": attributes or None,
+        "pronunciations": _pronunciations(arguments.pronunciations),
     }
     try:
         return SpeechBody(**fields)
     except ValidationError as error:
-        item = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        option = _option(str(item["loc"][-1]))
-        raise InvalidRequest(f"{option}: {item['msg']}") from None
+        refusal = from_validation(error, SpeechBody)
+        field = refusal.param or ""
+        raise InvalidRequest(refusal.message.replace(field, _option(field), 1)) from None
+
+
+def _pronunciations(entries: list[str] | None) -> dict[str, str] | None:
+    if entries is None:
+        return None
+    if not all("=" in entry for entry in entries):
+        raise CommandError('--pronounce: a word, = and its reading are needed: GPU="gee pee you"')
+    return dict(entry.split("=", maxsplit=1) for entry in entries)
 
 
 def _given(arguments: argparse.Namespace, schema: type[BaseModel]) -> dict[str, Any]:
@@ -129,7 +155,7 @@ def _given(arguments: argparse.Namespace, schema: type[BaseModel]) -> dict[str, 
 
 
 def _option(field: str) -> str:
-    return "--" + field.replace("_", "-")
+    return "--" + field.rpartition(".")[2].replace("_", "-")
 
 
 def format_of(arguments: argparse.Namespace) -> str:
@@ -137,7 +163,7 @@ def format_of(arguments: argparse.Namespace) -> str:
     if arguments.play and arguments.format:
         raise CommandError("--format goes with --out; a player takes what it can")
     if arguments.format:
-        return cast("str", arguments.format)
+        return folded(arguments.format)
     if arguments.play or arguments.out == STANDARD_IO:
         return "wav"
     suffix = Path(arguments.out).suffix.lower().removeprefix(".")
@@ -159,7 +185,7 @@ def read_text(arguments: argparse.Namespace) -> str:
         if arguments.text == [STANDARD_IO]:
             return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise CommandError("the text is not UTF-8") from None
+        raise CommandError("the text is not UTF-8; save it as UTF-8") from None
     except OSError as error:
         raise CommandError(f"--file: {error.strerror}: {arguments.file}") from None
     return " ".join(arguments.text)

@@ -109,6 +109,7 @@ def _report(speech: Speech, synthesizer: Synthesizer, out: str | None) -> str:
         notes.append(speech.info.warning)
     if speech.finish_reason == "length":
         notes.append("cut at --max-length")
-    facts = (synthesizer.voice.model_name, choice.speaker, choice.language, f"seed {speech.seed}")
+    voices = "/".join(speech.info.speakers)
+    facts = (synthesizer.voice.model_name, voices, choice.language, f"seed {speech.seed}")
     lines = [f"{where}: {speech.audio_s:.1f} s, {', '.join(facts)}", *notes]
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ SHORT_S = 10.0
 """A speech that is expected to be shorter shows no bar."""
 DRAW_EVERY_S = 0.1
 LAYOUT: Any = {"bar_format": "[{bar:24}] {desc}", "ncols": 79, "nrows": 24}
-"""Of a fixed size: a terminal that does not know its own would show nothing."""
+"""Of a fixed size: a terminal of unknown width would show nothing."""
 
 
 class SpeechProgressBar:

@@ -117,10 +117,7 @@ def plan_step(sequences: Sequence[SequenceT], options: EngineOptions) -> StepPla
             plan.prefill.append((sequence, row, rows))
             row += rows
             left -= rows
-        may_advance = (
-            sequence.has_room and sequence.has_text and sequence.started < sequence.frame_limit
-        )
-        if row >= sequence.prompt_rows and may_advance:
+        if row >= sequence.prompt_rows and sequence.may_advance:
             plan.advance.append(sequence)
     return plan
 

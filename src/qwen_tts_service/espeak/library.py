@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from qwen_tts_service.types import Samples
 from . import import_extra, server
 
 SAMPLE_RATE_HZ = server.SAMPLE_RATE_HZ
+LIMIT_S = 60
+"""What a call may take; a piece of text takes about 20 ms."""
+_CLOSE_S = 5
 # Files beside the voices that are not voices: `fast` is a test of the rate limit.
 _NOT_VOICES = frozenset({"fast"})
 
@@ -56,9 +60,10 @@ class EspeakLibrary:
         self.variants: tuple[str, ...] = tuple(sorted(variants - _NOT_VOICES, key=str.casefold))
         self._control, theirs = socket.socketpair()
         with theirs:
-            # -I and -S: it needs nothing but the standard library.
+            # It needs nothing but the standard library.
+            python = [sys.executable, "-I", "-S"]
             self._process = subprocess.Popen(  # noqa: S603 - our own file
-                [sys.executable, "-I", "-S", server.__file__, str(theirs.fileno()), *paths],
+                [*python, server.__file__, str(theirs.fileno()), str(LIMIT_S), *paths],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the service, which then closes it
@@ -116,15 +121,23 @@ class EspeakLibrary:
                 with theirs:
                     socket.send_fds(self._control, [b"+"], [theirs.fileno()])
                 ours.send((name, *arguments))
-                while isinstance(answer := ours.recv(), bytes):
+                while isinstance(answer := _receive(ours), bytes):
                     chunk = np.frombuffer(answer, np.int16).astype(np.float32) / np.float32(32768)
                     if not on_chunk(chunk):
                         return None
         except (OSError, EOFError) as error:
-            raise SynthesisFailed("the process of espeak-ng has ended") from error
+            what = "a process" if self.is_running else "the process"
+            raise SynthesisFailed(f"{what} of espeak-ng has ended") from error
         if isinstance(answer, str):
             raise SynthesisFailed(answer)
         return answer
+
+
+def _receive(connection: "Connection[Any, Any]") -> Any:
+    """Receive an answer; a fork ends by itself at the limit, a server that hangs does not."""
+    if not connection.poll(LIMIT_S + 1):
+        raise SynthesisFailed(f"espeak-ng gave no answer within {LIMIT_S} s")
+    return connection.recv()
 
 
 def _languages(folder: Path) -> Iterator[tuple[str, str]]:
@@ -136,4 +149,8 @@ def _languages(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _end(control: socket.socket, process: "subprocess.Popen[bytes]") -> None:
     control.close()
-    process.wait()
+    try:
+        process.wait(_CLOSE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

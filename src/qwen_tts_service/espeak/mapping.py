@@ -6,7 +6,7 @@ A pure function over the tables in deliveries.toml.
 from collections.abc import Sequence
 from typing import Any
 
-from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.errors import InvalidRequest, shown
 from qwen_tts_service.types import Gender, SpeechRequest, VoiceAttributes, VoiceChoice
 from qwen_tts_service.voice.catalogue import age_band, gender_of_openai_voice
 from qwen_tts_service.voice.emotions import EMOTIONS, known_emotion
@@ -18,6 +18,7 @@ from .library import Delivery
 _TABLES = read_table("deliveries.toml")
 LANGUAGE_CODES = {name: row["code"] for name, row in read_table("languages.toml").items()}
 _DEFAULT_GENDER: Gender = "male"
+_MIN_RATE_WPM, _MAX_RATE_WPM = 80, 450
 _SPEAKER_GIVEN = "speaker was given"
 _NO_INSTRUCT = "the embedded voice does not follow instructions"
 _UNKNOWN_EMOTION = "the embedded voice does not know this emotion; it knows " + ", ".join(EMOTIONS)
@@ -60,13 +61,17 @@ def choose_delivery(
     delivery = Delivery(
         language_code=LANGUAGE_CODES[language],
         variant=person["variant"],
-        rate_wpm=round(person["rate_wpm"] * manner["rate"]),
+        rate_wpm=_rate_wpm(person["rate_wpm"] * manner["rate"] * request.rate),
         pitch=person["pitch"] + manner["pitch"],
         pitch_range=50 + manner["pitch_range"],
         volume=100 + manner["volume"],
-        has_phonemes=language == "chinese",
     )
     return choice_with(outcomes, speaker=delivery.variant, language=language), delivery
+
+
+def _rate_wpm(rate_wpm: float) -> int:
+    """Within what espeak-ng takes: slower and faster it goes on with another rate."""
+    return round(min(max(rate_wpm, _MIN_RATE_WPM), _MAX_RATE_WPM))
 
 
 def _resolve(speaker: str, speakers: Sequence[str]) -> str:
@@ -77,7 +82,7 @@ def _resolve(speaker: str, speakers: Sequence[str]) -> str:
     if gender is not None:
         return str(_TABLES["voices"][gender]["adult"]["variant"])
     raise InvalidRequest(
-        f"speaker is not known; known speakers: {', '.join(speakers)}",
+        f"speaker {shown(speaker)} is not known; known speakers: {', '.join(speakers)}",
         param="speaker",
         code="unknown_speaker",
     )

@@ -1,9 +1,8 @@
-"""Text rewritten where espeak-ng 1.52 has no reading: kanji, some Chinese, Russian dates."""
+"""Text rewritten where espeak-ng 1.52 has no reading: kanji, and some Chinese characters."""
 
 import re
 import threading
 import unicodedata
-from datetime import date
 
 from . import import_extra, no_reading, read_table
 
@@ -14,8 +13,15 @@ _JAPANESE = re.compile(
     r"[\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
 
+_KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa]")
+
 # Words that are written as one syllable and spoken as another: two particles, and a figure.
 _SPOKEN = {"は": "わ", "へ": "え", "〇": "ぜろ"}
+
+
+def has_kana(text: str) -> bool:
+    """Whether there is kana in a text, so that its Chinese characters are Japanese."""
+    return _KANA.search(text) is not None
 
 
 class KanaReader:
@@ -55,13 +61,11 @@ _PHONEMES = {
     for sound, chars in read_table("chinese.toml").items()
     for char in chars
 }
-# The caller's own brackets must not be taken for phonemes.
-_REPLACEMENTS = _PHONEMES | {ord("["): " ", ord("]"): " "}
 
 
 def with_phonemes(text: str) -> str:
     """Write phonemes for the characters that need them; speak it with `Delivery.has_phonemes`."""
-    return text.translate(_REPLACEMENTS)
+    return text.translate(_PHONEMES)
 
 
 def characters_to_check(text: str) -> list[str]:
@@ -77,41 +81,3 @@ def is_reading(phonemes: str) -> bool:
     """Whether phonemes of one Chinese character are a syllable, not the name of its code."""
     # "(en)" starts an English word; "@:11" is how it begins to spell a character's code.
     return bool(phonemes.strip("_| ")) and "(en)" not in phonemes and "@:11" not in phonemes
-
-
-# Russian dates --------------------------------------------------------------------------
-
-# espeak-ng reads the figures one by one with the dots ("ноль один точка ноль два точка ...").
-# The genitive is used throughout, the case of "when?".
-_WORDS: dict[str, dict[str, str]] = read_table("russian_dates.toml")
-# A dot after "г" that may end the sentence (a capital or nothing follows) is left in the text.
-_DATE = re.compile(
-    r"(?<![\d.])(\d{1,2})\.(\d{1,2})\.([12]\d{3})(?!\d|\.\d)"
-    r"(?:\s*(?:года\b|г\.(?=\s*[^\sА-ЯЁ])|г\b))?"
-)
-
-
-def expand_dates(text: str) -> str:
-    """Write out every date: 01.02.2024 -> первого февраля две тысячи двадцать четвёртого года.
-
-    What is no day of the calendar stays as it is.
-    """
-    return _DATE.sub(_spoken, text)
-
-
-def _spoken(match: re.Match[str]) -> str:
-    day, month, year = (int(figures) for figures in match.groups())
-    try:
-        date(year, month, day)
-    except ValueError:
-        return match[0]
-    return " ".join([*_ordinal(day), _WORDS["months"][str(month)], *_ordinal(year), "года"])
-
-
-def _ordinal(number: int) -> list[str]:
-    """Cardinals up to the last non-zero part, which is the ordinal: 1900, 2000, 2024."""
-    for unit in (1000, 100, 10):
-        rest = number % unit
-        if rest and number > max(unit, 20):
-            return [_WORDS["cardinals"][str(number - rest)], *_ordinal(rest)]
-    return [_WORDS["ordinals"][str(number)]]

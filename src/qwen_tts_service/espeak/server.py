@@ -5,10 +5,10 @@ libespeak-ng is one set of C variables per process. Some of them survive even `e
 every foreign word leaves a dictionary of up to 180 KB behind. A fork starts from the library as
 `espeak_Initialize` left it, and takes its memory with it: docs/adr/0008-espeak-in-forks.md.
 
-Run by `EspeakLibrary` as ``server.py SOCKET_FD LIBRARY_PATH DATA_PATH``. Each byte on the socket
-brings a connection. A fork receives (function, voice, *arguments) from it and sends chunks of
-int16 samples as bytes, then the phonemes, a message that says what went wrong, or None. It
-imports the standard library only, so that it is small.
+Run by `EspeakLibrary` as ``server.py SOCKET_FD LIMIT_S LIBRARY_PATH DATA_PATH``. Each byte on the
+socket brings a connection. A fork receives (function, voice, *arguments) from it and sends chunks
+of int16 samples as bytes, then the phonemes, a message that says what went wrong, or None; after
+LIMIT_S it is ended. It imports the standard library only, so that it is small.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -37,7 +38,7 @@ _Callback = ctypes.CFUNCTYPE(
 )
 
 
-def main(control_fd: str, library_path: str, data_path: str) -> None:
+def main(control_fd: str, limit_s: str, library_path: str, data_path: str) -> None:
     """Load the library and fork for each connection, until the other end of the socket closes."""
     lib = ctypes.CDLL(library_path)
     rate_hz = lib.espeak_Initialize(
@@ -48,11 +49,25 @@ def main(control_fd: str, library_path: str, data_path: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks that have ended need no wait()
     control = socket.socket(fileno=int(control_fd))
     while fds := socket.recv_fds(control, 1, 1)[1]:
-        if os.fork() == 0:
-            control.close()  # or callers would still be taken after this server has died
-            _answer(lib, Connection(fds[0]))
-            os._exit(0)  # at once: a copy has nothing to clean up
-        os.close(fds[0])
+        with Connection(fds[0]) as connection:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                _refuse(connection, f"espeak-ng could not start a process: {error.strerror}")
+                continue
+            if pid == 0:
+                control.close()  # or callers would still be taken after this server has died
+                signal.alarm(int(limit_s))
+                _answer(lib, connection)
+                os._exit(0)  # at once: a copy has nothing to clean up
+
+
+def _refuse(connection: "Connection[Any, Any]", reason: str) -> None:
+    """Answer a call with a failure; a caller who has left is no failure of the server."""
+    with suppress(OSError, EOFError):
+        if connection.poll(1):  # or the caller would fail to send
+            connection.recv()
+        connection.send(reason)
 
 
 def _answer(lib: ctypes.CDLL, connection: "Connection[Any, Any]") -> None:

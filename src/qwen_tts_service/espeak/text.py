@@ -1,4 +1,4 @@
-"""Text as espeak-ng can read it: cleaned, checked for a reading, cut into pieces.
+"""Text as espeak-ng can read it: cleaned, and cut into pieces.
 
 Pieces are not the parts of text/split.py: they end at every line, and they are as short as
 espeak-ng needs them.
@@ -10,36 +10,37 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from qwen_tts_service.text.split import is_speakable, nothing_to_speak
+from qwen_tts_service.text.split import is_speakable
 from qwen_tts_service.types import Language
 
-from . import no_reading, read_table
+from . import read_table
 
 _LANGUAGES: Mapping[Language, Mapping[str, Any]] = cast("Any", read_table("languages.toml"))
 _MAX_WORD_CHARS = 40
 """espeak-ng drops what a word has beyond 160 bytes; three bytes per kana or Hangul."""
 
-# espeak-ng switches language for Latin words, Greek and Hangul wherever it meets them. Every
-# other foreign script it names ("Chinese letter, Chinese letter") instead of reading it.
-_READ_EVERYWHERE = frozenset({"LATIN", "GREEK", "HANGUL"})
-_READ_THOUGH_NAMELESS = frozenset("ªºµ")
-# Beyond it lie letters, Vietnamese ones for example, that espeak-ng spells by their code.
-_LAST_LATIN = "\u024f"
+# A secondary stress, composed.
+_GRAVE = {"ѐ": "е", "ѝ": "и", "Ѐ": "Е", "Ѝ": "И"}
 
 _SENTENCE_END = re.compile(
     r"(?<=[.!?…])[»”’\"')\]]*\s+(?=[^a-zа-яё\s])|(?<=[。！？])(?![。！？」』”])|\n+"
 )
 _CLAUSE_END = re.compile(r"(?<=[,;:—–])\s+|(?<=[，；：、])")
 _HAN = "\u3400-\u9fff"  # each a word of its own for espeak-ng
+_HAN_LETTER = re.compile(f"[{_HAN}]")
+_HANGUL = re.compile("[\uac00-\ud7a3]")
 _LONG_WORD = re.compile(rf"([^\W{_HAN}]{{{_MAX_WORD_CHARS}}})(?=[^\W{_HAN}])")
 
 
 def clean(text: str) -> str:
     """Compose, widen and drop until only characters are left that espeak-ng may meet."""
-    return unicodedata.normalize("NFC", "".join(map(_plain, text))).strip()
+    composed = unicodedata.normalize("NFC", text)
+    return unicodedata.normalize("NFC", "".join(map(_plain, composed))).strip()
 
 
 def _plain(char: str) -> str:
+    if char in "[]":  # between two of them espeak-ng takes phonemes
+        return " "
     category = unicodedata.category(char)
     if category == "Cf":  # joiners, soft hyphens, directions: they have no sound
         return ""
@@ -47,35 +48,15 @@ def _plain(char: str) -> str:
         return "\n" if char == "\n" else " "
     if unicodedata.east_asian_width(char) in "FH" and char.isalnum():
         return unicodedata.normalize("NFKC", char)
+    if char.isdecimal():
+        return str(unicodedata.decimal(char))
+    if category in ("No", "Nl") and char > "\u00ff":  # ⑳, Ⅳ and ⅓; ² and ½ are read
+        return unicodedata.normalize("NFKC", char).replace("\u2044", "/")
+    if char in _GRAVE:
+        return _GRAVE[char]
+    if "\u1e00" <= char <= "\u1e9f":  # no language here has them
+        return unicodedata.normalize("NFKD", char)[0].replace("ẞ", "SS")
     return char
-
-
-def check_reading(text: str, language: Language) -> None:
-    """Refuse text without a reading in this language.
-
-    Raises CannotSpeak, code `no_reading`: no letter or digit at all, or letters of a script
-    that espeak-ng would name instead of reading.
-    """
-    if not is_speakable(text):
-        raise nothing_to_speak()
-    readable = _READ_EVERYWHERE.union(_LANGUAGES[language]["scripts"])
-    foreign = sorted({script for script in map(_script, text) if script} - readable)
-    if foreign:
-        raise no_reading(
-            f"text has letters of {', '.join(foreign)} that the embedded voice cannot read in "
-            f"{language}; there it reads {', '.join(sorted(readable))}. "
-            "Is `language` the language of the text?"
-        )
-
-
-def _script(char: str) -> str:
-    """Name the script of a letter; "" for what is no letter or is read everywhere."""
-    if unicodedata.category(char) == "Cs":
-        return "SURROGATE"
-    if not char.isalpha() or char in _READ_THOUGH_NAMELESS:
-        return ""
-    name = unicodedata.name(char, "UNNAMED").split()[0]
-    return "EXTENDED LATIN" if name == "LATIN" and char > _LAST_LATIN else name
 
 
 def split(text: str, language: Language) -> tuple[str, ...]:
@@ -85,11 +66,19 @@ def split(text: str, language: Language) -> tuple[str, ...]:
     espeak-ng would drop its end.
     """
     whole_words = _LONG_WORD.sub(r"\1 ", text)
-    limit = _LANGUAGES[language]["max_piece_chars"]
+    limit = min(_LANGUAGES[name]["max_piece_chars"] for name in (language, *_wordy(text)))
     pieces = itertools.chain.from_iterable(
         _short(sentence, limit) for sentence in _SENTENCE_END.split(whole_words)
     )
     return tuple(filter(is_speakable, pieces))
+
+
+def _wordy(text: str) -> Iterator[Language]:
+    """Name the languages with short pieces that have words in a text."""
+    if _HANGUL.search(text):
+        yield "korean"
+    if _HAN_LETTER.search(text):
+        yield "chinese"
 
 
 def _short(sentence: str, limit: int) -> Iterator[str]:
@@ -104,6 +93,39 @@ def _short(sentence: str, limit: int) -> Iterator[str]:
     yield rest
 
 
-def expected_s(text: str, language: Language) -> float:
-    """Estimate how long a text takes to speak."""
-    return float(len(text) / _LANGUAGES[language]["chars_per_s"])
+# Length ---------------------------------------------------------------------------------
+
+_USUAL_RATE_WPM = 165
+_SHORTEST_S = 0.4
+# Letters that are spelled: abbreviations, and single letters of alphabets.
+_SPELLED = re.compile(r"(?<![^\W_])(?:[A-ZА-ЯЁ]{2,5}|[^\W\d_a-zа-я\u3040-\uffff])(?![^\W_])")
+# English reads on over the point of these; the other languages end a sentence there.
+_INITIAL = re.compile(r"(?<![^\W_])([^\W\d_])\.(?=\s)")
+# So long a number is read figure by figure.
+_LONG_NUMBER = re.compile(r"\d{17,}+")
+# Seconds that each match takes, beside its letters. Fitted to 395 texts in ten languages: of
+# these 94 % are within a factor of 1.5 and all within 2 (November 2026).
+_TAKES_S = tuple(
+    (re.compile(pattern), seconds)
+    for pattern, seconds in (
+        (r"[^\W\d_]++", 0.1),  # a word
+        (r"\d++(?:[ \u00a0\u202f]\d{3}(?!\d))*+", 0.3),  # a number, its first digit
+        (r"(?<=\d)[1-9]|(?<=\d )[1-9](?=\d\d)", 0.5),  # its other digits, which are words each
+        (r"(?<=\d)0|(?<=\d )0(?=\d\d)", 0.15),  # "100" is shorter than "111"
+        (r"[.!?…]++(?=\s+\S)|[。！？](?=.)", 0.37),  # a sentence behind another one
+        (r"[,;:—](?=\s)|[，、；：]", 0.19),
+        (r"[@/%&+=#$€₽£¥°§*<>^~|\\_]", 0.25),
+    )
+)
+
+
+def expected_s(text: str, language: Language, rate_wpm: int = _USUAL_RATE_WPM) -> float:
+    """Estimate how long a text takes to speak at a rate in words per minute."""
+    text = _LONG_NUMBER.sub(lambda number: " ".join(number[0]), text)
+    if language == "english":
+        text = _INITIAL.sub(r"\1", text)
+    spelled = sum(map(len, _SPELLED.findall(text)))
+    letters = sum(map(str.isalpha, text)) - spelled
+    seconds = _SHORTEST_S + letters / _LANGUAGES[language]["letters_per_s"] + 0.1 * spelled
+    seconds += sum(takes_s * len(found.findall(text)) for found, takes_s in _TAKES_S)
+    return float(seconds * _USUAL_RATE_WPM / rate_wpm)

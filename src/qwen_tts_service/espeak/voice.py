@@ -1,20 +1,27 @@
 """The embedded voice: espeak-ng as a `Voice`, which needs no weights."""
 
-import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
+from qwen_tts_service.text.split import nothing_to_speak
+from qwen_tts_service.text.stress import STRESS, mark_stress
 from qwen_tts_service.types import FRAME_S, Language, Samples, SpeechRequest, VoiceChoice
 
-from . import no_reading, readings, text
+from . import no_reading, readings, runs, russian, text
 from .library import SAMPLE_RATE_HZ, Delivery, EspeakLibrary
 from .mapping import LANGUAGE_CODES, choose_delivery
+from .notation import write_out
 from .stream import EspeakStream
 
-_LATIN_IN_JAPANESE = "Latin words in Japanese text are spelled letter by letter"
+# At a change of language within a sentence; about what is left between two words.
+_JOIN_S = 0.03
+_LOUD = 0.003
+_CLAUSE_ENDS = (*",.;:!?…—–，。、；：！？",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,16 +76,18 @@ class EspeakVoice:
             )
         language: Language = request.language or "english"
         choice, delivery = choose_delivery(request, self.speakers)
-        readable = self._read(request.text or "", language)
-        pieces = text.split(readable, language)
-        if language == "chinese":
-            pieces = tuple(map(readings.with_phonemes, pieces))
+        warnings: list[str] = []
+        if request.phonemes is None:
+            pieces, warnings = self._read(request.text or "", language)
+            synthesise = partial(self._speak, delivery, language)
+        else:
+            pieces, delivery = (f"[[{request.phonemes}]]",), replace(delivery, has_phonemes=True)
+            synthesise = partial(self._library.synthesise, delivery)
         max_samples = round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ)
-        synthesise = partial(self._library.synthesise, delivery)
         return EspeakUtterance(
             choice=choice,
-            warning=_LATIN_IN_JAPANESE if _has_latin_words(readable, language) else None,
-            expected_s=text.expected_s(readable, language),
+            warning="; ".join(warnings) or None,
+            expected_s=text.expected_s(" ".join(pieces), language, delivery.rate_wpm),
             pieces=pieces,
             delivery=delivery,
             start=partial(EspeakStream, pieces, synthesise, self._worker, max_samples=max_samples),
@@ -88,12 +97,7 @@ class EspeakVoice:
         """Speak one word on the calling thread. Raises SynthesisFailed if nothing is heard."""
         utterance = self.prepare(SpeechRequest(request_id="warm-up", seed=0, text="ready"))
         chunks: list[Samples] = []
-
-        def keep(chunk: Samples) -> bool:
-            chunks.append(chunk)
-            return True
-
-        self._library.synthesise(utterance.delivery, utterance.pieces[0], keep)
+        self._library.synthesise(utterance.delivery, utterance.pieces[0], _keep(chunks))
         if not any(chunk.any() for chunk in chunks):
             raise SynthesisFailed("espeak-ng made no sound at all")
 
@@ -107,24 +111,97 @@ class EspeakVoice:
         self._worker.shutdown(wait=True)
         self._library.close()
 
-    def _read(self, raw: str, language: Language) -> str:
-        """Make the text one that espeak-ng reads, or refuse it."""
-        readable = text.clean(raw)
+    def _read(self, raw: str, language: Language) -> tuple[tuple[str, ...], list[str]]:
+        """Make pieces of text that espeak-ng reads, and warnings; or refuse the text."""
+        readable = write_out(mark_stress(text.clean(raw)), language)
         if language == "japanese":
             readable = self._kana.read(readable)
-        elif language == "russian":
-            readable = readings.expand_dates(readable)
-        text.check_reading(readable, language)
-        if language == "chinese":
-            characters = readings.characters_to_check(readable)
-            phonemes = self._library.phonemes(characters, LANGUAGE_CODES["chinese"])
-            if not all(map(readings.is_reading, phonemes)):
-                raise no_reading(
-                    "text has rare Chinese characters that the embedded voice knows no reading for"
-                )
-        return readable
+        pieces = text.split(readable, language)
+        if not pieces:
+            raise nothing_to_speak()
+        if language not in ("chinese", "japanese"):
+            pieces = tuple(map(self._with_kana, pieces))
+        readable = " ".join(pieces)
+        warnings = runs.check_letters(readable, language)
+        self._check_characters(readings.characters_to_check(readable))
+        return pieces, warnings
+
+    def _check_characters(self, characters: list[str]) -> None:
+        """Refuse Chinese characters that espeak-ng would spell by their code."""
+        if not characters:
+            return
+        phonemes = self._library.phonemes(characters, LANGUAGE_CODES["chinese"])
+        unread = [
+            char
+            for char, sound in zip(characters, phonemes, strict=True)
+            if not readings.is_reading(sound)
+        ]
+        if unread:
+            raise no_reading(
+                "text has rare Chinese characters that the embedded voice knows no reading for: "
+                + " ".join(unread[:20])
+            )
+
+    def _with_kana(self, piece: str) -> str:
+        """Read Chinese characters beside kana as Japanese; others are left, and are Chinese."""
+        return self._kana.read(piece) if readings.has_kana(piece) else piece
+
+    def _speak(
+        self,
+        delivery: Delivery,
+        language: Language,
+        piece: str,
+        on_chunk: Callable[[Samples], bool],
+    ) -> None:
+        """Speak a piece, each run in its language and without a gap before the next."""
+        parts = runs.split_runs(piece, language)
+        has_gap_before = True
+        for run in parts:
+            run_delivery, phonetic = self._delivered(delivery, run)
+            if len(parts) == 1:
+                self._library.synthesise(run_delivery, phonetic, on_chunk)
+                return
+            has_gap_behind = run is parts[-1] or run.text.rstrip().endswith(_CLAUSE_ENDS)
+            if not has_gap_behind:
+                phonetic += ","  # keeps the voice up, as within a sentence
+            chunks: list[Samples] = [np.zeros(0, np.float32)]
+            self._library.synthesise(run_delivery, phonetic, _keep(chunks))
+            samples = np.concatenate(chunks)
+            if not on_chunk(_trim(samples, keep_start=has_gap_before, keep_end=has_gap_behind)):
+                return
+            has_gap_before = has_gap_behind
+
+    def _delivered(self, delivery: Delivery, run: runs.Run) -> tuple[Delivery, str]:
+        """The delivery of a run, and its text with the phonemes that espeak-ng lacks."""
+        phonetic = run.text
+        if run.language_code == "cmn":
+            phonetic = readings.with_phonemes(run.text)
+        elif STRESS in run.text and run.language_code != "ru":
+            phonetic = russian.unmarked(run.text)
+        elif STRESS in run.text:
+            words = russian.stressed_words(run.text)
+            phonemes = self._library.phonemes([russian.unmarked(word) for word in words], "ru")
+            phonetic = russian.with_stress(run.text, dict(zip(words, phonemes, strict=True)))
+        has_phonemes = "[[" in phonetic
+        return replace(
+            delivery, language_code=run.language_code, has_phonemes=has_phonemes
+        ), phonetic
 
 
-def _has_latin_words(readable: str, language: Language) -> bool:
-    """Whether there are Latin words in Japanese longer than a usual abbreviation."""
-    return language == "japanese" and re.search(r"[A-Za-z]{4}", readable) is not None
+def _keep(chunks: list[Samples]) -> Callable[[Samples], bool]:
+    def keep(chunk: Samples) -> bool:
+        chunks.append(chunk)
+        return True
+
+    return keep
+
+
+def _trim(samples: Samples, *, keep_start: bool, keep_end: bool) -> Samples:
+    """Cut the silence at the ends that are joined to others; float32 [N]."""
+    loud = np.flatnonzero(np.abs(samples) > _LOUD)
+    if not len(loud):
+        return samples[:0]
+    margin = round(_JOIN_S / 2 * SAMPLE_RATE_HZ)
+    start = 0 if keep_start else max(0, int(loud[0]) - margin)
+    end = len(samples) if keep_end else int(loud[-1]) + margin
+    return samples[start:end]

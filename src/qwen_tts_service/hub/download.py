@@ -9,9 +9,11 @@ import logging
 import re
 import shlex
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -28,6 +30,9 @@ NEEDED_FILES = (
     *("speech_tokenizer/config.json", "speech_tokenizer/model.safetensors"),
 )
 """What a directory must hold to count as a checkpoint."""
+
+RETRY_PAUSES_S = (0, 1, 2, 4, 8)
+"""Waits before the further attempts to go on with a file while nothing new of it arrives."""
 
 Step = Literal["looking for weights", "downloading weights", "verifying weights"]
 
@@ -266,29 +271,41 @@ class _Download:
         part.replace(final)
 
     def _fetch(self, file: PublishedFile, part: Path) -> None:
-        """Append to the part until it is whole; give up when an attempt brought nothing new."""
-        library = _library()
-        # Not compressed: only then are the bytes that arrive those that can be resumed.
-        headers = library.utils.build_hf_headers(headers={"Accept-Encoding": "identity"})
+        """Append to the part until it is whole; the pauses begin anew when bytes have arrived."""
+        pauses_s = iter(RETRY_PAUSES_S)
         while (held := _size(part)) < file.size_bytes:
             try:
-                with part.open("ab") as out:
-                    library.file_download.http_get(
-                        self._url(file),
-                        out,
-                        resume_size=held,
-                        headers=headers,
-                        expected_size=file.size_bytes,
-                        tqdm_class=self._bar,
-                    )
-            except (library.errors.HTTPError, OSError) as error:
-                if _size(part) <= held:
+                self._append(file, part, held)
+            except (_library().errors.HTTPError, OSError) as error:
+                if _size(part) > held:
+                    pauses_s = iter(RETRY_PAUSES_S)
+                pause_s = next(pauses_s, None) if _may_pass(error) else None
+                if pause_s is None:
                     raise _Refused(
-                        f"the download of {file.name} broke off after {held:,} of "
+                        f"the download of {file.name} broke off after {_size(part):,} of "
                         f"{file.size_bytes:,} bytes: {_one_line(error)}. Start again: it continues "
                         "there"
                     ) from error
-                logger.warning("%s broke off (%s); it continues", file.name, _one_line(error))
+                logger.warning(
+                    "%s broke off (%s); it continues in %d s", file.name, _one_line(error), pause_s
+                )
+                time.sleep(pause_s)
+
+    def _append(self, file: PublishedFile, part: Path, held: int) -> None:
+        """Request the bytes from `held` on and append them to the part."""
+        library = _library()
+        # Not compressed: only then are the bytes that arrive those that can be resumed.
+        headers = library.utils.build_hf_headers(headers={"Accept-Encoding": "identity"})
+        with part.open("ab") as out:
+            library.file_download.http_get(
+                self._url(file),
+                out,
+                resume_size=held,
+                headers=headers,
+                expected_size=file.size_bytes,
+                tqdm_class=self._bar,
+                _nb_retries=0,  # _fetch repeats; else both would, and their attempts multiply
+            )
 
     def _bar(self, **_: Any) -> Any:
         """Stand in for the progress bar that http_get would draw."""
@@ -319,6 +336,13 @@ def _library() -> Any:
 
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # nothing is told without consent
     return huggingface_hub
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another attempt may succeed; the library has repeated 408 and 429 already."""
+    if (response := getattr(error, "response", None)) is not None:
+        return bool(response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR)
+    return getattr(error, "errno", None) is None  # else it is of this machine's disk
 
 
 def _one_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ rounds. What was measured, and what lost, is in docs/log.md, 2026-11-23.
 import ctypes
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import torch
@@ -159,9 +160,19 @@ class Int8Linear(nn.Module):
         return y.to(x.dtype).view(*x.shape[:-1], self.rows)
 
 
+@cache
 def _block_rows() -> int:
-    """Rows that FBGEMM's float16 kernel takes at once; with AVX-512 any number gives equal bits."""
-    return 6 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 1
+    """Rows that FBGEMM's float16 kernel takes at once if it sums fewer in another order, else 1.
+
+    Tried out: with AVX-512 any number gives equal bits, with AVX2 it does not, and environment
+    variables may allow torch other instructions than FBGEMM.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows, weight = (torch.randn(size, 256, generator=generator) for size in (6, 64))
+    packed = torch.ops.quantized.linear_prepack_fp16(weight, None)
+    y = torch.ops.quantized.linear_dynamic_fp16(rows, packed)
+    fewer = [torch.ops.quantized.linear_dynamic_fp16(rows[:n], packed) for n in range(1, 6)]
+    return 1 if all(torch.equal(part, y[: len(part)]) for part in fewer) else 6
 
 
 def _has_bfloat16() -> bool:

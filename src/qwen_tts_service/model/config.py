@@ -206,7 +206,8 @@ class _Section:
         if not is_right:
             raise StartupError(f"{self._name}: the field {key} must be {what}")
         if isinstance(value, dict):  # false instead of a name: no dialect
-            return {name.lower(): entry for name, entry in value.items() if entry is not False}
+            kept = {name.lower(): entry for name, entry in value.items() if entry is not False}
+            return {k: v.lower() if isinstance(v, str) else v for k, v in kept.items()}
         return tuple(value) if isinstance(value, list) else kind(value)
 
     def _get(self, key: str) -> Any:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from qwen_tts_service.types import Language
+
 PROMPT_FRAME_TOKENS = 8
 """Ids of an utterance that are not its text."""
 FRAMES_PER_TOKEN = 5.0
@@ -18,11 +20,15 @@ class QwenOptions:
 
     max_positions: prompt and frames together; runaway_factor: see `runaway_frames`
     max_text_tokens: of a text that is still being written
+    default_language: of token ids without letters
+    keeps_stress: whether the model gets the stress marks of Russian words
     """
 
     max_positions: int
     max_text_tokens: int
     runaway_factor: float
+    default_language: Language = "english"
+    keeps_stress: bool = False
 
 
 def expected_frames(tokens: int) -> float:

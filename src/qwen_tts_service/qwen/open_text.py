@@ -8,6 +8,7 @@ from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.engine.job import Job, TextFeed
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.model.tokenizer import Tokenizer
+from qwen_tts_service.text.stress import drop_stress
 from qwen_tts_service.types import FinishReason, Samples, VoiceChoice
 
 from .limits import QwenOptions, runaway_frames
@@ -58,6 +59,7 @@ class QwenOpenUtterance:
         self._options = options
         self._text = OpenTokenizer(tokenizer)
         self._feed = TextFeed()
+        self._last_char = ""
         self._tokens = 0
         self._has_news = asyncio.Event()
         self._channel: PcmChannel | None = None
@@ -70,7 +72,13 @@ class QwenOpenUtterance:
 
     def feed(self, text: str) -> None:
         """Add text; raises InvalidRequest when it has too many tokens."""
-        self._take(self._text.feed(text))
+        self._take(self._text.feed(text if self._options.keeps_stress else self._drop_stress(text)))
+
+    def _drop_stress(self, text: str) -> str:
+        """Take marks off; one may come in the piece behind its vowel's."""
+        bare = drop_stress(self._last_char + text)[len(self._last_char) :]
+        self._last_char = text[-1:] or self._last_char
+        return bare
 
     def finish(self) -> None:
         """Say that the text is complete."""

@@ -9,6 +9,7 @@ from qwen_tts_service.engine.job import Job
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.text.language import detect_language
+from qwen_tts_service.text.stress import drop_stress
 from qwen_tts_service.types import FRAME_S, Language, SpeechRequest, VoiceChoice
 from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice
 
@@ -19,9 +20,15 @@ LONGEST_PART_CHARS = 800
 """About a minute of speech, three in Chinese: the model keeps its voice and finds the end."""
 
 
+def _not_applied(rate: float, phonemes: str | None) -> str | None:
+    """What this model cannot do of a request."""
+    names = ["rate"] * (rate != 1) + ["phoneme"] * (phonemes is not None)
+    return f"this model cannot apply: {', '.join(names)}" if names else None
+
+
 @dataclass(frozen=True, slots=True)
 class QwenUtterance:
-    """A request as a job for the engine, with what is said about it."""
+    """A request as a job for the engine, with its voice choice and warning."""
 
     job: Job
     choice: VoiceChoice
@@ -63,7 +70,8 @@ class QwenVoice:
         """
         choice = self.choose(request)
         if request.text is not None:
-            ids = self._model.tokenizer.encode(request.text)
+            text = request.text if self._options.keeps_stress else drop_stress(request.text)
+            ids = self._model.tokenizer.encode(text)
         else:
             ids = self._model.tokenizer.wrap(self._checked(request.tokens or ()))
         tokens = len(ids) - PROMPT_FRAME_TOKENS
@@ -80,7 +88,14 @@ class QwenVoice:
             runaway_frames=runaway_frames(tokens, self._options.runaway_factor),
         )
         self._check_fit(job)
-        return QwenUtterance(job, choice, expected_frames(tokens) * FRAME_S, self._engine.submit)
+        expected_s = expected_frames(tokens) * FRAME_S
+        return QwenUtterance(
+            job,
+            choice,
+            expected_s,
+            self._engine.submit,
+            _not_applied(request.rate, request.phonemes),
+        )
 
     def open(self, request: SpeechRequest) -> QwenOpenUtterance:
         """Prepare to speak a text that is still being written, in the layout for that."""
@@ -88,8 +103,6 @@ class QwenVoice:
         instruct_ids = tuple(self._model.tokenizer.encode_instruct(choice.instruct or ""))
         prompt = len(instruct_ids) + 2 * PROMPT_FRAME_TOKENS + 1
         max_frames = min(request.max_frames, self._options.max_positions - prompt)
-        if max_frames < 1:  # a sequence that may make no frame would never end
-            raise InvalidRequest("instruct leaves no room within MAX_POSITIONS", param="instruct")
         job = Job(
             ids=(),
             instruct_ids=instruct_ids,
@@ -106,7 +119,7 @@ class QwenVoice:
         )
 
     def warm_up(self) -> None:
-        """Speak a word to its end or for ten frames."""
+        """Speak a word to its end or for ten frames, sampled as requests are by default."""
         warm = SpeechRequest(request_id="warm-up", seed=0, text="Hello.", max_frames=10)
         self._engine.run_whole(self.prepare(warm).job)
 
@@ -124,18 +137,27 @@ class QwenVoice:
 
         Raises InvalidRequest for an unknown speaker and a language the checkpoint lacks.
         """
-        language: Language = request.language or (
-            detect_language(self._model.tokenizer.decode(self._checked(request.tokens or ())))
+        language: Language = request.language or detect_language(
+            self._model.tokenizer.decode(self._checked(request.tokens or ())),
+            self._options.default_language,
         )
         choice = choose_voice(
             request.attributes, language, request.speaker, request.instruct, self._capabilities
         )
+        self._check_instruct(choice.instruct or "")
         if language in self._model.config.languages:
             return choice
         spoken = ", ".join(self._model.config.languages)
         raise InvalidRequest(
             f"language is not one that this model speaks; known: {spoken}", param="language"
         )
+
+    def _check_instruct(self, instruct: str) -> None:
+        """Refuse an instruct that leaves no frame in a slot: its speech would never end."""
+        room = self._options.max_positions - 2 * PROMPT_FRAME_TOKENS - 1
+        is_surely_short = len(instruct.encode()) + PROMPT_FRAME_TOKENS < room
+        if not is_surely_short and len(self._model.tokenizer.encode_instruct(instruct)) >= room:
+            raise InvalidRequest("instruct leaves no room within MAX_POSITIONS", param="instruct")
 
     def _checked(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Only text may come as ids: a control token would end the prompt where it stands."""

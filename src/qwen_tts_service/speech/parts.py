@@ -5,71 +5,195 @@
 A text without pauses that the voice can take whole is one part, and that part is the request.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import groupby
 
+from qwen_tts_service.errors import InvalidRequest, printable
 from qwen_tts_service.text.language import detect_language
+from qwen_tts_service.text.lexicon import Lexicon, lexicon_of
+from qwen_tts_service.text.markup import parse
 from qwen_tts_service.text.normalise import LANGUAGES_WITH_FULL, normalise
-from qwen_tts_service.text.split import (
-    Pause,
-    is_speakable,
-    nothing_to_speak,
-    split_pauses,
-    split_sentences,
-)
+from qwen_tts_service.text.say_as import written
+from qwen_tts_service.text.segments import ParsedText, Pause, Segment
+from qwen_tts_service.text.split import is_speakable, nothing_to_speak, split_sentences
 from qwen_tts_service.types import Language, SpeechRequest
 
-GAP = Pause(0.3)
-"""Silence between two parts of a text that was too long for one; about what a reader takes."""
+from .lexicon_file import LexiconFile
+
+GAP = Pause(0.3, is_gap=True)
+"""Silence between two parts of a text that was too long for one, and between two speakers; about
+what a reader takes."""
+
+_SPACES = re.compile(" {2,}")
+
+
+ACCENTED = ("auto", "full")
+"""Levels of normalisation at which stress is set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextOptions:
+    """What the server's settings say about reading texts.
+
+    default_language: of a text that has no letters
+    lexicon: the server's own readings of words
+    accent: sets the stress of Russian words, if that is wanted
+    """
+
+    default_language: Language = "english"
+    lexicon: LexiconFile | None = None
+    accent: Callable[[str], str] | None = None
+
+
+DEFAULT_TEXT_OPTIONS = TextOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class TextParts:
-    """A text split for speaking: at least one part is a request; warning: in ASCII."""
+    """A text split for speaking.
 
+    request: the whole, with its language; only if it asks for silence may no part be a request
+    """
+
+    request: SpeechRequest
     parts: tuple[SpeechRequest | Pause, ...]
     warning: str | None = None
 
 
-def split_request(request: SpeechRequest, longest_part_chars: int | None) -> TextParts:
-    """Take the pauses out, normalise what is left and cut what is too long for one part.
+def split_request(
+    request: SpeechRequest,
+    longest_part_chars: int | None,
+    options: TextOptions = DEFAULT_TEXT_OPTIONS,
+    parsed: ParsedText | None = None,
+) -> TextParts:
+    """Read the markup, replace words of the lexicon, normalise, and cut what is too long.
 
-    The language is looked for once, in the whole text, so that every part has the same. Token
-    ids stay as they are: for them the voice decides.
+    The language is looked for once, in the whole text, so that every part has the same unless
+    its markup names another. Token ids stay as they are: for them the voice decides.
 
     longest_part_chars: None for a voice that takes a text of any length
+    parsed: the request's text, if its markup has been read
     raises: CannotSpeak, code `no_reading`, when no part has a letter or a digit; InvalidRequest
-        when `normalize` asks for what is not installed
+        for malformed SSML, and when `normalize` asks for what is not installed
     """
     if request.text is None:
-        return TextParts((request,))
-    pieces = split_pauses(request.text)
-    language = request.language or detect_language(
-        " ".join(piece for piece in pieces if isinstance(piece, str))
+        return TextParts(request, (request,))
+    if parsed is None:
+        has_markup = request.normalize != "none"
+        parsed = parse(request.text, request.input_type, has_markup=has_markup)
+    language = (
+        request.language
+        or parsed.language
+        or detect_language(_undecided(parsed), options.default_language)
     )
     request = replace(request, language=language)
-    parts = tuple(
-        part if isinstance(part, Pause) else replace(request, text=part)
-        for piece in pieces
-        for part in _parts(piece, request, language, longest_part_chars)
-    )
-    if not any(isinstance(part, SpeechRequest) for part in parts):
+    reader = _Reader(request, options)
+    parts = tuple(_with_gaps(_parts(parsed.segments, reader, longest_part_chars)))
+    is_silent = not any(isinstance(part, SpeechRequest) for part in parts)
+    if is_silent and request.on_unspeakable == "error":
         raise nothing_to_speak()
-    return TextParts(parts, _warning(request, language))
+    warnings = [*parsed.warnings, *filter(None, [_warning(request, language)])]
+    return TextParts(request, parts, "; ".join(warnings) or None)
+
+
+def _undecided(parsed: ParsedText) -> str:
+    """The text that names no language of its own; all of it if there is no such text."""
+    segments = [part for part in parsed.segments if isinstance(part, Segment)]
+    text = " ".join(part.text for part in segments if part.language is None)
+    return text if is_speakable(text) else parsed.text
+
+
+def lexicon_for(request: SpeechRequest, language: Language, options: TextOptions) -> Lexicon:
+    """The readings for a request's text: its own, then the server's."""
+    own = lexicon_of(dict(request.pronunciations)) if request.pronunciations else Lexicon()
+    return own if options.lexicon is None else own.over(options.lexicon.current().of(language))
+
+
+class _Reader:
+    """Rewrites the segments of one request for speaking."""
+
+    def __init__(self, request: SpeechRequest, options: TextOptions) -> None:
+        self.request = request
+        self._accent = options.accent if request.normalize in ACCENTED else None
+        self._lexicon = cache(lambda language: lexicon_for(request, language, options))
+
+    def read(self, segments: list[Segment], language: Language) -> str:
+        """Read segments one by one, and keep the space between them."""
+        if len(segments) == 1:
+            return self._read(segments[0], language)
+        texts = []
+        for segment in segments:
+            text = segment.text
+            before = text[: len(text) - len(text.lstrip())]
+            after = text[len(text.rstrip()) :] if text.strip() else ""
+            texts.append(before + self._read(segment, language).strip() + after)
+        text = "".join(texts).strip()
+        return text if self.request.normalize == "none" else _SPACES.sub(" ", text)
+
+    def _read(self, segment: Segment, language: Language) -> str:
+        text, is_literal = segment.text, segment.is_literal
+        if segment.say_as is not None:
+            text, is_literal = written(text, segment.say_as, language)
+        if is_literal:
+            return text
+        text = self._lexicon(language).apply(text)
+        text = normalise(text, self.request.normalize, language)
+        return self._accent(text) if self._accent and language == "russian" else text
 
 
 def _parts(
-    piece: str | Pause, request: SpeechRequest, language: Language, longest_part_chars: int | None
-) -> Iterator[str | Pause]:
-    if isinstance(piece, Pause):
-        yield piece
-        return
-    text = normalise(piece, request.normalize, language)
-    speakable = [part for part in _cut(text, longest_part_chars) if is_speakable(part)]
-    for number, part in enumerate(speakable):
-        if number:
-            yield GAP
+    segments: Iterable[Segment | Pause], reader: _Reader, longest_part_chars: int | None
+) -> Iterator[SpeechRequest | Pause]:
+    """Speak segments of one manner together, so that a sentence keeps its melody."""
+    request = reader.request
+
+    def manner_of(part: Segment | Pause) -> SpeechRequest | None:
+        if isinstance(part, Pause):
+            return None
+        return replace(
+            request,
+            speaker=part.speaker or request.speaker,
+            language=part.language or request.language,
+            rate=part.rate,
+            phonemes=part.phonemes,
+        )
+
+    for asked, run in groupby(segments, key=manner_of):
+        if asked is None:
+            yield from (part for part in run if isinstance(part, Pause))
+            continue
+        spoken = [part for part in run if isinstance(part, Segment)]
+        text = reader.read(spoken, asked.language or "english")
+        for part in _cut(text, longest_part_chars):
+            if is_speakable(part):
+                yield replace(asked, text=part)
+
+
+def _with_gaps(parts: Iterable[SpeechRequest | Pause]) -> Iterator[SpeechRequest | Pause]:
+    """Put a gap where a text was cut and where the speaker changes."""
+    before: SpeechRequest | Pause | None = None
+    for part in parts:
+        if isinstance(before, SpeechRequest) and isinstance(part, SpeechRequest):
+            # What differs in language, rate or phonemes comes in the middle of a sentence.
+            is_cut = replace(before, text="") == replace(part, text="")
+            if before.speaker != part.speaker or is_cut:
+                yield GAP
         yield part
+        before = part
+
+
+def blame_text(error: InvalidRequest, speaker: str | None) -> InvalidRequest:
+    """The error for a speaker whom the text names, not the request."""
+    if error.code != "unknown_speaker":
+        return error
+    return InvalidRequest(
+        f"text names the voice {printable(speaker or '')!r}: {error.message}",
+        param="text",
+        code=error.code,
+    )
 
 
 def _cut(text: str, longest_part_chars: int | None) -> list[str]:

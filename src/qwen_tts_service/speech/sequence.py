@@ -8,7 +8,7 @@ from contextlib import aclosing
 import numpy as np
 
 from qwen_tts_service.errors import TTSError
-from qwen_tts_service.text.split import Pause
+from qwen_tts_service.text.segments import Pause
 from qwen_tts_service.types import FRAME_S, FinishReason, PcmStream, Samples
 
 Part = Pause | Callable[[], PcmStream]
@@ -29,6 +29,8 @@ class PartSequence:
         self._sample_rate_hz = sample_rate_hz
         self._samples_left = round(max_frames * FRAME_S * sample_rate_hz)
         self._silence_s = 0.0
+        self._gap_s = 0.0
+        self._has_sounded = False
         self._speaking: PcmStream | None = None
         self._has_news = asyncio.Event()
         self._is_complete = False
@@ -75,15 +77,22 @@ class PartSequence:
         """
         while (part := await self._next()) is not None:
             if isinstance(part, Pause):
-                self._silence_s += part.duration_s
+                self._add_silence(part)
                 continue
             async for samples in self._samples_of(part):
-                for silence in self._take_silence():
+                for silence in self._take_silence(self._silence_s + self._gap_s):
                     yield silence
+                self._has_sounded = True
                 yield samples
         if self.finish_reason is None:
-            for silence in self._take_silence():
+            for silence in self._take_silence(self._silence_s):
                 yield silence
+
+    def _add_silence(self, pause: Pause) -> None:
+        if not pause.is_gap:
+            self._silence_s += pause.duration_s
+        elif self._has_sounded:
+            self._gap_s = pause.duration_s
 
     async def _next(self) -> Part | None:
         """Wait for the next part; None when there is none to come."""
@@ -103,10 +112,10 @@ class PartSequence:
         if self._speaking.finish_reason != "stop":
             self.finish_reason = self.finish_reason or self._speaking.finish_reason
 
-    def _take_silence(self) -> Iterator[Samples]:
+    def _take_silence(self, duration_s: float) -> Iterator[Samples]:
         """Yield the silence that is due, a second at a time."""
-        left = round(self._silence_s * self._sample_rate_hz)
-        self._silence_s = 0.0
+        left = round(duration_s * self._sample_rate_hz)
+        self._silence_s = self._gap_s = 0.0
         while left > 0:
             yield np.zeros(min(left, self._sample_rate_hz), np.float32)
             left -= self._sample_rate_hz

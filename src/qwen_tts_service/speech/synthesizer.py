@@ -4,17 +4,21 @@ SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> resample -
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
-from qwen_tts_service.text.language import preload_detector
-from qwen_tts_service.text.normalise import preload_russian
-from qwen_tts_service.text.split import Pause
+from qwen_tts_service.text.latin import preload_detector
+from qwen_tts_service.text.russian import preload_russian
+from qwen_tts_service.text.segments import ParsedText, Pause
 from qwen_tts_service.types import (
     FRAME_S,
     MAX_SEED,
@@ -28,8 +32,11 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import TextParts, split_request
+from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .sequence import PartSequence
+from .unspeakable import SILENCE, WARNING, SpokenOrSilent, Unspoken, prepare_or_silence
+
+logger = logging.getLogger(__name__)
 
 ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
 """Formats so cheap to write that a thread would cost more than it saves."""
@@ -45,9 +52,14 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechInfo:
-    """What is known of a speech before it has begun; `expected_s` is an estimate."""
+    """What is known of a speech before it has begun; `expected_s` is an estimate.
+
+    choice: of its first part
+    speakers: of all its parts, each once, in the order in which they are heard
+    """
 
     choice: VoiceChoice
+    speakers: tuple[str, ...]
     warning: str | None = None
     expected_s: float = 0.0
 
@@ -121,31 +133,75 @@ class Speech:
 class Synthesizer:
     """Speaks requests with one voice at one output rate."""
 
-    def __init__(self, voice: Voice, *, sample_rate_hz: int) -> None:
+    def __init__(
+        self, voice: Voice, *, sample_rate_hz: int, text_options: TextOptions = DEFAULT_TEXT_OPTIONS
+    ) -> None:
         self.voice = voice
+        self.text_options = text_options
         self.sample_rate_hz = sample_rate_hz
+        self.text_options = text_options
 
     def warm_up(self) -> None:
         """Speak once for real and load what the first request would wait for."""
         preload_detector()
-        with suppress(InvalidRequest):  # not installed: whoever asks for it is told
+        try:
             preload_russian()
+        except InvalidRequest:  # not installed: whoever asks for it is told
+            logger.info("normalize auto is light: the extra ru is not installed")
+        else:
+            logger.info("normalize auto reads out Russian numbers, dates and abbreviations")
         self.voice.warm_up()
 
     def close(self) -> None:
         """Stop for good."""
         self.voice.close()
 
-    def speak(self, request: SpeechRequest, output: Output) -> Speech:
+    def speak(
+        self, request: SpeechRequest, output: Output, parsed: ParsedText | None = None
+    ) -> Speech:
         """Start speaking. Must be called on the event loop that will read the speech.
 
-        Raises InvalidRequest or CannotSpeak before anything has started.
+        parsed: the request's text, if its markup has been read
+        raises: InvalidRequest or CannotSpeak, before anything has started
         """
         check_format(output.format, self.sample_rate_hz)
-        text_parts = split_request(request, self.voice.longest_part_chars)
-        parts = [p if isinstance(p, Pause) else self.voice.prepare(p) for p in text_parts.parts]
-        info = _info(request, text_parts, parts)
-        return Speech(self._start(parts, request), self.pipe(output), request, lambda: info)
+        text_parts = split_request(
+            request, self.voice.longest_part_chars, self.text_options, parsed
+        )
+        parts = self._prepare(text_parts)
+        choices = [part.choice for part in parts if not isinstance(part, Pause)]
+        choices = choices or [self.voice.choose(text_parts.request)]
+        info = SpeechInfo(
+            choice=choices[0],
+            speakers=tuple(dict.fromkeys(choice.speaker for choice in choices)),
+            expected_s=_expected_s(parts),
+        )
+        warnings = _warnings(text_parts, parts, info.expected_s)
+        pcm = self._start(parts, request, partial(warnings.append, WARNING))
+        return Speech(
+            pcm, self.pipe(output), request, lambda: replace(info, warning=_joined(warnings))
+        )
+
+    def _prepare(self, text_parts: TextParts) -> list[Utterance | Pause]:
+        """Read every part; where there is nothing to say, a silence was asked for."""
+        parts: list[Utterance | Pause] = []
+        for part in text_parts.parts:
+            if isinstance(part, Pause):
+                parts.append(part)
+            else:
+                parts += self._prepare_part(part, text_parts.request)
+        has_words = any(isinstance(part, SpeechRequest) for part in text_parts.parts)
+        return parts if has_words else [*parts, SILENCE]
+
+    def _prepare_part(
+        self, part: SpeechRequest, request: SpeechRequest
+    ) -> Sequence[Utterance | Pause]:
+        try:
+            return prepare_or_silence(self.voice, part)
+        except InvalidRequest as error:
+            if part.speaker == request.speaker:
+                raise
+            raise blame_text(error, part.speaker) from None
 
     def pipe(self, output: Output) -> AudioPipe:
         """Make what resamples and encodes one answer, of a format that was checked."""
@@ -156,11 +212,24 @@ class Synthesizer:
             is_stream=output.is_stream,
         )
 
-    def _start(self, parts: Sequence[Utterance | Pause], request: SpeechRequest) -> PcmStream:
+    def _start(
+        self,
+        parts: Sequence[Utterance | Pause],
+        request: SpeechRequest,
+        on_silence: Callable[[], object],
+    ) -> PcmStream:
+        def start(utterance: Utterance) -> PcmStream:
+            pcm = utterance.speak()
+            if request.on_unspeakable == "error":
+                return pcm
+            silence_s = min(SILENCE.duration_s, request.max_frames * FRAME_S)
+            silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
+            return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
+
         if len(parts) == 1 and not isinstance(parts[0], Pause):
-            return parts[0].speak()
+            return start(parts[0])
         sequence = PartSequence(
-            (part if isinstance(part, Pause) else part.speak for part in parts),
+            (part if isinstance(part, Pause) else partial(start, part) for part in parts),
             sample_rate_hz=self.voice.sample_rate_hz,
             max_frames=request.max_frames,
         )
@@ -202,22 +271,24 @@ class Synthesizer:
             return b"".join([part async for part in speech]), speech
 
 
-def _info(
-    request: SpeechRequest, text_parts: TextParts, parts: Sequence[Utterance | Pause]
-) -> SpeechInfo:
-    utterances = [part for part in parts if not isinstance(part, Pause)]
-    pauses = [part for part in parts if isinstance(part, Pause)]
-    expected_s = sum(u.expected_s for u in utterances) + sum(p.duration_s for p in pauses)
+def _expected_s(parts: Sequence[Utterance | Pause]) -> float:
+    return sum(p.duration_s if isinstance(p, Pause) else p.expected_s for p in parts)
+
+
+def _warnings(
+    text_parts: TextParts, parts: Sequence[Utterance | Pause], expected_s: float
+) -> list[str]:
     warnings = [
         text_parts.warning,
-        *(utterance.warning for utterance in utterances),
-        _length_warning(expected_s, request.max_frames * FRAME_S),
+        *(part.warning for part in parts if not isinstance(part, Pause)),
+        WARNING if any(isinstance(part, Unspoken) for part in parts) else None,
+        _length_warning(expected_s, text_parts.request.max_frames * FRAME_S),
     ]
-    return SpeechInfo(
-        choice=utterances[0].choice,
-        warning="; ".join(dict.fromkeys(filter(None, warnings))) or None,
-        expected_s=expected_s,
-    )
+    return [warning for warning in warnings if warning]
+
+
+def _joined(warnings: Sequence[str]) -> str | None:
+    return "; ".join(dict.fromkeys(warnings)) or None
 
 
 def _length_warning(expected_s: float, allowed_s: float) -> str | None:

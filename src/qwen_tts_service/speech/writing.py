@@ -1,27 +1,27 @@
 """Speak a text that is still being written, word by word or sentence by sentence.
 
 Whatever the pieces in which the text comes, the speech is the same. A piece by token waits in
-these buffers, each with its reason: `_beginning` until the language is known, `WordNormaliser`
-until its word is complete, `_unsent` until it is known where the utterance ends, and in the voice
-until its tokens are certain. By sentence it waits in the splitter, and complete sentences in a
-queue until they are spoken.
+these buffers, each with its reason: `MarkupReader` until a tag is complete, `_beginning` until
+the language is known, `LexiconStream` until no longer entry of the lexicon can follow,
+`WordNormaliser` until its word is complete, `_unsent` until it is known where the utterance ends,
+and in the voice until its tokens are certain. By sentence it waits in the reader of sentences, SSML
+until it is complete, and complete sentences in a queue until they are spoken.
 """
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from qwen_tts_service.audio.formats import check_format
-from qwen_tts_service.errors import InvalidRequest
-from qwen_tts_service.text.language import detect_language
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest
+from qwen_tts_service.text.language import beginning_that_tells, detect_language, tells_language
+from qwen_tts_service.text.lexicon import Lexicon, LexiconStream
+from qwen_tts_service.text.markup import Event, MarkupReader, SentenceReader, parse
 from qwen_tts_service.text.normalise import normalise
-from qwen_tts_service.text.split import (
-    SentenceSplitter,
-    is_speakable,
-    nothing_to_speak,
-    split_pauses,
-)
+from qwen_tts_service.text.segments import MAX_PAUSE_S, ParsedText, Pause, VoiceChange
+from qwen_tts_service.text.split import SentenceSplitter, is_speakable, nothing_to_speak
+from qwen_tts_service.text.ssml import could_be_ssml, is_ssml
 from qwen_tts_service.text.words import WordNormaliser
 from qwen_tts_service.types import (
     FRAME_S,
@@ -32,12 +32,11 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
-from .parts import GAP
+from .parts import DEFAULT_TEXT_OPTIONS, GAP, TextOptions, blame_text, lexicon_for
 from .sequence import PartSequence
 from .synthesizer import Output, Speech, SpeechInfo, Synthesizer
+from .unspeakable import NO_READING, SILENCE, WARNING
 
-LANGUAGE_CHARS = 20
-"""Text that is waited for when the language must be found out: four or five words' tokens."""
 OPEN_PART_CHARS = 800
 """Twice the text of one open utterance, for a voice that names no longest part."""
 
@@ -55,24 +54,43 @@ class OpenText:
 
     request: without a text; each utterance speaks it in the language that was given or found
     part_chars: how long one utterance becomes before the next sentence end ends it
+    default_language: of a text that begins without letters
     raises: InvalidRequest for what can only be done to a text that is complete
     """
 
     def __init__(
-        self, voice: OpenVoice, request: SpeechRequest, sequence: PartSequence, *, part_chars: int
+        self,
+        voice: OpenVoice,
+        request: SpeechRequest,
+        sequence: PartSequence,
+        *,
+        part_chars: int,
+        options: TextOptions = DEFAULT_TEXT_OPTIONS,
     ) -> None:
         if request.normalize == "full":
             raise InvalidRequest(
                 'normalize "full" needs whole sentences; set split to "sentence"', param="normalize"
             )
+        if request.input_type == "ssml":
+            raise InvalidRequest(
+                'input_type "ssml" needs the whole text; set split to "sentence"',
+                param="input_type",
+            )
         self._voice = voice
         self._request = request
+        self._own_speaker = request.speaker
         self._sequence = sequence
         self._part_chars = part_chars
+        self._options = options
         self._splitter = SentenceSplitter()
+        self._markup = MarkupReader(has_markup=request.normalize != "none")
+        self._entries = Lexicon()
+        self._lexicon: LexiconStream | None = None
         self._words: WordNormaliser | None = None
         self._has_begun = False
-        self._beginning = ""
+        self._beginning: list[Event] = []
+        self._is_new_stretch = True
+        self._silence_s = 0.0  # before the next utterance, as it was written
         self._unsent = ""
         self._sent_chars = 0  # of the utterance that is being written
         self._ended_chars = 0  # of its sentences that are complete
@@ -82,44 +100,91 @@ class OpenText:
     def info(self) -> SpeechInfo:
         """Who speaks; known by the time there is audio."""
         assert self._choice is not None, "nothing has been spoken yet"
-        return SpeechInfo(choice=self._choice)
+        return SpeechInfo(choice=self._choice, speakers=(self._choice.speaker,))
 
     def feed(self, text: str) -> None:
         """Add text; raises InvalidRequest or CannotSpeak for what this voice cannot say."""
-        if self._has_begun:
-            self._write(text)
-        else:
-            self._beginning += text
-            self._begin(is_all=False)
+        for event in self._markup.feed(text):
+            self._take(event)
 
     def finish(self) -> None:
         """Say that the text is complete; raises CannotSpeak if there is nothing in it to say."""
+        for event in self._markup.finish():
+            self._take(event)
         if not self._has_begun:
             self._begin(is_all=True)
-        if self._words is not None:
-            self._divide(self._words.finish())
-        self._send(len(self._unsent))
-        self._end_utterance()
+        self._end_stretch()
         if self._choice is None:
             raise nothing_to_speak()
+        self._feed_silence()
         self._sequence.finish()
+
+    def _take(self, event: Event) -> None:
+        if self._has_begun:
+            self._write(event)
+        else:
+            self._beginning.append(event)
+            self._begin(is_all=False)
 
     def _begin(self, *, is_all: bool) -> None:
         """Begin once there is something to say, in a language that is known."""
-        text = self._beginning.lstrip()
-        is_enough = self._request.language or len(text) >= LANGUAGE_CHARS or is_all
-        if not is_speakable(text) or not is_enough:
+        # As of a whole text: what is before and behind a pause are two words.
+        text = "".join(part if isinstance(part, str) else " " for part in self._beginning).lstrip()
+        judged = text if is_all else beginning_that_tells(text)
+        if (judged is None and self._request.language is None) or not self._has_words(text):
             return
-        language: Language = self._request.language or detect_language(text[:LANGUAGE_CHARS])
+        language: Language = self._request.language or detect_language(
+            judged or "", self._options.default_language
+        )
         self._request = replace(self._request, language=language)
-        if self._request.normalize == "light":
-            self._words = WordNormaliser(language)
+        self._entries = lexicon_for(self._request, language, self._options)
         self._has_begun = True
-        self._beginning = ""
-        self._write(text)
+        beginning, self._beginning = self._beginning, []
+        for event in beginning:
+            self._write(event)
 
-    def _write(self, text: str) -> None:
-        self._divide(text if self._words is None else self._words.feed(text))
+    def _has_words(self, text: str) -> bool:
+        """Whether there is a word, or a mark that the lexicon has a word for."""
+        if is_speakable(text) or not text:
+            return bool(text)
+        return is_speakable(lexicon_for(self._request, "english", self._options).apply(text))
+
+    def _write(self, event: Event) -> None:
+        if isinstance(event, Pause):
+            if event.duration_s > 0:
+                self._end_stretch()
+                self._silence_s += event.duration_s
+                return
+            event = " "
+        if isinstance(event, VoiceChange):
+            self._end_stretch()
+            self._request = replace(self._request, speaker=event.speaker or self._own_speaker)
+            return
+        if self._lexicon is None:
+            self._begin_stretch()
+        if self._lexicon is not None:
+            self._divide(self._normalised(self._lexicon.feed(event)))
+
+    def _begin_stretch(self) -> None:
+        self._lexicon = LexiconStream(self._entries)
+        if self._request.normalize != "none":
+            self._words = WordNormaliser(self._request.language or "english")
+
+    def _end_stretch(self) -> None:
+        """End what is being written: a pause or another speaker follows, or nothing."""
+        if self._lexicon is not None:
+            self._divide(self._normalised(self._lexicon.finish()))
+        if self._words is not None:
+            self._divide(self._words.finish())
+        self._lexicon = self._words = None
+        self._splitter.finish()
+        self._send(len(self._unsent))
+        self._end_utterance()
+        self._unsent = ""
+        self._is_new_stretch = True
+
+    def _normalised(self, text: str) -> str:
+        return text if self._words is None else self._words.feed(text)
 
     def _divide(self, text: str) -> None:
         """Send a short utterance's text at once; end a long one where a sentence ends.
@@ -127,6 +192,11 @@ class OpenText:
         Where that is does not depend on the pieces: behind `part_chars` nothing is sent before
         its sentence is complete.
         """
+        if self._is_new_stretch:
+            text = text.lstrip()
+        if not text:
+            return
+        self._is_new_stretch = False
         self._unsent += text
         for sentence in self._splitter.feed(text):
             self._ended_chars += len(sentence)
@@ -146,12 +216,23 @@ class OpenText:
             self._sent_chars += chars
 
     def _open_utterance(self) -> OpenUtterance:
-        utterance = self._voice.open(self._request)
-        if self._choice is not None:
+        try:
+            utterance = self._voice.open(self._request)
+        except InvalidRequest as error:
+            if self._request.speaker == self._own_speaker:
+                raise
+            raise blame_text(error, self._request.speaker) from None
+        if self._silence_s == 0 and self._choice is not None:
             self._sequence.feed(GAP)
+        self._feed_silence()
         self._choice = utterance.choice
         self._sequence.feed(lambda: utterance)
         return utterance
+
+    def _feed_silence(self) -> None:
+        if self._silence_s > 0:
+            self._sequence.feed(Pause(min(self._silence_s, MAX_PAUSE_S)))
+        self._silence_s = 0.0
 
     def _end_utterance(self) -> None:
         if self._utterance is not None:
@@ -180,9 +261,11 @@ class SpeechByToken:
             sample_rate_hz=voice.sample_rate_hz, max_frames=request.max_frames
         )
         part_chars = (voice.longest_part_chars or OPEN_PART_CHARS) // 2
-        self._text = OpenText(voice, request, self._sequence, part_chars=part_chars)
+        self._text = OpenText(
+            voice, request, self._sequence, part_chars=part_chars, options=synthesizer.text_options
+        )
         self.feed = self._text.feed
-        self.finish = self._text.finish
+        self._silent: SpeechInfo | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -193,48 +276,148 @@ class SpeechByToken:
         """Yield the one stretch of audio."""
         await before()
         pipe = self._synthesizer.pipe(self._output)
-        yield Speech(self._sequence, pipe, self._request, self._text.info)
+        yield Speech(self._sequence, pipe, self._request, self._info)
+
+    def finish(self) -> None:
+        """Say that the text is complete; without a word it is refused or a silence, as asked."""
+        try:
+            self._text.finish()
+        except CannotSpeak as error:
+            if error.code != NO_READING or self._request.on_unspeakable == "error":
+                raise
+            choice = self._synthesizer.voice.choose(self._request)
+            self._silent = SpeechInfo(choice=choice, speakers=(choice.speaker,), warning=WARNING)
+            self._sequence.feed(SILENCE)
+            self._sequence.finish()
+
+    def _info(self) -> SpeechInfo:
+        return self._silent or self._text.info()
 
 
 class SpeechBySentence:
-    """Speaks every sentence once it is complete, as a stretch of audio of its own."""
+    """Speaks every sentence once it is complete, as a stretch of audio of its own.
+
+    Where the client named no language, each sentence has its own, spoken by the same speaker.
+    """
 
     def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
         check_format(output.format, synthesizer.sample_rate_hz)
         self._synthesizer = synthesizer
         self._request = request
         self._output = output
-        self._splitter = SentenceSplitter()
-        self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
+        self._reader = SentenceReader(
+            has_markup=request.normalize != "none", has_words=self._has_words
+        )
+        self._sentences: asyncio.Queue[ParsedText | None] = asyncio.Queue()
+        self._is_ssml: bool | None = True if request.input_type == "ssml" else None
+        self._beginning: list[str] = []  # while it may be SSML, or all of it if it is
+        self._speaker: str | None = None  # of the first sentence
+        self._wordless: ParsedText | None = None  # the last sentence that has no words
         self.is_cut = False
 
     def feed(self, text: str) -> None:
-        """Add text."""
-        for sentence in self._splitter.feed(text):
-            self._sentences.put_nowait(sentence)
+        """Add text; SSML is collected until it is complete."""
+        if self._is_ssml is None:
+            self._judge("".join(self._beginning) + text)
+        elif self._is_ssml:
+            self._beginning.append(text)
+        else:
+            self._put(self._reader.feed(text))
 
     def finish(self) -> None:
-        """Say that the text is complete."""
-        for sentence in (*self._splitter.finish(), None):
+        """Say that the text is complete; raises InvalidRequest for malformed SSML."""
+        beginning = "".join(self._beginning)
+        if self._is_ssml:
+            self._put([parse(beginning, self._request.input_type)])
+        else:
+            self._put([*self._reader.feed(beginning), *self._reader.finish()])
+            self._wordless = self._reader.left_out
+        self._sentences.put_nowait(None)
+
+    def _judge(self, beginning: str) -> None:
+        """Find out whether a text is SSML: by its first tag, if markup is read at all."""
+        has_markup = self._request.normalize != "none"
+        if has_markup and could_be_ssml(beginning):
+            self._beginning = [beginning.lstrip()]
+            return
+        self._is_ssml = has_markup and is_ssml(beginning)
+        self._beginning = []
+        self.feed(beginning)
+
+    def _put(self, sentences: Iterable[ParsedText]) -> None:
+        for sentence in sentences:
             self._sentences.put_nowait(sentence)
 
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
         """Yield a speech for each sentence that has words; raises CannotSpeak if none has."""
-        request, speech = self._request, None
-        while (sentence := await self._sentences.get()) is not None:
-            if self.is_cut or not _has_words(sentence, request):
-                continue
-            if request.max_frames < 1:
+        max_frames, speech = self._request.max_frames, None
+        async for sentence, language in self._sentences_with_language():
+            if self.is_cut or max_frames < 1:
                 self.is_cut = True
                 continue
             if speech is None:
                 await before()
-            speech = self._synthesizer.speak(replace(request, text=sentence), self._output)
+            request = replace(
+                self._request, text=sentence.text, language=language, max_frames=max_frames
+            )
+            speech = self._synthesizer.speak(self._by_the_same(request), self._output, sentence)
             yield speech
             self.is_cut = speech.finish_reason == "length"
-            request = _following(request, speech)
-        if speech is None:
+            max_frames -= _used_frames(speech)
+        wordless = self._wordless
+        if speech is None and (self._request.on_unspeakable == "error" or wordless is None):
             raise nothing_to_speak()
+        if speech is None and wordless is not None:
+            await before()
+            request = replace(self._request, text=wordless.text)
+            yield self._synthesizer.speak(request, self._output, wordless)
+
+    def _has_words(self, sentence: str) -> bool:
+        """Whether anything is left to say once marks and emoji are out."""
+        request, options = self._request, self._synthesizer.text_options
+        lexicon = lexicon_for(request, request.language or "english", options)
+        text = lexicon.apply(sentence)
+        return is_speakable(
+            text if request.normalize == "none" else normalise(text, "light", "english")
+        )
+
+    async def _sentences_with_language(self) -> AsyncGenerator[tuple[ParsedText, Language], None]:
+        """Yield the sentences that have words; one that tells no language takes its neighbour's.
+
+        At the beginning that is the next one, so it waits until a sentence tells one or the text
+        is complete.
+        """
+        waiting: list[ParsedText] = []
+        language = self._request.language
+        default = self._synthesizer.text_options.default_language
+        while (sentence := await self._sentences.get()) is not None:
+            if not self._has_words(sentence.text):
+                self._wordless = sentence
+                continue
+            waiting.append(sentence)
+            if self._request.language is None:
+                language = self._language_of(sentence, language)
+            if language is not None:
+                for each in waiting:
+                    yield each, language
+                waiting.clear()
+        for each in waiting:
+            yield each, detect_language(each.text, default)
+
+    def _language_of(self, sentence: ParsedText, before: Language | None) -> Language | None:
+        """What a sentence names or is found to be in; if it tells none that of the one before."""
+        if sentence.language is not None:
+            return sentence.language
+        if not tells_language(sentence.text):
+            return before
+        default = self._synthesizer.text_options.default_language
+        return detect_language(sentence.text, default, after=before)
+
+    def _by_the_same(self, request: SpeechRequest) -> SpeechRequest:
+        """Name the first sentence's speaker where another would be chosen for the language."""
+        speaker = self._synthesizer.voice.choose(request).speaker
+        self._speaker = self._speaker or speaker
+        return request if speaker == self._speaker else replace(request, speaker=self._speaker)
 
 
 OpenSpeech = SpeechByToken | SpeechBySentence
@@ -253,16 +436,5 @@ def open_speech(
     return SpeechBySentence(synthesizer, request, output)
 
 
-def _has_words(sentence: str, request: SpeechRequest) -> bool:
-    """Whether anything is left to say once pauses, marks and emoji are out."""
-    text = "".join(part for part in split_pauses(sentence) if isinstance(part, str))
-    return is_speakable(
-        text if request.normalize == "none" else normalise(text, "light", "english")
-    )
-
-
-def _following(request: SpeechRequest, speech: Speech) -> SpeechRequest:
-    """What the next sentence is asked for: the same language, and the time that is left."""
-    used = math.ceil(speech.audio_s / FRAME_S - 1e-6)
-    language = speech.info.choice.language
-    return replace(request, language=language, max_frames=request.max_frames - used)
+def _used_frames(speech: Speech) -> int:
+    return math.ceil(speech.audio_s / FRAME_S - 1e-6)

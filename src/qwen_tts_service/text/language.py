@@ -1,25 +1,24 @@
 """Language identification for the ten languages, and language names and codes.
 
-Script decides wherever it can; only Latin letters need statistics (py3langid, restricted to
-the six Latin-script languages).
+What is not spoken as words (links, mail, code, tags) does not count. Script decides wherever it
+can; Latin letters alone need statistics, see `latin.py`.
 """
 
 import json
 import re
-import threading
-import unicodedata
 from collections.abc import Mapping
-from functools import cache
 from importlib import resources
-from typing import Any, Protocol, cast, get_args
+from typing import Any, cast, get_args
 
-from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.errors import InvalidRequest, shown
 from qwen_tts_service.types import Language
+
+from .latin import WORD, detect_latin, names
 
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 
 # iso: two-letter code; aliases: three-letter codes, the language's own name, its Russian name;
-# short_words: what statistics over byte sequences cannot tell, of the Latin-script languages.
+# function_words: the words of grammar, which a name or a command does not have.
 _TABLE: Mapping[Language, dict[str, Any]] = json.loads(
     resources.files(__package__).joinpath("languages.json").read_text("utf-8")
 )
@@ -41,9 +40,15 @@ def parse_language(value: str) -> Language | None:
     tag = _TAG.fullmatch(name)
     language = _LANGUAGE_OF.get(tag[1] if tag else name)
     if language is None:
-        message = f"language is not one of auto, {', '.join(LANGUAGES)} or their ISO codes"
+        known = ", ".join(LANGUAGES)
+        message = f"language {shown(value)} is not one of auto, {known} or their ISO codes"
         raise InvalidRequest(message, param="language")
     return language
+
+
+def iso_code(language: Language) -> str:
+    """Name a language by its two letters."""
+    return str(_TABLE[language]["iso"])
 
 
 _RUNS = re.compile(
@@ -51,95 +56,166 @@ _RUNS = re.compile(
     r"|(?P<hangul>[\uac00-\ud7a3\u1100-\u11ff\u3130-\u318f]+)"
     r"|(?P<kana>[\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9d]+)"
     r"|(?P<han>[\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+)"
-    r"|(?P<latin>[A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ][A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ\u0300-\u036f'’]*)"
+    rf"|(?P<latin>{WORD})"
 )
-# A text with Latin words in it counts as Latin only when fewer than one word in four is not:
-# "Запусти docker compose up" is Russian, "The word привет means hello" is English.
-_LATIN_WORDS_PER_OTHER = 3
 _CJK_LETTERS_PER_WORD = 2
-_MAX_JUDGED_CHARS = 4096
+_LETTERS_THAT_TELL = 20  # four or five words' tokens
+_MAX_BEGINNING_CHARS = 400
+# ASCII is a word once something else follows: it may become a link; other letters are sure.
+_COMPLETE_WORD = re.compile(r"(?P<ascii>[!-~]+)(?=[^!-~])|[^\x00-\x7f]")
+_NO_WORD = re.compile(r"://|@|\w/\w|_|\\")
+_MAX_JUDGED_CHARS = 2048
 
 
-def detect_language(text: str) -> Language:
-    """Name the language of a text; English when it has no letter of any of the ten.
+def detect_language(
+    text: str, default: Language = "english", *, after: Language | None = None
+) -> Language:
+    """Name the language of a text; `default` when it has no letter of any of the ten.
 
-    Known limits: Japanese without any kana reads as Chinese, every Cyrillic language as
-    Russian, and a single Latin word that several languages share may be either.
+    after: the language of the sentence before, which decides where this one could be either
+
+    Known limits: Japanese without any kana reads as Chinese, every Cyrillic language as Russian,
+    and a few Latin words that several languages share may be either.
     """
+    text = text[:_MAX_JUDGED_CHARS]
+    without_addresses = _ADDRESS.sub(" ", text)
+    for spoken in (_without_code(without_addresses), without_addresses):
+        if _RUNS.search(spoken):
+            return _detect(spoken, after)
     words = _count_words(text)
-    latin = words.pop("latin")
-    if latin > _LATIN_WORDS_PER_OTHER * sum(words.values()) or not any(words.values()):
-        return _detect_latin(text)
+    if not any(words.values()):
+        return default
+    return "english" if words["latin"] else _detect(text, after)
+
+
+def beginning_that_tells(text: str) -> str | None:
+    """The beginning of a text that is still being written by which its language is told.
+
+    It ends with the word that has the 20th letter; None while there are fewer. How many pieces
+    the text came in makes no difference. Marks and digits are not waited for for ever.
+    """
+    letters = 0
+    for word in _COMPLETE_WORD.finditer(text[:_MAX_BEGINNING_CHARS]):
+        is_counted = word["ascii"] is None or not _NO_WORD.search(word["ascii"])
+        letters += is_counted and sum(map(str.isalpha, word[0]))
+        if letters >= _LETTERS_THAT_TELL:
+            return text[: word.end()]
+    return text[:_MAX_BEGINNING_CHARS] if len(text) >= _MAX_BEGINNING_CHARS else None
+
+
+def tells_language(text: str) -> bool:
+    """Whether there is a word by which to tell the language: no digits, marks, links, code."""
+    spoken = _without_code(_ADDRESS.sub(" ", text[:_MAX_JUDGED_CHARS]))
+    return _RUNS.search(spoken) is not None
+
+
+def _detect(text: str, after: Language | None) -> Language:
+    words = _count_words(text)
+    if words.pop("latin") and (not any(words.values()) or _is_latin_sentence(text)):
+        return detect_latin(text, after)
     if words["cyrillic"] >= max(words["hangul"], words["kana"] + words["han"]):
         return "russian"
     if words["hangul"] >= words["kana"] + words["han"]:
         return "korean"
-    return "japanese" if words["kana"] else "chinese"
+    return "japanese" if words["kana"] or after == "japanese" else "chinese"
 
 
 def _count_words(text: str) -> dict[str, float]:
     """Count words by script; where none are written apart, two letters make one."""
     words = {"cyrillic": 0.0, "hangul": 0.0, "kana": 0.0, "han": 0.0, "latin": 0.0}
-    for run in _RUNS.finditer(text[:_MAX_JUDGED_CHARS]):
+    for run in _RUNS.finditer(text):
         script = cast("str", run.lastgroup)
         is_cjk = script in ("kana", "han")
         words[script] += len(run[0]) / _CJK_LETTERS_PER_WORD if is_cjk else 1
     return words
 
 
-class _Identifier(Protocol):
-    def classify(self, text: str) -> tuple[str, float]: ...
+# What is not spoken as words ------------------------------------------------------------
 
-
-_LANGUAGE_OF_SHORT_WORD: Mapping[str, Language] = {
-    word: name for name, row in _TABLE.items() for word in row.get("short_words", ())
-}
-_MAX_WORDS_OF_SHORT_TEXT = 3
-_MARKS: tuple[tuple[str, Language], ...] = (
-    ("¿¡ñ", "spanish"),
-    ("ãõ", "portuguese"),
-    ("ß", "german"),
+# A link ends where a script without spaces goes on: \u94fe\u63a5\uff1ahttps://example.com\u3002
+_ADDRESS = re.compile(
+    r"\]\([^\s()]*\)?"
+    r"|(?<![a-z])(?:[a-z]{2,10}://|www\.)[^\s\u3000-\u9fff\uac00-\ud7a3\uff00-\uffef<>\"]+"
+    r"|(?<![\w.+-])[\w.+-]++@[\w-]+(?:\.[\w-]+)+",
+    re.IGNORECASE,
 )
-# Of six languages the guess of no evidence has 0.17; "API" reaches 0.22, "Bonjour" 0.83.
-_LEAST_CONFIDENCE = 0.3
-_LOADING = threading.Lock()
+_CODE = re.compile(
+    r"```.*?(?:```|\Z)"
+    r"|`[^`\n]+`"
+    r"|</?[A-Za-z!?][^<>\n]{0,300}>"
+    r"|&(?:[A-Za-z]{2,8}|\#\w{1,8});"
+    r"|\[\w{1,12}:[^\[\]\n]{0,40}\]"  # [pause:1s], [voice:ryan]
+    r"|\b(?:sudo|git|docker|podman|kubectl|helm|terraform|ansible|systemctl|apt|brew|conda|pip3?|uv"
+    r"|npm|npx|yarn|pnpm|node|python3?|cargo|ssh|scp|curl|wget|tar|chmod|mkdir|grep|ls|rm|cp)"
+    r"(?: [!-~]+){0,6}? --?[A-Za-z][\w-]*",  # a command with its words, up to an option
+    re.DOTALL,
+)
+_ASCII = re.compile(r"[!-~]+")
+# A path, an option, a tag, an identifier or a file within one stretch of ASCII.
+_TECHNICAL = re.compile(
+    r"\\|[@#][A-Za-z]|--[A-Za-z]|(?<![!-~])-[A-Za-z](?![A-Za-z])"
+    r"|(?<![\w.])(?:~|\.{1,2})?/[A-Za-z]|/[^/]+/"
+    r"|[A-Za-z0-9]_[A-Za-z0-9]|[a-z][A-Z]|\w\(\)|[A-Za-z0-9]\.[A-Za-z0-9]|\w(?:::|->|==?)\w"
+)
 
 
-def preload_detector() -> None:
-    """Load the detector's tables now (0.6 s, once) rather than during the first request."""
-    _identifier()
+def _without_code(text: str) -> str:
+    text = _CODE.sub(" ", text)
+    return _ASCII.sub(lambda word: " " if _TECHNICAL.search(word[0]) else word[0], text)
 
 
-def _identifier() -> _Identifier:
-    with _LOADING:
-        return _load_identifier()
+# A Latin sentence with a foreign word in it ----------------------------------------------
+
+_FUNCTION_WORDS = frozenset(
+    word for row in _TABLE.values() for word in row.get("function_words", "").split()
+)
+_QUOTED = re.compile(
+    r"«[^«»]*»|“[^“”]*”|„[^„“”]*[“”]|\"[^\"\n]*\"|「[^「」]*」|『[^『』]*』"
+    r"|\([^()]*\)|\uff08[^\uff08\uff09]*\uff09"
+)
+# "Back to the Future": capitals, with small words between them.
+_NAME = re.compile(
+    r"\b(?P<first>[A-Z][\w'’]*)(?:(?: (?:of|the|to|and|in|for|a|on|at|de|la|le|du|des|del|di|do|da"
+    r"|von|der|und|et|y|e|&)){0,3} [A-Z][\w'’]*)+"
+)
+_SENTENCE_START = re.compile(r"(?:\A|[.!?\n])[\s\"'«“„(¿¡-]*\Z")
+_WEIGHT_OF_OTHER_WORD = 0.25
 
 
-@cache
-def _load_identifier() -> _Identifier:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415  (0.6 s)
+def _is_latin_sentence(text: str) -> bool:
+    """Whether the grammar of a mixed text is Latin: "I live in \u6771\u4eac", not "API \u0438 SQL".
 
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    latin = [row["iso"] for row in _TABLE.values() if "short_words" in row]
-    identifier.set_languages(sorted(latin))
-    return cast("_Identifier", identifier)
+    Names, titles, quotations and commands have no say: what counts are function words, with the
+    small words around them, against all words of the other scripts outside quotations.
+    """
+    frame = _QUOTED.sub(" ", text)
+    frame = _NAME.sub(lambda name: name["first"] if _is_function(name["first"]) else " ", frame)
+    words = _count_words(frame)
+    ordinary = [
+        part
+        for run in _RUNS.finditer(frame)
+        if run["latin"] and _is_ordinary(run, frame)
+        for part in _parts(run[0])
+    ]
+    function_words = sum(map(_is_function, ordinary))
+    latin = function_words + _WEIGHT_OF_OTHER_WORD * (len(ordinary) - function_words)
+    return function_words > 0 and latin > sum(words.values()) - words["latin"]
 
 
-def _detect_latin(text: str) -> Language:
-    text = unicodedata.normalize("NFC", text[:_MAX_JUDGED_CHARS])
-    words = [run[0] for run in _RUNS.finditer(text) if run["latin"]]
-    if len(words) <= _MAX_WORDS_OF_SHORT_TEXT:
-        known = _detect_short(text.lower(), words)
-        if known is not None or not words:
-            return known or "english"
-    code, confidence = _identifier().classify(" ".join(words))
-    return _LANGUAGE_OF[code] if confidence >= _LEAST_CONFIDENCE else "english"
+def _is_function(word: str) -> bool:
+    return word.lower() in _FUNCTION_WORDS
 
 
-def _detect_short(text: str, words: list[str]) -> Language | None:
-    """Know a few words by a mark or by heart; None leaves it to statistics."""
-    for marks, language in _MARKS:
-        if not set(marks).isdisjoint(text):
-            return language
-    known = (_LANGUAGE_OF_SHORT_WORD.get(word.lower()) for word in words)
-    return next(filter(None, known), None)
+def _parts(word: str) -> list[str]:
+    """Divide what an article is written together with: "J'aime" is "j'" and "aime"."""
+    article, mark, rest = word.lower().replace("’", "'").partition("'")
+    return [article + mark, rest] if rest and article + mark in _FUNCTION_WORDS else [word]
+
+
+def _is_ordinary(run: re.Match[str], text: str) -> bool:
+    """Whether a word is in small letters or begins a sentence, and no name or half a word."""
+    word, start = run[0], run.start()
+    before = text[max(0, start - 8) : start]
+    if word.lower() in names() or "-" in (before[-1:], text[run.end() : run.end() + 1]):
+        return False
+    return word.islower() or word == "I" or bool(_SENTENCE_START.search(before))

@@ -1,20 +1,19 @@
 """Text normalisation: strip markdown and emoji, read out Russian numbers on request.
 
-Levels: "none" returns the text untouched; "light" composes Unicode (NFC) and drops control
-characters, markdown marks and emoji; "full" is light plus, for Russian only, numbers, dates
-and abbreviations in words. No level applies one language's rules to another. A `[pause:1s]`
-must be taken out before (`split.split_pauses`), and a result may be empty: there was nothing
-to say.
+Levels: "none" returns the text untouched; "light" composes Unicode (NFC), drops control
+characters, markdown marks and emoji, and reads "+" as a stress mark where it is one; "full" is
+light plus, for Russian only, numbers, dates and abbreviations in words; "auto" is full where that
+is installed, and light elsewhere. No level applies one language's rules to another. Tags and
+pauses must be taken out before (markup.py), and a result may be empty: there was nothing to say.
 """
 
 import re
-import threading
 import unicodedata
-from functools import cache
-from typing import Protocol, cast
 
-from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.types import Language, NormalizeLevel
+
+from .russian import has_russian, read_out
+from .stress import mark_stress
 
 LANGUAGES_WITH_FULL: frozenset[Language] = frozenset({"russian"})
 """Where "full" does more than "light"; elsewhere a caller may want to be told that it does not."""
@@ -31,8 +30,9 @@ def normalise(text: str, level: NormalizeLevel, language: Language) -> str:
         return text
     text = _tidy_spaces(_drop_controls(text))
     text = _tidy_spaces(_drop_emoji(_drop_markdown(text)))
-    if level == "full" and language == "russian":
-        return _read_out_russian(text)
+    text = mark_stress(text)
+    if language == "russian" and (level == "full" or (level == "auto" and has_russian())):
+        return read_out(text)
     return text
 
 
@@ -125,51 +125,3 @@ def _tidy_spaces(text: str) -> str:
     for gap, replacement in _GAPS:
         text = gap.sub(replacement, text)
     return text.strip()
-
-
-# Full, Russian --------------------------------------------------------------------------
-
-
-class _Russian(Protocol):
-    def normalize(self, text: str) -> str: ...
-
-
-_STRESS = "\u0301"
-_WRITTEN_STRESS = re.compile(r"\+([аеёиоуыэюя])", re.IGNORECASE)
-_LOADING = threading.Lock()
-
-
-def preload_russian() -> None:
-    """Load the Russian dictionaries now (0.3 s, once); raises like `normalise`."""
-    _russian()
-
-
-def _russian() -> _Russian:
-    with _LOADING:
-        return _load_russian()
-
-
-@cache
-def _load_russian() -> _Russian:
-    try:
-        from ru_normalizr import NormalizeOptions, Normalizer  # noqa: PLC0415  (optional, 0.3 s)
-    except ImportError as missing:
-        message = 'normalize "full" for Russian needs the extra ru; run ./scripts/setup ru'
-        raise InvalidRequest(message, param="normalize", code="extra_missing") from missing
-    return cast("_Russian", Normalizer(NormalizeOptions(mode="safe")))
-
-
-def _read_out_russian(text: str) -> str:
-    """Put numbers, dates, units and abbreviations into Russian words, by ru-normalizr.
-
-    Chosen over rutextnorm because it declines ("две минуты", "двадцать одно яблоко") and
-    leaves Latin words, addresses and mail alone. What it is known to get wrong: a price
-    without a verb ("Цена одной тысячи рублей"), a day in the nominative ("Сегодня двадцать
-    третьего ноября"), clock times without hours ("в пятнадцать, тридцать"), a date without
-    a year read as a decimal ("31.12"), leading zeros ("007" -> "семь"), "Нет пять книг".
-    It also writes a stress mark as "+" before the vowel, which is undone here.
-    """
-    read = "\n".join(_russian().normalize(line) for line in text.split("\n"))
-    if _STRESS not in text:
-        return read
-    return _WRITTEN_STRESS.sub(rf"\1{_STRESS}", read)

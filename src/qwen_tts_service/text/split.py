@@ -1,4 +1,4 @@
-"""Sentence splitting, whole or incremental, and pauses written into the text.
+"""Sentence splitting, whole or incremental.
 
 One set of rules serves all ten languages; where it must guess it prefers to leave two
 sentences together, because a part too long costs time and a part cut wrongly is heard.
@@ -6,7 +6,6 @@ sentences together, because a part too long costs time and a part cut wrongly is
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from qwen_tts_service.errors import CannotSpeak
 
@@ -189,19 +188,19 @@ def _words(spaced: str) -> frozenset[str]:
 _ALWAYS = _words(
     # Russian
     "гг вв ул пер пл просп наб им проф акад доц тов гр см ср напр англ нем лат греч рус обл "
-    "тел корп стр рис табл долл св оз род ред изд сост "
+    "пр пос респ мкр бул доц инж тел корп стр рис табл долл св оз род ред изд сост "
     # English
     "mr mrs ms dr prof st sr jr gen col capt lt sgt maj rev hon gov sen rep messrs inc ltd corp "
     "co bros vs "
     # German
     "hr fr frl bzw ggf evtl inkl exkl vgl hrsg geb gest sog "
     # French, Spanish, Italian, Portuguese
-    "mm mme mlle mgr ste cf sra srta sres dra drs ud uds vd avda gral lic ing dña sig sigg dott "
+    "mm mme mlle mgr ste cf ee sra srta sres dra drs ud uds vd avda gral lic ing dña sig sigg dott "
     "avv geom srs profa exmo exma"
 )
 # These go on only before a number: "No. 5" and "рис. 3", but "No. I will not."
 _BEFORE_NUMBER = _words(
-    "гл ст разд прил пп кв мин сек час руб коп тыс млн млрд трлн экз "
+    "эт доб вн под вып илл гл ст разд прил пп кв мин сек час руб коп тыс млн млрд трлн экз "
     "no nos nr fig figs vol ch sec art pp approx ca max min tel ext jan feb mar apr jun jul aug "
     "sep sept oct nov dec "
     "str abs bd kap abb mio mrd art núm num pág págs cap env av pag pagg"
@@ -209,7 +208,7 @@ _BEFORE_NUMBER = _words(
 # German ordinals: "am 3. Oktober", "der 2. Weltkrieg".
 _BEFORE_ORDINAL = _words("am der dem den des die das vom zum bis im ab seit und")
 # "и т. д.", "и т. п." and "до н. э." may well be the last words.
-_MAY_BE_LAST = re.compile(r"(?:т\. ?[дп]|н\. ?э)\Z", re.IGNORECASE)
+_MAY_BE_LAST = re.compile(r"(?:т\. ?[дп]|н\. ?э|\bи (?:пр|др))\Z", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+\Z")
 _MAX_ABBREVIATION_CHARS = 16
 _NUMBER = re.compile(r"(?:(?P<word>[^\W\d_]+) |(?P<line>^|\n)\s*)\d{1,2}\Z")
@@ -227,49 +226,3 @@ def _is_abbreviation(text: str, start: int, point_at: int, follower: str) -> boo
     word = found[0].lower()
     is_letter = len(word) == 1 and word != word.upper() and word != "я"
     return is_letter or word in _ALWAYS or (follower.isdigit() and word in _BEFORE_NUMBER)
-
-
-# Pauses ---------------------------------------------------------------------------------
-
-MAX_PAUSE_S = 10.0
-_PAUSE = re.compile(
-    r"\[pause:\s*(?P<length>[0-9]{1,6}(?:[.,][0-9]{1,6})?)\s*(?P<unit>ms|s)?\s*\]", re.IGNORECASE
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Silence that the caller wrote into the text."""
-
-    duration_s: float
-
-
-def split_pauses(text: str) -> list[str | Pause]:
-    """Take `[pause:0.5s]` and `[pause:500ms]` out of a text; without a unit it is seconds.
-
-    Pauses with nothing but space between them are one; none is longer than `MAX_PAUSE_S`.
-    Blank text and pauses of no length are left out. What is not exactly a pause stays text.
-    """
-    parts: list[str | Pause] = []
-    at = 0
-    for tag in _PAUSE.finditer(text):
-        _append_text(parts, text[at : tag.start()])
-        _append_pause(parts, tag)
-        at = tag.end()
-    _append_text(parts, text[at:])
-    return parts
-
-
-def _append_text(parts: list[str | Pause], text: str) -> None:
-    if text.strip():
-        parts.append(text)
-
-
-def _append_pause(parts: list[str | Pause], tag: re.Match[str]) -> None:
-    length = float(tag["length"].replace(",", "."))
-    duration_s = length / 1000 if (tag["unit"] or "s").lower() == "ms" else length
-    if parts and isinstance(last := parts[-1], Pause):
-        duration_s += last.duration_s
-        parts.pop()
-    if duration_s > 0:
-        parts.append(Pause(min(duration_s, MAX_PAUSE_S)))

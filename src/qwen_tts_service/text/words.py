@@ -1,8 +1,8 @@
 """Incremental text normalisation, word by word while the text is being written.
 
 What `normalise` does to a whole text at level "light", as far as a single word shows it: marks of
-emphasis fall at a word's edges, marks of a line where a line begins. A `[pause:1s]` is dropped,
-it would need the next word.
+emphasis fall at a word's edges, marks of a line where a line begins. Tags and pauses are taken out
+before, by markup.py.
 """
 
 import re
@@ -10,7 +10,6 @@ import re
 from qwen_tts_service.types import Language
 
 from .normalise import normalise
-from .split import split_pauses
 
 _WIDE_END = "。！？、，；：…）」』】"
 # A word and the space behind it; without space only where wide punctuation ends it.
@@ -67,6 +66,5 @@ class WordNormaliser:
     def _clean(self, word: str) -> str:
         if not word or (self._is_line_start and _LINE_MARK.fullmatch(word)):
             return ""
-        spoken = "".join(part for part in split_pauses(word) if isinstance(part, str))
-        opened = _OPENING.sub("", spoken, count=1) if _OPENING.match(spoken) else spoken
+        opened = _OPENING.sub("", word, count=1) if _OPENING.match(word) else word
         return normalise(_CLOSING.sub("", opened), "light", self._language)

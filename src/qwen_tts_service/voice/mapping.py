@@ -7,7 +7,7 @@ a reason.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.errors import InvalidRequest, shown
 from qwen_tts_service.types import Gender, Language, VoiceAttributes, VoiceChoice
 
 from .catalogue import AGE_BANDS, OPENAI_VOICES, SPEAKERS, AgeBand, age_band
@@ -152,7 +152,8 @@ def resolve_speaker(name: str, capabilities: VoiceCapabilities) -> str:
     ids = {_speaker_key(speaker): speaker for speaker in capabilities.speakers}
     found = ids.get(wanted) or ids.get(OPENAI_VOICES.get(wanted, ""))
     if found is None:
-        message = f"speaker is unknown; this model has {', '.join(capabilities.speakers)}"
+        known = ", ".join(capabilities.speakers)
+        message = f"speaker {shown(name)} is unknown; this model has {known}"
         raise InvalidRequest(message, param="speaker", code="unknown_speaker")
     return found
 

@@ -1,6 +1,7 @@
 """One WebSocket connection: events and audio out, events in, and what a session is asked for."""
 
 import json
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,9 +10,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from qwen_tts_service.api.errors import body_of, in_words_of
 from qwen_tts_service.api.openai import CreateSpeechBody
-from qwen_tts_service.errors import BodyTooLarge, ClientLeft, InvalidRequest, TTSError
+from qwen_tts_service.errors import BodyTooLarge, ClientLeft, InvalidRequest, TTSError, shown
 from qwen_tts_service.speech.synthesizer import Output
 from qwen_tts_service.types import AudioFormat, SpeechRequest
+from qwen_tts_service.validation import folded
 
 PATH = "/v1/audio/speech/stream"
 MAX_FRAME_BYTES = 32 * 1024
@@ -52,23 +54,26 @@ class SessionPlan:
 
 @dataclass(frozen=True, slots=True)
 class ClientEvent:
-    """A message from the client: its type, its `text` field unchecked, and the message itself."""
+    """A message from the client: its type, its `text` field unchecked, and the message itself.
+
+    raw: the message in UTF-8
+    """
 
     type: str
     text: Any
-    raw: str
+    raw: bytes
 
 
 class Connection:
     """Sends events and audio, reads events; every method raises ClientLeft once it is closed.
 
-    max_waiting_chars: of messages that have been read and not handled yet
+    max_waiting_bytes: of messages that have been read and not handled yet
     """
 
-    def __init__(self, socket: WebSocket, *, max_waiting_chars: int) -> None:
+    def __init__(self, socket: WebSocket, *, max_waiting_bytes: int) -> None:
         self._socket = socket
-        self._max_waiting_chars = max_waiting_chars
-        self._waiting_chars = 0
+        self._max_waiting_bytes = max_waiting_bytes
+        self._waiting_bytes = 0
 
     async def send(self, kind: str, **facts: object) -> None:
         """Send one JSON event."""
@@ -104,30 +109,34 @@ class Connection:
         message = await self._socket.receive()
         if message["type"] == "websocket.disconnect":
             raise ClientLeft("the client closed the connection")
-        raw = message.get("text")
-        if raw is None:
+        text = message.get("text")
+        if text is None:
             raise InvalidRequest("send JSON in text frames; binary frames are not accepted")
-        if self._waiting_chars + len(raw) > self._max_waiting_chars:
+        raw = text.encode("utf-8", "replace")
+        if self._waiting_bytes + len(raw) > self._max_waiting_bytes:
             raise BodyTooLarge(
-                f"messages waiting to be handled exceed {self._max_waiting_chars} bytes; "
-                "send them more slowly"
+                f"messages waiting to be handled exceed {self._max_waiting_bytes} bytes "
+                "(MAX_BODY_BYTES); send them more slowly"
             )
         event = _event_of(raw)
-        self._waiting_chars += len(raw)
+        self._waiting_bytes += len(raw)
         return event
 
     def handled(self, event: ClientEvent) -> None:
         """Give back what an event counted."""
-        self._waiting_chars -= len(event.raw)
+        self._waiting_bytes -= len(event.raw)
 
 
-def _event_of(raw: str) -> ClientEvent:
+def _event_of(raw: bytes) -> ClientEvent:
     try:
-        event = json.loads(raw)
+        event = json.loads(raw.removeprefix(BOM_UTF8))
     except (ValueError, RecursionError):
         event = None
     if not isinstance(event, dict):
         raise InvalidRequest("the message is not a JSON object", code="invalid_json")
-    if event.get("type") not in EVENT_TYPES:
-        raise InvalidRequest(f"type must be one of {', '.join(EVENT_TYPES)}", param="type")
-    return ClientEvent(event["type"], event.get("text"), raw)
+    kind = event.get("type")
+    name = folded(kind) if isinstance(kind, str) else ""
+    if name not in EVENT_TYPES:
+        known = ", ".join(EVENT_TYPES)
+        raise InvalidRequest(f"type must be one of {known}; got {shown(kind)}", param="type")
+    return ClientEvent(name, event.get("text"), raw)

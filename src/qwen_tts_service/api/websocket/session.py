@@ -22,6 +22,7 @@ from qwen_tts_service.errors import (
     TimedOut,
     TTSError,
     Unauthorized,
+    kind_of,
 )
 from qwen_tts_service.speech.synthesizer import Output
 from qwen_tts_service.speech.writing import can_speak_by_token, open_speech
@@ -59,7 +60,7 @@ class Session:
         self._runtime: Runtime = socket.scope[RUNTIME_KEY]
         self._id = Call.of(socket.scope).request_id
         self._connection = Connection(
-            socket, max_waiting_chars=self._runtime.settings.max_body_bytes
+            socket, max_waiting_bytes=self._runtime.settings.max_body_bytes
         )
         self._is_key_deferred = bool(socket.scope.get(KEY_IS_DEFERRED))
         self._inbox: asyncio.Queue[ClientEvent] = asyncio.Queue()
@@ -156,7 +157,7 @@ class Session:
             raise InvalidRequest(
                 "an utterance is being written; send input.done or input.cancel first", param="type"
             )
-        body = parse_body(event.raw.encode("utf-8", "replace"), SessionConfig)
+        body = parse_body(event.raw, SessionConfig)
         assert isinstance(body, SessionConfig)
         self._check_key(body.api_key)
         plan = self._make_plan(body)
@@ -195,7 +196,8 @@ class Session:
             raise InvalidRequest("send text with input.text, not in session.config", param="text")
         # A body needs a text to become a request; this one is never spoken.
         request = body.model_copy(update={"text": "-"}).to_request(self._id, self._runtime.settings)
-        by_default = body.split is None and can_speak_by_token(self._runtime.synthesizer)
+        can_by_token = can_speak_by_token(self._runtime.synthesizer) and body.input_type != "ssml"
+        by_default = body.split is None and can_by_token
         return SessionPlan(
             request=replace(request, text=None),
             output=Output(body.format, is_stream=True),
@@ -205,7 +207,7 @@ class Session:
     async def _take_text(self, event: ClientEvent) -> None:
         text = event.text
         if not isinstance(text, str):
-            raise InvalidRequest("text must be a string", param="text")
+            raise InvalidRequest(f"text must be a string; got {kind_of(text)}", param="text")
         if self._utterance is None and text.strip():
             assert self._plan is not None
             self._utterance = WebSocketUtterance(

@@ -72,7 +72,8 @@ class WebSocketUtterance:
         most = self._runtime.settings.max_text_chars
         if self._chars > most:
             raise InvalidRequest(
-                f"text has more than {most} characters; end the utterance with input.done",
+                f"text has {self._chars} characters; at most {most} are allowed "
+                "(MAX_TEXT_CHARS); end the utterance with input.done",
                 param="text",
             )
         self._speech.feed(self._whole_characters(text))
@@ -168,7 +169,8 @@ class WebSocketUtterance:
         self.sentences += 1
 
     async def _send_start(self, speech: Speech) -> None:
-        choice = speech.info.choice
+        info = speech.info
+        choice = info.choice
         synthesizer = self._runtime.synthesizer
         self._call.note(
             model=synthesizer.voice.model_name, voice=choice.speaker, language=choice.language
@@ -187,4 +189,5 @@ class WebSocketUtterance:
             seed=self._plan.request.seed,
             applied=choice.applied,
             not_applied=choice.not_applied,
+            **({} if info.warning is None else {"warning": info.warning}),
         )

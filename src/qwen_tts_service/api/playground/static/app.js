@@ -12,6 +12,7 @@ import {
   translate,
 } from "./i18n.js";
 import { wakeSound } from "./player.js";
+import { sayReason } from "./reasons.js";
 import {
   DEFAULT_RATE_HZ,
   Refusal,
@@ -168,7 +169,7 @@ function factRow([name, value]) {
   const term = document.createElement("dt");
   const detail = document.createElement("dd");
   term.textContent = isKnown(`fact.${name}`) ? say(`fact.${name}`) : name;
-  detail.textContent = name === "x-language" ? translated("language", value) : value;
+  detail.textContent = name === "x-language" ? translated("language", value) : sayReason(value);
   row.dataset.fact = name;
   row.append(term, detail);
   return row;
@@ -208,8 +209,10 @@ function explain(error) {
   return { title: ["error.page"], detail: String(error) };
 }
 
+const NEAREST_CODE = { 400: "invalid_request", 401: "unauthorized", 422: "cannot_speak" };
+
 function explainRefusal({ status, code, message, param, retryAfterS }) {
-  const known = isKnown(`error.${code}`) ? code : { 401: "unauthorized", 422: "cannot_speak" }[status];
+  const known = isKnown(`error.${code}`) ? code : NEAREST_CODE[status];
   const isWrongKey = status === 401 && at("key").value !== "";
   return {
     title: isWrongKey
@@ -226,7 +229,7 @@ function showFailure() {
   const { title, detail, param, retryAfterS } = failure ?? {};
   const lines = [];
   if (title) lines.push(["strong", say(...title)]);
-  if (detail) lines.push(["p", detail]);
+  if (detail) lines.push(["p", sayReason(detail)]);
   if (param) lines.push(["p", say("error.param", { param })]);
   if (retryAfterS) lines.push(["p", say("error.retry", { n: retryAfterS })]);
   at("alert").hidden = !failure;

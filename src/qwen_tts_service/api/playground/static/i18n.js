@@ -1,5 +1,4 @@
-// What the page says, in English and Russian, and the choice between the two.
-// It does not know what the words are for.
+// The texts of the page in English and Russian, and the choice of language.
 
 const WORDS = {
   en: {
@@ -99,6 +98,12 @@ const WORDS = {
 
     "error.invalid_request": "The request is not right",
     "error.cannot_speak": "This cannot be spoken",
+    "error.no_reading": "There is nothing in the text that this voice can read",
+    "error.runaway": "The model did not find the end of this text",
+    "error.unknown_speaker": "There is no such speaker",
+    "error.unsupported_format": "This format cannot be made",
+    "error.extra_missing": "The server lacks a package for this",
+    "error.internal_error": "The server failed",
     "error.unauthorized": "The server asks for an API key",
     "error.wrongKey": "The API key is not right",
     "error.busy": "The server is busy",
@@ -214,6 +219,12 @@ const WORDS = {
 
     "error.invalid_request": "В запросе ошибка",
     "error.cannot_speak": "Это нельзя произнести",
+    "error.no_reading": "В тексте нет ничего, что этот голос умеет читать",
+    "error.runaway": "Модель не нашла конца этого текста",
+    "error.unknown_speaker": "Такого диктора нет",
+    "error.unsupported_format": "Этот формат получить нельзя",
+    "error.extra_missing": "На сервере нет нужного пакета",
+    "error.internal_error": "Сбой на сервере",
     "error.unauthorized": "Сервер просит ключ API",
     "error.wrongKey": "Ключ API не подошёл",
     "error.busy": "Сервер занят",

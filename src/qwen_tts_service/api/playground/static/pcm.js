@@ -1,4 +1,4 @@
-// Raw audio: bytes to samples, samples to a WAV file. It does not know where they come from.
+// Raw audio: bytes to samples, samples to a WAV file.
 
 /** Turns network chunks of any size into int16 samples; an odd byte waits for its other half. */
 export class PcmReader {

@@ -1,5 +1,5 @@
 // Plays audio while it arrives: each chunk becomes a source node that starts where the last
-// one ends. It does not know where the audio comes from.
+// one ends.
 //
 // Source nodes and not an AudioWorklet: worklets do not exist on plain http, and a team tries
 // this service as http://some-host:8188 first.

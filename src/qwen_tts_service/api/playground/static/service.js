@@ -1,5 +1,4 @@
-// The service as this page sees it: which request to send, how to read a refusal, and the same
-// request as a curl command. It knows HTTP and nothing of the page.
+// HTTP client of the service: sends requests, reads errors, and writes a request as a curl command.
 
 // The page lies one level below the routes, behind whatever prefix a proxy adds.
 const ROOT = new URL("..", document.baseURI);
@@ -50,7 +49,7 @@ function dropEmpty(fields) {
 /** The request that gives `format`, streamed or whole. */
 export function requestFor(body, format, isStream) {
   if (!isStream) return { path: "tts", body: { ...body, format } };
-  const isLong = body.text.length > SURELY_SHORT_CHARS;
+  const isLong = (body.text ?? "").length > SURELY_SHORT_CHARS;
   return {
     path: "stream-tts",
     body: { ...body, format, ...(isLong ? { max_length: LONGEST_FRAMES } : {}) },

@@ -1,5 +1,5 @@
-// One take: a request, the speech that answers it, and the figures about it. It plays and keeps
-// the audio, and tells `on` what happens. It does not know how that is shown.
+// One take: a request, the speech that answers it, and the figures about it. Plays and keeps the
+// audio; calls `on` for every event.
 
 import { PcmReader, toFloat, wavFile } from "./pcm.js";
 import { Player, decode } from "./player.js";

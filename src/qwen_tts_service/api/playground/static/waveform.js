@@ -1,5 +1,5 @@
-// Draws the speech as bars while it arrives, and how far it has been heard. It keeps peaks,
-// not audio, and knows nothing of players or the network.
+// Waveform: draws the speech as bars while it arrives, and how far it has been played. Keeps
+// peaks, not audio.
 
 const PEAK_S = 0.02; // one kept peak
 const BAR_PX = 3;

@@ -1,0 +1,90 @@
+// The server's reasons in Russian. The server says them in English; what is not in this table is
+// shown as it came. It knows sentences, not requests.
+
+import { isKnown, pageLanguage, say } from "./i18n.js";
+
+const RUSSIAN = {
+  "text is empty; give at least one word": "текст пуст; напишите хотя бы слово",
+  "give exactly one of text and tokens": "напишите текст",
+  "text has {n} characters; at most {limit} are allowed (MAX_TEXT_CHARS)":
+    "знаков в тексте: {n}; сервер берёт не больше {limit} (MAX_TEXT_CHARS)",
+  "the body is larger than {limit} bytes (MAX_BODY_BYTES)":
+    "запрос больше {limit} байт (MAX_BODY_BYTES)",
+  "{field}: must be at least {limit}; got {value}": "{field}: не меньше {limit}, а послано {value}",
+  "{field}: must be at most {limit}; got {value}": "{field}: не больше {limit}, а послано {value}",
+  "{field}: must be a whole number; got a number": "{field}: нужно целое число",
+  "{field}: must have at most {limit} characters; got {n}":
+    "{field}: знаков {n}, а можно не больше {limit}",
+  "speaker {value} is unknown; this model has {names}":
+    "диктора {value} нет; у этой модели есть {names}",
+  "speaker {value} is not known; known speakers: {names}": "диктора {value} нет; есть {names}",
+  "language is not one that this model speaks; known: {names}":
+    "на этом языке модель не говорит; она знает {names}",
+  "emotion has no letter; write it as a word": "в эмоции нет ни одной буквы; назовите её словом",
+  "instruct leaves no room within MAX_POSITIONS":
+    "указание так длинно, что для речи нет места (MAX_POSITIONS)",
+  "the model did not find an end for this text; try another seed, a higher temperature or a longer text":
+    "попробуйте другое зерно, температуру выше или текст подлиннее",
+  "the speech took longer than REQUEST_TIMEOUT_S; send less text":
+    "речь готовилась дольше, чем разрешает REQUEST_TIMEOUT_S; пошлите меньше текста",
+  "the speech failed; the log has the details": "речь не получилась; подробности в журнале сервера",
+  "{format} does not support {rate} Hz, only {rates} Hz":
+    "{format} не бывает с частотой {rate} Гц, только {rates} Гц",
+
+  "speaker was given and is {gender}": "назван диктор, и пол у него {gender}",
+  "speaker was given and sounds another age": "назван диктор, а он звучит на другой возраст",
+  "speaker was given": "назван диктор",
+  "no speaker is neutral, so neutral means no preference":
+    "нейтральных дикторов нет, поэтому пол может быть любым",
+  "the gender of this speaker is not known": "пол этого диктора неизвестен",
+  "the age of this speaker is not known": "возраст этого диктора неизвестен",
+  "this model has no fitting {gender} speaker": "у модели нет подходящего диктора: {gender}",
+  "no fitting speaker sounds this age": "нет подходящего диктора такого возраста",
+  "this model does not follow instructions": "эта модель не слушает указаний",
+  "instruct was given and takes its place": "вместо этого действует указание голосу",
+  "the embedded voice does not follow instructions": "встроенный голос не слушает указаний",
+  "the embedded voice does not know this emotion; it knows {names}":
+    "встроенный голос не знает этой эмоции; он знает {names}",
+
+  "the text takes about {n} s and max_length allows {limit} s: its end will probably be missing":
+    "речь займёт около {n} с, а max_length разрешает {limit} с: конца, скорее всего, не будет",
+  "Latin words in Japanese text are spelled letter by letter":
+    "латинские слова в японском тексте читаются по буквам",
+  "normalize: there are no full rules for {language}; light was applied":
+    "normalize: полных правил нет, взяты лёгкие (язык: {language})",
+};
+
+const escaped = (text) => text.replace(/[.*+?^$()|[\]\\]/g, String.raw`\$&`);
+
+// Several reasons may come in one line, with "; " between them: no value holds a semicolon.
+function patternOf(english) {
+  const ending = english.endsWith("}") ? "[^;]+" : "[^;]+?";
+  const last = english.lastIndexOf("{");
+  const value = (_whole, name, at) => `(?<${name}>${at >= last ? ending : "[^;]+?"})`;
+  return new RegExp(escaped(english).replace(/\{(\w+)\}/g, value), "g");
+}
+
+// The longest first: some sentences begin others.
+const TABLE = Object.entries(RUSSIAN)
+  .sort(([a], [b]) => b.length - a.length)
+  .map(([english, russian]) => [patternOf(english), russian]);
+
+/** A value in the page's words, if it is a field, a gender or a language. */
+function wordOf(value) {
+  const name = value.split(".").pop();
+  const key = [name, `gender.${name}`, `language.${name}`].find(isKnown);
+  return key ? say(key).toLowerCase() : value;
+}
+
+/** A reason of the server in the page's language, as far as it is known. */
+export function sayReason(message) {
+  if (pageLanguage() !== "ru") return message;
+  let said = message;
+  for (const [pattern, russian] of TABLE)
+    said = said.replace(pattern, (...found) => {
+      const values = found.at(-1);
+      const word = (whole, name) => (values[name] ? wordOf(values[name]) : whole);
+      return russian.replace(/\{(\w+)\}/g, word);
+    });
+  return said.replace(/(^|; )(\w+)(?=: )/g, (_whole, before, name) => before + wordOf(name));
+}

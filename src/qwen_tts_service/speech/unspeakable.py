@@ -1,0 +1,83 @@
+"""A short silence in place of text that a voice cannot speak, for requests that ask for that."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
+
+from qwen_tts_service.errors import CannotSpeak
+from qwen_tts_service.text.segments import Pause
+from qwen_tts_service.text.split import is_speakable, split_sentences
+from qwen_tts_service.types import FinishReason, PcmStream, Samples, SpeechRequest, Utterance, Voice
+
+from .parts import GAP
+
+
+@dataclass(frozen=True, slots=True)
+class Unspoken(Pause):
+    """Silence instead of text."""
+
+
+SILENCE = Unspoken(0.2)
+WARNING = f"text without a reading was replaced by {SILENCE.duration_s} s of silence"
+NO_READING = "no_reading"
+
+
+def prepare_or_silence(voice: Voice, part: SpeechRequest) -> list[Utterance | Pause]:
+    """Prepare a part; one without a reading is refused or silenced, as the request says.
+
+    Only the sentences that have none are silenced. Raises TTSError as `Voice.prepare` does.
+    """
+    try:
+        return [voice.prepare(part)]
+    except CannotSpeak as error:
+        if error.code != NO_READING or part.on_unspeakable == "error":
+            raise
+    sentences = list(filter(is_speakable, split_sentences(part.text or "")))
+    if len(sentences) < 2:
+        return [SILENCE]
+    return list(_sentence_by_sentence(voice, part, sentences))
+
+
+def _sentence_by_sentence(
+    voice: Voice, part: SpeechRequest, sentences: list[str]
+) -> Iterator[Utterance | Pause]:
+    for number, sentence in enumerate(sentences):
+        if number:
+            yield GAP
+        yield from prepare_or_silence(voice, replace(part, text=sentence.strip()))
+
+
+class SpokenOrSilent:
+    """A `PcmStream` that is silent for a moment if the voice finds no reading after all.
+
+    silence: float32 [N]; on_silence: called before it
+    """
+
+    def __init__(
+        self, stream: PcmStream, *, silence: Samples, on_silence: Callable[[], object]
+    ) -> None:
+        self._stream = stream
+        self._silence = silence
+        self._on_silence = on_silence
+        self._is_silent = False
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """How the speech ended; None while it has not."""
+        return "stop" if self._is_silent else self._stream.finish_reason
+
+    async def __aiter__(self) -> AsyncIterator[Samples]:
+        has_sound = False
+        try:
+            async for samples in self._stream:
+                has_sound = True
+                yield samples
+        except CannotSpeak as error:
+            if has_sound or error.code != NO_READING:
+                raise
+            self._is_silent = True
+            self._on_silence()
+            yield self._silence
+
+    async def aclose(self) -> None:
+        """Stop speaking; harmless when repeated."""
+        await self._stream.aclose()

@@ -1,0 +1,673 @@
+"""Rules for what the Russian library reads wrong: they put it into words before it looks.
+
+Links, phone numbers, dates, times of the day, scores, sums of money, versions, codes, numbers
+after "нет". Each rule is a pattern and a function of its match; the words before a match decide
+the case. What no rule matches is left to the library, and so is everything that is no number.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from .russian_numbers import (
+    Case,
+    GrammaticalGender,
+    cardinal,
+    count,
+    counted,
+    dictionary,
+    gender_of,
+    inflect,
+    ordinal,
+    zero_led,
+)
+
+_TABLES: dict[str, Any] = tomllib.loads(
+    files(__package__).joinpath("russian.toml").read_text(encoding="utf-8")
+)
+
+
+SPELLINGS_WITH_YO: dict[str, str] = _TABLES["yo"]
+"""Words that the dictionary also knows without "ё", where that is another, rare word."""
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(_TABLES[name].split())
+
+
+def _any_of(name: str) -> str:
+    return "|".join(map(re.escape, _TABLES[name].split()))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A pattern, and what its match is read as; None leaves the match as it is."""
+
+    pattern: re.Pattern[str]
+    read: Callable[[re.Match[str]], str | None]
+
+    def apply(self, text: str) -> str:
+        """Rewrite every match in a text."""
+        return self.pattern.sub(self._read, text)
+
+    def _read(self, match: re.Match[str]) -> str:
+        read = self.read(match)
+        return match[0] if read is None else read
+
+
+# The words before ------------------------------------------------------------------------
+
+_LAST_WORD = re.compile(r"([^\W\d_]+)[.:]? ?\Z")
+_CASES: dict[str, Case] = {
+    word: case for case, words in _TABLES["prepositions"].items() for word in words.split()
+}
+
+
+def _before(match: re.Match[str], chars: int = 24) -> str:
+    return match.string[max(0, match.start() - chars) : match.start()].lower()
+
+
+def _word_before(match: re.Match[str]) -> str:
+    """The word right before a match, in lower case, or nothing."""
+    found = _LAST_WORD.search(_before(match))
+    return found[1] if found else ""
+
+
+def _case_of(match: re.Match[str]) -> Case | None:
+    """The case that the preposition before a match asks for."""
+    return _CASES.get(_word_before(match))
+
+
+def _has_word(text: str, words: frozenset[str]) -> bool:
+    return not words.isdisjoint(re.findall(r"[^\W\d_]+", text))
+
+
+def _after(match: re.Match[str], chars: int = 16) -> str:
+    return match.string[match.end() : match.end() + chars]
+
+
+# Links and addresses ---------------------------------------------------------------------
+
+_TLDS = (
+    "ru|su|com|org|net|info|io|dev|me|ai|app|tv|biz|by|kz|ua|uz|de|fr|uk|eu|us|edu|gov|рф|онлайн"
+)
+_HOST = rf"(?:[\w-]{{1,63}}\.){{1,5}}(?:{_TLDS})(?![\w-])"
+_MARKS = {".": "точка", "@": "собака", "_": "подчёркивание", "-": "дефис", "/": "слэш", "+": "плюс"}
+_LINK_PARTS = re.compile(r"[^\W\d_]+|\d+|[.@_/+-]")
+_SHORT_PATH = re.compile(r"(?:/[^\W\d_]{1,12}){1,2}/?(?![\w/.?=&#%-])")
+# What Latin letters stand for in Russian names; the dictionary then says whether it is one.
+_LETTERS: dict[str, str] = _TABLES["letters"]
+_LETTER = re.compile("|".join(_LETTERS))
+
+
+def _read_mail(match: re.Match[str]) -> str:
+    return _spell_link(match["name"] + "@" + match["host"])
+
+
+def _read_handle(match: re.Match[str]) -> str:
+    parts = _LINK_PARTS.findall(match[0])
+    return " ".join(_MARKS.get(part) or _read_link_word(part, is_russian=True) for part in parts)
+
+
+def _read_link(match: re.Match[str]) -> str:
+    """The host, and a path of one or two words; what else there is nobody says."""
+    path = _SHORT_PATH.match(match["path"])
+    end = match["path"][-1:] if match["path"][-1:] in (".", ",", "!", "?", ":", ";") else ""
+    return _spell_link(match["host"] + (path[0].rstrip("/") if path else "")) + end
+
+
+def _spell_link(link: str) -> str:
+    is_russian = link.partition("/")[0].endswith((".ru", ".su", ".рф"))
+    return " ".join(
+        _MARKS.get(part) or _read_link_word(part, is_russian=is_russian)
+        for part in _LINK_PARTS.findall(link)
+    )
+
+
+def _read_link_word(word: str, *, is_russian: bool) -> str:
+    if word.isdecimal():
+        return zero_led(word) if len(word) <= 4 else " ".join(map(zero_led, word))
+    known: dict[str, str] = _TABLES["link_words"]
+    if word.lower() in known:
+        return known[word.lower()]
+    if not (is_russian and word.isascii() and len(word) > 1):
+        return word
+    russian = _LETTER.sub(lambda letter: _LETTERS[letter[0]], word.lower())
+    return russian if dictionary().word_is_known(russian) else word
+
+
+# Phones ----------------------------------------------------------------------------------
+
+
+def _read_phone(match: re.Match[str]) -> str:
+    groups = [group for group in match.groups() if group]
+    return ", ".join(map(_read_phone_group, groups))
+
+
+def _read_phone_group(digits: str) -> str:
+    if digits.startswith("+"):
+        return f"плюс {cardinal(int(digits[1:]))}"
+    pairs = (digits[:2], digits[2:]) if len(digits) == 4 else (digits,)
+    return " ".join(map(zero_led, pairs))
+
+
+def _read_phone_after_its_name(match: re.Match[str]) -> str | None:
+    return _read_phone(match) if _has_word(_before(match), _words("phone_words")) else None
+
+
+# Dates -----------------------------------------------------------------------------------
+
+_MONTHS: list[str] = _TABLES["months"].split()
+_UNITS_AFTER = re.compile(
+    r" ?(?:[%°$€₽£]|(?:раза?|метр|кило|грамм|литр|км|см|мм|кг|м|л|г|руб|млн|млрд|тыс|процент|балл"
+    r"|градус|секунд|час|минут|долл|евро|дюйм|тонн)\w*)"
+)
+
+
+def _date(day: int, month: int, year: int | None, case: Case) -> str:
+    words = f"{ordinal(day, case, 'n')} {_MONTHS[month - 1]}"
+    return words if year is None else f"{words} {ordinal(year, 'genitive')} года"
+
+
+def _date_case(match: re.Match[str]) -> Case:
+    """The case of a day: by its preposition, named ("Сегодня первое мая") or as a time."""
+    case = _case_of(match)
+    if case:
+        return case
+    before, after = _before(match).rstrip(), _after(match).lstrip()
+    is_alone = not before and (not after or after[0] in ".!?—–-(:")
+    is_named = _word_before(match) in _words("names_a_date") or before.endswith((":", "—", "–"))
+    is_open = re.match(r"\w", after) and not before
+    return "nominative" if (is_alone or is_named) and not is_open else "genitive"
+
+
+def _read_numeric_date(match: re.Match[str]) -> str | None:
+    day, month, year = (int(match[name] or 0) for name in ("day", "month", "year"))
+    if match["year"] and len(match["year"]) == 2:
+        year += 2000 if year < 50 else 1900
+    if not _is_date(day, month, year or 2000):
+        return None
+    if not match["year"] and not _is_short_date(match):
+        return None
+    # A point that also ended the sentence stays.
+    end = "." if match[0].endswith(".") and not _after(match).strip() else ""
+    return _date(day, month, year or None, _date_case(match)) + end
+
+
+def _is_date(day: int, month: int, year: int) -> bool:
+    try:
+        date(year, month, day)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_short_date(match: re.Match[str]) -> bool:
+    """Whether "31.12" is a day: not a decimal, not the time of day, not a version."""
+    if _UNITS_AFTER.match(_after(match)) or _is_version(match):
+        return False
+    word = _word_before(match)
+    return (len(match["day"]) == 2 and word not in ("в", "во")) or word in ("с", "до", "от", "к")
+
+
+def _read_iso_date(match: re.Match[str]) -> str | None:
+    year, month, day = map(int, match.groups())
+    return _date(day, month, year, _date_case(match)) if _is_date(day, month, year) else None
+
+
+def _read_written_date(match: re.Match[str]) -> str | None:
+    """Read "Сегодня 23 ноября" and "по 10 июля"; the library reads the others right."""
+    day, month = int(match["day"]), _MONTHS.index(match["month"].lower()) + 1
+    case = _date_case(match)
+    if case not in ("nominative", "accusative") or not 1 <= day <= 31:
+        return None
+    return _date(day, month, int(match["year"]) if match["year"] else None, case)
+
+
+def _read_days(match: re.Match[str]) -> str:
+    first, last = int(match["first"]), int(match["last"])
+    return (
+        f"{match['from']} {ordinal(first, 'genitive', 'n')} по {ordinal(last, 'nominative', 'n')}"
+    )
+
+
+# Times of the day ------------------------------------------------------------------------
+
+
+def _time(hour: int, minute: int, second: int | None, case: Case) -> str:
+    if not minute and second is None:
+        return count(hour, "час", case)
+    if second is not None:
+        parts = ((hour, "час"), (minute, "минута"), (second, "секунда"))
+        return " ".join(count(number, noun, case) for number, noun in parts)
+    minutes = f"ноль {cardinal(minute, case)}" if minute < 10 else cardinal(minute, case)
+    return f"{cardinal(hour, case)} {minutes}"
+
+
+def _time_case(match: re.Match[str]) -> Case:
+    case = _case_of(match)
+    return "accusative" if case is None or case == "prepositional" else case
+
+
+def _read_time(match: re.Match[str]) -> str | None:
+    if _has_word(_before(match, 32), _words("score_words")):
+        return None
+    second = int(match["second"]) if match["second"] else None
+    return _time(int(match["hour"]), int(match["minute"]), second, _time_case(match))
+
+
+def _read_time_range(match: re.Match[str]) -> str | None:
+    if _has_word(_before(match, 32), _words("score_words")):
+        return None
+    case: Case = "accusative" if _case_of(match) else "genitive"
+    first, last = (
+        _time(int(match[hour]), int(match[minute]), None, case) for hour, minute in ((1, 2), (3, 4))
+    )
+    return f"с {first} до {last}" if case == "genitive" else f"{first} — {last}"
+
+
+def _read_time_with_point(match: re.Match[str]) -> str | None:
+    if _UNITS_AFTER.match(_after(match)):
+        return None
+    return _time(int(match["hour"]), int(match["minute"]), None, _time_case(match))
+
+
+# Scores, ratios, sizes -------------------------------------------------------------------
+
+
+def _read_ratio(match: re.Match[str]) -> str:
+    first, second = int(match[1]), int(match[2].replace(" ", ""))
+    before = _before(match, 32)
+    if _has_word(before, _words("screen_words")):
+        return f"{cardinal(first)} на {cardinal(second)}"
+    if _has_word(before, _words("ratio_words")) or (first == 1 and second > 9):
+        return f"{cardinal(first)} к {cardinal(second, 'dative')}"
+    return f"{cardinal(first)} — {cardinal(second)}"
+
+
+def _read_slash(match: re.Match[str]) -> str | None:
+    """Read "24/7", "50/50", "120/80"; a fraction is left to the library, but for quarters."""
+    first, second = int(match[1]), int(match[2])
+    before = _before(match)
+    if _word_before(match) in _words("address_words") or before.rstrip().endswith("№"):
+        return f"{cardinal(first)} дробь {cardinal(second)}"
+    if _has_word(before, _words("schedule_words")):
+        return f"{cardinal(first)} через {cardinal(second)}"
+    if (first, second) == (3, 4):
+        return "три четверти"
+    if first >= second or first + second == 100:
+        return f"{cardinal(first)} на {cardinal(second)}"
+    return None
+
+
+def _read_size(match: re.Match[str]) -> str:
+    """Read "10×15 см"; a number with a unit behind stays in digits, for the library."""
+    *first, last = re.findall(r"\d+(?:,\d+)?", match[0])
+    has_unit = "," in last or re.match(r" ?(?:[мсдк]?м|к?г|м?л|т)\b", _after(match, 4))
+    words = [side if "," in side else cardinal(int(side)) for side in first]
+    return " на ".join([*words, last if has_unit else cardinal(int(last))])
+
+
+# Codes and versions ----------------------------------------------------------------------
+
+_LATIN_BEFORE = re.compile(r"[A-Za-z][\w+#-]* ?\Z")
+_NO_VERSION = re.compile(r"\b(?:ph|usd|eur|rub|gbp|btc) ?\Z")
+
+
+def _is_version(match: re.Match[str]) -> bool:
+    before = _before(match)
+    return _word_before(match) in _words("version_words") or bool(
+        _LATIN_BEFORE.search(before) and not _NO_VERSION.search(before)
+    )
+
+
+def _read_version(match: re.Match[str]) -> str | None:
+    if not _is_version(match) or _UNITS_AFTER.match(_after(match)):
+        return None
+    return " точка ".join(map(zero_led, match[0].split(".")))
+
+
+def _read_prefixed_version(match: re.Match[str]) -> str:
+    word = "" if _word_before(match) in _words("version_words") else "версия "
+    return word + " точка ".join(map(zero_led, match["numbers"].split(".")))
+
+
+def _read_in_pairs(match: re.Match[str]) -> str:
+    """Read the number of a card."""
+    groups = re.findall(r"\d{4}", match[0])
+    return ", ".join(f"{zero_led(group[:2])} {zero_led(group[2:])}" for group in groups)
+
+
+def _read_in_groups(match: re.Match[str]) -> str:
+    """Read the number of an account, which counts nothing."""
+    return ", ".join(map(zero_led, re.findall(r"\d{1,3}", match[0])))
+
+
+def _read_code(match: re.Match[str]) -> str:
+    return zero_led(match[0])
+
+
+# Money -----------------------------------------------------------------------------------
+
+
+def _read_money(match: re.Match[str]) -> str:
+    """Read "$5.99" and "£10": the sum, then the currency, in the case of the preposition."""
+    noun, small = _TABLES["currency"][match["sign"]]
+    whole, cents = int(re.sub("[ ,]", "", match["whole"])), match["cents"]
+    case = _case_of(match) or _object_case(match)
+    if match["scale"]:
+        number = match["whole"] + (f",{cents}" if cents else "")
+        return f"{number} {match['scale']} {inflect(noun, {'plur', 'gent'})}"
+    if cents and len(cents) == 2 and small:
+        return f"{count(whole, noun, case)} {count(int(cents), small, case)}"
+    if cents:
+        return f"{match['whole']},{cents} {inflect(noun, {'sing', 'gent'})}"
+    return count(whole, noun, case)
+
+
+def _object_case(match: re.Match[str]) -> Case:
+    """Accusative after a verb that takes an object: "Заработал тысячу долларов"."""
+    word = _word_before(match)
+    if not word or match.string[: match.start()].rstrip()[-1:] in ".:,":
+        return "nominative"
+    tag = dictionary().parse(word)[0].tag
+    return "accusative" if {"tran"} in tag and tag.POS in ("VERB", "INFN", "GRND") else "nominative"
+
+
+def _read_object(match: re.Match[str]) -> str | None:
+    """Read "Заработал 1000 рублей", where the accusative of a number is not its nominative."""
+    number = int(match["number"].replace(" ", ""))
+    if _object_case(match) != "accusative" or number // 1000 % 10 != 1 or number % 1000:
+        return None
+    return cardinal(number, "accusative")
+
+
+def _read_price(match: re.Match[str]) -> str | None:
+    """Read "Цена 1000 рублей" in the nominative, but not "цена от 1000 рублей"."""
+    if _case_of_words(match["words"]):
+        return None
+    last = f" — {cardinal(int(match['last']))}" if match["last"] else ""
+    number = int((match["last"] or match["number"]).replace(" ", ""))
+    unit = f" {counted(number, 'рубль')}{match['point'] or ''}" if match["short"] else ""
+    return match["words"] + _cardinal_of(match, "nominative") + last + unit
+
+
+def _case_of_words(words: str) -> Case | None:
+    return _CASES.get(words.lower().split()[-1])
+
+
+def _read_few(match: re.Match[str]) -> str | None:
+    """Read "2 тетради" as a count: the library also tries an ordinal in the genitive."""
+    number = int(match["number"])
+    tags = [parse.tag for parse in dictionary().parse(match["noun"])]
+    things = [tag for tag in tags if {"NOUN", "inan", "sing", "gent"} in tag and "Abbr" not in tag]
+    is_after_point = _before(match).rstrip().endswith((".", "№"))
+    is_other = match["noun"].lower() in _MONTHS or is_after_point or _case_of(match)
+    if is_other or not things or number % 100 in (12, 13, 14):
+        return None
+    return cardinal(number, "nominative", gender_of(things[0]))
+
+
+def _read_one_and_a_half(match: re.Match[str]) -> str | None:
+    """Read "1,5 года" as "полтора года"; oblique cases are left to the library."""
+    if _case_of(match) not in (None, "accusative"):
+        return None
+    return "полторы" if _gender_of_counted(match["noun"]) == "f" else "полтора"
+
+
+def _read_spoons(match: re.Match[str]) -> str:
+    number = int(match["number"])
+    last = number % 10 if number % 100 not in range(11, 15) else 0
+    one, few, many = _TABLES["spoons"][match["kind"]]
+    spoons = one if last == 1 else few if last in (2, 3, 4) else many
+    return f"{cardinal(number, gender='f')} {spoons}"
+
+
+def _read_adjective(match: re.Match[str]) -> str:
+    tag = dictionary().parse(match["noun"])[0].tag
+    form = {"plur", tag.case} if tag.number == "plur" else {"sing", tag.case, tag.gender}
+    adjective = _TABLES["adjectives"][match["short"].lower()]
+    word = inflect(adjective, {grammeme for grammeme in form if grammeme})
+    return word.capitalize() if match["short"][0].isupper() else word
+
+
+def _read_grams(match: re.Match[str]) -> str | None:
+    """Read "от 100 до 200 г", which the library takes for years."""
+    is_range = re.search(r"\bот \d+ до \d{1,3}\Z", _before(match))
+    return " граммов" if is_range else None
+
+
+def _read_lacking(match: re.Match[str]) -> str:
+    return match["words"] + _cardinal_of(match, "genitive")
+
+
+def _cardinal_of(match: re.Match[str], case: Case) -> str:
+    number = int(match["number"].replace(" ", ""))
+    return cardinal(number, case, _gender_of_counted(match["noun"] or "рубль"))
+
+
+def _gender_of_counted(noun: str) -> GrammaticalGender:
+    return gender_of(dictionary().parse(noun)[0].tag)
+
+
+# Ordinals --------------------------------------------------------------------------------
+
+_ROMAN = re.compile("M{0,3}(CM|CD|D?C{0,3})(XC|XL|L?X{0,3})(IX|IV|V?I{0,3})")
+_ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
+
+
+def _roman(digits: str) -> int | None:
+    """The value of a well-formed Roman number."""
+    if not _ROMAN.fullmatch(digits):
+        return None
+    values = [_ROMAN_DIGITS[digit] for digit in digits]
+    return sum(-value if value < max(values[at:]) else value for at, value in enumerate(values))
+
+
+def _read_ordinal(match: re.Match[str]) -> str | None:
+    """Read "2 тур", "II место", "XXII Олимпийские игры": in the form of the word behind."""
+    number = match["number"]
+    value = int(number) if number.isdecimal() else _roman(number)
+    tag = _ordinal_tag(match["word"], is_roman=not number.isdecimal())
+    if not value or tag is None:
+        return None
+    if number.isdecimal() and value % 10 == 1 and value % 100 != 11 and value > 1:
+        return None
+    *first, last = ordinal(value).split()
+    form = {"plur", tag.case} if tag.number == "plur" else {"sing", tag.case, tag.gender}
+    if tag.case == "accs" and tag.number == "sing" and tag.gender == "masc":
+        form = {"sing", "nomn", "masc"}
+    return " ".join([*first, inflect(last, form)]) + f" {match['word']}"
+
+
+def _ordinal_tag(word: str, *, is_roman: bool) -> Any:
+    """The form that an ordinal before a word has; None where the number may count it."""
+    parses = [parse for parse in dictionary().parse(word) if parse.tag.case]
+    if not parses:
+        return None
+    tag = parses[0].tag
+    if is_roman and tag.POS == "ADJF":
+        return tag
+    if parses[0].normal_form not in _words("ordinal_nouns"):
+        return None
+    if any(parse.tag.case in ("gent", "gen2") or "Fixd" in parse.tag for parse in parses):
+        return None
+    return tag if tag.number == "sing" else None
+
+
+def _read_anniversary(match: re.Match[str]) -> str:
+    number = int(match["number"])
+    stems = {40: "сорока", 90: "девяносто", 100: "сто", 1000: "тысяче"}
+    return stems.get(number, cardinal(number, "genitive").replace(" ", "")) + match["word"]
+
+
+# The rules, in their order -----------------------------------------------------------------
+
+_NUMBER = r"(?P<number>\d{1,3}(?: \d{3}){1,3}|\d{1,9})"
+_SEPARATOR = r"[ \-–‑(]{0,3}"
+_PHONE_START = rf"(?<![\d+])(\+7|8){_SEPARATOR}(\d{{3}})[ \-–‑)]{{0,3}}"
+_HOUR, _MINUTE = r"[01]?\d|2[0-4]", r"[0-5]\d"
+_SCALE = r"(?: ?(?P<scale>тыс\.?|млн|млрд|тысяч\w*|миллион\w*|миллиард\w*)(?!\w))?"
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """Every rule; the first that matches a stretch of text takes it."""
+    return tuple(
+        Rule(re.compile(pattern, re.IGNORECASE if is_any_case else 0), read)
+        for pattern, read, is_any_case in _PATTERNS
+    ) + tuple(
+        Rule(re.compile(rf"(?<![\w.]){_with_capital(pattern)}"), _abbreviation(words))
+        for pattern, words in _TABLES["abbreviations"].items()
+    )
+
+
+def _with_capital(pattern: str) -> str:
+    """Let an abbreviation begin with a capital; a single letter would be an initial."""
+    first, rest = pattern[0], pattern[1:]
+    return pattern if rest.startswith("\\") or first == "(" else f"[{first}{first.upper()}]{rest}"
+
+
+def _abbreviation(words: str) -> Callable[[re.Match[str]], str]:
+    """Read an abbreviation; its point stays where it also ends the text."""
+
+    def read(match: re.Match[str]) -> str:
+        is_last = match[0].endswith(".") and not match.string[match.end() :].strip()
+        gap = " " if re.match(r"\w", _after(match, 1)) else ""
+        spoken = words.capitalize() if match[0][0].isupper() and match.start() == 0 else words
+        return spoken + ("." if is_last else gap)
+
+    return read
+
+
+_PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] = (
+    # Links and addresses.
+    (rf"(?<![\w.+-])(?P<name>[\w.+-]{{1,64}})@(?P<host>{_HOST})", _read_mail, True),
+    (
+        r"(?:https?|ftp)://(?:www\.)?(?P<host>[\w.-]{1,255}(?<=\w))(?::\d+)?(?P<path>[^\s<>«»\"]*)",
+        _read_link,
+        True,
+    ),
+    (rf"(?<![\w.@-])(?:www\.)?(?P<host>{_HOST})(?P<path>(?:/[^\s<>«»\"]*)?+)", _read_link, True),
+    (r"(?<![\w@])@(?P<name>[a-zA-Z]\w{1,31})(?!\w)", _read_handle, False),
+    # Phones.
+    (rf"{_PHONE_START}(\d{{3}})[ \-–‑]?(\d\d)[ \-–‑]?(\d\d)(?![\d\-])", _read_phone, False),
+    (rf"{_PHONE_START}(\d{{4}})[ \-–‑]?(\d{{3}})(?![\d\-])", _read_phone, False),
+    (r"(?<![\d\-+(])(\d{3})[-–‑](\d\d)[-–‑](\d\d)(?![\d\-])", _read_phone, False),
+    (r"(?<![\d\-+(])(\d\d)[-–‑](\d\d)[-–‑](\d\d)(?![\d\-])", _read_phone_after_its_name, False),
+    # Dates and times.
+    (r"(?<![\d.\-])(\d{4})-(\d\d)-(\d\d)(?![\d\-])", _read_iso_date, False),
+    (
+        r"(?<![\w.,/:\-])(?P<day>\d{1,2})[./](?P<month>\d\d)[./](?P<year>\d{4}|\d\d)(?![\w/]|\.\d)"
+        r"(?: ?(?:года?|г\.?)(?!\w))?",
+        _read_numeric_date,
+        False,
+    ),
+    (
+        r"(?<![\w.,/:\-+−])(?P<day>\d{1,2})\.(?P<month>\d\d)(?P<year>(?!))?(?![\w/:]|[.,]\d)",
+        _read_numeric_date,
+        False,
+    ),
+    (
+        rf"(?P<from>\b[СсCc]о?) (?P<first>\d{{1,2}}) по (?P<last>\d{{1,2}})"
+        rf"(?= (?:{_any_of('months')})\b)",
+        _read_days,
+        True,
+    ),
+    (
+        rf"(?<![\w.,/:\-–—])(?P<day>\d{{1,2}}) (?P<month>{_any_of('months')})\b"
+        r"(?: (?P<year>\d{4})(?: ?(?:года|г\.?))?(?!\w))?",
+        _read_written_date,
+        True,
+    ),
+    (
+        rf"(?<![\d:.,/])({_HOUR}):({_MINUTE}) ?[-–—] ?({_HOUR}):({_MINUTE})(?![\d:]|[.,]\d)",
+        _read_time_range,
+        False,
+    ),
+    (
+        rf"(?<![\d:.,/])(?P<hour>{_HOUR}):(?P<minute>{_MINUTE})(?::(?P<second>{_MINUTE}))?"
+        r"(?![\d:]|[.,]\d)",
+        _read_time,
+        False,
+    ),
+    (
+        r"(?:(?<=\b[вВсСкК] )|(?<=\b[Дд]о ))"
+        rf"(?P<hour>{_HOUR})\.(?P<minute>{_MINUTE})(?!\w|[.,]\d)",
+        _read_time_with_point,
+        False,
+    ),
+    # Scores, ratios, sizes.
+    (r"(?<![\d:.,])(\d{1,4}):(\d{1,3}(?: \d{3}){1,2}|\d{1,5})(?![\d:]|[.,]\d)", _read_ratio, False),
+    (r"(?<![\w/.,:])(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)", _read_slash, False),
+    (
+        r"(?<![\w.,])\d{1,5}(?:,\d{1,3})?(?: ?[xхXХ×] ?\d{1,5}(?:,\d{1,3})?){1,2}(?!\d)",
+        _read_size,
+        False,
+    ),
+    # Codes and versions.
+    (
+        r"(?<![\w.])[vV]\.? ?(?P<numbers>\d{1,4}(?:\.\d{1,4}){1,3})(?!\w|\.\d)",
+        _read_prefixed_version,
+        False,
+    ),
+    (r"(?<![\w.,])\d{1,4}\.\d{1,4}(?!\w|[.,]\d)", _read_version, False),
+    (r"(?<![\w.,:/+\-−])(?<!\d )0\d{1,12}(?![\w/:]|[.,\-]\d)", _read_code, False),
+    (r"(?<![\d\-])\d{4}(?:[ -]\d{4}){3}(?![\d\-])", _read_in_pairs, False),
+    (r"(?<![\w.,])\d{12,40}(?![\w]|[.,]\d)", _read_in_groups, False),
+    # Money.
+    (
+        r"(?<!\w)(?P<sign>[$€£¥₴₸₽₿]) ?(?P<whole>\d{1,3}(?:[ ,]\d{3}){1,3}|\d{1,9})"
+        rf"(?:[.,](?P<cents>\d{{1,2}}))?(?!\d){_SCALE}",
+        _read_money,
+        False,
+    ),
+    (
+        r"(?<![\d.,])(?P<whole>\d{1,3}(?: \d{3}){1,3}|\d{1,9})(?:[.,](?P<cents>\d{1,2}))?"
+        r"(?P<scale>(?!))? ?(?P<sign>[£¥₴₸₿])",
+        _read_money,
+        False,
+    ),
+    (r"(?<=\d) ?т\. ?р\.", lambda _: " тыс. руб.", False),
+    (r"(?<=\d) ?р\.(?= |\Z)", lambda _: " руб.", False),
+    (
+        rf"(?P<words>\b(?:{_any_of('price_words')}) (?:[а-яё]+ )?){_NUMBER}"
+        r"(?: ?[-–—] ?(?P<last>\d{1,9}))?"
+        r"(?: (?P<short>руб)\b(?P<point>\.(?=\Z))?\.?|(?= (?P<noun>[а-яё]{3,})))",
+        _read_price,
+        True,
+    ),
+    (r"\b(на|в|о|при) нем\b", lambda match: f"{match[1]} нём", True),
+    # Numbers and the words behind them.
+    (
+        rf"(?P<words>\b{_TABLES['lacking']} ){_NUMBER}(?= (?P<noun>[а-яё]{{2,}}))",
+        _read_lacking,
+        True,
+    ),
+    (rf"(?<![\w.,]){_NUMBER}(?= [а-яё]{{3,}})", _read_object, False),
+    (
+        r"(?<![\w.,:/\-–—])(?<!\d )(?P<number>\d?\d?[234])(?= (?P<noun>[а-яё]{3,}))",
+        _read_few,
+        False,
+    ),
+    (r"(?<![\w.,])1,5(?= (?!млн|млрд|тыс)(?P<noun>[а-яё]{3,}))", _read_one_and_a_half, False),
+    (r"(?<![\w.,])(?P<number>\d{1,3}) (?P<kind>ст|ч)\. ?л\.", _read_spoons, False),
+    (
+        rf"(?<![\w.])(?P<short>{'|'.join(_TABLES['adjectives'])})\.(?= (?P<noun>[а-яё]{{3,}}))",
+        _read_adjective,
+        True,
+    ),
+    (r"(?<=\d) км/с\b", lambda _: " километров в секунду", False),
+    (
+        r"(?<![\w.,:/\-–—])(?P<number>\d{1,2}|[IVXLC]{1,7}) (?P<word>[А-ЯЁа-яё][а-яё]+)(?![\w\-])",
+        _read_ordinal,
+        False,
+    ),
+    (r"(?<![\w.,])(?P<number>\d{1,4})[-–‑ ]?(?P<word>лети[еяюй]\w*)", _read_anniversary, False),
+    (r"(?<=\d) г(?=[.,!?]?\Z)", _read_grams, False),
+)

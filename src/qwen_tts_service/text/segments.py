@@ -1,0 +1,127 @@
+"""Values of a text whose markup has been read: segments to speak, and pauses between them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from qwen_tts_service.types import Language
+
+MAX_PAUSE_S = 10.0
+"""The longest pause; a longer one is shortened to it."""
+BREAK_S: Mapping[str, float] = {
+    "none": 0.0,
+    "x-weak": 0.25,
+    "weak": 0.5,
+    "medium": 0.75,
+    "strong": 1.0,
+    "x-strong": 1.25,
+}
+"""Strength of a `<break>` -> seconds, as Azure documents them; medium is the default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Silence that the caller wrote into the text.
+
+    is_gap: it only stands between two parts, and is not heard if one of them has no sound
+    """
+
+    duration_s: float
+    is_gap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceChange:
+    """Who speaks from here on; None is the speaker of the request."""
+
+    speaker: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SayAs:
+    """How a text is to be taken: attributes `interpret-as` and `format` of SSML's `say-as`."""
+
+    kind: str
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of text that is spoken in one manner.
+
+    speaker, language: None is that of the request
+    rate: how fast; 1 is as usual
+    is_literal: said as it stands, not normalised
+    phonemes: how the text is pronounced, in the alphabet of espeak-ng
+    """
+
+    text: str = ""
+    speaker: str | None = None
+    language: Language | None = None
+    rate: float = 1.0
+    phonemes: str | None = None
+    say_as: SayAs | None = None
+    is_literal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedText:
+    """A text whose markup has been read; `language` is what it says of itself as a whole."""
+
+    segments: tuple[Segment | Pause, ...]
+    language: Language | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What there is to speak, without markup."""
+        return " ".join(part.text for part in self.segments if isinstance(part, Segment))
+
+
+@dataclass(slots=True)
+class SegmentBuilder:
+    """Collects segments and pauses.
+
+    Text of one manner becomes one segment. Pauses with nothing but space between them are one.
+    Blank text is kept only between two segments, where it keeps words apart.
+    """
+
+    _parts: list[Segment | Pause] = field(default_factory=list)
+    _manner: Segment = field(default_factory=Segment)
+    _texts: list[str] = field(default_factory=list)
+
+    def add(self, text: str, manner: Segment) -> None:
+        """Add text that is spoken in the manner of a segment without text."""
+        if manner != self._manner:
+            self.end_segment()
+            self._manner = manner
+        self._texts.append(text)
+
+    def add_pause(self, duration_s: float) -> None:
+        """Add silence; none at all still keeps words apart."""
+        if duration_s <= 0:
+            self._texts.append(" ")
+            return
+        self.end_segment()
+        self._drop_blank()
+        if self._parts and isinstance(last := self._parts[-1], Pause):
+            duration_s += last.duration_s
+            self._parts.pop()
+        self._parts.append(Pause(min(duration_s, MAX_PAUSE_S)))
+
+    def end_segment(self) -> None:
+        """Let what follows be a segment of its own, even if its manner is the same."""
+        text = "".join(self._texts)
+        self._texts.clear()
+        is_after_text = bool(self._parts) and isinstance(self._parts[-1], Segment)
+        if text.strip() or (text and is_after_text):
+            self._parts.append(replace(self._manner, text=text))
+
+    def build(self) -> tuple[Segment | Pause, ...]:
+        """Return what was collected."""
+        self.end_segment()
+        self._drop_blank()
+        return tuple(self._parts)
+
+    def _drop_blank(self) -> None:
+        while self._parts and isinstance(last := self._parts[-1], Segment) and last.text.isspace():
+            self._parts.pop()
