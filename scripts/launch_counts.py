@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from make_random_checkpoint import codec_config, main_config
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from make_random_checkpoint import codec_config, main_config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
@@ -197,11 +198,13 @@ def _numbers(rows: int) -> Tensor:
 
 
 def count_frame(slots: SlotTensors, rows: int, *, full_sort: bool) -> int:
+    """Count one frame of so many rows."""
     numbers = _numbers(rows)
     return count(lambda: slots.frame(numbers, full_sort=full_sort, bound=POSITIONS)).total
 
 
 def count_prompt(slots: SlotTensors) -> int:
+    """Count one piece of a prompt."""
     model, target = slots.model, _numbers(2)
     rows = torch.empty(1, PROMPT_ROWS, model.config.width, dtype=model.dtype, device=META)
 
@@ -212,6 +215,7 @@ def count_prompt(slots: SlotTensors) -> int:
 
 
 def count_codec(slots: SlotTensors, rows: int) -> int:
+    """Count one call of the codec for so many rows."""
     numbers = torch.zeros(3, rows, dtype=torch.int64, device=META)
 
     def work() -> None:
@@ -221,6 +225,7 @@ def count_codec(slots: SlotTensors, rows: int) -> int:
 
 
 def count_begin(slots: SlotTensors) -> int:
+    """Count what starting an utterance launches."""
     model = slots.model
     rows = torch.empty(PROMPT_ROWS, model.config.width, dtype=model.dtype, device=META)
     prompt = PromptEmbeddings(rows, rows[:0], prefix_rows=9, prefix=(1,))

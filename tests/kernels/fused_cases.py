@@ -84,21 +84,18 @@ def sampling_cases() -> Iterator[Case]:
         for V, end in ((2048, -1), (2049, 2048)):
             logits = 4 * randn(B, V)  # many are equal
             codes = torch.zeros(B, 4, dtype=torch.int64)
-            drawn = (
-                (logits, noise, torch.arange(B), temperature, top_k, top_p)
-                + (randn(2 * 2049, 64), 2048, codes, 3, end)
-            )  # fmt: skip
+            table = (randn(2 * 2049, 64), 2048, codes, 3, end)
+            drawn = (logits, noise, torch.arange(B), temperature, top_k, top_p, *table)
             yield f"choose_code of {V} {name}", choose_code, drawn, (8,)
     slots = integers(4, 8, 1)
     kept, seen = torch.zeros(9, 2049), torch.rand(9, 2049) < 0.3
     penalised = (randn(3, 2049), slots, 1 + torch.rand(9), integers(0, 1, 2), seen, kept, 2)
     yield "penalise_logits", penalise_logits, penalised, (5,)
     codes = torch.randint(0, 64, (3, 16))
-    finished = (
-        (codes, slots, integers(0, 5, 2), randn(70, 512), randn(15 * 64, 512))
-        + (randn(9, 6, 512), torch.full((9,), 3), randn(1, 512), randn(9, 512))
-        + (torch.zeros(9, dtype=torch.int64), torch.zeros(9, 65, dtype=torch.bool))
-    )  # fmt: skip
+    embeddings = (randn(70, 512), randn(15 * 64, 512))
+    texts = (randn(9, 6, 512), torch.full((9,), 3), randn(1, 512))
+    written = (torch.zeros(9, dtype=torch.int64), torch.zeros(9, 65, dtype=torch.bool))
+    finished = (codes, slots, integers(0, 5, 2), *embeddings, *texts, randn(9, 512), *written)
     yield "finish_frame", finish_frame, finished, (8, 9, 10)
 
 
@@ -118,10 +115,8 @@ def codec_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
         cos, sin = (t.view(2, T, 64) for t in tables(2 * T, 64, dtype))
         memory = randn(3, 2 * 4 * 71 * 64, dtype=dtype)
         keys, values = (part.unflatten(1, (4, 71, 64)) for part in memory.chunk(2, dim=1))
-        given = (
-            (randn(2, T, 3 * 4 * 64, dtype=dtype), cos, sin, keys, values)
-            + (slots, integers(0, 50), active)
-        )  # fmt: skip
+        qkv = randn(2, T, 3 * 4 * 64, dtype=dtype)
+        given = (qkv, cos, sin, keys, values, slots, integers(0, 50), active)
         yield f"window_attention of {T} in {name}", window_attention, given, (3, 4)
 
 

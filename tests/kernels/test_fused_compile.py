@@ -7,12 +7,21 @@ from typing import Any
 
 import pytest
 
-from qwen_tts_service.kernels.fused import choose, decode, extend, finish, heads, jit, noise
-from qwen_tts_service.kernels.fused import norm, predictor, silu, window
-
-pytestmark = pytest.mark.skipif(
-    not jit.is_installed, reason="Triton has no wheel for this machine"
+from qwen_tts_service.kernels.fused import (
+    choose,
+    decode,
+    extend,
+    finish,
+    heads,
+    jit,
+    noise,
+    norm,
+    predictor,
+    silu,
+    window,
 )
+
+pytestmark = pytest.mark.skipif(not jit.is_installed, reason="Triton has no wheel for this machine")
 
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 MOST_REGISTERS = 200
@@ -65,9 +74,9 @@ KERNELS: dict[str, tuple[Any, list[str], dict[str, Any], int]] = {
 
 def usage(name: str, capability: int, directory: Path) -> tuple[int, int]:
     """Compile a kernel: registers and bytes of local memory per thread."""
-    import triton  # noqa: PLC0415 - absent where the tests skip
-    from triton.backends.compiler import GPUTarget  # noqa: PLC0415
-    from triton.compiler import ASTSource  # noqa: PLC0415
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
 
     kernel, types, constants, warps = KERNELS[name]
     plain = [argument for argument in kernel.arg_names if argument not in constants]

@@ -9,8 +9,9 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-import launch_counts  # noqa: E402
 import torch  # noqa: E402
+
+import launch_counts  # noqa: E402
 
 FRAME = 950
 PROMPT = 290

@@ -49,26 +49,25 @@ class CachePositions:
         """How many positions each row has then, and its slot, int32 [B] as flash-attn has it."""
         return (self.positions + 1).to(torch.int32), self.slots.to(torch.int32)
 
-
     def for_each_row(self, T: int) -> "CachePositions":
         """Return the slot and position of each of B * T rows, for T positions shared by B slots."""
         slots = self.slots[:, None].expand(-1, T).reshape(-1)
         return CachePositions(slots, self.positions.repeat(len(self.slots)), self.bound)
 
 
-ReadCache = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(q [R, H, D], keys and values [S, L, K, D], slots and positions int64 [R]) -> [R, H * D]"""
-
-
 class Attention(Protocol):
-    """An implementation; `name` and `reason` are for people.
-
-    read: attends where the new keys and values have been written already, by a fused kernel
-    """
+    """An implementation; `name` and `reason` are for people."""
 
     name: str
     reason: str
-    read: ReadCache
+
+    def read(
+        self, q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Attend where a fused kernel has written the new keys and values already.
+
+        q [R, H, D], keys and values [S, L, K, D], slots and positions int64 [R] -> [R, H * D]
+        """
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
@@ -103,13 +102,19 @@ def _write(k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePosi
         stored.index_put_((places.slots, places.positions), new.squeeze(1))
 
 
+class _ReadsByKernel:
+    def read(
+        self, q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor
+    ) -> Tensor:
+        return decode_attention(q, keys, values, slots, positions)
+
+
 @dataclass
-class RowwiseAttention:
+class RowwiseAttention(_ReadsByKernel):
     """For the CPU: row by row, reading the cache where it lies."""
 
     reason: str
     name: str = "sdpa"
-    read: ReadCache = decode_attention
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
@@ -128,12 +133,11 @@ class RowwiseAttention:
 
 
 @dataclass
-class MaskedAttention:
+class MaskedAttention(_ReadsByKernel):
     """For CUDA without flash-attn: all rows at once over the first `bound` positions."""
 
     reason: str
     name: str = "sdpa"
-    read: ReadCache = decode_attention
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions

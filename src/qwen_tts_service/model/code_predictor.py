@@ -34,9 +34,7 @@ _NAME = "talker.code_predictor"
 class CodePredictor(nn.Module):
     """The network; `forward` runs it for one frame."""
 
-    def __init__(
-        self, config: ModelConfig, weights: Weights, *, is_fused: bool = False
-    ) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, *, is_fused: bool = False) -> None:
         """Build; is_fused: whether fused kernels run."""
         super().__init__()
         sizes, width = config.code_predictor, config.width
@@ -84,17 +82,16 @@ class CodePredictor(nn.Module):
             codes.append(choose(head(x[:, -1]).float(), book + 1))
         return torch.stack(codes, dim=1)
 
-
     def draw_fused(self, hidden: Tensor, first: Tensor, choose: ChooseInto) -> None:
         """Draw the codes of codebooks 1 to Q-1 with fused kernels; hidden, first: as above."""
         B, (cos, sin) = len(hidden), (table.squeeze(1) for table in self.stack.tables)
-        sizes, block = self.stack.blocks[0].sizes, self.stack.blocks
-        shape = (2, len(block), B, next_power_of_2(self.books + 1), sizes.kv_heads, sizes.head_size)
+        sizes, positions = self.stack.sizes, next_power_of_2(self.books + 1)
+        shape = (2, sizes.layers, B, positions, sizes.kv_heads, sizes.head_size)
         keys, values = hidden.new_empty(shape)
         filled = 0
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
-            norm = block[layer].head_norm
+            norm = self.stack.head_norm(layer)
             return predictor_attention(
                 qkv, norm.weight, cos, sin, keys[layer], values[layer], filled, norm.eps
             )
@@ -112,7 +109,7 @@ class CodePredictor(nn.Module):
         """Project the tables to the predictor's own width: [(Q-1) * V, E]."""
         if self.projection is None:
             return self.embedding
-        parts = self.embedding.split(self.choices)
+        parts = self.embedding.view(self.books, self.choices, -1)
         return torch.cat([self.projection(part) for part in parts])
 
 

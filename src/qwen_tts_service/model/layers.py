@@ -11,6 +11,7 @@ comes in as a function, so that a block knows neither caches nor masks.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +138,7 @@ class DecoderStack(nn.Module):
             DecoderBlock(config, weights, f"{name}.layers.{layer}")
             for layer in range(config.layers)
         )
+        self.sizes = config
         self.norm = _read_norm(config, weights, f"{name}.norm")
         self._rotary = (config.head_size, config.rope_theta, weights.dtype)
         every = torch.arange(positions or 0, device=weights.device)
@@ -164,20 +166,25 @@ class DecoderStack(nn.Module):
         cos, sin = (table[positions] for table in self.tables)
         return cos, sin
 
+    def head_norm(self, layer: int) -> RMSNorm:
+        """The norm of a layer's query and key heads."""
+        return cast("RMSNorm", self.blocks[layer].head_norm)
+
     def run_fused(self, x: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
         """Run x [..., C] with fused kernels; returns normed hidden states.
 
         attend: (layer, projections [..., (H + 2K) * D]) -> [..., H * D]; all between the two
         """
-        norm = self.blocks[0].attention_norm
-        normed: Tensor = rms_norm(x, norm.weight, norm.eps)
-        for layer, block in enumerate(self.blocks):
+        blocks = cast("list[DecoderBlock]", list(self.blocks))
+        following = [block.attention_norm for block in blocks[1:]] + [self.norm]
+        norm = blocks[0].attention_norm
+        normed = rms_norm(x, norm.weight, norm.eps)
+        for layer, block in enumerate(blocks):
             y = block.out(attend(layer, block.qkv(normed)))
             norm = block.mlp_norm
             x, normed = add_rms_norm(x, y, norm.weight, norm.eps, block.attention_scale)
             y = block.down(silu_mul(block.gate_up(normed)))
-            last = layer + 1 == len(self.blocks)
-            norm = self.norm if last else self.blocks[layer + 1].attention_norm
+            norm = following[layer]
             x, normed = add_rms_norm(x, y, norm.weight, norm.eps, block.mlp_scale)
         return normed
 

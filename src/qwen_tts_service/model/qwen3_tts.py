@@ -47,7 +47,7 @@ class Qwen3TTS:
     device: torch.device
     dtype: torch.dtype
     linear: Arithmetic
-    kernels: KernelChoice = KernelChoice(is_fused=False, reason="by default")
+    kernels: KernelChoice
 
     @classmethod
     def load(
@@ -274,9 +274,7 @@ class Qwen3TTS:
         ) -> Tensor:
             sampling = state.predictor_sampling if book else state.talker_sampling
             options = (sampling.temperature, sampling.top_k, sampling.top_p)
-            where = (table, first_row, codes, book, end)
-            embedded: Tensor = choose_code(logits, noise, slots, *options, *where)
-            return embedded
+            return choose_code(logits, noise, slots, *options, table, first_row, codes, book, end)
 
         embedded = choose(logits, 0, self.talker.embedding, 0, end)
         is_end = codes[:, 0] == end

@@ -6,10 +6,12 @@ the head only the rows that can be drawn are kept: the audio codes and, last, en
 Letters: B rows, P prompt rows, C width, V = codes + 1.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from qwen_tts_service.kernels.attention import Attention, CachePositions, ReadCache, prefill
+from qwen_tts_service.kernels.attention import Attention, CachePositions, prefill
 from qwen_tts_service.kernels.fused.decode import decode_attention
 from qwen_tts_service.kernels.fused.heads import store_heads
 from qwen_tts_service.kernels.linear import fixed, make_linear
@@ -24,12 +26,7 @@ class Talker(nn.Module):
     """The network; keys and values live in the `SlotState` that comes with every call."""
 
     def __init__(
-        self,
-        config: ModelConfig,
-        weights: Weights,
-        attention: Attention,
-        *,
-        is_fused: bool = False,
+        self, config: ModelConfig, weights: Weights, attention: Attention, *, is_fused: bool = False
     ) -> None:
         """Build; is_fused: whether fused kernels run."""
         super().__init__()
@@ -77,13 +74,13 @@ class Talker(nn.Module):
         return hidden, self.head(hidden).float()
 
     def _run_fused(
-        self, x: Tensor, state: SlotState, places: CachePositions, read: ReadCache
+        self, x: Tensor, state: SlotState, places: CachePositions, read: Callable[..., Tensor]
     ) -> Tensor:
         """Run [..., C] with fused kernels; `places` has a slot and a position for every row."""
         cos, sin = (table.squeeze(1) for table in self.stack.tables)
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
-            norm = self.stack.blocks[layer].head_norm
+            norm = self.stack.head_norm(layer)
             cache = (state.keys[layer], state.values[layer])
             queries = store_heads(
                 qkv.flatten(0, -2), norm.weight, cos, sin, places.slots, places.positions,

@@ -56,7 +56,7 @@ def _merge(parts, weights, positions, out, M, H: tl.constexpr, D: tl.constexpr, 
     d = tl.arange(0, D)
     top, weight = -float("inf"), 0.0
     total = tl.zeros([D], tl.float32)
-    for span in range(0, tl.load(positions + row) // SPAN + 1):
+    for span in range(tl.load(positions + row) // SPAN + 1):
         part = (row * H + head) * M + span
         span_top, span_weight = tl.load(weights + part * 2), tl.load(weights + part * 2 + 1)
         new_top = tl.maximum(top, span_top)

@@ -71,9 +71,7 @@ def _launch_extend(
     joined = _launch_join(x, tails, slots, snake)
     (B, N, C), reach, block = x.shape, tails.shape[1], 256
     grid = (B, reach, -(-C // block))
-    _keep[grid](
-        joined, tails, slots, active, N, C, tails.stride(0), REACH=reach, BLOCK=block
-    )
+    _keep[grid](joined, tails, slots, active, N, C, tails.stride(0), REACH=reach, BLOCK=block)
     return joined
 
 
@@ -92,7 +90,7 @@ def _fake_extend(x: Tensor, tails: Tensor, *_rest: Tensor | None) -> Tensor:
 
 @fused(_launch_snake, _fake_snake)
 def snake(x: Tensor, frequency: Tensor, height: Tensor) -> Tensor:
-    """x + sin²(x · frequency) · height ("BigVGAN"): [B, N, C], the others [C]."""
+    """X + sin²(x · frequency) · height ("BigVGAN"): [B, N, C], the others [C]."""
     wave = (x * frequency).sin_().square_()
     return torch.addcmul(x, wave, height)
 
@@ -104,7 +102,8 @@ def extend(
 ) -> Tensor:  # fmt: skip
     """Put the slots' last inputs before x [B, N, C], and keep the new last ones: [B, reach + N, C].
 
-    tails: [S, reach, C], contiguous in a slot, written for active rows; slots: int64 [B], none twice; active: bool [B]
+    tails: [S, reach, C], contiguous in a slot, written for active rows
+    slots: int64 [B], none twice; active: bool [B]
     frequency, height: [C], the snake that x goes through first, if there is one
     """
     if frequency is not None and height is not None:

@@ -13,7 +13,8 @@ _BLOCK = 256
 
 @jit
 def _kernel(codes, slots, frames, first_table, rest_table, text_rows, text_length, pad_row,
-            next_input, frame, seen, V, Vs, R, C, Q: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+            next_input, frame, seen, V, Vs, R, C, Q: tl.constexpr,
+            BLOCK: tl.constexpr):  # fmt: skip
     """One program per row and block of columns."""
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     c = block * BLOCK + tl.arange(0, BLOCK)

@@ -22,7 +22,10 @@ def rotated_head(qkv, weight, cos, sin, head, position, eps, D: tl.constexpr):
     scale = 1.0 / tl.sqrt(tl.sum(x * x, axis=0) / D + eps)
     wx = tl.load(weight + head * D + d).to(tl.float32)
     wy = tl.load(weight + head * D + opposite).to(tl.float32)
-    x, y = rounded(wx * rounded(x * scale, dtype), dtype), rounded(wy * rounded(y * scale, dtype), dtype)
+    x, y = (
+        rounded(wx * rounded(x * scale, dtype), dtype),
+        rounded(wy * rounded(y * scale, dtype), dtype),
+    )
     c = tl.load(cos + position * D + d).to(tl.float32)
     s = tl.load(sin + position * D + d).to(tl.float32)
     return rounded(rounded(x * c, dtype) + rounded(y * s, dtype), dtype)

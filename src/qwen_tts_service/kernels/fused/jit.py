@@ -7,7 +7,7 @@ interpreter: so they are compared with their definitions where there is no devic
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 
@@ -30,14 +30,40 @@ except ImportError:
     is_installed = is_interpreted = False
 
     def jit(function: Any) -> Any:
+        """Leave a kernel as it is: nothing runs it."""
         return function
 
 
-__all__ = ["KERNELS", "fused", "is_installed", "is_interpreted", "jit", "next_power_of_2", "rounded", "tl"]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+__all__ = [
+    "KERNELS",
+    "FusedOperation",
+    "fused",
+    "is_installed",
+    "is_interpreted",
+    "jit",
+    "next_power_of_2",
+    "rounded",
+    "tl",
+]
 
 _LIBRARY = "qwen_tts"
 KERNELS: dict[str, int] = {}
 """How many kernels each fused operation launches."""
+
+
+class FusedOperation(Generic[P, R]):
+    """A custom operation of torch; `plain` is its definition in plain torch."""
+
+    def __init__(self, plain: Callable[P, R], operation: Callable[..., R]) -> None:
+        self.plain = plain
+        self._operation = operation
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the Triton kernel on CUDA, and the plain definition elsewhere."""
+        return self._operation(*args, **kwargs)
 
 
 def fused(
@@ -46,7 +72,7 @@ def fused(
     *,
     changes: tuple[str, ...] = (),
     kernels: int = 1,
-) -> Callable[[Callable[..., Any]], Any]:
+) -> Callable[[Callable[P, R]], FusedOperation[P, R]]:
     """Make a plain definition a custom operation that runs `launch` on CUDA.
 
     fake: returns outputs of the right shapes without computing them
@@ -54,15 +80,14 @@ def fused(
     kernels: how many `launch` launches
     """
 
-    def decorate(plain: Callable[..., Any]) -> Any:
-        name = f"{_LIBRARY}::{plain.__name__}"
-        operation = torch.library.custom_op(name, plain, mutates_args=changes)
+    def decorate(plain: Callable[P, R]) -> FusedOperation[P, R]:
+        name = plain.__name__
+        operation = torch.library.custom_op(f"{_LIBRARY}::{name}", plain, mutates_args=changes)
         operation.register_fake(fake)
         if is_installed:
             operation.register_kernel("cpu" if is_interpreted else "cuda")(launch)
-        operation.plain = plain  # type: ignore[attr-defined]
-        KERNELS[plain.__name__] = kernels
-        return operation
+        KERNELS[name] = kernels
+        return FusedOperation(plain, operation)
 
     return decorate
 
@@ -82,5 +107,4 @@ def rounded(x, dtype: tl.constexpr):
         bits = x.to(tl.uint32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         return bits.to(tl.float32, bitcast=True)
-    else:
-        return x.to(dtype).to(tl.float32)
+    return x.to(dtype).to(tl.float32)

@@ -65,7 +65,7 @@ def _two_like(x: Tensor, *_rest: object) -> tuple[Tensor, Tensor]:
 
 @fused(_launch_norm, _like)
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x · rsqrt(mean(x²) + eps), rounded, times the weight: [..., C] -> [..., C]."""
+    """X · rsqrt(mean(x²) + eps), rounded, times the weight: [..., C] -> [..., C]."""
     return weight * functional.rms_norm(x, x.shape[-1:], eps=eps)
 
 

@@ -33,9 +33,7 @@ class CodecDecoder(nn.Module):
     )
     """Tensors of the file that decoding has no use for."""
 
-    def __init__(
-        self, config: CodecConfig, weights: Weights, *, is_fused: bool = False
-    ) -> None:
+    def __init__(self, config: CodecConfig, weights: Weights, *, is_fused: bool = False) -> None:
         """Build in the dtype of `weights`; tables are folded as stored and rounded once.
 
         is_fused: whether fused kernels run
@@ -66,8 +64,8 @@ class CodecDecoder(nn.Module):
     @torch.inference_mode()
     def reset(self, state: CodecState, slots: Tensor) -> None:
         """Make the slots int64 [B] as if new."""
-        state.memory.index_fill_(0, slots, 0)
-        state.frames.index_fill_(0, slots, 0)
+        for tensor in state.tensors():
+            tensor.index_fill_(0, slots, 0)
 
     @torch.inference_mode()
     def decode(

@@ -11,6 +11,7 @@ W window of frames.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -56,8 +57,8 @@ class CodecState:
         sizes = [math.prod(shape) for shape in shapes]
         memory = torch.zeros(slots, sum(sizes), dtype=like.dtype, device=like.device)
         views = [
-            part.unflatten(1, shape)
-            for part, shape in zip(memory.split(sizes, dim=1), shapes, strict=True)
+            part.view(slots, *shape)
+            for part, shape in zip(torch.split(memory, sizes, dim=1), shapes, strict=True)
         ]
         count = len(tails)
         return cls(
@@ -67,6 +68,10 @@ class CodecState:
             frames=torch.zeros(slots, dtype=torch.int64, device=like.device),
             memory=memory,
         )
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """All that it takes, [S, ...] each."""
+        return self.memory, self.frames
 
 
 class Chunk:
@@ -80,34 +85,38 @@ class Chunk:
     def __init__(
         self, state: CodecState, slots: Tensor, active: Tensor | None, *, is_fused: bool = False
     ) -> None:
-        if is_fused and active is None:
-            active = torch.ones_like(slots, dtype=torch.bool)
         self._state = state
         self._slots = slots
         self._active = active
         self.is_fused = is_fused
         self.frames = state.frames[slots]
 
+    @cached_property
+    def _is_active(self) -> Tensor:
+        if self._active is None:
+            return torch.ones_like(self._slots, dtype=torch.bool)
+        return self._active
+
     def activate(self, x: Tensor, snake: SnakeBeta) -> Tensor:
         """Apply an activation to x [B, N, C]."""
         if self.is_fused:
             return fused_snake(x, snake.frequency, snake.height)
-        return snake(x)
+        activated: Tensor = snake(x)
+        return activated
 
     def extend(self, tail: int, x: Tensor, snake: SnakeBeta | None = None) -> Tensor:
         """Put the last inputs of convolution number `tail` before x [B, N, C], once activated."""
         stored = self._state.tails[tail]
         if self.is_fused:
-            curve = () if snake is None else (snake.frequency, snake.height)
-            return fused_extend(x, stored, self._slots, self._active, *curve)
+            curve = (None, None) if snake is None else (snake.frequency, snake.height)
+            return fused_extend(x, stored, self._slots, self._is_active, *curve)
         return self._extend(stored, x if snake is None else snake(x), axis=1)
 
     def attend(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Attend with a layer's window, by the fused kernel: see `window_attention`."""
         keys, values = self._state.keys[layer], self._state.values[layer]
-        return window_attention(
-            qkv, cos, sin, keys, values, self._slots, self.frames, self._active
-        )
+        where = (self._slots, self.frames, self._is_active)
+        return window_attention(qkv, cos, sin, keys, values, *where)
 
     def extend_layer(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put a layer's remembered keys and values before new ones [B, H, T, D]."""
