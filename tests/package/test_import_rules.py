@@ -222,10 +222,10 @@ MAX_LINES = {
     "qwen": 250,
     "speech": 880,
     "telemetry": 140,
-    "text": 2080,
+    "text": 2250,
     "voice": 290,
 }
-MAX_LINES_OF_ALL = 10500
+MAX_LINES_OF_ALL = 10700
 
 
 def lines_of_code(path: Path) -> int:
