@@ -44,17 +44,17 @@ LEAST_RIGHT = {
     "stress": 27,
     "yo": 37,
     "latin": 32,
-    "news": 30,
-    "messages": 32,
-    "shop": 42,
-    "recipes": 23,
-    "bank": 26,
-    "medicine": 24,
-    "sport": 22,
-    "timetables": 18,
-    "addresses": 15,
-    "chats": 21,
-    "code": 22,
+    "news": 35,
+    "messages": 38,
+    "shop": 48,
+    "recipes": 28,
+    "bank": 30,
+    "medicine": 28,
+    "sport": 25,
+    "timetables": 21,
+    "addresses": 17,
+    "chats": 24,
+    "code": 24,
 }
 """Cases of tests/data/russian_cases.tsv that are read right, by category."""
 
@@ -168,7 +168,7 @@ def test_the_rest_stays(written, spoken):
             "Жду три целых четыре сотых, вечером",
             "Жду третьего апреля, вечером",
         ),
-        ("Взбей с 150 г масла", "Взбей с ста пятидесяти граммов масла", "со ста пятьюдесятью"),
+        ("до мин. значения", "до мин. Значения", "до минимального значения"),
     ],
 )
 def test_known_errors_of_the_russian_library_are_these(written, read, right):

@@ -268,7 +268,8 @@ def _read_days_of_week(match: re.Match[str]) -> str | None:
     end = "." if match[0].endswith(".") and not _after(match).strip() else ""
     if last:
         days = inflect(_DAYS[first], {"gent"}), inflect(_DAYS[last], {"accs"})
-        return f"с {days[0]} по {days[1]}{end}"
+        preposition = "со" if first == "вт" else "с"
+        return f"{preposition} {days[0]} по {days[1]}{end}"
     form = _form_of_day(match)
     if form is None:
         return None
@@ -492,12 +493,18 @@ def _with_unit(number: str, whole: int, noun: str, cent: str, case: Case) -> str
     return f"{whole} {counted(whole, noun, case)}{rest}"
 
 
+# "Смешайте молоко с 5 г соли": together with them, not from them on.
+_MIXING = re.compile(r"(?:меш|взб|соедин|разот|раствор|развед)\w*+[^.!?]*\Z")
+
+
 def _case_of_unit(match: re.Match[str], noun: str, whole: int) -> Case:
     word = _word_before(match)
     if word == "по" and whole % 10 == 1 and whole % 100 != 11:
         return "dative"
     if word == "в" and noun == "грамм":
         return "prepositional"
+    if word in ("с", "со") and _MIXING.search(_before(match, 60)):
+        return "instrumental"
     return _case_of(match) or _object_case(match)
 
 
@@ -831,6 +838,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     (r"(?<=[\dA-Za-z)])[²³](?!\w)", _read_power, False),
     (r"(?<![\w.,°])(\d{1,3})′(?: ?(\d{1,2})″)?", _read_minutes, False),
     (r"(?<= )\+(?= [A-Za-z\d])", lambda _: "плюс", False),
+    (r"(?<= )−(?= [A-Za-z\d])", lambda _: "минус", False),
     (r"(?<=[A-Za-z]) ?= ?(?=[A-Za-z\d])", lambda _: " равно ", False),
     (r"(?<=\d)к(?![\w-]| ?кв|\.)", lambda _: " тыс.", False),
     (r"(?<![\w.,\"])(\d{1,3})\"(?!\w)", _read_inches, False),
