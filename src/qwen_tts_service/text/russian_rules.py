@@ -437,7 +437,8 @@ def _read_building(match: re.Match[str]) -> str | None:
         return "дом"
     words = {"стр": "строение", "к": "корпус"}
     is_address = _has_word(_before(match), _words("house_words"))
-    return words[match["part"].lower()] if is_address else None
+    word = words[match["part"].lower()]
+    return (word if "." in match[0] else f" {word} ") if is_address else None
 
 
 # Money -----------------------------------------------------------------------------------
@@ -513,13 +514,15 @@ def _is_other_unit(match: re.Match[str], number: int) -> bool:
     unit, after = match["unit"], _after(match)
     if unit == "с":
         return not match["point"] and re.match(r" ?(?!(?:и|до) \d)\w", after) is not None
+    if unit == "л":  # horsepower
+        return re.match(r"\.? ?с\.", after) is not None
     if unit == "ст":
         return not (match["point"] and re.match(rf" (?!{_any_of('no_drinks')})[а-яё]{{3}}", after))
     if unit != "г":
         return False
     if number > 999:
         return not _has_word(_before(match), _words("quantity_words"))
-    is_old = re.match(r" ?(?:до )?н\. ?э", after)
+    is_old = re.match(r" ?(?:(?:до )?н\. ?э|[А-ЯЁ][а-яё])", after)  # or a town
     return bool(is_old or (match["point"] and _word_before(match) in ("в", "к", "с", "до")))
 
 
@@ -813,7 +816,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
         False,
     ),
     # Addresses, scores, ratios, sizes.
-    (r"(?<=\d)к(?=\d)", lambda _: " корпус ", False),
+    (r"(?<=\d)(?P<part>к)(?=\d)", _read_building, False),
     (r"№№ ?", lambda _: "номера ", False),
     (r"(?<![\w.,/])(\d{1,2})/(\d{1,2}) эт\b\.?", lambda m: f"{m[1]} этаж из {m[2]}", False),
     (r"(?<![\w.])(?:(?P<part>стр|к)\.(?= ?\d)|д\.(?= ?\d+(?:/\d|[а-я]\b)))", _read_building, True),
