@@ -222,7 +222,7 @@ MAX_LINES = {
     "qwen": 250,
     "speech": 880,
     "telemetry": 140,
-    "text": 2230,
+    "text": 2250,
     "voice": 290,
 }
 MAX_LINES_OF_ALL = 11700

@@ -3,7 +3,7 @@
 Needs the extra `ru` (num2words, pymorphy3); both are imported at the first use.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, cast
 
 Case = Literal["nominative", "genitive", "dative", "accusative", "instrumental", "prepositional"]
@@ -29,6 +29,13 @@ def dictionary() -> Any:
     return MorphAnalyzer()
 
 
+@lru_cache(maxsize=16384)
+def parses_of(word: str) -> Any:
+    """What a word may be, likeliest first: a list of `pymorphy3.analyzer.Parse`."""
+    return dictionary().parse(word)
+
+
+@lru_cache(maxsize=16384)
 def cardinal(number: int, case: Case = "nominative", gender: GrammaticalGender = "m") -> str:
     """Say how many; the accusative is that of things, not of living beings."""
     from num2words import num2words  # noqa: PLC0415  (optional)
@@ -53,13 +60,18 @@ def ordinal(number: int, case: Case = "nominative", gender: GrammaticalGender = 
 
 def inflect(word: str, grammemes: set[str]) -> str:
     """Put a word into another form; itself where it has none."""
-    form = dictionary().parse(word)[0].inflect(grammemes)
+    return _inflect(word, frozenset(grammemes))
+
+
+@lru_cache(maxsize=16384)
+def _inflect(word: str, grammemes: frozenset[str]) -> str:
+    form = parses_of(word)[0].inflect(grammemes)
     return cast("str", form.word) if form else word
 
 
 def count(number: int, noun: str, case: Case = "nominative") -> str:
     """Say a number with the noun that it counts, which is given in the nominative singular."""
-    parse = dictionary().parse(noun)[0]
+    parse = parses_of(noun)[0]
     return f"{cardinal(number, case, gender_of(parse.tag))} {counted(number, noun, case)}"
 
 
@@ -72,6 +84,8 @@ def counted(number: int, noun: str, case: Case = "nominative") -> str:
         form = {"plur", GRAMMEMES[case]}
     else:
         form = {"sing", "gent"} if last in (2, 3, 4) else {"plur", "gent"}
+    if noun == "человек" and form == {"plur", "gent"}:
+        return noun
     word = inflect(noun, form)
     # The dictionary knows "грамм" as the genitive too, as it is spoken.
     return word + "ов" if form == {"plur", "gent"} and word.endswith("грамм") else word

@@ -25,6 +25,7 @@ from .russian_numbers import (
     gender_of,
     inflect,
     ordinal,
+    parses_of,
     zero_led,
 )
 
@@ -234,6 +235,14 @@ def _read_written_date(match: re.Match[str]) -> str | None:
     return _date(day, month, int(match["year"]) if match["year"] else None, case)
 
 
+def _read_date_range(match: re.Match[str]) -> str | None:
+    """Read "10.12–15.12" as days, which decimals and times of the day are not."""
+    first, last = ((int(match[day]), int(match[day + 1])) for day in (1, 3))
+    if not (_is_date(*first, 2000) and _is_date(*last, 2000)) or _is_version(match):
+        return None
+    return f"с {_date(*first, None, 'genitive')} по {_date(*last, None, 'nominative')}"
+
+
 def _read_days(match: re.Match[str]) -> str:
     first, last = int(match["first"]), int(match["last"])
     return (
@@ -259,7 +268,8 @@ def _read_days_of_week(match: re.Match[str]) -> str | None:
     end = "." if match[0].endswith(".") and not _after(match).strip() else ""
     if last:
         days = inflect(_DAYS[first], {"gent"}), inflect(_DAYS[last], {"accs"})
-        return f"с {days[0]} по {days[1]}{end}"
+        preposition = "со" if first == "вт" else "с"
+        return f"{preposition} {days[0]} по {days[1]}{end}"
     form = _form_of_day(match)
     if form is None:
         return None
@@ -318,6 +328,8 @@ def _read_time(match: re.Match[str]) -> str | None:
 def _read_time_range(match: re.Match[str]) -> str | None:
     if _has_word(_before(match, 32), _words("score_words")):
         return None
+    if "." in match[0] and (_is_version(match) or _UNITS_AFTER.match(_after(match))):
+        return None
     case: Case = "accusative" if _case_of(match) else "genitive"
     first, last = (
         _time(int(match[hour]), int(match[minute]), None, case) for hour, minute in ((1, 2), (3, 4))
@@ -328,7 +340,7 @@ def _read_time_range(match: re.Match[str]) -> str | None:
 def _read_time_with_point(match: re.Match[str]) -> str | None:
     if _UNITS_AFTER.match(_after(match)):
         return None
-    return _time(int(match["hour"]), int(match["minute"]), None, _time_case(match))
+    return _time(int(match["hour"]), int(match["minute"] or 0), None, _time_case(match))
 
 
 # Scores, ratios, sizes -------------------------------------------------------------------
@@ -425,7 +437,8 @@ def _read_building(match: re.Match[str]) -> str | None:
         return "дом"
     words = {"стр": "строение", "к": "корпус"}
     is_address = _has_word(_before(match), _words("house_words"))
-    return words[match["part"].lower()] if is_address else None
+    word = words[match["part"].lower()]
+    return (word if "." in match[0] else f" {word} ") if is_address else None
 
 
 # Money -----------------------------------------------------------------------------------
@@ -446,7 +459,7 @@ def _read_money(match: re.Match[str]) -> str:
     return count(whole, noun, case)
 
 
-_TIMES_A_DAY = re.compile(r"\.?(?: в |/)(?:день|сут|нед)")
+_TIMES_A_DAY = re.compile(r"\.?(?: в |/)(?:день|д\b|сут|нед)")
 
 
 def _read_unit(match: re.Match[str]) -> str | None:
@@ -481,12 +494,18 @@ def _with_unit(number: str, whole: int, noun: str, cent: str, case: Case) -> str
     return f"{whole} {counted(whole, noun, case)}{rest}"
 
 
+# "Смешайте молоко с 5 г соли": together with them, not from them on.
+_MIXING = re.compile(r"(?:меш|взб|соедин|разот|раствор|развед)\w*+[^.!?]*\Z")
+
+
 def _case_of_unit(match: re.Match[str], noun: str, whole: int) -> Case:
     word = _word_before(match)
     if word == "по" and whole % 10 == 1 and whole % 100 != 11:
         return "dative"
     if word == "в" and noun == "грамм":
         return "prepositional"
+    if word in ("с", "со") and _MIXING.search(_before(match, 60)):
+        return "instrumental"
     return _case_of(match) or _object_case(match)
 
 
@@ -495,13 +514,15 @@ def _is_other_unit(match: re.Match[str], number: int) -> bool:
     unit, after = match["unit"], _after(match)
     if unit == "с":
         return not match["point"] and re.match(r" ?(?!(?:и|до) \d)\w", after) is not None
+    if unit == "л":  # horsepower
+        return re.match(r"\.? ?с\.", after) is not None
     if unit == "ст":
         return not (match["point"] and re.match(rf" (?!{_any_of('no_drinks')})[а-яё]{{3}}", after))
     if unit != "г":
         return False
     if number > 999:
         return not _has_word(_before(match), _words("quantity_words"))
-    is_old = re.match(r" ?(?:до )?н\. ?э", after)
+    is_old = re.match(r" ?(?:(?:до )?н\. ?э|[А-ЯЁ][а-яё])", after)  # or a town
     return bool(is_old or (match["point"] and _word_before(match) in ("в", "к", "с", "до")))
 
 
@@ -510,7 +531,7 @@ def _object_case(match: re.Match[str]) -> Case:
     word = _word_before(match)
     if not word or match.string[: match.start()].rstrip()[-1:] in ".:,":
         return "nominative"
-    tag = dictionary().parse(word)[0].tag
+    tag = parses_of(word)[0].tag
     return "accusative" if {"tran"} in tag and tag.POS in ("VERB", "INFN", "GRND") else "nominative"
 
 
@@ -537,7 +558,7 @@ def _case_of_words(words: str) -> Case | None:
 def _read_few(match: re.Match[str]) -> str | None:
     """Read "2 тетради" as a count: the library also tries an ordinal in the genitive."""
     number = int(match["number"])
-    tags = [parse.tag for parse in dictionary().parse(match["noun"])]
+    tags = [parse.tag for parse in parses_of(match["noun"])]
     things = [tag for tag in tags if {"NOUN", "inan", "sing", "gent"} in tag and "Abbr" not in tag]
     if not things or number % 100 in (12, 13, 14) or _is_no_count(match):
         return None
@@ -546,7 +567,7 @@ def _read_few(match: re.Match[str]) -> str | None:
 
 def _read_one(match: re.Match[str]) -> str | None:
     """Read "1 банка" and "1 банку", which the library takes for forms of "банк"."""
-    number, parses = int(match["number"]), dictionary().parse(match["noun"])
+    number, parses = int(match["number"]), parses_of(match["noun"])
     cases = {parse.tag.case for parse in parses if {"NOUN", "sing", "femn"} in parse.tag}
     is_ordinal = parses[0].normal_form in _words("ordinal_nouns")
     if (
@@ -607,7 +628,7 @@ def _read_spoons(match: re.Match[str]) -> str:
 
 
 def _read_adjective(match: re.Match[str]) -> str:
-    tag = dictionary().parse(match["noun"])[0].tag
+    tag = parses_of(match["noun"])[0].tag
     form = {"plur", tag.case} if tag.number == "plur" else {"sing", tag.case, tag.gender}
     adjective = _TABLES["adjectives"][match["short"].lower()]
     word = inflect(adjective, {grammeme for grammeme in form if grammeme})
@@ -630,7 +651,7 @@ def _cardinal_of(match: re.Match[str], case: Case) -> str:
 
 
 def _gender_of_counted(noun: str | None) -> GrammaticalGender:
-    return gender_of(dictionary().parse(noun)[0].tag) if noun else "m"
+    return gender_of(parses_of(noun)[0].tag) if noun else "m"
 
 
 # Ordinals --------------------------------------------------------------------------------
@@ -666,7 +687,7 @@ def _read_ordinal(match: re.Match[str]) -> str | None:
 
 def _ordinal_tag(word: str, *, is_roman: bool) -> Any:
     """The form that an ordinal before a word has; None where the number may count it."""
-    parses = [parse for parse in dictionary().parse(word) if parse.tag.case]
+    parses = [parse for parse in parses_of(word) if parse.tag.case]
     if not parses:
         return None
     tag = parses[0].tag
@@ -755,6 +776,12 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
         False,
     ),
     (
+        r"(?<![\w.,/:+−])(?:\b[сС] )?(?<!\d-)(\d\d)\.(\d\d) ?[-–—] ?(\d\d)\.(\d\d)"
+        r"(?![\w/:]|[.,]\d)",
+        _read_date_range,
+        False,
+    ),
+    (
         r"(?<![\w.,/:\-+−])(?P<day>\d{1,2})\.(?P<month>\d\d)(?P<year>(?!))?(?![\w/:]|[.,]\d)",
         _read_numeric_date,
         False,
@@ -772,7 +799,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
         True,
     ),
     (
-        rf"(?<![\d:.,/])({_HOUR}):({_MINUTE}) ?[-–—] ?({_HOUR}):({_MINUTE})(?![\d:]|[.,]\d)",
+        rf"(?<![\d:.,/])({_HOUR})[:.]({_MINUTE}) ?[-–—] ?({_HOUR})[:.]({_MINUTE})(?![\d:]|[.,]\d)",
         _read_time_range,
         False,
     ),
@@ -784,11 +811,14 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     ),
     (
         r"(?:(?<=\b[вВсСкК] )|(?<=\b[Дд]о ))"
-        rf"(?P<hour>{_HOUR})\.(?P<minute>{_MINUTE})(?!\w|[.,]\d)",
+        rf"(?P<hour>{_HOUR})(?:\.(?P<minute>{_MINUTE})|[-–]00)(?!\w|[.,]\d)",
         _read_time_with_point,
         False,
     ),
     # Addresses, scores, ratios, sizes.
+    (r"(?<=\d)(?P<part>к)(?=\d)", _read_building, False),
+    (r"№№ ?", lambda _: "номера ", False),
+    (r"(?<![\w.,/])(\d{1,2})/(\d{1,2}) эт\b\.?", lambda m: f"{m[1]} этаж из {m[2]}", False),
     (r"(?<![\w.])(?:(?P<part>стр|к)\.(?= ?\d)|д\.(?= ?\d+(?:/\d|[а-я]\b)))", _read_building, True),
     (r"(?<![\d:.,])(\d{1,4}):(\d{1,3}(?: \d{3}){1,2}|\d{1,5})(?![\d:]|[.,]\d)", _read_ratio, False),
     (r"(?<![\w/.,:])(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)", _read_slash, False),
@@ -811,8 +841,9 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     (r"(?<=[\dA-Za-z)])[²³](?!\w)", _read_power, False),
     (r"(?<![\w.,°])(\d{1,3})′(?: ?(\d{1,2})″)?", _read_minutes, False),
     (r"(?<= )\+(?= [A-Za-z\d])", lambda _: "плюс", False),
+    (r"(?<= )−(?= [A-Za-z\d])", lambda _: "минус", False),
     (r"(?<=[A-Za-z]) ?= ?(?=[A-Za-z\d])", lambda _: " равно ", False),
-    (r"(?<=[\d]) ?к(?![\w-]| ?кв|\.)", lambda _: " тыс.", False),
+    (r"(?<=\d)к(?![\w-]| ?кв|\.)", lambda _: " тыс.", False),
     (r"(?<![\w.,\"])(\d{1,3})\"(?!\w)", _read_inches, False),
     # Money.
     (
@@ -872,6 +903,8 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
         _read_adjective,
         True,
     ),
+    (r"(?<![\w.,])1,5-(?=[а-яё]{4})", lambda _: "полутора", False),
+    (r"(?<=\d) ?км/час\b", lambda _: " км/ч", False),
     (r"(?<=\d) км/с\b", lambda _: " километров в секунду", False),
     (
         r"(?<![\w.,:/\-–—])(?P<number>\d{1,2}|[IVXLC]{1,7}) (?P<word>[А-ЯЁа-яё][а-яё]+)(?![\w\-])",
