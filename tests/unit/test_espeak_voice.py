@@ -196,6 +196,7 @@ def test_language_defaults_to_english(voice):
 def test_choice_names_the_speaker_and_what_was_applied(voice):
     attributes = VoiceAttributes(gender="female", age=25, emotion="wistful")
     choice = voice.prepare(request(attributes=attributes)).choice
+    assert voice.choose(request(attributes=attributes)) == choice
     assert choice.speaker in voice.speakers
     assert choice.applied == ("gender", "age")
     assert set(choice.not_applied) == {"emotion"}
