@@ -405,6 +405,7 @@ def test_text_options_are_sent_as_they_are_set(page: Page) -> None:
     assert body["normalize"] == "light"
     assert body["on_unspeakable"] == "silence"
     assert body["pronunciations"] == {"GPU": "gee pee you", "a": "b = c"}
+    SpeechBody(**body)  # the server knows every field and value by these names
 
 
 @in_browser
