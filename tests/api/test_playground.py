@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import soundfile
 import uvicorn
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -29,6 +30,8 @@ from starlette.routing import Route
 from tests.conftest import KEY, Server
 
 from qwen_tts_service.api import playground
+from qwen_tts_service.fields import SpeechBody
+from qwen_tts_service.validation import from_validation
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 
@@ -207,6 +210,10 @@ class Page:
     def speak(self) -> None:
         self.at("speak").click()
 
+    def toggle_fold_of(self, field: str) -> None:
+        """Fold what holds the field, or unfold it."""
+        self.at(field).find_element(By.XPATH, "ancestor::details/summary").click()
+
     def until_status(self, status: str) -> None:
         self.until(lambda: self.text("status") == status)
 
@@ -384,6 +391,68 @@ def test_request_says_what_the_form_says(page: Page) -> None:
         "language": "russian",
         "voice_attributes": {"gender": "female", "age": 25, "emotion": "happy"},
     }
+
+
+@in_browser
+def test_text_options_are_sent_as_they_are_set(page: Page) -> None:
+    page.toggle_fold_of("normalize")
+    Select(page.at("normalize")).select_by_value("light")
+    Select(page.at("on_unspeakable")).select_by_value("silence")
+    page.at("pronunciations").send_keys("GPU = gee pee you\n\n  a=b = c \n")
+    page.speak()
+    page.until_status("Finished")
+    body = page.service.bodies[-1][1]
+    assert body["normalize"] == "light"
+    assert body["on_unspeakable"] == "silence"
+    assert body["pronunciations"] == {"GPU": "gee pee you", "a": "b = c"}
+    SpeechBody(**body)  # the server knows every field and value by these names
+
+
+@in_browser
+def test_pronunciation_without_equals_is_named_by_its_line_and_not_sent(page: Page) -> None:
+    page.toggle_fold_of("normalize")
+    page.at("pronunciations").send_keys("GPU = gee pee you\n\nCPU see pee you")
+    page.toggle_fold_of("normalize")
+    page.speak()
+    page.until_status("Failed")
+    assert page.text("alert").splitlines() == [
+        "Line 3 has no “=” between a word and its reading: CPU see pee you",
+        "Field: pronunciations",
+    ]
+    assert page.at("pronunciations").is_displayed()
+    assert page.at("pronunciations").get_attribute("aria-invalid") == "true"
+    page.browser.find_element(By.CSS_SELECTOR, '[data-page-language="ru"]').click()
+    assert page.text("alert").startswith("В строке 3 нет «=» между словом и чтением")
+    page.browser.execute_script("localStorage.clear()")
+    assert page.service.bodies == []
+    page.at("pronunciations").clear()
+    page.speak()
+    page.until_status("Закончено")
+    assert "pronunciations" not in page.service.bodies[-1][1]
+
+
+@in_browser
+def test_refused_text_option_is_unfolded_with_the_reason_in_russian(page: Page) -> None:
+    page.browser.find_element(By.CSS_SELECTOR, '[data-page-language="ru"]').click()
+    page.browser.execute_script("localStorage.clear()")
+    page.service.refusal = refused(pronunciations={"GPU": " "})
+    page.speak()
+    page.until_status("Не удалось")
+    assert page.text("alert").splitlines() == [
+        "В запросе ошибка",
+        'произношение: нет чтения (запись "GPU")',
+        "Поле: pronunciations",
+    ]
+    assert page.at("pronunciations").is_displayed()
+    assert page.at("pronunciations").get_attribute("aria-invalid") == "true"
+
+
+def refused(**fields: Any) -> Response:
+    """What the server itself says about a body with these fields."""
+    with pytest.raises(ValidationError) as wrong:
+        SpeechBody(text="a", **fields)
+    reason = from_validation(wrong.value, SpeechBody)
+    return refusal(400, "invalid_request", reason.message, reason.param)
 
 
 @in_browser

@@ -12,6 +12,7 @@ import {
   translate,
 } from "./i18n.js";
 import { wakeSound } from "./player.js";
+import { readPronunciations } from "./pronunciations.js";
 import { sayReason } from "./reasons.js";
 import {
   DEFAULT_RATE_HZ,
@@ -60,9 +61,13 @@ let sampleRateHz = DEFAULT_RATE_HZ;
 function readWish() {
   const { text, speaker, gender, age, emotion, language, temperature, instruct, seed } =
     form.elements;
+  const { normalize, pronunciations, on_unspeakable: onUnspeakable } = form.elements;
   const isNamed = speaker.value !== "";
   return {
     text: text.value,
+    normalize: normalize.value,
+    pronunciations: readPronunciations(pronunciations.value).entries,
+    onUnspeakable: onUnspeakable.value,
     speaker: speaker.value,
     gender: isNamed ? "" : gender.value,
     age: isNamed || age.value === "" ? null : Number(age.value),
@@ -205,7 +210,8 @@ function drawWhileSpeaking(nowMs) {
 
 function explain(error) {
   if (error instanceof Refusal) return explainRefusal(error);
-  if (isKnown(`error.${error.message}`)) return { title: [`error.${error.message}`] };
+  const { message, values, param } = error;
+  if (isKnown(`error.${message}`)) return { title: [`error.${message}`, values], param };
   return { title: ["error.page"], detail: String(error) };
 }
 
@@ -265,6 +271,11 @@ async function speak() {
   failure = null;
   showFailure();
   keepKey();
+  const { wrong } = readPronunciations(at("pronunciations").value);
+  if (wrong) {
+    fail(Object.assign(new Error("noEquals"), { values: wrong, param: "pronunciations" }));
+    return;
+  }
   try {
     wakeSound(sampleRateHz);
   } catch {

@@ -30,6 +30,19 @@ const RUSSIAN = {
   "the speech failed; the log has the details": "речь не получилась; подробности в журнале сервера",
   "{format} does not support {rate} Hz, only {rates} Hz":
     "{format} не бывает с частотой {rate} Гц, только {rates} Гц",
+  "text has no letter or digit to speak": "в тексте нет ни букв, ни цифр",
+  "text without a reading was replaced by {n} s of silence":
+    "вместо текста без чтения {n} с тишины",
+  "{level} for Russian needs the extra ru; run ./scripts/setup ru":
+    "{level}: для русского на сервере нужен набор ru (./scripts/setup ru)",
+  "the word is empty": "нет слова",
+  "the reading is empty": "нет чтения",
+  "the word has {n} characters; at most {limit}": "в слове знаков {n}, а можно не больше {limit}",
+  "the reading has {n} characters; at most {limit}":
+    "в чтении знаков {n}, а можно не больше {limit}",
+  "(entry {word})": "(запись {word})",
+  "{field}: must have at most {limit} entries; got {n}":
+    "{field}: записей {n}, а можно не больше {limit}",
 
   "speaker was given and is {gender}": "назван диктор, и пол у него {gender}",
   "speaker was given and sounds another age": "назван диктор, а он звучит на другой возраст",

@@ -31,14 +31,19 @@ export function sharedBody(wish) {
   const attributes = dropEmpty({ gender: wish.gender, age: wish.age, emotion: wish.emotion });
   return dropEmpty({
     text: wish.text,
+    normalize: wish.normalize,
+    pronunciations: orNull(wish.pronunciations),
+    on_unspeakable: wish.onUnspeakable,
     temperature: wish.temperature,
     speaker: wish.speaker,
-    voice_attributes: Object.keys(attributes).length ? attributes : null,
+    voice_attributes: orNull(attributes),
     language: wish.language,
     instruct: wish.instruct,
     seed: wish.seed,
   });
 }
+
+const orNull = (fields) => (Object.keys(fields).length ? fields : null);
 
 function dropEmpty(fields) {
   return Object.fromEntries(
