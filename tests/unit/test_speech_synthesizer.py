@@ -470,8 +470,27 @@ async def test_sentences_with_markup_are_the_same_however_they_are_cut(size):
             ("a", "Six"),
             ("b", "seven"),
         ],
-        [0.08, 0.08, 0.06, 1.09, 0.03, 0.05],
+        # 0.3 s before another speaker, as in a text that is spoken whole
+        [0.08, 0.08, 0.36, 1.09, 0.03, 0.35],
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[voice:a]Раз. [voice:b]Два. [/voice]Три.",
+        "[voice:a]Раз. Ещё. [pause:1s][voice:b]Два. [voice:b]Три.",
+        "Раз. [voice:a]Два [pause:1s].",
+    ],
+)
+async def test_sentences_of_several_speakers_take_as_long_as_the_whole(text):
+    whole = Synthesizer(Cast(), sample_rate_hz=RATE_HZ).speak(
+        ask(text=text, language="russian"), STREAM
+    )
+    async with aclosing(whole):
+        [part async for part in whole]
+    _, heard_s = await said_by_sentence([text], language="russian")
+    assert sum(heard_s) == pytest.approx(whole.audio_s, abs=0.02)
 
 
 SSML = (

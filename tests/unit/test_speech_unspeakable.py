@@ -167,6 +167,14 @@ async def test_a_written_text_without_a_word_is_silent(by_token: bool) -> None:
         await write("...", by_token=by_token, on_unspeakable="error")
 
 
+@pytest.mark.parametrize("by_token", [True, False])
+@pytest.mark.parametrize("text", ["<think>Hm.", "<!-- a -->", "<script>a</script>", "[voice:bob]"])
+async def test_a_written_text_that_is_all_markup_is_silent(text: str, by_token: bool) -> None:
+    assert await write(text, by_token=by_token) == [(WARNING, 0.2)]
+    with pytest.raises(CannotSpeak):
+        await write(text, by_token=by_token, on_unspeakable="error")
+
+
 @pytest.mark.parametrize("on_unspeakable", ["error", "silence"])
 async def test_a_mark_with_a_reading_is_a_word(on_unspeakable: str) -> None:
     asked = {"pronunciations": (("🙂", "yes"),), "on_unspeakable": on_unspeakable}

@@ -65,9 +65,13 @@ def detect_latin(text: str, after: Language | None = None) -> Language:
     """
     text = unicodedata.normalize("NFC", text).lower().replace("’", "'")
     words = [found[0] for found in _WORD.finditer(text)][:_MAX_JUDGED_WORDS]
-    if after is None and words == ["no"]:
-        return "english"  # more frequent in Spanish, but alone it answers an English question
-    evidence = [_PRIOR, *(_MARKS[mark] for mark in _MARKS if mark in text)]
+    marks = [scores for mark, scores in _MARKS.items() if mark in text]
+    is_of_letters = not marks and all(len(word) == 1 and word.isascii() for word in words)
+    if after is None and (words == ["no"] or is_of_letters):
+        # "No" is more frequent in Spanish, but alone it answers an English question; single
+        # letters are names and code.
+        return "english"
+    evidence = [_PRIOR, *marks]
     evidence += [scores for word in words for scores in _scores_of(word.strip("'"))]
     if after is not None:
         evidence.append(_for(after, _SAME_LANGUAGE))
