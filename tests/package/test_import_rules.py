@@ -225,7 +225,7 @@ MAX_LINES = {
     "text": 2080,
     "voice": 290,
 }
-MAX_LINES_OF_ALL = 10500
+MAX_LINES_OF_ALL = 10540
 
 
 def lines_of_code(path: Path) -> int:
