@@ -220,12 +220,12 @@ MAX_LINES = {
     "kernels": 295,
     "model": 1260,
     "qwen": 250,
-    "speech": 880,
+    "speech": 905,
     "telemetry": 140,
     "text": 2080,
     "voice": 290,
 }
-MAX_LINES_OF_ALL = 10540
+MAX_LINES_OF_ALL = 10580
 
 
 def lines_of_code(path: Path) -> int:

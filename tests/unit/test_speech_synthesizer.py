@@ -493,6 +493,27 @@ async def test_sentences_of_several_speakers_take_as_long_as_the_whole(text):
     assert sum(heard_s) == pytest.approx(whole.audio_s, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**Важно. Очень важно.** Да.",
+        "*Раз. Два.* И **три**. ~~Четыре. Пять.~~",
+        "__One. Two!__ **So. Oh?** Ok",
+        "Он **дал** *ей. Нет* да. **Всё**",
+        "**One.\nTwo.** Three",
+        "2 * 3. So 4 * 5. And x**2. Then y**3.",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_emphasis_over_several_sentences_is_read_as_in_the_whole(text, size):
+    teller = Cast()
+    Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(ask(text=text, language="english"), STREAM)
+    whole = " ".join(part.text for part in teller.prepared)
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    said, _ = await said_by_sentence(pieces, language="english")
+    assert " ".join(part for _, part in said).split() == whole.split()
+
+
 SSML = (
     "<speak>One. <sub alias='two'>2</sub> <break time='1s'/> <voice name='a'>Three.</voice></speak>"
 )

@@ -18,7 +18,7 @@ from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.text.language import beginning_that_tells, detect_language, tells_language
 from qwen_tts_service.text.lexicon import Lexicon, LexiconStream
 from qwen_tts_service.text.markup import Event, MarkupReader, SentenceReader, parse
-from qwen_tts_service.text.normalise import normalise
+from qwen_tts_service.text.normalise import drop_split_emphasis, normalise
 from qwen_tts_service.text.segments import MAX_PAUSE_S, ParsedText, Pause, Segment, VoiceChange
 from qwen_tts_service.text.split import SentenceSplitter, is_speakable, nothing_to_speak
 from qwen_tts_service.text.ssml import could_be_ssml, is_ssml
@@ -312,6 +312,7 @@ class SpeechBySentence:
         self._is_ssml: bool | None = True if request.input_type == "ssml" else None
         self._beginning: list[str] = []  # while it may be SSML, or all of it if it is
         self._speaker: str | None = None  # of the first sentence
+        self._emphasis: str | None = None  # the mark that is open from the sentence before
         self._last_part: Segment | Pause | None = None  # of the sentence before
         self._wordless: ParsedText | None = None  # the last sentence that has no words
         self.is_cut = False
@@ -347,7 +348,19 @@ class SpeechBySentence:
 
     def _put(self, sentences: Iterable[ParsedText]) -> None:
         for sentence in sentences:
-            self._sentences.put_nowait(sentence)
+            self._sentences.put_nowait(self._without_split_emphasis(sentence))
+
+    def _without_split_emphasis(self, sentence: ParsedText) -> ParsedText:
+        """A sentence that is normalised alone shows only one half of a pair of marks."""
+        if self._is_ssml or self._request.normalize == "none":
+            return sentence
+        return replace(sentence, segments=tuple(map(self._whole_emphasis, sentence.segments)))
+
+    def _whole_emphasis(self, part: Segment | Pause) -> Segment | Pause:
+        if isinstance(part, Pause):
+            return part
+        text, self._emphasis = drop_split_emphasis(part.text, self._emphasis)
+        return replace(part, text=text)
 
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
         """Yield a speech for each sentence that has words; raises CannotSpeak if none has."""
