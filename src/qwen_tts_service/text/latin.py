@@ -42,6 +42,7 @@ _PRIOR: Scores = (0.3, 0, 0, 0.5, 0, 0)
 _UNKNOWN_WORD: Scores = (1.5, 0, 0, 0, 0, 0)
 _NAME: Scores = (3, 0, 0, 0, 0, 0)
 _SAME_LANGUAGE = 2.5
+_CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 
 def _for(language: Language, nats: float) -> Scores:
@@ -119,6 +120,8 @@ def _scores_of(word: str) -> Iterable[Scores]:
     """Score a word, or what an apostrophe divides: "l'amour" is "l'" and "amour"."""
     if word in names():
         return [_NAME]
+    if len(word) == 1 and word in _CONSONANTS:  # "USB-C", "Plan B": no word of any language
+        return []
     word = word.replace("ß", "ss")
     parts = [word] if word in _known_words() else _ELISION.split(word)
     return [_score_part(part if part in _known_words() else part.strip("'")) for part in parts]
