@@ -2,7 +2,7 @@
 """Compare this project's model with recorded outputs of the official package.
 
     scripts/parity.py CHECKPOINT GOLDEN.json [--linear float|half|int8] [--device cuda]
-        [--frames N]
+        [--fused] [--frames N]
 
 GOLDEN.json is a list of cases: text, speaker, language, instruct, non_streaming_mode,
 max_new_tokens, sampling, seed (for torch.manual_seed; null when greedy) and what the official
@@ -72,10 +72,17 @@ def main() -> int:
         "--linear", choices=("float", "half", "int8"), help="arithmetic; default: the device's"
     )
     parser.add_argument("--device", default="cpu", help="computes in float32 on any")
+    parser.add_argument(
+        "--fused", action="store_true", help="the fused kernels; on a CPU, their plain definitions"
+    )
     parser.add_argument("--frames", type=int, help="compare at most so many of each case")
     arguments = parser.parse_args()
     model = Qwen3TTS.load(
-        arguments.checkpoint, linear=arguments.linear, device=arguments.device, dtype=torch.float32
+        arguments.checkpoint,
+        linear=arguments.linear,
+        device=arguments.device,
+        dtype=torch.float32,
+        fused_kernels=arguments.fused or None,
     )
     cases = json.loads(arguments.golden.read_text(encoding="utf-8"))
     equal = 0

@@ -123,7 +123,7 @@ def checks(checker: Checker) -> list[tuple[str, Callable[[], str]]]:
         ("temperature 3", {"text": "x", "temperature": 3}, 400, "temperature"),
         ("age 0", {"text": "x", "voice_attributes": {"age": 0}}, 400, "voice_attributes.age"),
         ("unknown format", {"text": "x", "format": "midi"}, 400, "format"),
-        ("misspelt field", {"text": "x", "temprature": 1}, 400, "temperature"),
+        ("misspelt field", {"text": "x", "temprature": 1}, 400, "temprature"),
     ]
     refusals = [
         (f"refuses {name}", lambda b=body, s=status, p=param: checker.refuses(b, s, p))

@@ -410,7 +410,7 @@ def test_tokens_without_a_tokenizer_are_a_422(server: Server) -> None:
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "tokens")
 
 
-@pytest.mark.parametrize("text", ["⁂ ⁂ ⁂", "😊", "Привет, 東京"])
+@pytest.mark.parametrize("text", ["⁂ ⁂ ⁂", "😊", "Привет, שלום"])
 def test_text_without_a_reading_is_a_422_about_the_input_if_asked(
     server: Server, text: str
 ) -> None:
@@ -419,7 +419,7 @@ def test_text_without_a_reading_is_a_422_about_the_input_if_asked(
     assert answer.json()["error"]["code"] == "no_reading"
 
 
-@pytest.mark.parametrize("text", ["⁂ ⁂ ⁂", "😊", "Привет, 東京", "[pause:0s]", "```python\n"])
+@pytest.mark.parametrize("text", ["⁂ ⁂ ⁂", "😊", "Привет, שלום", "[pause:0s]", "```python\n"])
 def test_text_without_a_reading_is_a_moment_of_silence(server: Server, text: str) -> None:
     asked = {"input": text, "language": "russian", "response_format": "pcm"}
     answer = post(server, **asked)

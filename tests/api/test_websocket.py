@@ -581,7 +581,11 @@ def test_words_are_read_as_the_session_says(server: Server, qwen: Server, size: 
             client.configure(language="english", max_length=30, seed=seed)
             expected = client.say("My graphics card is in the city. Yes.")[1]
             client.configure(language="english", max_length=30, seed=seed, pronunciations=words)
-            assert client.say("My GPU is in New York. Yes.", size)[1] == expected
+            got = client.say("My GPU is in New York. Yes.", size)[1]
+            # By token the codec's chunks depend on when the words came, and so does a last bit.
+            samples, same = (np.frombuffer(x, np.int16).astype(int) for x in (got, expected))
+            assert len(samples) == len(same)
+            assert np.abs(samples - same).max() <= 1
 
 
 def test_full_normalisation_needs_sentences(qwen: Server) -> None:

@@ -249,20 +249,15 @@ def test_the_memory_of_weights_and_state_is_reported(model, runner):
     slots = runner._slots
     assert "(2 slots of 64 positions)" in slots.memory
     parts = (*vars_of(slots.state), *slots.codec_state.tensors(), slots.ring)
-    assert tensor_bytes((slots.state, slots.codec_state, slots.ring)) == sum(
+    assert tensor_bytes((slots.state, slots.codec_state.tensors(), slots.ring)) == sum(
         tensor.nbytes for tensor in parts
     )
     assert f"weights {model.weight_bytes / 2**20:.0f} MiB" in slots.memory
 
 
 def vars_of(state):
-    """All tensors of a slots' state, the two groups of sampling included."""
-    for name in state.__slots__:
-        value = getattr(state, name)
-        if isinstance(value, torch.Tensor):
-            yield value
-        else:
-            yield from (getattr(value, part) for part in value.__slots__)
+    """All tensors of the slots' state."""
+    return [getattr(state, name) for name in state.__slots__]
 
 
 def test_bytes_are_those_of_tensors_wherever_they_are():

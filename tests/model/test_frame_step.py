@@ -232,7 +232,7 @@ def test_state_has_the_dtypes_of_its_model(cuda_like):
     state = cuda_like.new_state(slots=2, max_positions=9, max_text_rows=5)
     rough = (state.keys, state.values, state.next_input, state.text_rows)
     assert {x.dtype for x in rough} == {torch.bfloat16}
-    assert {x.dtype for x in (state.logits, state.repetition_penalty)} == {torch.float32}
+    assert (state.logits.dtype, state.repetition_penalty.dtype) == (torch.float32, torch.float64)
     assert {x.dtype for x in (state.length, state.frame, state.seed)} == {torch.int64}
     assert state.keys.shape == state.values.shape == (2, 2, 9, *state.keys.shape[3:])
     assert state.text_rows.shape[:2] == (2, 5)

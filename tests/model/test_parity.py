@@ -27,6 +27,7 @@ def run(parity, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         pytest.param(["--linear", "float"], id="float"),
         # As exact, and twice as slow with weights that no bfloat16 holds.
         pytest.param(["--frames", "8"], id="default"),
+        pytest.param(["--frames", "3", "--linear", "float", "--fused"], id="fused"),
     ],
 )
 def test_every_recorded_case_is_equal(run, data, size, options):

@@ -361,7 +361,7 @@ def test_the_model_gets_stress_marks_if_it_is_to(keeps_stress: bool) -> None:
     assert told.job.ids == tuple(TOKENIZER.encode(given))
 
 
-@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize("size", [1, 4, 9, 1000])  # 9: a cut behind a stress mark
 @pytest.mark.parametrize(
     ("text", "keeps_stress"),
     [("hello the world, one two three. hello", False), (STRESSED, False), (STRESSED, True)],
@@ -430,10 +430,12 @@ async def test_an_utterance_closed_before_it_begins_takes_no_slot() -> None:
     await turn()
     await utterance.aclose()
     await utterance.aclose()
-    assert await reading is None
+    async with asyncio.timeout(5):
+        assert await reading is None
     utterance.feed(TEXT + " ")
     utterance.finish()
-    assert [part async for part in utterance] == []
+    async with asyncio.timeout(5):
+        assert [part async for part in utterance] == []
     assert (utterance.finish_reason, voice._engine.jobs) == ("cancelled", [])
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qwen_tts_service.model import sampling as sampling_module
 from qwen_tts_service.model.sampling import MAX_TOP_K, CounterDraw, Sampler, penalise
-from qwen_tts_service.model.state import SamplingState
+from qwen_tts_service.model.state import SamplingState, SlotState
 from qwen_tts_service.types import SamplingOptions
 
 
@@ -43,6 +43,20 @@ def state_of(rows):
         torch.tensor([row.temperature for row in rows]),
         torch.tensor([row.top_k for row in rows]),
         torch.tensor([row.top_p for row in rows], dtype=torch.float64),
+    )
+
+
+def empty_state(slots):
+    none = torch.zeros(0)
+    return SlotState(
+        keys=none,
+        values=none,
+        next_input=none,
+        logits=none,
+        text_rows=none,
+        seen=torch.zeros(slots, 4, dtype=torch.bool),
+        integers=torch.full((6, slots), 7),
+        reals=torch.ones(5, slots, dtype=torch.float64),
     )
 
 
@@ -126,9 +140,7 @@ def test_the_smallest_top_p_keeps_the_best_alone(top_k):
 
 
 def test_a_top_p_next_to_1_is_not_rounded_to_1():
-    state = SamplingState.allocate(2, torch.device("cpu"))
-    for slot, top_p in enumerate((1 - 1e-8, 1.0)):
-        state.put(slot, SamplingOptions(temperature=1.0, top_k=0, top_p=top_p))
+    state = state_of([row_settings(top_k=0, top_p=top_p) for top_p in (1 - 1e-8, 1.0)])
     # The second choice has a probability of 2e-9.
     kept = filter_logits(torch.tensor([[20.0, 0.0, -200.0]] * 2), state)
     assert kept.isfinite().tolist() == [[True, False, False], [True, True, True]]
@@ -160,12 +172,20 @@ def test_what_is_filtered_is_drawn_with_the_codebooks_draw():
 
 
 def test_a_slot_keeps_its_own_sampling():
-    state = SamplingState.allocate(3, torch.device("cpu"))
-    state.put(1, SamplingOptions(temperature=0.5, top_k=7, top_p=0.8))
-    rows = state.rows(torch.tensor([2, 1, 0]))
-    assert rows.temperature.tolist() == [0.0, 0.5, 0.0]
-    assert rows.top_k.tolist() == [0, 7, 0]
-    assert rows.top_p.tolist() == [1.0, 0.8, 1.0]
+    state = empty_state(slots=3)
+    talker = SamplingOptions(temperature=0.5, top_k=7, top_p=0.8, repetition_penalty=1.5)
+    predictor = SamplingOptions(temperature=0.25, top_k=9, top_p=0.6)
+    before = [state.integers.clone(), state.reals.clone()]
+    state.begin(1, length=5, seed=-3, text_rows=2, talker=talker, predictor=predictor)
+    drawn = [state.talker_sampling, state.predictor_sampling]
+    rows = [sampling.rows(torch.tensor([1])) for sampling in drawn]
+    assert [row.temperature.tolist() for row in rows] == [[0.5], [0.25]]
+    assert [row.top_k.tolist() for row in rows] == [[7], [9]]
+    assert [row.top_p.tolist() for row in rows] == [[0.8], [0.6]]
+    numbers = (state.length, state.frame, state.seed, state.text_length, state.repetition_penalty)
+    assert [float(x[1]) for x in numbers] == [5, 0, -3, 2, 1.5]
+    for table, old in zip((state.integers, state.reals), before, strict=True):
+        assert torch.equal(table[:, [0, 2]], old[:, [0, 2]])
 
 
 def test_the_penalty_counts_a_token_once_and_pushes_negative_logits_down():

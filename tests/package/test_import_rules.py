@@ -217,15 +217,15 @@ MAX_LINES = {
     "engine": 1060,
     "espeak": 1130,
     "hub": 325,
-    "kernels": 295,
-    "model": 1260,
+    "kernels": 1110,
+    "model": 1480,
     "qwen": 250,
     "speech": 905,
     "telemetry": 140,
-    "text": 2080,
+    "text": 2260,
     "voice": 290,
 }
-MAX_LINES_OF_ALL = 10580
+MAX_LINES_OF_ALL = 11750
 
 
 def lines_of_code(path: Path) -> int:

@@ -648,7 +648,7 @@ async def ask_for_events(client: Client) -> Any:
 
 
 async def test_the_last_event_counts_characters_frames_and_seconds() -> None:
-    client = Client("0.8 0.001 зоя", schema=CreateSpeechBody)
+    client = Client("0.8 0.001 zoé", schema=CreateSpeechBody)
     response = await ask_for_events(client)
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert "content-disposition" not in response.headers

@@ -136,3 +136,4 @@ def test_every_part_of_a_text_takes_time() -> None:
     assert sorted(map(takes_s, grows)) == list(map(takes_s, grows))
     assert takes_s("100") < takes_s("111") < takes_s("1 1 1") + takes_s("1")
     assert takes_s("1 234 567") == pytest.approx(takes_s("1234567"))
+    assert takes_s("Q. R. S") == pytest.approx(takes_s("Q R S"))

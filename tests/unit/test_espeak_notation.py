@@ -14,6 +14,7 @@ from qwen_tts_service.espeak.mapping import LANGUAGE_CODES
 from qwen_tts_service.espeak.notation import write_out
 from qwen_tts_service.espeak.text import clean
 from qwen_tts_service.espeak.voice import EspeakVoice
+from qwen_tts_service.text.normalise import normalise
 from qwen_tts_service.text.split import split_sentences
 from qwen_tts_service.text.stress import mark_stress
 from qwen_tts_service.types import SpeechRequest
@@ -55,6 +56,21 @@ def test_texts_sound_like_the_words_that_a_person_would_read(voice, language):
         if one != other
     ]
     assert wrong == []
+
+
+def test_words_that_the_text_was_read_out_in_stay():
+    pytest.importorskip("ru_normalizr")
+    cases = TABLE.with_name("russian_cases.tsv").read_text("utf-8").splitlines()[2::3]
+    read = [normalise(case.split("\t")[1], "full", "russian") for case in cases]
+    # Capitals may be spelled, Latin words and files are the voice's own to read.
+    plain = [text for text in read if not re.search(r"[A-Za-z&×]|[А-ЯЁ](?![а-яё\u0301])", text)]
+    assert len(plain) > 200
+    changed = [text for text in plain if words(written_out(text, "russian")) != words(text)]
+    assert changed == []
+
+
+def words(text):
+    return re.findall(r"[\w\u0301]+", text)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +142,17 @@ def test_dot_that_ends_the_sentence_too_stays(text, language, written):
 
 
 @pytest.mark.parametrize(
+    ("text", "language", "written"),
+    [
+        ("Due 2024-02-01.", "english", "Due 2024 2 1."),
+        ("am 01.02.2024 da", "german", "am 1 2 2024 da"),
+    ],
+)
+def test_a_date_is_read_as_three_numbers(text, language, written):
+    assert write_out(text, language) == written
+
+
+@pytest.mark.parametrize(
     ("text", "language"),
     [
         ("2+2, C++, а+б, русский+английский", "russian"),
@@ -183,6 +210,11 @@ def test_mark_moves_the_stress_and_the_vowels_with_it(voice):
     assert {word: russian.with_stress(word, known) for word in MOVED} == {
         word: f"[[{sound}]]" for word, sound in MOVED.items()
     }
+
+
+def test_a_stressed_vowel_is_soft_before_a_soft_consonant():
+    assert russian.with_stress("не\u0301ти", {"не\u0301ти": "nI2t;'i"}) == "[[n'et;i]]"
+    assert russian.with_stress("де\u0301та", {"де\u0301та": "d;It'A"}) == "[[d;'Eta#]]"
 
 
 @pytest.mark.parametrize("text", ["{} минута", "{},5", "{} руб.", "{}-5", "{}/2", "5.{}"])

@@ -191,6 +191,7 @@ def test_text_is_cut_behind_the_mark_that_closes_a_sentence(close):
         pytest.param("слово " * 60, "russian", [299, 59], id="at a space"),
         pytest.param("а" * 300, "russian", [286, 20], id="in long words"),
         pytest.param("中国，" * 60, "chinese", [120, 60], id="after a wide comma"),
+        pytest.param("中国， " * 40, "chinese", [119, 39], id="no space at an end"),
         pytest.param("中" * 121, "chinese", [120, 1], id="anywhere in Chinese"),
         pytest.param("中" * 120, "chinese", [120], id="just fits"),
         pytest.param("가나다 " * 40, "korean", [79, 79], id="Korean"),
@@ -234,6 +235,7 @@ def test_long_sentence_is_cut_after_each_mark_of_a_clause(mark):
         ("5.5.2010 г. Было", "пятого мая две тысячи десятого года. Было"),
         ("5.5.2010 г.", "пятого мая две тысячи десятого года."),
         ("5.5.2010 годовой", "пятого мая две тысячи десятого года годовой"),
+        ("2024 г.  ", "две тысячи двадцать четвёртого года.  "),
         ("версия 1.2.3.2024 и 3.14", "версия 1.2.3.2024 и 3.14"),
     ],
 )  # fmt: skip

@@ -52,6 +52,7 @@ def test_tokens_are_refused(voice):
         pytest.param("衤 here", "english", id="a radical in English"),
         pytest.param("𠮷野家", "japanese", id="kanji dropped by the kana reader"),
         pytest.param("龘", "japanese", id="kanji without kana"),
+        pytest.param("私の龘", "japanese", id="kanji without kana behind others"),
         pytest.param("一个𠀀字", "chinese", id="character espeak-ng spells by its code"),
         pytest.param("衤", "chinese", id="a radical"),
         pytest.param("?!", "english", id="punctuation"),
@@ -93,6 +94,7 @@ def test_emoji_and_figures_do_not_trouble_the_kana_reader(voice):
     [
         ("Pythonを書く", "japanese", "Python,", "english"),
         ("привет my friend", "english", "привет,", "russian"),
+        ("(привет my friend", "english", "(привет,", "russian"),
         ("東京 now", "english", "東京,", "chinese"),
         ("안녕 мой друг", "russian", "안녕,", "korean"),
     ],
@@ -149,6 +151,12 @@ def test_russian_dates_are_spoken_as_dates(voice):
         for text in ("С 01.02.2024.", "С первого февраля две тысячи двадцать четвёртого года.")
     )
     assert dated == written
+
+
+def test_phonemes_are_spoken_instead_of_the_text(voice):
+    asked, _ = asyncio.run(speak(voice, text="other", language="english", phonemes="h@l'oU"))
+    hello, _ = asyncio.run(speak(voice, text="hello", language="english"))
+    assert len(asked) == pytest.approx(len(hello), rel=0.1)
 
 
 def test_brackets_are_no_way_to_phonemes(voice):

@@ -419,7 +419,7 @@ async def test_an_unknown_voice_is_refused_before_anything_is_spoken(text):
     with pytest.raises(InvalidRequest) as caught:
         await begin(teller, ask(text))
     assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
-    assert "'Bob': known: a, b" in caught.value.message
+    assert '"Bob": known: a, b' in caught.value.message
     assert not teller.spoken
 
 

@@ -19,7 +19,7 @@ STREAM = Output("pcm", is_stream=True)
 
 
 class Fixed:
-    """An utterance of 5 samples; of none for a text with `mute`, and refused with `late`."""
+    """5 samples; none for a text with `mute`; refused with `late`, and after a sound with `cut`."""
 
     warning = None
     expected_s = 0.005
@@ -38,6 +38,8 @@ class Fixed:
             raise CannotSpeak("no sound", code="no_reading")
         if "mute" not in self.text:
             yield np.full(5, 0.5, np.float32)
+        if "cut" in self.text:
+            raise CannotSpeak("no sound any more", code="no_reading")
         self.finish_reason = "stop"
 
     async def aclose(self) -> None:
@@ -73,8 +75,8 @@ def request(text: str | None, **fields: Any) -> SpeechRequest:
     )
 
 
-def synthesizer() -> Synthesizer:
-    return Synthesizer(Picky(), sample_rate_hz=8000)  # type: ignore[arg-type]
+def synthesizer(voice: Picky | None = None) -> Synthesizer:
+    return Synthesizer(voice or Picky(), sample_rate_hz=8000)  # type: ignore[arg-type]
 
 
 async def hear(text: str, **fields: Any) -> tuple[list[int], str | None, str]:
@@ -83,6 +85,7 @@ async def hear(text: str, **fields: Any) -> tuple[list[int], str | None, str]:
     async with aclosing(speech):
         heard = np.concatenate([samples async for samples in speech._pcm])
     assert speech.finish_reason in ("stop", "length")
+    assert heard.dtype == np.float32
     runs = np.split(heard, np.flatnonzero(np.diff(heard)) + 1)
     return [len(run) for run in runs], speech.info.warning, speech.info.choice.language
 
@@ -127,6 +130,8 @@ async def test_only_a_missing_reading_is_silenced() -> None:
         await hear("wild")
     with pytest.raises(InvalidRequest):
         await hear("...", speaker="nobody")
+    with pytest.raises(CannotSpeak):  # it has been heard
+        await hear("cut")
     with pytest.raises(SynthesisFailed):  # a voice that is mute has failed
         await synthesizer().speak_whole(request("mute"), "pcm")
 
@@ -174,6 +179,17 @@ async def test_a_written_text_that_is_all_markup_is_silent(text: str, by_token: 
     assert await write(text, by_token=by_token) == [(WARNING, 0.2)]
     with pytest.raises(CannotSpeak):
         await write(text, by_token=by_token, on_unspeakable="error")
+
+
+async def test_a_written_text_that_is_refused_otherwise_is_not_silenced() -> None:
+    class Refusing(Picky):
+        def open(self, request: SpeechRequest) -> Any:
+            raise CannotSpeak("wild", code="runaway")
+
+    written = open_speech(synthesizer(Refusing()), request(None), STREAM, by_token=True)
+    written.feed("Yes.")
+    with pytest.raises(CannotSpeak):
+        written.finish()
 
 
 @pytest.mark.parametrize("on_unspeakable", ["error", "silence"])

@@ -452,6 +452,14 @@ async def test_a_change_of_voice_in_the_first_words_does_not_hide_the_language()
     ]
 
 
+async def test_the_end_of_a_change_of_voice_is_the_speaker_who_was_asked_for():
+    voice = FakeVoice()
+    stream = open_stream(voice, speaker="anna")
+    stream.feed("One. [voice:bob]Two. [/voice]Three.")
+    stream.finish()
+    assert [u.request.speaker for u in voice.opened] == ["anna", "bob", "anna"]
+
+
 async def test_ssml_is_not_spoken_by_token():
     with pytest.raises(InvalidRequest) as caught:
         open_stream(FakeVoice(), input_type="ssml")
@@ -470,7 +478,7 @@ async def test_an_unknown_voice_in_the_text_is_the_texts_fault():
     with pytest.raises(InvalidRequest) as caught:
         stream.feed("[voice:bob] Hello there")
     assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
-    assert "'bob': known: a" in caught.value.message
+    assert '"bob": known: a' in caught.value.message
 
 
 WORDS = (("GPU", "джи пи ю"), ("GPU cluster", "кластер"), ("you", "ты"), ("🙂", "смайлик"))

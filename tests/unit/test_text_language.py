@@ -412,6 +412,8 @@ def test_names_are_in_small_letters_and_no_comment():
         ("Casa.", "portuguese", "portuguese"),
         ("Casa.", "italian", "italian"),
         ("Casa.", None, "spanish"),
+        ("No.", "spanish", "spanish"),
+        ("No.", None, "english"),
         ("Guten Morgen, meine Damen und Herren.", "english", "german"),
         ("東京。", "japanese", "japanese"),
         ("東京。", "russian", "chinese"),
@@ -495,6 +497,11 @@ def test_guess_without_evidence_is_english(word, language):
 )
 def test_text_in_an_eleventh_language_is_one_of_the_ten(text):
     assert detect_language(text) in LANGUAGES
+
+
+def test_only_the_beginning_of_a_long_word_is_judged():
+    assert detect_language("x" * 40 + "heitungschaft") == "english"
+    assert detect_language("x" * 4 + "heitungschaft") == "german"
 
 
 def test_foreign_name_does_not_change_the_language_of_a_sentence():

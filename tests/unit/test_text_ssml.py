@@ -131,6 +131,12 @@ def test_phonemes_are_those_of_the_tag():
 
 def test_known_tags_give_no_warning():
     assert not read("<p><s>a<break/></s></p><sub alias='b'>c</sub><mark name='d'/>").warnings
+    assert not read("<lang xml:lang='fr'>a</lang>").warnings
+
+
+def test_nothing_stands_between_two_tags():
+    tag = "<say-as interpret-as='date'>1.2</say-as>"
+    assert [part.text for part in read(tag + tag).segments] == ["1.2", "1.2"]
 
 
 def test_warnings_are_few_and_short():
@@ -177,6 +183,7 @@ def test_malformed_ssml_is_refused_with_its_place(text, line, column, words):
 def test_a_value_that_does_not_exist_is_refused(body, words):
     with pytest.raises(InvalidRequest) as caught:
         read("\n" + body)
+    assert caught.value.param == "text"
     assert all(word in caught.value.message for word in ("line 2, column 1", *words))
 
 

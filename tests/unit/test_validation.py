@@ -101,7 +101,8 @@ def test_an_unknown_field_is_named_with_what_is_meant(name: str, words: str) -> 
 def test_a_name_like_no_other_gets_no_hint_but_the_names_there_are(name: str) -> None:
     error = refusal(**{name: 1})
     assert error.param == name
-    assert error.message.startswith(f'unknown field "{name}". Known: format, input_type, ')
+    known = "Known: format, input_type, instruct, "
+    assert error.message.startswith(f'unknown field "{name}". {known}')
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,13 @@ class GraphRunner:
         self._device = model.device
         self._buckets = doubling(options.slots if options.deterministic else 1, options.slots)
         every_bound = doubling(MIN_BOUND, options.max_positions)
-        reads_all = isinstance(model.attention, MaskedAttention)  # the others read what is there
+        # Only masked attention reads all positions below a bound; fused kernels read what is there,
+        # and sort nothing.
+        reads_all = isinstance(model.attention, MaskedAttention) and not model.is_fused
         has_bounds = reads_all and not options.deterministic
         self._bounds = every_bound if has_bounds else (options.max_positions,)
-        self._prefill_bounds = every_bound
+        self._prefill_bounds = (options.max_positions,) if model.is_fused else every_bound
+        self._sorts = (False,) if model.is_fused else (True, False)
         self._pieces = doubling(MIN_PIECE_ROWS, options.prefill_piece_rows)
         self._chunks = sorted(set(options.chunk_frames))
         # Two: one may not have been looked at yet when the other is filled.
@@ -118,7 +121,8 @@ class GraphRunner:
     def frame(self, slots: Sequence[int], *, full_sort: bool, positions: int) -> Outcome:
         rows = len(slots)
         size = smallest(self._buckets, rows)
-        call = self._frames[size, smallest(self._bounds, positions), full_sort]
+        sorts = full_sort and True in self._sorts
+        call = self._frames[size, smallest(self._bounds, positions), sorts]
         self._fill(call.inputs[0], [*slots, *[self._spare] * (size - rows)])
         self._hold_for_codec()
         call.run()
@@ -182,7 +186,7 @@ class GraphRunner:
         """Capture everything; the largest first, whose memory the others of its pool then share."""
         sizes = sorted(self._buckets, reverse=True)
         bounds = self._bounds[::-1]
-        frames = list(product(sizes, bounds, (True, False)))
+        frames = list(product(sizes, bounds, self._sorts))
         prefills = list(product(self._pieces[::-1], self._prefill_bounds[::-1]))
         sounds = list(product(sizes, self._chunks[::-1]))
         total, done = len(frames) + len(prefills) + len(sounds), count()

@@ -125,7 +125,7 @@ class SlotTensors:
     @property
     def memory(self) -> str:
         """Weights and state in words."""
-        state = tensor_bytes((self.state, self.codec_state, self.ring))
+        state = tensor_bytes((self.state, self.codec_state.tensors(), self.ring))
         state += self.options.prefix_cache_rows * 2 * self.state.keys[:, 0, 0].nbytes
         return (
             f"weights {self.model.weight_bytes / 2**20:.0f} MiB, "

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from .fused.decode import decode_attention
+
 
 @dataclass(frozen=True)
 class CachePositions:
@@ -47,12 +49,25 @@ class CachePositions:
         """How many positions each row has then, and its slot, int32 [B] as flash-attn has it."""
         return (self.positions + 1).to(torch.int32), self.slots.to(torch.int32)
 
+    def for_each_row(self, T: int) -> "CachePositions":
+        """Return the slot and position of each of B * T rows, for T positions shared by B slots."""
+        slots = self.slots[:, None].expand(-1, T).reshape(-1)
+        return CachePositions(slots, self.positions.repeat(len(self.slots)), self.bound)
+
 
 class Attention(Protocol):
     """An implementation; `name` and `reason` are for people."""
 
     name: str
     reason: str
+
+    def read(
+        self, q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Attend where a fused kernel has written the new keys and values already.
+
+        q [R, H, D], keys and values [S, L, K, D], slots and positions int64 [R] -> [R, H * D]
+        """
 
     def decode(
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
@@ -87,8 +102,15 @@ def _write(k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePosi
         stored.index_put_((places.slots, places.positions), new.squeeze(1))
 
 
+class _ReadsByKernel:
+    def read(
+        self, q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor
+    ) -> Tensor:
+        return decode_attention(q, keys, values, slots, positions)
+
+
 @dataclass
-class RowwiseAttention:
+class RowwiseAttention(_ReadsByKernel):
     """For the CPU: row by row, reading the cache where it lies."""
 
     reason: str
@@ -111,7 +133,7 @@ class RowwiseAttention:
 
 
 @dataclass
-class MaskedAttention:
+class MaskedAttention(_ReadsByKernel):
     """For CUDA without flash-attn: all rows at once over the first `bound` positions."""
 
     reason: str
@@ -145,7 +167,17 @@ class FlashAttention:
         self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
     ) -> Tensor:
         _write(k, v, cache, places)
-        lengths, slots = places.lengths
+        return self._attend(q, cache, *places.lengths)
+
+    def read(
+        self, q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor
+    ) -> Tensor:
+        lengths = (positions + 1).to(torch.int32)
+        return self._attend(q[:, None], (keys, values), lengths, slots.to(torch.int32)).flatten(1)
+
+    def _attend(
+        self, q: Tensor, cache: tuple[Tensor, Tensor], lengths: Tensor, slots: Tensor
+    ) -> Tensor:
         return self.attend(
             q,
             *cache,

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from qwen_tts_service.kernels.fused.jit import next_power_of_2
+from qwen_tts_service.kernels.fused.predictor import predictor_attention
 from qwen_tts_service.kernels.linear import fixed
 
 from .config import ModelConfig
@@ -23,13 +25,17 @@ from .weights import Weights, read_linear, stack_rows
 Choose = Callable[[Tensor, int], Tensor]
 """(logits float32 [B, V], codebook) -> int64 [B]"""
 
+ChooseInto = Callable[[Tensor, int, Tensor, int], Tensor]
+"""(logits [B, V], codebook, table, its row of code 0) -> the code's embedding [B, E]"""
+
 _NAME = "talker.code_predictor"
 
 
 class CodePredictor(nn.Module):
     """The network; `forward` runs it for one frame."""
 
-    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, *, is_fused: bool = False) -> None:
+        """Build; is_fused: whether fused kernels run."""
         super().__init__()
         sizes, width = config.code_predictor, config.width
         self.books = config.codebooks - 1
@@ -49,6 +55,8 @@ class CodePredictor(nn.Module):
             read_linear(weights, [(f"{_NAME}.lm_head.{book}", self.choices)], sizes.width)
             for book in range(self.books)
         )
+        with torch.inference_mode():
+            self.inner_embedding = self._inner_embedding() if is_fused else self.embedding
 
     def embed(self, codes: Tensor) -> Tensor:
         """Codes int64 [B, Q-1] of codebooks 1.. -> [B, Q-1, C]."""
@@ -73,6 +81,36 @@ class CodePredictor(nn.Module):
             x = cache.run(self.stack, x)
             codes.append(choose(head(x[:, -1]).float(), book + 1))
         return torch.stack(codes, dim=1)
+
+    def draw_fused(self, hidden: Tensor, first: Tensor, choose: ChooseInto) -> None:
+        """Draw the codes of codebooks 1 to Q-1 with fused kernels; hidden, first: as above."""
+        B, (cos, sin) = len(hidden), (table.squeeze(1) for table in self.stack.tables)
+        sizes, positions = self.stack.sizes, next_power_of_2(self.books + 1)
+        shape = (2, sizes.layers, B, positions, sizes.kv_heads, sizes.head_size)
+        keys, values = hidden.new_empty(shape)
+        filled = 0
+
+        def attend(layer: int, qkv: Tensor) -> Tensor:
+            norm = self.stack.head_norm(layer)
+            return predictor_attention(
+                qkv, norm.weight, cos, sin, keys[layer], values[layer], filled, norm.eps
+            )
+
+        x = torch.stack((hidden, first), dim=1)
+        if self.projection is not None:
+            x = self.projection(x)
+        for book, head in enumerate(self.heads):
+            out = self.stack.run_fused(x, attend)
+            filled += x.shape[1]
+            embedded = choose(head(out[:, -1]), book + 1, self.inner_embedding, book * self.choices)
+            x = embedded[:, None]
+
+    def _inner_embedding(self) -> Tensor:
+        """Project the tables to the predictor's own width: [(Q-1) * V, E]."""
+        if self.projection is None:
+            return self.embedding
+        parts = self.embedding.view(self.books, self.choices, -1)
+        return torch.cat([self.projection(part) for part in parts])
 
 
 class _FrameCache:

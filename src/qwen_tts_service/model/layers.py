@@ -11,12 +11,15 @@ comes in as a function, so that a block knows neither caches nor masks.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from qwen_tts_service.kernels.fuse import Compiler, fused
+from qwen_tts_service.kernels.fused.norm import add_rms_norm, rms_norm
+from qwen_tts_service.kernels.fused.silu import silu_mul
 from qwen_tts_service.kernels.linear import fixed
 
 from .config import TransformerConfig
@@ -83,6 +86,8 @@ class DecoderBlock(nn.Module):
             weights, [(f"{mlp}.gate_proj", ffn), (f"{mlp}.up_proj", ffn)], width
         )
         self.down = read_linear(weights, [(f"{mlp}.down_proj", width)], ffn)
+        self.attention_scale: nn.Parameter | None = None
+        self.mlp_scale: nn.Parameter | None = None
         if config.is_codec:
             self.attention_scale = fixed(weights.take(f"{attention}_layer_scale.scale", width))
             self.mlp_scale = fixed(weights.take(f"{mlp}_layer_scale.scale", width))
@@ -112,10 +117,10 @@ class DecoderBlock(nn.Module):
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add what was attended to [B, T, H, D] to x [B, T, C], then the MLP: [B, T, C]."""
         y = self.out(attended.flatten(2))
-        x = x + (self.attention_scale * y if self.sizes.is_codec else y)
+        x = x + (y if self.attention_scale is None else self.attention_scale * y)
         gate, up = self.gate_up(self.mlp_norm(x)).split(self.sizes.feed_forward, dim=-1)
         y = self.down(functional.silu(gate) * up)
-        mixed: Tensor = x + (self.mlp_scale * y if self.sizes.is_codec else y)
+        mixed: Tensor = x + (y if self.mlp_scale is None else self.mlp_scale * y)
         return mixed
 
 
@@ -133,6 +138,7 @@ class DecoderStack(nn.Module):
             DecoderBlock(config, weights, f"{name}.layers.{layer}")
             for layer in range(config.layers)
         )
+        self.sizes = config
         self.norm = _read_norm(config, weights, f"{name}.norm")
         self._rotary = (config.head_size, config.rope_theta, weights.dtype)
         every = torch.arange(positions or 0, device=weights.device)
@@ -147,13 +153,39 @@ class DecoderStack(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run x [B, T, C] at integer positions [B or 1, T]; returns normed hidden states."""
-        if len(self.tables):
-            cos, sin = (table[positions] for table in self.tables)
-        else:
-            cos, sin = rotary_tables(positions, *self._rotary)
+        rotary = self.rotary(positions)
         for layer, block in enumerate(self.blocks):
-            x = block(x, layer, (cos, sin), attend)
+            x = block(x, layer, rotary, attend)
         normed: Tensor = self.norm(x)
+        return normed
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin [..., 1, D] for integer positions [...]."""
+        if not len(self.tables):
+            return rotary_tables(positions, *self._rotary)
+        cos, sin = (table[positions] for table in self.tables)
+        return cos, sin
+
+    def head_norm(self, layer: int) -> RMSNorm:
+        """The norm of a layer's query and key heads."""
+        return cast("RMSNorm", self.blocks[layer].head_norm)
+
+    def run_fused(self, x: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """Run x [..., C] with fused kernels; returns normed hidden states.
+
+        attend: (layer, projections [..., (H + 2K) * D]) -> [..., H * D]; all between the two
+        """
+        blocks = cast("list[DecoderBlock]", list(self.blocks))
+        following = [block.attention_norm for block in blocks[1:]] + [self.norm]
+        norm = blocks[0].attention_norm
+        normed = rms_norm(x, norm.weight, norm.eps)
+        for layer, block in enumerate(blocks):
+            y = block.out(attend(layer, block.qkv(normed)))
+            norm = block.mlp_norm
+            x, normed = add_rms_norm(x, y, norm.weight, norm.eps, block.attention_scale)
+            y = block.down(silu_mul(block.gate_up(normed)))
+            norm = following[layer]
+            x, normed = add_rms_norm(x, y, norm.weight, norm.eps, block.mlp_scale)
         return normed
 
 

@@ -16,6 +16,10 @@ from torch import Tensor
 from qwen_tts_service.errors import InvalidRequest, StartupError
 from qwen_tts_service.kernels.attention import Attention, CachePositions, choose_attention
 from qwen_tts_service.kernels.device import prepare, with_number
+from qwen_tts_service.kernels.fused.choice import KernelChoice, choose_kernels
+from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
+from qwen_tts_service.kernels.fused.finish import finish_frame
+from qwen_tts_service.kernels.fused.noise import race_noise
 from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
 from qwen_tts_service.types import ReportProgress, SamplingOptions
 
@@ -23,7 +27,7 @@ from .code_predictor import CodePredictor
 from .codec.decoder import CodecDecoder
 from .config import ModelConfig, load_config
 from .prompt_embeddings import PromptEmbedder, PromptEmbeddings
-from .sampling import CounterDraw, Draw, Sampler, penalise
+from .sampling import MIN_FRAMES, CounterDraw, Draw, Sampler, penalise
 from .state import SlotState, allocate_slots
 from .talker import Talker
 from .tokenizer import Split, Tokenizer
@@ -43,6 +47,7 @@ class Qwen3TTS:
     device: torch.device
     dtype: torch.dtype
     linear: Arithmetic
+    kernels: KernelChoice
 
     @classmethod
     def load(
@@ -55,6 +60,7 @@ class Qwen3TTS:
         linear: Arithmetic | None = None,
         use_flash_attention: bool = True,
         fuse: bool = False,
+        fused_kernels: bool | None = None,
         split: Split = "qwen2",
         on_progress: ReportProgress = lambda _step, _fraction: None,
     ) -> "Qwen3TTS":
@@ -66,6 +72,7 @@ class Qwen3TTS:
             the CPU, where it is "half" for float32 (as exact, half the bytes) and "packed" for
             bfloat16; "int8" is faster there and rounds. The codec is "packed" unless "float".
         fuse: compile talker and code predictor for fewer kernels; for CUDA alone
+        fused_kernels: run those of kernels/fused; None: on CUDA, where Triton can
         """
         device = with_number(torch.device(device))
         prepare(device)
@@ -75,6 +82,8 @@ class Qwen3TTS:
         linear = choose_arithmetic(linear, device, dtype)
         codec_linear: Arithmetic = "float" if linear == "float" else "packed"
         attention = choose_attention(device, dtype, use_flash=use_flash_attention)
+        kernels = choose_kernels(device, asked=False if fuse else fused_kernels)
+        is_fused = kernels.is_fused
         on_progress("reading the configuration", 0.0)
         config = load_config(path)
         tokenizer = Tokenizer(path, config, split)
@@ -85,8 +94,8 @@ class Qwen3TTS:
             arithmetic=linear,
             on_take=lambda taken: on_progress("loading the networks", 0.05 + 0.65 * taken),
         ) as weights:
-            talker = Talker(config, weights, attention)
-            code_predictor = CodePredictor(config, weights)
+            talker = Talker(config, weights, attention, is_fused=is_fused)
+            code_predictor = CodePredictor(config, weights, is_fused=is_fused)
             for stack in (talker.stack, code_predictor.stack) if fuse else ():
                 stack.fuse()
             prompts = PromptEmbedder(config, weights, talker.embedding)
@@ -98,14 +107,22 @@ class Qwen3TTS:
             ignored=CodecDecoder.IGNORED,
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
-            codec = CodecDecoder(config.codec, weights)
+            codec = CodecDecoder(config.codec, weights, is_fused=is_fused)
         on_progress("loaded", 1.0)
-        return cls(config, tokenizer, prompts, talker, code_predictor, codec, device, dtype, linear)
+        return cls(
+            config, tokenizer, prompts, talker, code_predictor, codec, device, dtype, linear,
+            kernels,
+        )  # fmt: skip
 
     @property
     def attention(self) -> Attention:
         """The attention in use: `name` and `reason` are for people."""
         return self.talker.attention
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the fused kernels of kernels/fused run."""
+        return self.kernels.is_fused
 
     @property
     def weight_bytes(self) -> int:
@@ -152,16 +169,17 @@ class Qwen3TTS:
             raise InvalidRequest(
                 f"text and instruct need more than {longest} positions", param="text"
             )
-        # `x[slot] = number` would copy from the host and wait for it; `fill_` does not.
-        state.length[slot].fill_(len(prompt.rows) - 1)
-        state.frame[slot].fill_(0)
+        self._check_text_rows(state, len(prompt.text_rows))
+        state.begin(
+            slot,
+            length=len(prompt.rows) - 1,
+            seed=seed,
+            text_rows=len(prompt.text_rows),
+            talker=sampling,
+            predictor=predictor_sampling or sampling,
+        )
         state.next_input[slot] = prompt.rows[-1]
-        state.seen[slot].fill_(False)
-        state.seed[slot].fill_(seed)
-        state.repetition_penalty[slot].fill_(sampling.repetition_penalty)
-        state.talker_sampling.put(slot, sampling)
-        state.predictor_sampling.put(slot, predictor_sampling or sampling)
-        self.append_text(state, slot, prompt.text_rows, start=0)
+        state.text_rows[slot, : len(prompt.text_rows)] = prompt.text_rows
 
     def read_prompt(self, state: SlotState, slot: int, prompt: PromptEmbeddings) -> None:
         """Read at once all rows of a prompt that its slot has begun, but for the last."""
@@ -170,11 +188,16 @@ class Qwen3TTS:
     @torch.inference_mode()
     def append_text(self, state: SlotState, slot: int, rows: Tensor, *, start: int) -> None:
         """Add text rows [n, C] behind the `start` that a slot has; InvalidRequest if too many."""
-        most = state.text_rows.shape[1]
-        if start + len(rows) > most:
-            raise InvalidRequest(f"streamed text is too long; {most} tokens at most", param="text")
+        self._check_text_rows(state, start + len(rows))
         state.text_rows[slot, start : start + len(rows)] = rows
+        # `x[slot] = number` would copy from the host and wait for it; `fill_` does not.
         state.text_length[slot].fill_(start + len(rows))
+
+    @staticmethod
+    def _check_text_rows(state: SlotState, rows: int) -> None:
+        most = state.text_rows.shape[1]
+        if rows > most:
+            raise InvalidRequest(f"streamed text is too long; {most} tokens at most", param="text")
 
     @torch.inference_mode()
     def prefill(
@@ -215,12 +238,14 @@ class Qwen3TTS:
         returns: codes int64 [B, Q], and is_end bool [B]: the row drew end of speech, and its
         codes (in range, but meaningless) are no frame
         """
+        if self.is_fused and isinstance(draw, CounterDraw):
+            return self._fused_frame(state, slots)
         seed, frame = state.seed[slots], state.frame[slots]
         hidden, logits = self._talk(state, slots, bound)
         draws = draw.frame(seed, frame, self.config.codebooks, logits.shape[1])
-        seen = state.seen[slots]
+        seen, penalty = state.seen[slots], state.repetition_penalty[slots].float()
         choose = Sampler(state.talker_sampling.rows(slots), draws, full_sort=full_sort)
-        first = choose(penalise(logits, seen, state.repetition_penalty[slots], frame), 0)
+        first = choose(penalise(logits, seen, penalty, frame), 0)
         is_end = first == self.config.codes
         first = first.masked_fill(is_end, 0)
         embedded = self.talker.embedding[first]
@@ -230,6 +255,37 @@ class Qwen3TTS:
         state.next_input[slots] = self._next_input(state, slots, embedded, rest, frame)
         state.frame[slots] = frame + 1
         return torch.cat((first[:, None], rest), dim=1), is_end
+
+    def _fused_frame(self, state: SlotState, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """`frame_step` with fused kernels, which read each slot's parameters where they lie."""
+        frames, end = state.frame[slots], self.config.codes
+        positions = state.length[slots].clamp(max=state.max_positions - 1)
+        places = CachePositions(slots, positions, state.max_positions)
+        hidden, logits = self.talker.step(state.next_input[slots], state, places)
+        state.length.index_put_((slots,), positions + 1)
+        noise = race_noise(state.seed[slots], frames, self.config.codebooks, logits.shape[1])
+        codes = slots.new_empty(len(slots), self.config.codebooks)
+        logits = penalise_logits(
+            logits, slots, state.repetition_penalty, frames, state.seen, state.logits, MIN_FRAMES
+        )
+
+        def choose(
+            logits: Tensor, book: int, table: Tensor, first_row: int, end: int = -1
+        ) -> Tensor:
+            sampling = state.predictor_sampling if book else state.talker_sampling
+            options = (sampling.temperature, sampling.top_k, sampling.top_p)
+            return choose_code(logits, noise, slots, *options, table, first_row, codes, book, end)
+
+        embedded = choose(logits, 0, self.talker.embedding, 0, end)
+        is_end = codes[:, 0] == end
+        codes[:, 0].masked_fill_(is_end, 0)
+        self.code_predictor.draw_fused(hidden, embedded, choose)
+        finish_frame(
+            codes, slots, frames, self.talker.embedding, self.code_predictor.embedding,
+            state.text_rows, state.text_length, self.prompts.pad_row,
+            state.next_input, state.frame, state.seen,
+        )  # fmt: skip
+        return codes, is_end
 
     def _talk(self, state: SlotState, slots: Tensor, bound: int | None) -> tuple[Tensor, Tensor]:
         """Feed the talker what each slot has waiting; hidden [B, C], logits float32 [B, V]."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qwen_tts_service.kernels.device import zeros
+from qwen_tts_service.kernels.device import upload, zeros
 from qwen_tts_service.types import SamplingOptions
 
 from .config import ModelConfig
@@ -20,29 +20,16 @@ from .config import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class SamplingState:
-    """How slots draw: temperature float32 [S], top_k int64 [S] (0 = off), top_p float64 [S]."""
+    """How slots draw: temperature float [S], top_k int64 [S] (0 = off), top_p float64 [S]."""
 
     temperature: Tensor
     top_k: Tensor
     top_p: Tensor
 
-    @classmethod
-    def allocate(cls, slots: int, device: torch.device) -> "SamplingState":
-        return cls(
-            torch.zeros(slots, device=device),
-            torch.zeros(slots, dtype=torch.int64, device=device),
-            torch.ones(slots, dtype=torch.float64, device=device),
-        )
-
-    def put(self, slot: int, options: SamplingOptions) -> None:
-        """Fill one slot; temperature 0 is greedy."""
-        self.temperature[slot].fill_(options.temperature)
-        self.top_k[slot].fill_(options.top_k)
-        self.top_p[slot].fill_(options.top_p)
-
     def rows(self, slots: Tensor) -> "SamplingState":
-        """Return the values of the slots [B], each [B]."""
-        return SamplingState(*(x[slots] for x in (self.temperature, self.top_k, self.top_p)))
+        """Return the values of the slots [B], each [B]; the temperatures as float32."""
+        temperature = self.temperature[slots].float()
+        return SamplingState(temperature, self.top_k[slots], self.top_p[slots])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,34 +37,80 @@ class SlotState:
     """Everything the talker and the code predictor remember.
 
     keys, values: [layers, S, L, K, D]; positions from `length` on are rubbish
-    length:       int64 [S], positions in the cache = the position of `next_input`
-    frame:        int64 [S], frames made
     next_input:   [S, C], what the next frame step feeds the talker
     logits:       float32 [S, V], codebook 0 of the last frame before any processing
     text_rows:    [S, R, C], added to the inputs of frames 0, 1, ...; tts_pad after `text_length`
-    text_length:  int64 [S]
     seen:         bool [S, V], tokens of codebook 0 drawn so far
-    seed:         int64 [S]
-    repetition_penalty: float32 [S]
+    integers:     int64 [6, S], reals: float64 [5, S]: one column per slot, so that two copies set
+                  all numbers of a slot; the properties below are the rows
     """
 
     keys: Tensor
     values: Tensor
-    length: Tensor
-    frame: Tensor
     next_input: Tensor
     logits: Tensor
     text_rows: Tensor
-    text_length: Tensor
     seen: Tensor
-    seed: Tensor
-    repetition_penalty: Tensor
-    talker_sampling: SamplingState
-    predictor_sampling: SamplingState
+    integers: Tensor
+    reals: Tensor
+
+    @property
+    def length(self) -> Tensor:
+        """int64 [S], positions in the cache = the position of `next_input`."""
+        return self.integers[0]
+
+    @property
+    def frame(self) -> Tensor:
+        """int64 [S], frames made."""
+        return self.integers[1]
+
+    @property
+    def seed(self) -> Tensor:
+        """int64 [S]."""
+        return self.integers[2]
+
+    @property
+    def text_length(self) -> Tensor:
+        """int64 [S], text rows that are there."""
+        return self.integers[3]
+
+    @property
+    def repetition_penalty(self) -> Tensor:
+        """float64 [S]."""
+        return self.reals[0]
+
+    @property
+    def talker_sampling(self) -> SamplingState:
+        """How codebook 0 is drawn."""
+        return SamplingState(self.reals[1], self.integers[4], self.reals[2])
+
+    @property
+    def predictor_sampling(self) -> SamplingState:
+        """How the other codebooks are drawn."""
+        return SamplingState(self.reals[3], self.integers[5], self.reals[4])
 
     @property
     def max_positions(self) -> int:
+        """Positions that a slot has."""
         return self.keys.shape[2]
+
+    def begin(
+        self,
+        slot: int,
+        *,
+        length: int,
+        seed: int,
+        text_rows: int,
+        talker: SamplingOptions,
+        predictor: SamplingOptions,
+    ) -> None:
+        """Set all numbers of a slot for a new utterance, without a wait for the device."""
+        integers = (length, 0, seed, text_rows, talker.top_k, predictor.top_k)
+        drawing = (talker.temperature, talker.top_p, predictor.temperature, predictor.top_p)
+        reals = (talker.repetition_penalty, *drawing)
+        for table, numbers in ((self.integers, integers), (self.reals, reals)):
+            table[:, slot] = upload(torch.tensor(numbers, dtype=table.dtype), table.device)
+        self.seen[slot].fill_(False)
 
 
 def allocate_slots(
@@ -99,15 +132,10 @@ def allocate_slots(
     return SlotState(
         keys=numbers(*cache),
         values=numbers(*cache),
-        length=numbers(slots, of=torch.int64),
-        frame=numbers(slots, of=torch.int64),
         next_input=numbers(slots, width),
         logits=numbers(slots, choices, of=torch.float32),
         text_rows=numbers(slots, max_text_rows, width),
-        text_length=numbers(slots, of=torch.int64),
         seen=numbers(slots, choices, of=torch.bool),
-        seed=numbers(slots, of=torch.int64),
-        repetition_penalty=torch.ones(slots, device=device),
-        talker_sampling=SamplingState.allocate(slots, device),
-        predictor_sampling=SamplingState.allocate(slots, device),
+        integers=numbers(6, slots, of=torch.int64),
+        reals=torch.ones(5, slots, dtype=torch.float64, device=device),
     )

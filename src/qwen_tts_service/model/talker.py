@@ -6,10 +6,14 @@ the head only the rows that can be drawn are kept: the audio codes and, last, en
 Letters: B rows, P prompt rows, C width, V = codes + 1.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from qwen_tts_service.kernels.attention import Attention, CachePositions, prefill
+from qwen_tts_service.kernels.fused.decode import decode_attention
+from qwen_tts_service.kernels.fused.heads import store_heads
 from qwen_tts_service.kernels.linear import fixed, make_linear
 
 from .config import ModelConfig
@@ -21,8 +25,12 @@ from .weights import Weights
 class Talker(nn.Module):
     """The network; keys and values live in the `SlotState` that comes with every call."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, attention: Attention) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Weights, attention: Attention, *, is_fused: bool = False
+    ) -> None:
+        """Build; is_fused: whether fused kernels run."""
         super().__init__()
+        self.is_fused = is_fused
         vocabulary, width, codes = config.vocabulary, config.width, config.codes
         self.attention = attention
         self.embedding = fixed(
@@ -37,6 +45,8 @@ class Talker(nn.Module):
 
     def prefill(self, x: Tensor, state: SlotState, places: CachePositions) -> Tensor:
         """Read prompt rows [B, P, C] at the P positions of `places`; normed hidden states."""
+        if self.is_fused:
+            return self._run_fused(x, state, places.for_each_row(x.shape[1]), decode_attention)
         hidden: Tensor = self.stack(
             x,
             places.positions[None],
@@ -47,7 +57,13 @@ class Talker(nn.Module):
         return hidden
 
     def step(self, x: Tensor, state: SlotState, places: CachePositions) -> tuple[Tensor, Tensor]:
-        """Feed one input [B, C] per row; normed hidden state [B, C] and logits float32 [B, V]."""
+        """Feed one input [B, C] per row; normed hidden state [B, C] and logits [B, V].
+
+        The logits are float32, or, with fused kernels, as the head leaves them.
+        """
+        if self.is_fused:
+            hidden = self._run_fused(x, state, places, self.attention.read)
+            return hidden, self.head(hidden)
         hidden = self.stack(
             x[:, None],
             places.positions[:, None],
@@ -56,3 +72,20 @@ class Talker(nn.Module):
             ),
         )[:, 0]
         return hidden, self.head(hidden).float()
+
+    def _run_fused(
+        self, x: Tensor, state: SlotState, places: CachePositions, read: Callable[..., Tensor]
+    ) -> Tensor:
+        """Run [..., C] with fused kernels; `places` has a slot and a position for every row."""
+        cos, sin = (table.squeeze(1) for table in self.stack.tables)
+
+        def attend(layer: int, qkv: Tensor) -> Tensor:
+            norm = self.stack.head_norm(layer)
+            cache = (state.keys[layer], state.values[layer])
+            queries = store_heads(
+                qkv.flatten(0, -2), norm.weight, cos, sin, places.slots, places.positions,
+                *cache, norm.eps,
+            )  # fmt: skip
+            return read(queries, *cache, places.slots, places.positions).view(*qkv.shape[:-1], -1)
+
+        return self.stack.run_fused(x, attend)

@@ -53,6 +53,7 @@ class QwenVoice:
         self.speakers = model.config.speakers
         self.facts: Mapping[str, str] = {
             "attention": f"{model.attention.name}: {model.attention.reason}",
+            "kernels": f"{model.kernels.name}: {model.kernels.reason}",
             "number_format": f"{model.dtype}, codec {model.codec.dtype}".replace("torch.", ""),
         }
         self._model = model

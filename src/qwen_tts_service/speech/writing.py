@@ -160,15 +160,14 @@ class OpenText:
             self._end_stretch()
             self._request = replace(self._request, speaker=event.speaker or self._own_speaker)
             return
-        if self._lexicon is None:
-            self._begin_stretch()
-        if self._lexicon is not None:
-            self._divide(self._normalised(self._lexicon.feed(event)))
+        lexicon = self._lexicon or self._begin_stretch()
+        self._divide(self._normalised(lexicon.feed(event)))
 
-    def _begin_stretch(self) -> None:
+    def _begin_stretch(self) -> LexiconStream:
         self._lexicon = LexiconStream(self._entries)
         if self._request.normalize != "none":
             self._words = WordNormaliser(self._request.language or "english")
+        return self._lexicon
 
     def _end_stretch(self) -> None:
         """End what is being written: a pause or another speaker follows, or nothing."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 Case = Literal["nominative", "genitive", "dative", "accusative", "instrumental", "prepositional"]
 GrammaticalGender = Literal["m", "f", "n"]
 
-_GRAMMEMES: dict[Case, str] = {
+GRAMMEMES: dict[Case, str] = {
     "nominative": "nomn",
     "genitive": "gent",
     "dative": "datv",
@@ -67,12 +67,14 @@ def counted(number: int, noun: str, case: Case = "nominative") -> str:
     """The form of a noun behind a number: "час", "часа", "часов"."""
     last = number % 10 if number % 100 not in range(11, 15) else 0
     if last == 1:
-        form = {"sing", _GRAMMEMES[case]}
+        form = {"sing", GRAMMEMES[case]}
     elif case not in ("nominative", "accusative"):
-        form = {"plur", _GRAMMEMES[case]}
+        form = {"plur", GRAMMEMES[case]}
     else:
         form = {"sing", "gent"} if last in (2, 3, 4) else {"plur", "gent"}
-    return inflect(noun, form)
+    word = inflect(noun, form)
+    # The dictionary knows "грамм" as the genitive too, as it is spoken.
+    return word + "ов" if form == {"plur", "gent"} and word.endswith("грамм") else word
 
 
 def gender_of(tag: Any) -> GrammaticalGender:

@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from .russian_numbers import (
+    GRAMMEMES,
     Case,
     GrammaticalGender,
     cardinal,
@@ -38,6 +39,10 @@ SPELLINGS_WITH_YO: dict[str, str] = _TABLES["yo"]
 
 def _words(name: str) -> frozenset[str]:
     return frozenset(_TABLES[name].split())
+
+
+def _any_key_of(name: str) -> str:
+    return "|".join(map(re.escape, sorted(_TABLES[name], key=len, reverse=True)))
 
 
 def _any_of(name: str) -> str:
@@ -236,6 +241,55 @@ def _read_days(match: re.Match[str]) -> str:
     )
 
 
+# Days of the week ------------------------------------------------------------------------
+
+_DAYS: dict[str, str] = _TABLES["days"]
+_DAY = "|".join(_DAYS)
+# "ср." is "сравни" and "средний" too, "вс" an army.
+_DAY_NEIGHBOUR = re.compile(
+    rf"(?:[.,:]{{0,2}}| и| [—–-]) ?(?:\d{{1,2}}[:.–-]\d|(?:{_DAY}|выходной)\b)", re.I
+)
+_DAY_IN_LIST = re.compile(rf"\b(?:{'|'.join([_DAY, *_DAYS.values()])})[.,]{{0,2}}(?: и)? \Z", re.I)
+_DAY_PREPOSITION = re.compile(r"\b(во?|по) [^;:\d]{0,20}\Z")
+
+
+def _read_days_of_week(match: re.Match[str]) -> str | None:
+    """Read "пн–пт" and "вт, чт" where days are listed; "к пт" is left to the library."""
+    first, last = match["first"].lower(), (match["last"] or "").lower()
+    end = "." if match[0].endswith(".") and not _after(match).strip() else ""
+    if last:
+        days = inflect(_DAYS[first], {"gent"}), inflect(_DAYS[last], {"accs"})
+        return f"с {days[0]} по {days[1]}{end}"
+    form = _form_of_day(match)
+    if form is None:
+        return None
+    day = inflect(_DAYS[first], form)
+    return (day.capitalize() if match[0][0].isupper() else day) + end
+
+
+def _form_of_day(match: re.Match[str]) -> set[str] | None:
+    """The case of a day; None for what may be no day: "Вт" are watts."""
+    before, case = _before(match), _case_of(match)
+    is_listed = _DAY_IN_LIST.search(before) or _DAY_NEIGHBOUR.match(_after(match))
+    preposition = _DAY_PREPOSITION.search(before)
+    if preposition:
+        is_habit = preposition[1] == "по" and not re.search(r"\bсо? [^;:\d]{0,16}по \Z", before)
+        return {"plur", "datv"} if is_habit else {"accs"}
+    if case:
+        return {GRAMMEMES[case]}
+    is_watt = match["first"] == "Вт" and before and not _DAY_IN_LIST.search(before)
+    is_unclear = match["first"].lower() in ("ср", "вс") and not is_listed
+    return None if is_watt or is_unclear else {"nomn"}
+
+
+def _read_hours(match: re.Match[str]) -> str | None:
+    """Read "9–18" behind days of the week."""
+    if _word_before(match) not in _words("before_hours"):
+        return None
+    first, last = (cardinal(int(hour), "genitive") for hour in match.groups())
+    return f"с {first} до {last}"
+
+
 # Times of the day ------------------------------------------------------------------------
 
 
@@ -245,8 +299,8 @@ def _time(hour: int, minute: int, second: int | None, case: Case) -> str:
     if second is not None:
         parts = ((hour, "час"), (minute, "минута"), (second, "секунда"))
         return " ".join(count(number, noun, case) for number, noun in parts)
-    minutes = f"ноль {cardinal(minute, case)}" if minute < 10 else cardinal(minute, case)
-    return f"{cardinal(hour, case)} {minutes}"
+    zero = "ноль " if minute < 10 else ""
+    return f"{cardinal(hour, case)} {zero}{cardinal(minute, case, 'f')}"
 
 
 def _time_case(match: re.Match[str]) -> Case:
@@ -294,10 +348,14 @@ def _read_slash(match: re.Match[str]) -> str | None:
     """Read "24/7", "50/50", "120/80"; a fraction is left to the library, but for quarters."""
     first, second = int(match[1]), int(match[2])
     before = _before(match)
-    if _word_before(match) in _words("address_words") or before.rstrip().endswith("№"):
+    is_address = _has_word(_before(match, 40), _words("street_words"))
+    if is_address or _word_before(match) in _words("address_words") or before.endswith(("№", "№ ")):
         return f"{cardinal(first)} дробь {cardinal(second)}"
     if _has_word(before, _words("schedule_words")):
         return f"{cardinal(first)} через {cardinal(second)}"
+    is_mark = second in (5, 10) and first <= second and re.match(r"[.,!?)]|\Z", _after(match))
+    if is_mark:
+        return f"{cardinal(first)} из {cardinal(second, 'genitive')}"
     if (first, second) == (3, 4):
         return "три четверти"
     if first >= second or first + second == 100:
@@ -352,6 +410,24 @@ def _read_code(match: re.Match[str]) -> str:
     return zero_led(match[0])
 
 
+def _read_power(match: re.Match[str]) -> str:
+    return " в квадрате" if match[0] == "²" else " в кубе"
+
+
+def _read_minutes(match: re.Match[str]) -> str:
+    seconds = f" {count(int(match[2]), 'секунда')}" if match[2] else ""
+    return count(int(match[1]), "минута") + seconds
+
+
+def _read_building(match: re.Match[str]) -> str | None:
+    """Read "д. 8, стр. 3" as a part of an address, not a page."""
+    if not match["part"]:
+        return "дом"
+    words = {"стр": "строение", "к": "корпус"}
+    is_address = _has_word(_before(match), _words("house_words"))
+    return words[match["part"].lower()] if is_address else None
+
+
 # Money -----------------------------------------------------------------------------------
 
 
@@ -368,6 +444,65 @@ def _read_money(match: re.Match[str]) -> str:
     if cents:
         return f"{match['whole']},{cents} {inflect(noun, {'sing', 'gent'})}"
     return count(whole, noun, case)
+
+
+_TIMES_A_DAY = re.compile(r"\.?(?: в |/)(?:день|сут|нед)")
+
+
+def _read_unit(match: re.Match[str]) -> str | None:
+    """Write a unit out, "5 кг" as "5 килограммов": the library then declines the number."""
+    unit, number = match["unit"] or match["sign"], match["number"].replace(".", ",")
+    whole = int(number.partition(",")[0].replace(" ", ""))
+    if _is_other_unit(match, whole):
+        return None
+    noun, cent = _TABLES["currency"].get(unit) or _TABLES["units"][unit]
+    if unit == "р" and whole < 10 and _TIMES_A_DAY.match(match.string, match.end("unit")):
+        noun, cent = "раз", ""
+    case = _case_of_unit(match, noun, whole)
+    if match["scale"]:
+        words = f"{number}{match['scale']} {counted(0, noun)}"
+    else:
+        words = _with_unit(number, whole, noun, cent, case)
+    per = _TABLES["per"][match["per"]] if match["per"] else ""
+    if cent:
+        per = per.replace(" на ", " за ")
+    end = "." if match["point"] and not _after(match).strip() else ""
+    return (match["first"] or "") + words + per + end
+
+
+def _with_unit(number: str, whole: int, noun: str, cent: str, case: Case) -> str:
+    decimals = number.partition(",")[2]
+    if not decimals:
+        return f"{number} {counted(whole, noun, case)}"
+    if not cent or len(decimals) > 2:
+        return f"{number} {inflect(noun, {'sing', 'gent'})}"
+    cents = int(decimals.ljust(2, "0"))
+    rest = f" {count(cents, cent, case)}" if cents else ""
+    return f"{whole} {counted(whole, noun, case)}{rest}"
+
+
+def _case_of_unit(match: re.Match[str], noun: str, whole: int) -> Case:
+    word = _word_before(match)
+    if word == "по" and whole % 10 == 1 and whole % 100 != 11:
+        return "dative"
+    if word == "в" and noun == "грамм":
+        return "prepositional"
+    return _case_of(match) or _object_case(match)
+
+
+def _is_other_unit(match: re.Match[str], number: int) -> bool:
+    """Whether "г" is "год" here, "с" a preposition, "ст" an article of a law."""
+    unit, after = match["unit"], _after(match)
+    if unit == "с":
+        return not match["point"] and re.match(r" ?(?!(?:и|до) \d)\w", after) is not None
+    if unit == "ст":
+        return not (match["point"] and re.match(rf" (?!{_any_of('no_drinks')})[а-яё]{{3}}", after))
+    if unit != "г":
+        return False
+    if number > 999:
+        return not _has_word(_before(match), _words("quantity_words"))
+    is_old = re.match(r" ?(?:до )?н\. ?э", after)
+    return bool(is_old or (match["point"] and _word_before(match) in ("в", "к", "с", "до")))
 
 
 def _object_case(match: re.Match[str]) -> Case:
@@ -392,9 +527,7 @@ def _read_price(match: re.Match[str]) -> str | None:
     if _case_of_words(match["words"]):
         return None
     last = f" — {cardinal(int(match['last']))}" if match["last"] else ""
-    number = int((match["last"] or match["number"]).replace(" ", ""))
-    unit = f" {counted(number, 'рубль')}{match['point'] or ''}" if match["short"] else ""
-    return match["words"] + _cardinal_of(match, "nominative") + last + unit
+    return match["words"] + _cardinal_of(match, "nominative") + last
 
 
 def _case_of_words(words: str) -> Case | None:
@@ -406,11 +539,48 @@ def _read_few(match: re.Match[str]) -> str | None:
     number = int(match["number"])
     tags = [parse.tag for parse in dictionary().parse(match["noun"])]
     things = [tag for tag in tags if {"NOUN", "inan", "sing", "gent"} in tag and "Abbr" not in tag]
-    is_after_point = _before(match).rstrip().endswith((".", "№"))
-    is_other = match["noun"].lower() in _MONTHS or is_after_point or _case_of(match)
-    if is_other or not things or number % 100 in (12, 13, 14):
+    if not things or number % 100 in (12, 13, 14) or _is_no_count(match):
         return None
     return cardinal(number, "nominative", gender_of(things[0]))
+
+
+def _read_one(match: re.Match[str]) -> str | None:
+    """Read "1 банка" and "1 банку", which the library takes for forms of "банк"."""
+    number, parses = int(match["number"]), dictionary().parse(match["noun"])
+    cases = {parse.tag.case for parse in parses if {"NOUN", "sing", "femn"} in parse.tag}
+    is_ordinal = parses[0].normal_form in _words("ordinal_nouns")
+    if (
+        number % 100 == 11
+        or len(cases & {"nomn", "accs"}) != 1
+        or is_ordinal
+        or _is_no_count(match)
+    ):
+        return None
+    return cardinal(number, "nominative" if "nomn" in cases else "accusative", "f")
+
+
+def _is_no_count(match: re.Match[str]) -> bool:
+    is_after_point = _before(match).rstrip().endswith((".", "№"))
+    return match["noun"].lower() in _MONTHS or is_after_point or _case_of(match) is not None
+
+
+def _read_day_of_month(match: re.Match[str]) -> str | None:
+    """Read "5 числа" as a day, but not "3 числа" without a preposition, which may be a count."""
+    number = int(match["number"])
+    if match["noun"] == "числа" and number % 10 in (2, 3, 4) and not _case_of(match):
+        return None
+    case: Case = "genitive" if match["noun"] == "числа" else "dative"
+    return ordinal(number, case, "n")
+
+
+def _read_storey(match: re.Match[str]) -> str:
+    """Write "2 эт." out, for the rule of ordinals."""
+    return f"{match['number']} этаж" + ("е" if _word_before(match) == "на" else "")
+
+
+def _read_inches(match: re.Match[str]) -> str | None:
+    is_closing = match.string.count('"', 0, match.start()) % 2
+    return None if is_closing else f"{match[1]} {counted(int(match[1]), 'дюйм')}"
 
 
 def _read_one_and_a_half(match: re.Match[str]) -> str | None:
@@ -421,11 +591,19 @@ def _read_one_and_a_half(match: re.Match[str]) -> str | None:
 
 
 def _read_spoons(match: re.Match[str]) -> str:
+    """Read "2 ст. л."; a fraction stays for the library."""
+    spoon = _TABLES["spoons"][match["kind"]].split()
+    if not match["number"].isdecimal():
+        return " ".join([match["number"], *(inflect(word, {"sing", "gent"}) for word in spoon)])
     number = int(match["number"])
-    last = number % 10 if number % 100 not in range(11, 15) else 0
-    one, few, many = _TABLES["spoons"][match["kind"]]
-    spoons = one if last == 1 else few if last in (2, 3, 4) else many
-    return f"{cardinal(number, gender='f')} {spoons}"
+    is_object = re.search(r"\w{3}(?:те|ть)\b", _before(match, 60))
+    case: Case = "accusative" if is_object else "nominative"
+    if number % 10 == 1 and number % 100 != 11:
+        words = [inflect(word, {"femn", "sing", GRAMMEMES[case]}) for word in spoon]
+    else:
+        adjective = inflect(spoon[0], {"plur", "nomn" if number % 10 in (2, 3, 4) else "gent"})
+        words = [adjective, counted(number, spoon[1])]
+    return " ".join([cardinal(number, case, "f"), *words])
 
 
 def _read_adjective(match: re.Match[str]) -> str:
@@ -448,11 +626,11 @@ def _read_lacking(match: re.Match[str]) -> str:
 
 def _cardinal_of(match: re.Match[str], case: Case) -> str:
     number = int(match["number"].replace(" ", ""))
-    return cardinal(number, case, _gender_of_counted(match["noun"] or "рубль"))
+    return cardinal(number, case, _gender_of_counted(match["noun"]))
 
 
-def _gender_of_counted(noun: str) -> GrammaticalGender:
-    return gender_of(dictionary().parse(noun)[0].tag)
+def _gender_of_counted(noun: str | None) -> GrammaticalGender:
+    return gender_of(dictionary().parse(noun)[0].tag) if noun else "m"
 
 
 # Ordinals --------------------------------------------------------------------------------
@@ -476,7 +654,8 @@ def _read_ordinal(match: re.Match[str]) -> str | None:
     tag = _ordinal_tag(match["word"], is_roman=not number.isdecimal())
     if not value or tag is None:
         return None
-    if number.isdecimal() and value % 10 == 1 and value % 100 != 11 and value > 1:
+    is_count = value > 1 or _word_before(match) in _words("count_words")
+    if number.isdecimal() and value % 10 == 1 and value % 100 != 11 and is_count:
         return None
     *first, last = ordinal(value).split()
     form = {"plur", tag.case} if tag.number == "plur" else {"sing", tag.case, tag.gender}
@@ -512,6 +691,7 @@ _NUMBER = r"(?P<number>\d{1,3}(?: \d{3}){1,3}|\d{1,9})"
 _SEPARATOR = r"[ \-–‑(]{0,3}"
 _PHONE_START = rf"(?<![\d+])(\+7|8){_SEPARATOR}(\d{{3}})[ \-–‑)]{{0,3}}"
 _HOUR, _MINUTE = r"[01]?\d|2[0-4]", r"[0-5]\d"
+_AMOUNT = r"(?<![\d.,:/])(?:\d{1,3}(?: \d{3}){1,3}|\d{1,9})(?:[.,]\d{1,4})?"
 _SCALE = r"(?: ?(?P<scale>тыс\.?|млн|млрд|тысяч\w*|миллион\w*|миллиард\w*)(?!\w))?"
 
 
@@ -561,6 +741,12 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     (r"(?<![\d\-+(])(\d{3})[-–‑](\d\d)[-–‑](\d\d)(?![\d\-])", _read_phone, False),
     (r"(?<![\d\-+(])(\d\d)[-–‑](\d\d)[-–‑](\d\d)(?![\d\-])", _read_phone_after_its_name, False),
     # Dates and times.
+    (
+        rf"(?<![\w.])(?<!\d )(?P<first>{_DAY})\b\.?(?: ?[-–—] ?(?P<last>{_DAY})\b\.?)?(?![\w-])",
+        _read_days_of_week,
+        True,
+    ),
+    (rf"(?<![\w.,:/-])({_HOUR}) ?[-–—] ?({_HOUR})(?![\w/-]|[.,:]\d)", _read_hours, False),
     (r"(?<![\d.\-])(\d{4})-(\d\d)-(\d\d)(?![\d\-])", _read_iso_date, False),
     (
         r"(?<![\w.,/:\-])(?P<day>\d{1,2})[./](?P<month>\d\d)[./](?P<year>\d{4}|\d\d)(?![\w/]|\.\d)"
@@ -602,7 +788,8 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
         _read_time_with_point,
         False,
     ),
-    # Scores, ratios, sizes.
+    # Addresses, scores, ratios, sizes.
+    (r"(?<![\w.])(?:(?P<part>стр|к)\.(?= ?\d)|д\.(?= ?\d+(?:/\d|[а-я]\b)))", _read_building, True),
     (r"(?<![\d:.,])(\d{1,4}):(\d{1,3}(?: \d{3}){1,2}|\d{1,5})(?![\d:]|[.,]\d)", _read_ratio, False),
     (r"(?<![\w/.,:])(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)", _read_slash, False),
     (
@@ -620,6 +807,13 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     (r"(?<![\w.,:/+\-−])(?<!\d )0\d{1,12}(?![\w/:]|[.,\-]\d)", _read_code, False),
     (r"(?<![\d\-])\d{4}(?:[ -]\d{4}){3}(?![\d\-])", _read_in_pairs, False),
     (r"(?<![\w.,])\d{12,40}(?![\w]|[.,]\d)", _read_in_groups, False),
+    (r"(?<=[²³)]) ?\+ ?(?=\w)", lambda _: " плюс ", False),
+    (r"(?<=[\dA-Za-z)])[²³](?!\w)", _read_power, False),
+    (r"(?<![\w.,°])(\d{1,3})′(?: ?(\d{1,2})″)?", _read_minutes, False),
+    (r"(?<= )\+(?= [A-Za-z\d])", lambda _: "плюс", False),
+    (r"(?<=[A-Za-z]) ?= ?(?=[A-Za-z\d])", lambda _: " равно ", False),
+    (r"(?<=[\d]) ?к(?![\w-]| ?кв|\.)", lambda _: " тыс.", False),
+    (r"(?<![\w.,\"])(\d{1,3})\"(?!\w)", _read_inches, False),
     # Money.
     (
         r"(?<!\w)(?P<sign>[$€£¥₴₸₽₿]) ?(?P<whole>\d{1,3}(?:[ ,]\d{3}){1,3}|\d{1,9})"
@@ -634,18 +828,23 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
         False,
     ),
     (r"(?<=\d) ?т\. ?р\.", lambda _: " тыс. руб.", False),
-    (r"(?<=\d) ?р\.(?= |\Z)", lambda _: " руб.", False),
+    (
+        rf"(?P<first>{_AMOUNT} ?[-–—] ?)?(?P<number>{_AMOUNT})(?P<scale> ?(?:тыс|млн|млрд)\.?)? ?"
+        rf"(?:(?P<unit>{_any_key_of('units')})(?!\w)(?P<point>\.)?|(?P<sign>[₽$€]))"
+        rf"(?:/(?P<per>{_any_key_of('per')}))?(?![\w/²³·-])",
+        _read_unit,
+        False,
+    ),
     (
         rf"(?P<words>\b(?:{_any_of('price_words')}) (?:[а-яё]+ )?){_NUMBER}"
-        r"(?: ?[-–—] ?(?P<last>\d{1,9}))?"
-        r"(?: (?P<short>руб)\b(?P<point>\.(?=\Z))?\.?|(?= (?P<noun>[а-яё]{3,})))",
+        r"(?: ?[-–—] ?(?P<last>\d{1,9}))?(?= (?P<noun>[а-яё]{3,}))",
         _read_price,
         True,
     ),
     (r"\b(на|в|о|при) нем\b", lambda match: f"{match[1]} нём", True),
     # Numbers and the words behind them.
     (
-        rf"(?P<words>\b{_TABLES['lacking']} ){_NUMBER}(?= (?P<noun>[а-яё]{{2,}}))",
+        rf"(?P<words>\b{_TABLES['lacking']} ){_NUMBER}(?= (?P<noun>[а-яё]{{2,}})|[.!?]*\Z)",
         _read_lacking,
         True,
     ),
@@ -655,8 +854,19 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
         _read_few,
         False,
     ),
-    (r"(?<![\w.,])1,5(?= (?!млн|млрд|тыс)(?P<noun>[а-яё]{3,}))", _read_one_and_a_half, False),
-    (r"(?<![\w.,])(?P<number>\d{1,3}) (?P<kind>ст|ч)\. ?л\.", _read_spoons, False),
+    (r"(?<![\w.,:/\-–—])(?<!\d )(?P<number>\d?\d?1)(?= (?P<noun>[а-яё]{3,}))", _read_one, False),
+    (r"(?<![\w.,])(?P<number>\d{1,2})(?= (?P<noun>числ[ау])\b)", _read_day_of_month, False),
+    (r"(?<![\w.,])(?P<number>\d{1,2}) эт\b\.?", _read_storey, False),
+    (
+        r"(?<![\w.,])1,5(?=(?: ?[-–—] ?2)? (?!млн|млрд|тыс)(?P<noun>[а-яё]{3,}))",
+        _read_one_and_a_half,
+        False,
+    ),
+    (
+        r"(?<![\w.,/])(?P<number>\d{1,3}(?:[/,]\d)?|[½¼¾]) (?P<kind>ст|ч)\. ?л\.",
+        _read_spoons,
+        False,
+    ),
     (
         rf"(?<![\w.])(?P<short>{'|'.join(_TABLES['adjectives'])})\.(?= (?P<noun>[а-яё]{{3,}}))",
         _read_adjective,

@@ -149,7 +149,7 @@ def _ends_sentence(
     text: str, start: int, end: re.Match[str], follower_at: int, follower: str
 ) -> bool:
     """Judge one candidate by what is before it and by the next letter; "" is unknown."""
-    if follower and follower in ".!?…,;:)]»" + _WIDE:
+    if follower and follower in ".!?…,;:)]»₽" + _WIDE:
         return False
     before = text[end.start() - 1]
     gap = end["line"] or end["space"]
@@ -200,6 +200,7 @@ _ALWAYS = _words(
 )
 # These go on only before a number: "No. 5" and "рис. 3", but "No. I will not."
 _BEFORE_NUMBER = _words(
+    "пн вт чт пт сб вс каб ауд оф "
     "эт доб вн под вып илл гл ст разд прил пп кв мин сек час руб коп тыс млн млрд трлн экз "
     "no nos nr fig figs vol ch sec art pp approx ca max min tel ext jan feb mar apr jun jul aug "
     "sep sept oct nov dec "

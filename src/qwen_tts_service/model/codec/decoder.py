@@ -33,10 +33,14 @@ class CodecDecoder(nn.Module):
     )
     """Tensors of the file that decoding has no use for."""
 
-    def __init__(self, config: CodecConfig, weights: Weights) -> None:
-        """Build in the dtype of `weights`; tables are folded as stored and rounded once."""
+    def __init__(self, config: CodecConfig, weights: Weights, *, is_fused: bool = False) -> None:
+        """Build in the dtype of `weights`; tables are folded as stored and rounded once.
+
+        is_fused: whether fused kernels run
+        """
         super().__init__()
         self.config = config
+        self.is_fused = is_fused
         self.dtype = weights.dtype
         self.quantizer = Dequantizer(config, weights)
         shape = (config.latent_width, config.codebook_width, 3)
@@ -49,18 +53,12 @@ class CodecDecoder(nn.Module):
 
     def new_state(self, *, slots: int) -> CodecState:
         """Allocate the state of S streams that have not begun."""
-        device = self.quantizer.table.device
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=self.dtype, device=device)
-
-        layers = range(self.config.transformer.layers)
-        window = self.transformer.state_shape(slots)
-        return CodecState(
-            tails=tuple(zeros(slots, conv.reach, conv.in_channels) for conv in self._convs),
-            keys=tuple(zeros(*window) for _ in layers),
-            values=tuple(zeros(*window) for _ in layers),
-            frames=torch.zeros(slots, dtype=torch.int64, device=device),
+        return CodecState.allocate(
+            slots,
+            tails=[(conv.reach, conv.in_channels) for conv in self._convs],
+            window=self.transformer.window_shape,
+            layers=self.config.transformer.layers,
+            like=self.quantizer.table,
         )
 
     @torch.inference_mode()
@@ -87,7 +85,7 @@ class CodecDecoder(nn.Module):
         B, books, T = codes.shape
         assert books == self.config.codebooks
         slots = torch.arange(B, device=codes.device) if slots is None else slots
-        chunk = Chunk(state, slots, active)
+        chunk = Chunk(state, slots, active, is_fused=self.is_fused)
         x = self.enter(self.quantizer(codes), chunk)
         samples: Tensor = self.vocoder(self.transformer(x, chunk), chunk)
         chunk.finish(T)

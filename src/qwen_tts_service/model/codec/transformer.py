@@ -5,6 +5,8 @@ The frame i sees the frames i-W+1 to i (Qwen3-TTS reference implementation, qwen
 Letters: B rows, T frames, C width, H heads, D head size, W window.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -27,14 +29,21 @@ class WindowedTransformer(nn.Module):
         self.stack = DecoderStack(config.transformer, weights, name)
         self.leave = read_linear(weights, [(f"{name}.output_proj", latent)], width, bias=True)
 
-    def state_shape(self, slots: int) -> tuple[int, int, int, int]:
-        """Shape of one layer's remembered keys: [S, H, W - 1, D]."""
+    @property
+    def window_shape(self) -> tuple[int, int, int]:
+        """Shape of one layer's remembered keys in a slot: [H, W - 1, D]."""
         sizes = self.config.transformer
-        return slots, sizes.heads, self.config.window_frames - 1, sizes.head_size
+        return sizes.heads, self.config.window_frames - 1, sizes.head_size
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
         T = x.shape[1]
+        positions = chunk.frames[:, None] + torch.arange(T, device=x.device)
+        if chunk.is_fused:
+            cos, sin = (table.squeeze(2) for table in self.stack.rotary(positions))
+            run = partial(chunk.attend, cos=cos, sin=sin)
+            fused: Tensor = self.leave(self.stack.run_fused(self.enter(x), run))
+            return fused
         hidden = ~window_mask(chunk.frames, T, self.config.window_frames)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -45,7 +54,6 @@ class WindowedTransformer(nn.Module):
             shares = scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
             return torch.matmul(shares, values).transpose(1, 2)
 
-        positions = chunk.frames[:, None] + torch.arange(T, device=x.device)
         out: Tensor = self.leave(self.stack(self.enter(x), positions, attend))
         return out
 

@@ -16,8 +16,9 @@ from torch.nn.functional import conv2d, gelu, layer_norm
 
 from qwen_tts_service.kernels.linear import Arithmetic, fixed, make_linear
 from qwen_tts_service.model.config import CodecConfig
-from qwen_tts_service.model.weights import Weights, placed, read_linear
+from qwen_tts_service.model.weights import Weights, read_linear
 
+from .snake import SnakeBeta
 from .state import Chunk
 
 _DILATIONS = (1, 3, 9)
@@ -30,14 +31,22 @@ class CausalConv(nn.Module):
     """A stride 1 convolution that sees its input and what came before.
 
     weight: [out, in, kernel], or [out, 1, kernel] for groups of one channel; bias: [out]
+    activation: what its new inputs go through first
     In packed arithmetic, on the CPU, wide layers are computed as windows times a packed matrix;
     what a row comes to then does not depend on how many rows there are.
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor, arithmetic: Arithmetic, *, dilation: int = 1
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        arithmetic: Arithmetic,
+        *,
+        dilation: int = 1,
+        activation: SnakeBeta | None = None,
     ) -> None:
         super().__init__()
+        self.activation = activation
         out, inner, self.kernel = weight.shape
         self.dilation = dilation
         self.groups = out if inner == 1 else 1
@@ -58,7 +67,9 @@ class CausalConv(nn.Module):
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
         """[B, N, C] -> [B, N, C out]."""
         if self.reach:
-            x = chunk.extend(self.tail, x)
+            x = chunk.extend(self.tail, x, self.activation)
+        elif self.activation is not None:
+            x = chunk.activate(x, self.activation)
         if self.matrix is not None:
             y: Tensor = self.matrix(self._windows(x))
             return y
@@ -77,18 +88,29 @@ class CausalConv(nn.Module):
 
 
 def read_conv(
-    weights: Weights, name: str, shape: tuple[int, int, int], *, dilation: int = 1
+    weights: Weights,
+    name: str,
+    shape: tuple[int, int, int],
+    *,
+    dilation: int = 1,
+    activation: SnakeBeta | None = None,
 ) -> CausalConv:
     """Read `name`.weight of a shape [out, in, kernel] or [out, 1, kernel] and `name`.bias [out]."""
     weight, bias = weights.take(f"{name}.weight", *shape), weights.take(f"{name}.bias", shape[0])
-    return CausalConv(weight, bias, weights.arithmetic, dilation=dilation)
+    return CausalConv(weight, bias, weights.arithmetic, dilation=dilation, activation=activation)
 
 
 class Upsample(nn.Module):
     """A transposed convolution with stride s and kernel s or 2s, as the module's text says."""
 
     def __init__(
-        self, weights: Weights, name: str, shape: tuple[int, int, int], *, stride: int
+        self,
+        weights: Weights,
+        name: str,
+        shape: tuple[int, int, int],
+        *,
+        stride: int,
+        activation: SnakeBeta | None = None,
     ) -> None:
         """Read `name`.weight of a shape [in, out, kernel] and `name`.bias [out]."""
         super().__init__()
@@ -98,28 +120,12 @@ class Upsample(nn.Module):
         taps = taps.reshape(into, self.out, kernel // stride, stride).permute(3, 1, 0, 2).flip(3)
         weight = taps.reshape(stride * self.out, into, -1).contiguous()
         bias = weights.take(f"{name}.bias", self.out).repeat(stride)
-        self.conv = CausalConv(weight, bias, weights.arithmetic)
+        self.conv = CausalConv(weight, bias, weights.arithmetic, activation=activation)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
         """[B, N, C in] -> [B, N * s, C out]."""
         y: Tensor = self.conv(x, chunk)
         return y.reshape(len(x), -1, self.out)
-
-
-class SnakeBeta(nn.Module):
-    """x + sin²(x·e^α) / (e^β + 1e-9), α and β per channel; the exponentials are taken at load."""
-
-    def __init__(self, weights: Weights, name: str, channels: int) -> None:
-        super().__init__()
-        alpha = weights.take_raw(f"{name}.alpha", channels)
-        beta = weights.take_raw(f"{name}.beta", channels)
-        self.frequency = placed(alpha.exp(), weights)
-        self.height = placed(1.0 / (beta.exp() + 1e-9), weights)
-
-    def forward(self, x: Tensor, _chunk: Chunk) -> Tensor:
-        """[B, N, C] -> [B, N, C]."""
-        wave = (x * self.frequency).sin_().square_()
-        return torch.addcmul(x, wave, self.height, out=wave)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -147,15 +153,15 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, weights: Weights, name: str, C: int, dilation: int) -> None:
         super().__init__()
-        self.act1 = SnakeBeta(weights, f"{name}.act1", C)
-        self.conv1 = read_conv(weights, f"{name}.conv1.conv", (C, C, 7), dilation=dilation)
-        self.act2 = SnakeBeta(weights, f"{name}.act2", C)
-        self.conv2 = read_conv(weights, f"{name}.conv2.conv", (C, C, 1))
+        act1, act2 = (SnakeBeta(weights, f"{name}.act{number}", C) for number in (1, 2))
+        self.conv1 = read_conv(
+            weights, f"{name}.conv1.conv", (C, C, 7), dilation=dilation, activation=act1
+        )
+        self.conv2 = read_conv(weights, f"{name}.conv2.conv", (C, C, 1), activation=act2)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:
         """[B, N, C] -> [B, N, C]."""
-        y = self.conv1(self.act1(x, chunk), chunk)
-        mixed: Tensor = x + self.conv2(self.act2(y, chunk), chunk)
+        mixed: Tensor = x + self.conv2(self.conv1(x, chunk), chunk)
         return mixed
 
 
@@ -174,14 +180,15 @@ class Vocoder(nn.Module):
         layers.append(read_conv(weights, f"{name}.0.conv", (C, latent, 7)))
         for stage, stride in enumerate(config.upsample_rates, 1):
             block, shape = f"{name}.{stage}.block", (C, C // 2, 2 * stride)
-            layers.append(SnakeBeta(weights, f"{block}.0", C))
-            layers.append(Upsample(weights, f"{block}.1.conv", shape, stride=stride))
+            act = SnakeBeta(weights, f"{block}.0", C)
+            name_of_conv = f"{block}.1.conv"
+            layers.append(Upsample(weights, name_of_conv, shape, stride=stride, activation=act))
             C //= 2
             for unit, dilation in enumerate(_DILATIONS, 2):
                 layers.append(ResidualUnit(weights, f"{block}.{unit}", C, dilation))
         last = 1 + len(config.upsample_rates)
-        layers.append(SnakeBeta(weights, f"{name}.{last}", C))
-        layers.append(read_conv(weights, f"{name}.{last + 1}.conv", (1, C, 7)))
+        act = SnakeBeta(weights, f"{name}.{last}", C)
+        layers.append(read_conv(weights, f"{name}.{last + 1}.conv", (1, C, 7), activation=act))
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, chunk: Chunk) -> Tensor:

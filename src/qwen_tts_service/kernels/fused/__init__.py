@@ -1,0 +1,1 @@
+"""Fused kernels: each a custom operation with its plain torch definition and a Triton kernel."""

@@ -1,0 +1,110 @@
+"""Triton where it is installed; elsewhere a stand-in with which kernels are defined and never run.
+
+A fused operation is made of a plain torch function, which says what it computes and runs on every
+device without Triton, and of a function that launches the Triton kernel on CUDA. With
+TRITON_INTERPRET=1, set before Python starts, the kernels also run on the CPU, slowly, by Triton's
+interpreter: so they are compared with their definitions where there is no device.
+"""
+
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import torch
+
+try:
+    import triton
+    import triton.language as tl
+
+    jit: Any = triton.jit
+    is_installed = True
+    is_interpreted = bool(triton.knobs.runtime.interpret)
+except ImportError:
+
+    class _Missing:
+        """Whatever kernels mention while they are defined."""
+
+        def __getattr__(self, _name: str) -> "_Missing":
+            return self
+
+    tl = triton = _Missing()
+    is_installed = is_interpreted = False
+
+    def jit(function: Any) -> Any:
+        """Leave a kernel as it is: nothing runs it."""
+        return function
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+__all__ = [
+    "KERNELS",
+    "FusedOperation",
+    "fused",
+    "is_installed",
+    "is_interpreted",
+    "jit",
+    "next_power_of_2",
+    "rounded",
+    "tl",
+]
+
+_LIBRARY = "qwen_tts"
+KERNELS: dict[str, int] = {}
+"""How many kernels each fused operation launches."""
+
+
+class FusedOperation(Generic[P, R]):
+    """A custom operation of torch; `plain` is its definition in plain torch."""
+
+    def __init__(self, plain: Callable[P, R], operation: Callable[..., R]) -> None:
+        self.plain = plain
+        self._operation = operation
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the Triton kernel on CUDA, and the plain definition elsewhere."""
+        return self._operation(*args, **kwargs)
+
+
+def fused(
+    launch: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    changes: tuple[str, ...] = (),
+    kernels: int = 1,
+) -> Callable[[Callable[P, R]], FusedOperation[P, R]]:
+    """Make a plain definition a custom operation that runs `launch` on CUDA.
+
+    fake: returns outputs of the right shapes without computing them
+    changes: names of the arguments that are written to
+    kernels: how many `launch` launches
+    """
+
+    def decorate(plain: Callable[P, R]) -> FusedOperation[P, R]:
+        name = plain.__name__
+        operation = torch.library.custom_op(f"{_LIBRARY}::{name}", plain, mutates_args=changes)
+        operation.register_fake(fake)
+        if is_installed:
+            operation.register_kernel("cpu" if is_interpreted else "cuda")(launch)
+        KERNELS[name] = kernels
+        return FusedOperation(plain, operation)
+
+    return decorate
+
+
+def next_power_of_2(number: int) -> int:
+    """Return the smallest power of 2 that is not below a number of at least 1."""
+    return 1 << (number - 1).bit_length()
+
+
+@jit
+def rounded(x, dtype: tl.constexpr):
+    """Round float32 as torch does where it stores `dtype`: to nearest, ties to even.
+
+    Written out for bfloat16, which Triton's interpreter would cut off.
+    """
+    if dtype == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        return bits.to(tl.float32, bitcast=True)
+    return x.to(dtype).to(tl.float32)
