@@ -64,7 +64,8 @@ def from_validation(error: ValidationError, schema: type[BaseModel]) -> InvalidR
 def _rule(item: Any) -> str:
     kind, value, context = item["type"], item["input"], item.get("ctx", {})
     if kind in _KINDS:
-        return f"must be {_KINDS[kind]}; got {kind_of(value)}"
+        sent = kind_of(value) if isinstance(value, str) else shown(value)
+        return f"must be {_KINDS[kind]}; got {sent}"
     if kind in _LIMITS:
         limit = _LIMITS[kind].format(**context).removesuffix(".0")
         return f"must be {limit}; got {shown(value)}"

@@ -61,7 +61,7 @@ def test_an_unknown_voice_in_the_text_is_refused(server: Server, route: str) -> 
     error = answer.json()["error"]
     assert answer.status_code == 400
     assert (error["code"], error["param"]) == ("unknown_speaker", field)
-    assert f"{field} names the voice 'nobody\ufffdat home'" in error["message"]
+    assert f'{field} names the voice "nobody\ufffdat home"' in error["message"]
     assert "adam" in error["message"]
 
 

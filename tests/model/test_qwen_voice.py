@@ -58,6 +58,7 @@ def make_voice(config: Any = CONFIG, **limits: Any) -> Any:
         dtype="torch.bfloat16",
         codec=SimpleNamespace(dtype="torch.float32"),
         attention=SimpleNamespace(name="sdpa", reason="it is there"),
+        kernels=SimpleNamespace(name="torch", reason="on cpu"),
     )
     stand_ins: Any = (model, FakeEngine())
     return QwenVoice(*stand_ins, "qwen", replace(OPTIONS, **limits))

@@ -190,7 +190,7 @@ def test_functions_stay_short() -> None:
 
 def test_the_model_stays_short_enough_to_read() -> None:
     files = (SOURCE / "model").rglob("*.py")
-    assert sum(len(path.read_text().splitlines()) for path in files) < 2000
+    assert sum(len(path.read_text().splitlines()) for path in files) < 2350
 
 
 def test_class_names_and_type_aliases_are_unique() -> None:
@@ -220,12 +220,12 @@ MAX_LINES = {
     "kernels": 1110,
     "model": 1480,
     "qwen": 250,
-    "speech": 880,
+    "speech": 905,
     "telemetry": 140,
-    "text": 2250,
+    "text": 2300,
     "voice": 290,
 }
-MAX_LINES_OF_ALL = 11700
+MAX_LINES_OF_ALL = 11800
 
 
 def lines_of_code(path: Path) -> int:

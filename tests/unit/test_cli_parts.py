@@ -69,6 +69,8 @@ async def test_bar_follows_only_a_speech_of_ten_seconds_or_more_and_ends(
         (["--out", "a.mp3", "--format", "flac"], "flac"),
         (["--out", "-"], "wav"),
         (["--out", "-", "--format", "pcm"], "pcm"),
+        (["--out", "a.mp3", "--format", " FLAC"], "flac"),
+        (["--out", "a.mp3", "--format", "DOC"], "DOC"),
         (["--play"], "wav"),
     ],
 )

@@ -162,6 +162,16 @@ def test_text_is_cut_at_sentence_ends(text, pieces):
     assert split(text, "russian") == pieces
 
 
+@pytest.mark.parametrize(
+    "sentence", ['"Really."', "(Yes.)", "«Да!»", "« Non. »", "“Why?”", "Da…»)", "Ну."]
+)
+def test_a_sentence_is_the_same_piece_within_a_text_and_alone(sentence):
+    assert split(f"{sentence} Then he left.", "english") == (
+        *split(sentence, "english"),
+        "Then he left.",
+    )
+
+
 @pytest.mark.parametrize("language", ["russian", "korean", "chinese"])
 @pytest.mark.parametrize("text", ["слово, " * 300, "слово " * 300, "слово" * 300, "中国人" * 300])
 def test_long_sentences_are_cut_and_lose_nothing(text, language):

@@ -419,7 +419,7 @@ async def test_an_unknown_voice_is_refused_before_anything_is_spoken(text):
     with pytest.raises(InvalidRequest) as caught:
         await begin(teller, ask(text))
     assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
-    assert "'Bob': known: a, b" in caught.value.message
+    assert '"Bob": known: a, b' in caught.value.message
     assert not teller.spoken
 
 
@@ -470,8 +470,48 @@ async def test_sentences_with_markup_are_the_same_however_they_are_cut(size):
             ("a", "Six"),
             ("b", "seven"),
         ],
-        [0.08, 0.08, 0.06, 1.09, 0.03, 0.05],
+        # 0.3 s before another speaker, as in a text that is spoken whole
+        [0.08, 0.08, 0.36, 1.09, 0.03, 0.35],
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[voice:a]Раз. [voice:b]Два. [/voice]Три.",
+        "[voice:a]Раз. Ещё. [pause:1s][voice:b]Два. [voice:b]Три.",
+        "Раз. [voice:a]Два [pause:1s].",
+    ],
+)
+async def test_sentences_of_several_speakers_take_as_long_as_the_whole(text):
+    whole = Synthesizer(Cast(), sample_rate_hz=RATE_HZ).speak(
+        ask(text=text, language="russian"), STREAM
+    )
+    async with aclosing(whole):
+        [part async for part in whole]
+    _, heard_s = await said_by_sentence([text], language="russian")
+    assert sum(heard_s) == pytest.approx(whole.audio_s, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**Важно. Очень важно.** Да.",
+        "*Раз. Два.* И **три**. ~~Четыре. Пять.~~",
+        "__One. Two!__ **So. Oh?** Ok",
+        "Он **дал** *ей. Нет* да. **Всё**",
+        "**One.\nTwo.** Three",
+        "2 * 3. So 4 * 5. And x**2. Then y**3.",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_emphasis_over_several_sentences_is_read_as_in_the_whole(text, size):
+    teller = Cast()
+    Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(ask(text=text, language="english"), STREAM)
+    whole = " ".join(part.text for part in teller.prepared)
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    said, _ = await said_by_sentence(pieces, language="english")
+    assert " ".join(part for _, part in said).split() == whole.split()
 
 
 SSML = (

@@ -99,7 +99,8 @@ async def hear(text: str, **fields: Any) -> tuple[list[int], str | None, str]:
         ("q", [SILENCE]),
         ("late", [SILENCE]),
         ("Yes. Oh q.", [5, SILENCE]),
-        ("Yes. Oh quo. Yes.", [5, 300 + SILENCE, 5]),
+        ("Yes. Oh quo. Yes.", [5, SILENCE, 5]),
+        ("Yes. Yes. Oh quo. Ah q. Yes. No.", [5, 2 * SILENCE, 5]),
         ("Yes [pause:1s] q", [5, 1000 + SILENCE]),
         ("late [pause:1s] Yes", [SILENCE + 1000, 5]),
     ],
@@ -170,6 +171,14 @@ async def test_a_written_text_without_a_word_is_silent(by_token: bool) -> None:
     assert await write("..", ". 😊", by_token=by_token) == [(WARNING, 0.2)]
     with pytest.raises(CannotSpeak):
         await write("...", by_token=by_token, on_unspeakable="error")
+
+
+@pytest.mark.parametrize("by_token", [True, False])
+@pytest.mark.parametrize("text", ["<think>Hm.", "<!-- a -->", "<script>a</script>", "[voice:bob]"])
+async def test_a_written_text_that_is_all_markup_is_silent(text: str, by_token: bool) -> None:
+    assert await write(text, by_token=by_token) == [(WARNING, 0.2)]
+    with pytest.raises(CannotSpeak):
+        await write(text, by_token=by_token, on_unspeakable="error")
 
 
 async def test_a_written_text_that_is_refused_otherwise_is_not_silenced() -> None:

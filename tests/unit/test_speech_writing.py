@@ -478,7 +478,7 @@ async def test_an_unknown_voice_in_the_text_is_the_texts_fault():
     with pytest.raises(InvalidRequest) as caught:
         stream.feed("[voice:bob] Hello there")
     assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
-    assert "'bob': known: a" in caught.value.message
+    assert '"bob": known: a' in caught.value.message
 
 
 WORDS = (("GPU", "джи пи ю"), ("GPU cluster", "кластер"), ("you", "ты"), ("🙂", "смайлик"))

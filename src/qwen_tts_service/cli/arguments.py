@@ -163,7 +163,8 @@ def format_of(arguments: argparse.Namespace) -> str:
     if arguments.play and arguments.format:
         raise CommandError("--format goes with --out; a player takes what it can")
     if arguments.format:
-        return folded(arguments.format)
+        wanted = folded(arguments.format)
+        return wanted if wanted in get_args(AudioFormat) else str(arguments.format)
     if arguments.play or arguments.out == STANDARD_IO:
         return "wav"
     suffix = Path(arguments.out).suffix.lower().removeprefix(".")

@@ -46,6 +46,7 @@ _THOUSANDS = re.compile(r"\d{1,3}(?:\.\d{3})+")
 _RANGE = re.compile(rf"{_START}(?<![/-])({_NUMBER})[-–—]({_NUMBER})(?!-|[.,]\d){_NO_LETTER}")
 _DECIMAL = re.compile(r"(?<![\d.,])(\d+)\.(\d+)(?![.,]?\d)")
 _MINUS = re.compile(rf"{_START}(?<![)\]])[-–−](?=\d)")
+_HOURS = re.compile(rf"{_START}(\d{{1,2}}){_SPACE}?[hH](?:{_SPACE}?(\d\d))?(?!/){_NO_LETTER}")
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])/(?=[^\W\d_])")
 _INITIAL = re.compile(r"(?<!\w)([A-HJ-ZÀ-ÝА-ЮЁ])\.\s?(?=[A-ZÀ-ÝА-ЯЁ,;)]|\Z)")
 _CAPITALS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5}(?![A-Za-z])")
@@ -65,6 +66,7 @@ def write_out(text: str, language: Language) -> str:
     if has_figures := _DIGIT.search(text) is not None:
         text = _FIGURES.sub(notation.read_figures, text)
         text = notation.money.sub(notation.read_money, text)
+        text = _HOURS.sub(notation.read_hours, text)
         text = notation.quantity.sub(notation.read_quantity, text)
     text = _BETWEEN_WORDS.sub(" ", notation.rules.sub(notation.apply_rule, text))
     if has_figures:
@@ -153,6 +155,13 @@ class Notation:
             whole=_agreed(whole, unit_word), unit=unit_word, cents=rest_words
         )
         return (words if int(rest) else f"{_agreed(whole, unit_word)} {unit_word}") + _stop(match)
+
+    def read_hours(self, match: re.Match[str]) -> str:
+        """Write out the h of a time of the day: "14h30"."""
+        if "hours" not in self._table:
+            return match[0]
+        word = _form(self._table["hours"].split("|"), match[1])
+        return " ".join(filter(None, [match[1], word, match[2]]))
 
     def read_quantity(self, match: re.Match[str]) -> str:
         """Write out a unit behind its number."""

@@ -22,8 +22,10 @@ _MAX_WORD_CHARS = 40
 # A secondary stress, composed.
 _GRAVE = {"ѐ": "е", "ѝ": "и", "Ѐ": "Е", "Ѝ": "И"}
 
+# With the marks that close it, so that it is read alike within a text and alone.
+_CLOSING = r"(?<=[.!?…])[»”’\"')\]]*(?:[ \u00a0\u202f]»)?"
 _SENTENCE_END = re.compile(
-    r"(?<=[.!?…])[»”’\"')\]]*\s+(?=[^a-zа-яё\s])|(?<=[。！？])(?![。！？」』”])|\n+"
+    rf"{_CLOSING}(?:\s+(?=[^a-zа-яё\s])|\Z)|(?<=[。！？])(?![。！？」』”])|\n+"
 )
 _CLAUSE_END = re.compile(r"(?<=[,;:—–])\s+|(?<=[，；：、])")
 _HAN = "\u3400-\u9fff"  # each a word of its own for espeak-ng

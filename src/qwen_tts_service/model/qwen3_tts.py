@@ -83,7 +83,6 @@ class Qwen3TTS:
         codec_linear: Arithmetic = "float" if linear == "float" else "packed"
         attention = choose_attention(device, dtype, use_flash=use_flash_attention)
         kernels = choose_kernels(device, asked=False if fuse else fused_kernels)
-        is_fused = kernels.is_fused
         on_progress("reading the configuration", 0.0)
         config = load_config(path)
         tokenizer = Tokenizer(path, config, split)
@@ -94,8 +93,8 @@ class Qwen3TTS:
             arithmetic=linear,
             on_take=lambda taken: on_progress("loading the networks", 0.05 + 0.65 * taken),
         ) as weights:
-            talker = Talker(config, weights, attention, is_fused=is_fused)
-            code_predictor = CodePredictor(config, weights, is_fused=is_fused)
+            talker = Talker(config, weights, attention, is_fused=kernels.is_fused)
+            code_predictor = CodePredictor(config, weights, is_fused=kernels.is_fused)
             for stack in (talker.stack, code_predictor.stack) if fuse else ():
                 stack.fuse()
             prompts = PromptEmbedder(config, weights, talker.embedding)
@@ -107,12 +106,10 @@ class Qwen3TTS:
             ignored=CodecDecoder.IGNORED,
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
-            codec = CodecDecoder(config.codec, weights, is_fused=is_fused)
+            codec = CodecDecoder(config.codec, weights, is_fused=kernels.is_fused)
         on_progress("loaded", 1.0)
-        return cls(
-            config, tokenizer, prompts, talker, code_predictor, codec, device, dtype, linear,
-            kernels,
-        )  # fmt: skip
+        networks = (prompts, talker, code_predictor, codec)
+        return cls(config, tokenizer, *networks, device, dtype, linear, kernels)
 
     @property
     def attention(self) -> Attention:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 
-from qwen_tts_service.errors import InvalidRequest, printable
+from qwen_tts_service.errors import InvalidRequest, shown
 from qwen_tts_service.text.language import detect_language
 from qwen_tts_service.text.lexicon import Lexicon, lexicon_of
 from qwen_tts_service.text.markup import parse
@@ -190,7 +190,7 @@ def blame_text(error: InvalidRequest, speaker: str | None) -> InvalidRequest:
     if error.code != "unknown_speaker":
         return error
     return InvalidRequest(
-        f"text names the voice {printable(speaker or '')!r}: {error.message}",
+        f"text names the voice {shown(speaker or '')}: {error.message}",
         param="text",
         code=error.code,
     )

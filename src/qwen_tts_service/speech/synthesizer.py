@@ -294,7 +294,9 @@ def _joined(warnings: Sequence[str]) -> str | None:
 def _length_warning(expected_s: float, allowed_s: float) -> str | None:
     if expected_s <= allowed_s:
         return None
+    decimals = 1 if allowed_s < 10 else 0
     return (
-        f"the text takes about {expected_s:.0f} s and max_length allows {allowed_s:.0f} s: "
+        f"the text takes about {expected_s:.{decimals}f} s "
+        f"and max_length allows {allowed_s:.{decimals}f} s: "
         "its end will probably be missing"
     )

@@ -2,13 +2,12 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from qwen_tts_service.errors import CannotSpeak
 from qwen_tts_service.text.segments import Pause
 from qwen_tts_service.text.split import is_speakable, split_sentences
 from qwen_tts_service.types import FinishReason, PcmStream, Samples, SpeechRequest, Utterance, Voice
-
-from .parts import GAP
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +39,16 @@ def prepare_or_silence(voice: Voice, part: SpeechRequest) -> list[Utterance | Pa
 def _sentence_by_sentence(
     voice: Voice, part: SpeechRequest, sentences: list[str]
 ) -> Iterator[Utterance | Pause]:
-    for number, sentence in enumerate(sentences):
-        if number:
-            yield GAP
-        yield from prepare_or_silence(voice, replace(part, text=sentence.strip()))
+    """Sentences with a reading that follow each other stay together, as in any other text."""
+
+    def has_reading(sentence: str) -> bool:
+        return SILENCE not in prepare_or_silence(voice, replace(part, text=sentence.strip()))
+
+    for is_read, run in groupby(sentences, has_reading):
+        if is_read:
+            yield voice.prepare(replace(part, text="".join(run).strip()))
+        else:
+            yield from (SILENCE for _ in run)
 
 
 class SpokenOrSilent:

@@ -18,8 +18,8 @@ from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.text.language import beginning_that_tells, detect_language, tells_language
 from qwen_tts_service.text.lexicon import Lexicon, LexiconStream
 from qwen_tts_service.text.markup import Event, MarkupReader, SentenceReader, parse
-from qwen_tts_service.text.normalise import normalise
-from qwen_tts_service.text.segments import MAX_PAUSE_S, ParsedText, Pause, VoiceChange
+from qwen_tts_service.text.normalise import drop_split_emphasis, normalise
+from qwen_tts_service.text.segments import MAX_PAUSE_S, ParsedText, Pause, Segment, VoiceChange
 from qwen_tts_service.text.split import SentenceSplitter, is_speakable, nothing_to_speak
 from qwen_tts_service.text.ssml import could_be_ssml, is_ssml
 from qwen_tts_service.text.words import WordNormaliser
@@ -311,6 +311,8 @@ class SpeechBySentence:
         self._is_ssml: bool | None = True if request.input_type == "ssml" else None
         self._beginning: list[str] = []  # while it may be SSML, or all of it if it is
         self._speaker: str | None = None  # of the first sentence
+        self._emphasis: str | None = None  # the mark that is open from the sentence before
+        self._last_part: Segment | Pause | None = None  # of the sentence before
         self._wordless: ParsedText | None = None  # the last sentence that has no words
         self.is_cut = False
 
@@ -345,7 +347,19 @@ class SpeechBySentence:
 
     def _put(self, sentences: Iterable[ParsedText]) -> None:
         for sentence in sentences:
-            self._sentences.put_nowait(sentence)
+            self._sentences.put_nowait(self._without_split_emphasis(sentence))
+
+    def _without_split_emphasis(self, sentence: ParsedText) -> ParsedText:
+        """A sentence that is normalised alone shows only one half of a pair of marks."""
+        if self._is_ssml or self._request.normalize == "none":
+            return sentence
+        return replace(sentence, segments=tuple(map(self._whole_emphasis, sentence.segments)))
+
+    def _whole_emphasis(self, part: Segment | Pause) -> Segment | Pause:
+        if isinstance(part, Pause):
+            return part
+        text, self._emphasis = drop_split_emphasis(part.text, self._emphasis)
+        return replace(part, text=text)
 
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
         """Yield a speech for each sentence that has words; raises CannotSpeak if none has."""
@@ -359,17 +373,30 @@ class SpeechBySentence:
             request = replace(
                 self._request, text=sentence.text, language=language, max_frames=max_frames
             )
-            speech = self._synthesizer.speak(self._by_the_same(request), self._output, sentence)
+            speech = self._synthesizer.speak(
+                self._by_the_same(request), self._output, self._behind_gap(sentence)
+            )
             yield speech
             self.is_cut = speech.finish_reason == "length"
             max_frames -= _used_frames(speech)
-        wordless = self._wordless
-        if speech is None and (self._request.on_unspeakable == "error" or wordless is None):
+        if speech is None and self._request.on_unspeakable == "error":
             raise nothing_to_speak()
-        if speech is None and wordless is not None:
+        if speech is None:
+            wordless = self._wordless or ParsedText(())
             await before()
             request = replace(self._request, text=wordless.text)
             yield self._synthesizer.speak(request, self._output, wordless)
+
+    def _behind_gap(self, sentence: ParsedText) -> ParsedText:
+        """Put a gap before the words of another speaker, as in a text that is spoken whole."""
+        before, first = self._last_part, sentence.segments[0]
+        self._last_part = sentence.segments[-1]
+        if isinstance(first, Pause) or not isinstance(before, Segment):
+            return sentence
+        own = self._request.speaker
+        if (before.speaker or own) == (first.speaker or own):
+            return sentence
+        return replace(sentence, segments=(Pause(GAP.duration_s), *sentence.segments))
 
     def _has_words(self, sentence: str) -> bool:
         """Whether anything is left to say once marks and emoji are out."""

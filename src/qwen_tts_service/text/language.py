@@ -178,6 +178,12 @@ _NAME = re.compile(
     r"\b(?P<first>[A-Z][\w'’]*)(?:(?: (?:of|the|to|and|in|for|a|on|at|de|la|le|du|des|del|di|do|da"
     r"|von|der|und|et|y|e|&)){0,3} [A-Z][\w'’]*)+"
 )
+# "Ошибка: Cannot open the file": what is said is before the colon, what is shown behind it.
+_SAID_BEFORE = re.compile(r"(?:[^:\uff1a.!?\n\u3002]|[:.](?=\S)){1,200}(?::(?=\s)|\uff1a)")
+# One word of a language without spaces, between two words of a Latin sentence.
+_INSERTED = re.compile(
+    r"(?<=[a-z,;] )([\u3005-\u30ff\u3400-\u9fff])[\u3005-\u30ff\u3400-\u9fff]{2,9}(?=,? [a-z])"
+)
 _SENTENCE_START = re.compile(r"(?:\A|[.!?\n])[\s\"'«“„(¿¡-]*\Z")
 _WEIGHT_OF_OTHER_WORD = 0.25
 
@@ -186,9 +192,13 @@ def _is_latin_sentence(text: str) -> bool:
     """Whether the grammar of a mixed text is Latin: "I live in \u6771\u4eac", not "API \u0438 SQL".
 
     Names, titles, quotations and commands have no say: what counts are function words, with the
-    small words around them, against all words of the other scripts outside quotations.
+    small words around them, against all words of the other scripts outside quotations. What is
+    said before a first colon decides alone if it is in another script.
     """
-    frame = _QUOTED.sub(" ", text)
+    said = _SAID_BEFORE.match(text)
+    if said and _is_in_other_script(said[0]):
+        return False
+    frame = _INSERTED.sub(r"\1", _QUOTED.sub(" ", text))
     frame = _NAME.sub(lambda name: name["first"] if _is_function(name["first"]) else " ", frame)
     words = _count_words(frame)
     ordinary = [
@@ -200,6 +210,11 @@ def _is_latin_sentence(text: str) -> bool:
     function_words = sum(map(_is_function, ordinary))
     latin = function_words + _WEIGHT_OF_OTHER_WORD * (len(ordinary) - function_words)
     return function_words > 0 and latin > sum(words.values()) - words["latin"]
+
+
+def _is_in_other_script(text: str) -> bool:
+    words = _count_words(text)
+    return sum(words.values()) > 2 * words["latin"]
 
 
 def _is_function(word: str) -> bool:

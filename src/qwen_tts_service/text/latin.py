@@ -42,6 +42,7 @@ _PRIOR: Scores = (0.3, 0, 0, 0.5, 0, 0)
 _UNKNOWN_WORD: Scores = (1.5, 0, 0, 0, 0, 0)
 _NAME: Scores = (3, 0, 0, 0, 0, 0)
 _SAME_LANGUAGE = 2.5
+_CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 
 def _for(language: Language, nats: float) -> Scores:
@@ -65,9 +66,13 @@ def detect_latin(text: str, after: Language | None = None) -> Language:
     """
     text = unicodedata.normalize("NFC", text).lower().replace("’", "'")
     words = [found[0] for found in _WORD.finditer(text)][:_MAX_JUDGED_WORDS]
-    if after is None and words == ["no"]:
-        return "english"  # more frequent in Spanish, but alone it answers an English question
-    evidence = [_PRIOR, *(_MARKS[mark] for mark in _MARKS if mark in text)]
+    marks = [scores for mark, scores in _MARKS.items() if mark in text]
+    is_of_letters = not marks and all(len(word) == 1 and word.isascii() for word in words)
+    if after is None and (words == ["no"] or is_of_letters):
+        # "No" is more frequent in Spanish, but alone it answers an English question; single
+        # letters are names and code.
+        return "english"
+    evidence = [_PRIOR, *marks]
     evidence += [scores for word in words for scores in _scores_of(word.strip("'"))]
     if after is not None:
         evidence.append(_for(after, _SAME_LANGUAGE))
@@ -115,6 +120,8 @@ def _scores_of(word: str) -> Iterable[Scores]:
     """Score a word, or what an apostrophe divides: "l'amour" is "l'" and "amour"."""
     if word in names():
         return [_NAME]
+    if len(word) == 1 and word in _CONSONANTS:  # "USB-C", "Plan B": no word of any language
+        return []
     word = word.replace("ß", "ss")
     parts = [word] if word in _known_words() else _ELISION.split(word)
     return [_score_part(part if part in _known_words() else part.strip("'")) for part in parts]

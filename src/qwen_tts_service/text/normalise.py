@@ -87,6 +87,34 @@ def _drop_markdown(text: str) -> str:
     return text
 
 
+_MARK = r"\*{1,3}|_{1,3}|~~"
+_EMPHASIS_EDGE = re.compile(
+    rf"(?<![\w*~])(?P<opening>{_MARK})(?=[^\W_]|[\"'«„“(])"
+    rf"|(?<=[\w.,!?…\"'»”’)])(?P<closing>{_MARK})(?![\w*~])"
+)
+
+
+def drop_split_emphasis(sentence: str, mark: str | None) -> tuple[str, str | None]:
+    """Drop a mark of emphasis whose other half is in another sentence of the line.
+
+    mark: what is open from the sentences before; returned is what is open behind this one
+    """
+    opening: re.Match[str] | None = None
+    for edge in _EMPHASIS_EDGE.finditer(sentence):
+        if mark is None and edge["opening"]:
+            mark, opening = edge["opening"], edge
+        elif edge["closing"] and edge["closing"] == mark:
+            if opening is None:  # no mark of this sentence is dropped but this one
+                rest, mark = drop_split_emphasis(sentence[edge.end() :], None)
+                return sentence[: edge.start()] + rest, mark
+            mark = opening = None
+    if sentence.endswith("\n"):
+        return sentence, None
+    if opening is not None:
+        sentence = sentence[: opening.start()] + sentence[opening.end() :]
+    return sentence, mark
+
+
 def _read_table_row(line: str) -> str:
     """Turn "| a | b |" into "a, b"; one cell, or |x|, is not a row."""
     row = line.strip()

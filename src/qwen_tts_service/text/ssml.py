@@ -194,14 +194,17 @@ class _SsmlReader:
     def _say_as(self, given: dict[str, str], around: _Element) -> _Element:
         kind = given.get("interpret-as", "").lower()
         if kind not in SAY_AS_KINDS:
-            self._warn(f"SSML: say-as {printable(kind)} is not known; its text was spoken")
+            which = (
+                f"say-as {printable(kind)} is not known" if kind else "say-as without interpret-as"
+            )
+            self._warn(f"SSML: {which}; its text was spoken")
             return around
         self._builder.end_segment()
         say_as = SayAs(kind, given.get("format", "").lower())
         return replace(around, manner=replace(around.manner, say_as=say_as))
 
     def _prosody(self, given: dict[str, str], around: _Element) -> _Element:
-        for name in given.keys() - {"rate", "lang"}:
+        for name in sorted(given.keys() - {"rate", "lang"}):
             self._warn(f"SSML: prosody {printable(name)} was not applied")
         if "rate" not in given:
             return around
@@ -222,7 +225,7 @@ class _SsmlReader:
         raise self._invalid("prosody rate", rate, f"one of {', '.join(_RATES)}, 80%, +10% or 1.2")
 
     def _voice(self, given: dict[str, str], around: _Element) -> _Element:
-        for name in given.keys() - {"name", "lang", "languages"}:
+        for name in sorted(given.keys() - {"name", "lang", "languages"}):
             self._warn(f"SSML: voice {printable(name)} was not applied")
         manner = around.manner
         if given.get("languages"):
@@ -246,7 +249,7 @@ class _SsmlReader:
         try:
             return parse_language(value)
         except InvalidRequest as error:
-            allowed = error.message.removeprefix("language is not ")
+            allowed = error.message.partition(" is not ")[2]
             raise self._invalid("xml:lang", value, allowed) from None
 
     def _warn(self, warning: str) -> None:

@@ -12,7 +12,7 @@ const RUSSIAN = {
     "запрос больше {limit} байт (MAX_BODY_BYTES)",
   "{field}: must be at least {limit}; got {value}": "{field}: не меньше {limit}, а послано {value}",
   "{field}: must be at most {limit}; got {value}": "{field}: не больше {limit}, а послано {value}",
-  "{field}: must be a whole number; got a number": "{field}: нужно целое число",
+  "{field}: must be a whole number; got {value}": "{field}: нужно целое число, а послано {value}",
   "{field}: must have at most {limit} characters; got {n}":
     "{field}: знаков {n}, а можно не больше {limit}",
   "speaker {value} is unknown; this model has {names}":
@@ -61,6 +61,15 @@ const RUSSIAN = {
 
   "the text takes about {n} s and max_length allows {limit} s: its end will probably be missing":
     "речь займёт около {n} с, а max_length разрешает {limit} с: конца, скорее всего, не будет",
+  "text has no letter or digit to speak": "в тексте нет ни букв, ни цифр: читать нечего",
+  "text without a reading was replaced by {n} s of silence":
+    "вместо текста, который нельзя прочесть, — {n} с тишины",
+  "text has letters that the embedded voice cannot read: {letters}. Write these words in letters of one of the ten languages":
+    "встроенный голос не умеет читать буквы {letters}: запишите эти слова буквами одного из десяти языков",
+  "words in {name} letters are read by espeak-ng's {name2}":
+    "слова с буквами другого языка читает голос espeak-ng для него ({name})",
+  "letters that Russian lacks ({codes}) are read as Russian sounds":
+    "буквы, которых нет в русском ({codes}), читаются как русские звуки",
   "normalize: there are no full rules for {language}; light was applied":
     "normalize: полных правил нет, взяты лёгкие (язык: {language})",
 };
