@@ -215,6 +215,7 @@ def test_it_says_what_it_is() -> None:
     assert voice.longest_part_chars == 800
     assert voice.facts == {
         "attention": "sdpa: it is there",
+        "kernels": "torch: on cpu",
         "number_format": "bfloat16, codec float32",
     }
 
