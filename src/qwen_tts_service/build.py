@@ -86,11 +86,11 @@ def _check_qwen(settings: Settings) -> None:
             f"CPU_WEIGHTS={settings.cpu_weights} is for the CPU only, but DEVICE={device}. "
             "Unset CPU_WEIGHTS."
         )
+    for package in ("huggingface_hub", "torch", "transformers", "safetensors"):
+        _require(package, "qwen", f"MODEL_NAME={settings.model_name}")
     require_available(
         settings.model_name, Path(settings.model_path), hub=Hub(is_offline=settings.hf_hub_offline)
     )
-    for package in ("torch", "transformers", "safetensors"):
-        _require(package, "qwen", f"MODEL_NAME={settings.model_name}")
     if settings.device is not None and settings.device != "cpu" and not _can_use(settings.device):
         raise StartupError(
             f"DEVICE={settings.device} is set, but torch cannot use it. Check "

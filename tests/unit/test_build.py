@@ -66,8 +66,8 @@ def test_a_checkpoint_is_looked_for_with_its_packages_and_the_device_that_was_na
     environ: dict[str, str], devices: list[str], looked_for: list[Any]
 ) -> None:
     check(load_settings({"MODEL_NAME": "m", "MODEL_PATH": "/p", "HF_HUB_OFFLINE": "1", **environ}))
-    packages = ["torch", "transformers", "safetensors"]
-    assert looked_for == [("m", Path("/p"), True), *packages, *devices]
+    packages = ["huggingface_hub", "torch", "transformers", "safetensors"]
+    assert looked_for == [*packages, ("m", Path("/p"), True), *devices]
 
 
 def test_a_lexicon_that_is_wrong_is_said_before_anything_is_looked_for(
@@ -92,6 +92,7 @@ def test_the_embedded_voice_needs_its_package_and_nothing_else(
     ("model", "package", "extra"),
     [
         ("espeak-ng", "espeakng_loader", "espeak"),
+        ("m", "huggingface_hub", "qwen"),
         ("m", "torch", "qwen"),
         ("m", "transformers", "qwen"),
         ("m", "safetensors", "qwen"),
