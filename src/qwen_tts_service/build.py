@@ -16,6 +16,7 @@ from .speech.lexicon_file import LexiconFile
 from .speech.parts import TextOptions
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
+from .text.accent import Accentor
 from .types import ReportProgress, Voice
 
 _CAN_USE_CUDA = "import sys, torch; torch.zeros(1, device=sys.argv[1])"
@@ -47,8 +48,6 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
 
 
 def _text_options(settings: Settings) -> TextOptions:
-    from .text.accent import Accentor  # noqa: PLC0415
-
     return TextOptions(
         default_language=settings.default_language,
         lexicon=_lexicon(settings),

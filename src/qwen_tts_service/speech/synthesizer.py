@@ -137,7 +137,6 @@ class Synthesizer:
         self, voice: Voice, *, sample_rate_hz: int, text_options: TextOptions = DEFAULT_TEXT_OPTIONS
     ) -> None:
         self.voice = voice
-        self.text_options = text_options
         self.sample_rate_hz = sample_rate_hz
         self.text_options = text_options
 

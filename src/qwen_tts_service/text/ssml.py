@@ -82,6 +82,7 @@ class _SsmlReader:
         self._open: list[_Element] = []
         self._warnings: dict[str, None] = {}
         self._language: Language | None = None
+        self._lines_before = 0  # of blank text
         self._parser = expat.ParserCreate("utf-8")
         self._parser.buffer_text = True
         self._parser.StartElementHandler = self._start
