@@ -1,8 +1,8 @@
 """Russian dates, ordinals, decimals and agreement in words, where espeak-ng 1.52 is wrong."""
 
 import re
-from datetime import date
 
+from qwen_tts_service.text.numerals import is_date, roman_value
 from qwen_tts_service.text.stress import STRESS
 
 from . import read_table
@@ -30,7 +30,6 @@ _NOUN_WORDS = {"г.": "года", "в.": "век", "вв.": "века"}
 _ROMAN = re.compile(rf"(?<!\w)(?P<roman>[IVXХ]{{1,6}})(?!\w)(?:\s(?P<noun>{_NOUNS}))?")
 _NAMED = re.compile(r"(?:(?P<name>[А-ЯЁ][а-яё]+)|[а-яё]+)\s\Z")
 _CENTURIES = re.compile(r"[-–][IVX]{1,6}\sв")
-_ROMAN_SHAPE = re.compile(r"X{0,3}(?:IX|IV|V?I{0,3})\Z")
 _DECIMAL = re.compile(r"(?<![\d.,])(\d+),(\d{1,3})(?![\d.,]\d|\d)")
 _FRACTION = re.compile(r"(?<![\d./])(\d+)/(\d+)(?![\d/])")
 _BEFORE_FEMININE = re.compile(rf"(?<![\d.,])(\d*[12])(?=\s({_FEMININE}))")
@@ -93,23 +92,15 @@ def _iso_day(match: re.Match[str]) -> str:
 
 def _day(match: re.Match[str]) -> str:
     day = int(match["day"])
-    if not _is_day(day, int(match["month"]), 2000):
+    if not is_date(day, int(match["month"]), 2000):
         return match[0]
     return f"{_ordinal(day)} {_WORDS['months'][str(int(match['month']))]}"
 
 
 def _date(day: int, month: int, year: int) -> str | None:
-    if not _is_day(day, month, year):
+    if not is_date(day, month, year):
         return None
     return f"{_ordinal(day)} {_WORDS['months'][str(month)]} {_ordinal(year)} года"
-
-
-def _is_day(day: int, month: int, year: int) -> bool:
-    try:
-        date(year, month, day)
-    except ValueError:
-        return False
-    return True
 
 
 def _ordinal(number: int, ending: str = "ого") -> str:
@@ -171,10 +162,9 @@ def _roman(match: re.Match[str]) -> str:
     numeral, noun = match["roman"].replace("Х", "X"), match["noun"]
     before = _NAMED.search(match.string[max(0, match.start() - 30) : match.start()])
     is_sure = noun or (before and (before["name"] or len(numeral) > 1))
-    if not _ROMAN_SHAPE.match(numeral) or not (is_sure or len(set(numeral)) > 1):
+    number = roman_value(numeral)
+    if number is None or not (is_sure or len(set(numeral)) > 1):
         return match[0]
-    values = [{"I": 1, "V": 5, "X": 10}[letter] for letter in numeral]
-    number = sum(-value if value < max(values[at:]) else value for at, value in enumerate(values))
     if noun:  # with a capital, as the numeral: a sentence may begin there
         return f"{_before_noun(number, noun, match)}{_dot_of(match)}".capitalize()
     if not before and not _CENTURIES.match(match.string, match.end()):

@@ -9,11 +9,11 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from .numerals import is_date, roman_value
 from .russian_numbers import (
     GRAMMEMES,
     Case,
@@ -196,21 +196,13 @@ def _read_numeric_date(match: re.Match[str]) -> str | None:
     day, month, year = (int(match[name] or 0) for name in ("day", "month", "year"))
     if match["year"] and len(match["year"]) == 2:
         year += 2000 if year < 50 else 1900
-    if not _is_date(day, month, year or 2000):
+    if not is_date(day, month, year or 2000):
         return None
     if not match["year"] and not _is_short_date(match):
         return None
     # A point that also ended the sentence stays.
     end = "." if match[0].endswith(".") and not _after(match).strip() else ""
     return _date(day, month, year or None, _date_case(match)) + end
-
-
-def _is_date(day: int, month: int, year: int) -> bool:
-    try:
-        date(year, month, day)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_short_date(match: re.Match[str]) -> bool:
@@ -223,7 +215,7 @@ def _is_short_date(match: re.Match[str]) -> bool:
 
 def _read_iso_date(match: re.Match[str]) -> str | None:
     year, month, day = map(int, match.groups())
-    return _date(day, month, year, _date_case(match)) if _is_date(day, month, year) else None
+    return _date(day, month, year, _date_case(match)) if is_date(day, month, year) else None
 
 
 def _read_written_date(match: re.Match[str]) -> str | None:
@@ -238,7 +230,7 @@ def _read_written_date(match: re.Match[str]) -> str | None:
 def _read_date_range(match: re.Match[str]) -> str | None:
     """Read "10.12–15.12" as days, which decimals and times of the day are not."""
     first, last = ((int(match[day]), int(match[day + 1])) for day in (1, 3))
-    if not (_is_date(*first, 2000) and _is_date(*last, 2000)) or _is_version(match):
+    if not (is_date(*first, 2000) and is_date(*last, 2000)) or _is_version(match):
         return None
     return f"с {_date(*first, None, 'genitive')} по {_date(*last, None, 'nominative')}"
 
@@ -656,22 +648,11 @@ def _gender_of_counted(noun: str | None) -> GrammaticalGender:
 
 # Ordinals --------------------------------------------------------------------------------
 
-_ROMAN = re.compile("M{0,3}(CM|CD|D?C{0,3})(XC|XL|L?X{0,3})(IX|IV|V?I{0,3})")
-_ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
-
-
-def _roman(digits: str) -> int | None:
-    """The value of a well-formed Roman number."""
-    if not _ROMAN.fullmatch(digits):
-        return None
-    values = [_ROMAN_DIGITS[digit] for digit in digits]
-    return sum(-value if value < max(values[at:]) else value for at, value in enumerate(values))
-
 
 def _read_ordinal(match: re.Match[str]) -> str | None:
     """Read "2 тур", "II место", "XXII Олимпийские игры": in the form of the word behind."""
     number = match["number"]
-    value = int(number) if number.isdecimal() else _roman(number)
+    value = int(number) if number.isdecimal() else roman_value(number)
     tag = _ordinal_tag(match["word"], is_roman=not number.isdecimal())
     if not value or tag is None:
         return None

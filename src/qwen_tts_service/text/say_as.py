@@ -12,6 +12,7 @@ from typing import Any
 from qwen_tts_service.types import Language
 
 from .language import iso_code
+from .numerals import is_date
 from .segments import SayAs
 
 _TABLE: Mapping[Language, Mapping[str, Any]] = tomllib.loads(
@@ -120,4 +121,5 @@ def _order(text: str, numbers: list[str], language: Language) -> str:
 
 
 def _is_date(fields: Mapping[str, int]) -> bool:
-    return 1 <= fields.get("m", 1) <= 12 and 1 <= fields.get("d", 1) <= 31
+    leap_year = 2000  # for a day without a year, and for "00"
+    return is_date(fields.get("d", 1), fields.get("m", 1), fields.get("y", 0) or leap_year)
