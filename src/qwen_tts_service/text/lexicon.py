@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.types import Language
@@ -27,11 +28,6 @@ class LexiconError(ValueError):
 
 # Tokens ---------------------------------------------------------------------------------
 
-# Combining marks, and what is invisible inside a word: soft hyphen, zero-width space and joiners.
-_MARKS = "".join(
-    char for char in map(chr, range(0x300, 0x10000)) if unicodedata.category(char)[0] == "M"
-)
-_MARK = rf"[{_MARKS}\u00ad\u200b-\u200d\u2060]"
 # Scripts without spaces between words, and Hangul, where particles follow a word without one.
 _WIDE = (
     "\u1100-\u11ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3105-\u318f\u31a0-\u31ff"
@@ -47,9 +43,20 @@ _ADDRESS = (
     r"|\]\((?:[a-z]{2,16}+:|/|\#|\.\.?/)[!-'*-~]*+"
     r"|[A-Za-z0-9._%+\-]{1,64}+@[A-Za-z0-9.\-]++"
 )
-_TOKEN = re.compile(
-    rf"{_ADDRESS}|(?:(?:{_LETTER}|{_STRESS_SIGN}){_MARK}*+)++|[{_WIDE}]{_MARK}*+|\s++|.", re.DOTALL
-)
+
+
+@cache
+def _token() -> re.Pattern[str]:
+    """The pattern of one token; made when the first lexicon is, as it looks at all of Unicode."""
+    marks = "".join(
+        char for char in map(chr, range(0x300, 0x10000)) if unicodedata.category(char)[0] == "M"
+    )
+    # Also what is invisible inside a word: soft hyphen, zero-width space and joiners.
+    mark = rf"[{marks}\u00ad\u200b-\u200d\u2060]"
+    word = rf"(?:(?:{_LETTER}|{_STRESS_SIGN}){mark}*+)++"
+    return re.compile(rf"{_ADDRESS}|{word}|[{_WIDE}]{mark}*+|\s++|.", re.DOTALL)
+
+
 # What begins with a letter or digit and may not touch a word.
 _WORD = re.compile(rf"{_LETTER}|{_STRESS_SIGN}")
 # No token goes on over one of these; an address is ASCII. A mark is also complete by itself.
@@ -123,7 +130,7 @@ def lexicon_of(readings: Mapping[str, str]) -> Lexicon:
     entries: dict[str, list[_Entry]] = {}
     tokens_of: dict[str, list[str]] = {}
     for word, reading in readings.items():
-        tokens = [_folded(token) for token in _TOKEN.findall(word.strip())]
+        tokens = [_folded(token) for token in _token().findall(word.strip())]
         is_exact = any(char.isupper() or char.istitle() for char in word)
         exact = "".join(tokens) if is_exact else None
         lower = [token.casefold() for token in tokens]
@@ -187,7 +194,7 @@ class LexiconStream:
 
     def _replace(self, *, is_all: bool) -> str:
         # The character before a "+" decides what that is.
-        raw = _TOKEN.findall(self._before[-1:] + self._held, len(self._before[-1:]))
+        raw = _token().findall(self._before[-1:] + self._held, len(self._before[-1:]))
         text = _Tokens(raw, self._before, is_all=is_all)
         out: list[str] = []
         at = 0
