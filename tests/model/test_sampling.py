@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_tts_service.model import sampling as sampling_module
+from qwen_tts_service.kernels.fused import noise as noise_module
 from qwen_tts_service.model.sampling import MAX_TOP_K, CounterDraw, Sampler, penalise
 from qwen_tts_service.model.state import SamplingState, SlotState
 from qwen_tts_service.types import SamplingOptions
@@ -245,7 +245,7 @@ def test_each_codebook_is_drawn_with_its_own_noise():
 
 @pytest.mark.parametrize("word", [0, 0xFFFFFFFF])
 def test_noise_is_finite_for_every_hash(monkeypatch, word):
-    monkeypatch.setattr(sampling_module, "_mix", lambda x: torch.full_like(x, word))
+    monkeypatch.setattr(noise_module, "mix", lambda x: torch.full_like(x, word))
     zero = torch.zeros(1, dtype=torch.int64)
     # The hash of a choice is the exclusive or of two words.
     monkeypatch.setattr(torch.Tensor, "bitwise_xor_", lambda x, _: x)

@@ -190,7 +190,7 @@ def test_functions_stay_short() -> None:
 
 def test_the_model_stays_short_enough_to_read() -> None:
     files = (SOURCE / "model").rglob("*.py")
-    assert sum(len(path.read_text().splitlines()) for path in files) < 2350
+    assert sum(len(path.read_text().splitlines()) for path in files) < 2250
 
 
 def test_class_names_and_type_aliases_are_unique() -> None:
@@ -217,8 +217,8 @@ MAX_LINES = {
     "engine": 1060,
     "espeak": 1130,
     "hub": 325,
-    "kernels": 1110,
-    "model": 1480,
+    "kernels": 1130,
+    "model": 1440,
     "qwen": 250,
     "speech": 905,
     "telemetry": 140,

@@ -55,8 +55,7 @@ class CodePredictor(nn.Module):
             read_linear(weights, [(f"{_NAME}.lm_head.{book}", self.choices)], sizes.width)
             for book in range(self.books)
         )
-        with torch.inference_mode():
-            self.inner_embedding = self._inner_embedding() if is_fused else self.embedding
+        self.inner_embedding = fixed(self._inner_embedding()) if is_fused else self.embedding
 
     def embed(self, codes: Tensor) -> Tensor:
         """Codes int64 [B, Q-1] of codebooks 1.. -> [B, Q-1, C]."""
@@ -105,6 +104,7 @@ class CodePredictor(nn.Module):
             embedded = choose(head(out[:, -1]), book + 1, self.inner_embedding, book * self.choices)
             x = embedded[:, None]
 
+    @torch.no_grad()
     def _inner_embedding(self) -> Tensor:
         """Project the tables to the predictor's own width: [(Q-1) * V, E]."""
         if self.projection is None:

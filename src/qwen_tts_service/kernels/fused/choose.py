@@ -4,12 +4,15 @@ embedding, in one kernel (see model/sampling.py for the order and its source).
 Letters: B rows, S slots, V choices, Q codebooks, W choices that noise was made for, C width.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from .jit import fused, jit, next_power_of_2, tl
 
 _COLUMNS = 1024
+_OUT = float("-inf")
 
 
 @jit
@@ -106,29 +109,65 @@ def choose_code(
     table: [rows, C], in which code 0 of this codebook is `first_row`
     end: the code that has no embedding, and gets that of code 0; -1 for none
     """
-    warmth = temperature[slots].float()
-    greedy = warmth == 0
-    kept = keep_choices(logits.float(), warmth, top_k[slots], top_p[slots])
-    race = kept - noise[:, book, : logits.shape[1]].masked_fill(greedy[:, None], 0.0)
+    choices = ChoiceFilter.of(temperature[slots].float(), top_k[slots], top_p[slots])
+    race = noise[:, book, : logits.shape[1]].masked_fill(choices.is_greedy, 0.0)
+    race = choices.apply(logits.float()) - race
     code = race.argmax(dim=1)
     codes[:, book] = code
     return table[first_row + code.masked_fill(code == end, 0)]
 
 
-def keep_choices(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Apply temperature, top-k and top-p [B] to float32 [B, V]; what is excluded becomes -inf."""
-    greedy = (temperature == 0)[:, None]
-    logits = logits / temperature[:, None].masked_fill(greedy, 1.0)
-    best, order = logits.sort(dim=1, descending=True, stable=True)
-    kth = (top_k - 1).clamp(0, best.shape[1] - 1)[:, None]
-    worst = best.gather(1, kth).masked_fill((top_k == 0)[:, None] | greedy, float("-inf"))
-    # From the least likely up, what together has no more than 1 - p goes, but never the best.
-    shares = best.masked_fill(best < worst, float("-inf")).softmax(dim=1)
-    sums = shares.flip(1).cumsum(dim=1).flip(1)
-    tail = (sums <= (1 - top_p).float()[:, None]) & (top_p < 1)[:, None] & ~greedy
-    tail[:, 0] = False
-    gone = torch.zeros_like(tail).scatter(1, order, tail) | (logits < worst)
-    return logits.masked_fill(gone, float("-inf"))
+@dataclass(frozen=True, slots=True)
+class ChoiceFilter:
+    """Temperature, top-k and top-p of B rows, made ready once per frame; [B, 1] each."""
+
+    is_greedy: Tensor
+    temperature: Tensor
+    kth: Tensor
+    is_top_k_off: Tensor
+    dropped: Tensor
+    is_top_p_on: Tensor
+
+    @classmethod
+    def of(cls, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> "ChoiceFilter":
+        """Take temperature float32, top_k int64, top_p float64, [B] each; 0, 0 and 1 are off."""
+        is_greedy = (temperature == 0)[:, None]
+        return cls(
+            is_greedy=is_greedy,
+            temperature=temperature[:, None].masked_fill(is_greedy, 1.0),
+            kth=(top_k - 1).clamp(min=0)[:, None],
+            is_top_k_off=(top_k == 0)[:, None] | is_greedy,
+            dropped=(1 - top_p).float()[:, None],
+            is_top_p_on=(top_p < 1)[:, None] & ~is_greedy,
+        )
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """Filter float32 [B, V] by sorting; what is excluded becomes -inf.
+
+        Rows of temperature 0 come back as they are.
+        """
+        logits = logits / self.temperature
+        best, order = logits.sort(dim=1, descending=True, stable=True)
+        worst = self._worst(best)
+        # The reference sums the probabilities from the smallest up and drops those whose sum
+        # stays within 1 - p; the best choice always stays.
+        kept = best.masked_fill(best < worst, _OUT)
+        sums = kept.softmax(dim=1).flip(1).cumsum(dim=1).flip(1)
+        tail = (sums <= self.dropped) & self.is_top_p_on
+        tail[:, 0] = False
+        out = torch.zeros_like(tail).scatter(1, order, tail) | (logits < worst)
+        return logits.masked_fill(out, _OUT)
+
+    def apply_top_k(self, logits: Tensor, most: int) -> Tensor:
+        """Do the same, cheaper, where no row has top_p < 1 or top_k > `most`; the same bits."""
+        logits = logits / self.temperature
+        best = logits.topk(min(most, logits.shape[1]), dim=1).values
+        return logits.masked_fill(logits < self._worst(best), _OUT)
+
+    def _worst(self, best: Tensor) -> Tensor:
+        """Return the k-th best of each row [B, 1]: what equals it stays; -inf without top-k."""
+        kth = self.kth.clamp(max=best.shape[1] - 1)
+        return best.gather(1, kth).masked_fill(self.is_top_k_off, _OUT)
 
 
 @jit
@@ -175,8 +214,16 @@ def penalise_logits(
     """
     logits = logits.float()
     kept.index_put_((slots,), logits)
-    factor = penalty[slots].float()[:, None]
-    lowered = torch.where(logits < 0, logits * factor, logits / factor)
-    out = torch.where(seen[slots], lowered, logits)
-    out[:, -1] = out[:, -1].masked_fill(frames < least, float("-inf"))
-    return out
+    return penalise(logits, seen[slots], penalty[slots].float(), frames, least)
+
+
+def penalise(logits: Tensor, seen: Tensor, penalty: Tensor, frames: Tensor, least: int) -> Tensor:
+    """Apply repetition penalty and minimum length to the logits of codebook 0.
+
+    logits float32 [B, V], seen bool [B, V], penalty float32 [B], frames int64 [B] -> float32 [B, V]
+    The penalty counts a token once, however often it was drawn ("CTRL", section 4.1).
+    """
+    factor = penalty[:, None]
+    logits = torch.where(seen, torch.where(logits < 0, logits * factor, logits / factor), logits)
+    is_end = torch.arange(logits.shape[1], device=logits.device) == logits.shape[1] - 1
+    return logits.masked_fill(is_end & (frames < least)[:, None], _OUT)

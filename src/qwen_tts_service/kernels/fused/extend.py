@@ -92,7 +92,7 @@ def _fake_extend(x: Tensor, tails: Tensor, *_rest: Tensor | None) -> Tensor:
 def snake(x: Tensor, frequency: Tensor, height: Tensor) -> Tensor:
     """X + sin²(x · frequency) · height ("BigVGAN"): [B, N, C], the others [C]."""
     wave = (x * frequency).sin_().square_()
-    return torch.addcmul(x, wave, height)
+    return torch.addcmul(x, wave, height, out=wave)
 
 
 @fused(_launch_extend, _fake_extend, changes=("tails",), kernels=2)

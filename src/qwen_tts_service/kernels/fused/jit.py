@@ -18,7 +18,7 @@ try:
     jit: Any = triton.jit
     is_installed = True
     is_interpreted = bool(triton.knobs.runtime.interpret)
-except ImportError:
+except (ImportError, AttributeError):  # the latter before version 3.4, which has no knobs
 
     class _Missing:
         """Whatever kernels mention while they are defined."""

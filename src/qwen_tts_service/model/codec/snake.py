@@ -3,9 +3,9 @@
 Letters: B rows, N steps, C channels.
 """
 
-import torch
 from torch import Tensor, nn
 
+from qwen_tts_service.kernels.fused.extend import snake
 from qwen_tts_service.model.weights import Weights, placed
 
 
@@ -21,5 +21,4 @@ class SnakeBeta(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, C] -> [B, N, C]."""
-        wave = (x * self.frequency).sin_().square_()
-        return torch.addcmul(x, wave, self.height, out=wave)
+        return snake.plain(x, self.frequency, self.height)
