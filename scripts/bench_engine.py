@@ -63,9 +63,11 @@ from qwen_tts_service.engine.job import Job
 from qwen_tts_service.engine.threads import on_a_thread_that_ends
 from qwen_tts_service.errors import TTSError
 from qwen_tts_service.kernels.attention import CachePositions
+from qwen_tts_service.kernels.fused.choose import choose_code
 from qwen_tts_service.model.config import ModelConfig, TransformerConfig
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.model.sampling import CounterDraw, Sampler
+from qwen_tts_service.model.state import SlotState
 from qwen_tts_service.types import FRAME_S, SamplingOptions
 
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody knows why it does."
@@ -270,19 +272,35 @@ def captured_parts(
     slots = torch.arange(batch, device=model.device)
     places = CachePositions(slots, state.length[slots], options.max_positions)
     hidden = torch.zeros(batch, model.config.width, dtype=model.dtype, device=model.device)
-    choose = Sampler(
-        state.predictor_sampling.rows(slots),
-        CounterDraw().frame(state.seed, state.frame, model.config.codebooks, model.config.codes),
-        full_sort=False,
-    )
     work: dict[str, Callable[[], Any]] = {
         "talker": lambda: model.talker.step(hidden, state, places),
-        "predictor": lambda: model.code_predictor(hidden, hidden, choose),
+        "predictor": predictor_work(model, state, slots, hidden),
         "frame": lambda: model.frame_step(
             state, slots, full_sort=False, bound=options.max_positions
         ),
     }
     return {name: mean_s(driver.capture(part, "frames")) for name, part in work.items()}
+
+
+def predictor_work(
+    model: Qwen3TTS, state: SlotState, slots: torch.Tensor, hidden: torch.Tensor
+) -> Callable[[], Any]:
+    """Return what runs the code predictor as a frame does, with the kernels that are in use."""
+    sampling, codebooks = state.predictor_sampling, model.config.codebooks
+    if not model.is_fused:
+        draws = CounterDraw().frame(state.seed, state.frame, codebooks, model.config.codes)
+        choose = Sampler(sampling.rows(slots), draws, full_sort=False)
+        return lambda: model.code_predictor(hidden, hidden, choose)
+    noise = CounterDraw.noise(state.seed, state.frame, codebooks, model.config.codes)
+    codes = torch.zeros(len(slots), codebooks, dtype=torch.int64, device=model.device)
+    options = (sampling.temperature, sampling.top_k, sampling.top_p)
+
+    def choose_fused(
+        logits: torch.Tensor, book: int, table: torch.Tensor, row: int
+    ) -> torch.Tensor:
+        return choose_code(logits, noise, slots, *options, table, row, codes, book, -1)
+
+    return lambda: model.code_predictor.draw_fused(hidden, hidden, choose_fused)
 
 
 def mean_s(work: Callable[[], Any]) -> float:

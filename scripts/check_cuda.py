@@ -73,9 +73,10 @@ def main() -> int:
         a_known_prefix,
         lambda model: the_cpus_arithmetic(model, load),
         lambda model: other_attention(model, load),
+        lambda model: fused_kernels(model, load),
     ]
     if given.compile:
-        checks.append(lambda model: fused_kernels(model, load))
+        checks.append(lambda _model: compiled_kernels(load))
     passed = [run(check, model) for check in checks]
     print(f"{sum(passed)}/{len(passed)} checks passed")
     return 0 if all(passed) else 1
@@ -159,11 +160,18 @@ def other_attention(model: Qwen3TTS, load: Load) -> Outcome:
 
 
 def fused_kernels(model: Qwen3TTS, load: Load) -> Outcome:
-    """Compare fused kernels with plain ones, and capture them."""
-    fused = load(fuse=True)
-    with engine_with(fused, lambda: CudaDriver(fused.device), OPTIONS) as engine:
-        length = len(engine.run_whole(make_jobs(fused)[0]))
-    is_near, told = near(model, fused, BFLOAT16_TOLERANCE, "plain and fused kernels")
+    """Compare the fused kernels with torch's own, whichever are in use."""
+    other = load(fused_kernels=not model.is_fused)
+    in_use = f"{model.kernels.name} kernels in use ({model.kernels.reason})"
+    return near(model, other, BFLOAT16_TOLERANCE, f"{in_use}, fused and torch's own")
+
+
+def compiled_kernels(load: Load) -> Outcome:
+    """Compare kernels fused by torch.compile with torch's own, and capture them."""
+    compiled, plain = load(fuse=True), load(fused_kernels=False)
+    with engine_with(compiled, lambda: CudaDriver(compiled.device), OPTIONS) as engine:
+        length = len(engine.run_whole(make_jobs(compiled)[0]))
+    is_near, told = near(plain, compiled, BFLOAT16_TOLERANCE, "compiled and torch's own kernels")
     return is_near and length > 0, told
 
 

@@ -9,6 +9,7 @@ import torch
 from tests.engine.harness import RecordingDriver
 from tests.model.conftest import ROOT, load_script
 
+from qwen_tts_service.engine.driver import EagerDriver
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 
 
@@ -48,7 +49,17 @@ def test_the_engine_is_measured_by_part_and_under_load(
     assert "| 2 streams | 4 | 0 |" in capsys.readouterr().out
 
 
-def test_parts_of_a_captured_frame_are_timed_by_themselves(bench, model):
+@pytest.fixture(scope="module")
+def fused_model(quick_checkpoint: Path) -> Qwen3TTS:
+    """With the plain definitions of the fused kernels, which is what they are on a CPU."""
+    return Qwen3TTS.load(quick_checkpoint, linear="float", fused_kernels=True)
+
+
+@pytest.mark.parametrize("kind", ["model", "fused_model"])
+def test_parts_of_a_captured_frame_are_timed_by_themselves(
+    bench, kind: str, request: pytest.FixtureRequest
+):
+    model = request.getfixturevalue(kind)
     options = bench.engine_options(model, 3, bench.argparse.Namespace(frames=6))
     driver = RecordingDriver()
     seconds = bench.captured_parts(model, driver, 3, options)
@@ -71,10 +82,25 @@ def test_all_checks_for_cuda_pass_with_a_stand_in_for_it(
     monkeypatch.setattr(check, "JOBS", 3)
     assert check.main() == 0
     said = capsys.readouterr().out
-    assert "6/6 checks passed" in said
+    assert "7/7 checks passed" in said
+    assert "fused and torch's own: first logits" in said
     assert "12/12 utterances have the bits of plain calls" in said
     assert "3/3 utterances keep their bits" in said
     assert "float32 on the CPU and here: first logits 0.0e+00 off, 16/16" in said
+
+
+def test_graphs_of_fused_kernels_say_what_plain_calls_and_torchs_own_kernels_say(
+    check, quick_checkpoint: Path, fused_model: Qwen3TTS, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(check, "JOBS", 3)
+    assert check.graphs_are_plain_calls(fused_model)[0]
+    assert check.bits_in_any_company(fused_model)[0]
+    own = Qwen3TTS.load(quick_checkpoint, linear="float")
+    spoken = []
+    for model in (fused_model, own):
+        with check.engine_with(model, EagerDriver, check.OPTIONS) as engine:
+            spoken.append([engine.run_whole(job) for job in check.make_jobs(model)])
+    assert check.equal(*spoken, within=1e-4) == 3
 
 
 def test_a_driver_that_repeats_nothing_is_found(
