@@ -60,7 +60,7 @@ class Settings(BaseModel):
     codec_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the codec; bfloat16 is faster and adds a little noise."""
     torch_compile: bool = False
-    """On CUDA, fuse kernels by torch.compile: a longer start, fewer kernels."""
+    """On CUDA, fuse kernels by torch.compile instead of our own Triton kernels: a longer start."""
     deterministic: bool = False
     """Bit-equal audio for the same request, at some cost in speed."""
     max_queue: Annotated[int, Field(ge=0)] | None = None
