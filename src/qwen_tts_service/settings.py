@@ -47,7 +47,7 @@ class Settings(BaseModel):
     sampling_rate: int = Field(24000, ge=8000, le=48000)
     """Hz of the audio sent out; other than the model's own is resampled."""
     max_concurrent_requests: int = Field(10, ge=1, le=1024)
-    """Requests that speak at the same time, per worker."""
+    """Requests that speak at the same time, per worker; unset: fewer where memory is short."""
     use_flash_attention: bool = True
     """Use flash-attn where it can be imported on this device; otherwise SDPA."""
 
@@ -78,7 +78,8 @@ class Settings(BaseModel):
     stall_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     """A client that takes nothing of its stream for so long is cut off."""
     max_positions: Annotated[int, Field(ge=256)] = 8192
-    """Longest prompt and speech of one request together, in frames and tokens; sizes the slots."""
+    """Longest prompt and speech of one part of a text together, in tokens and frames; sizes the
+    slots; unset: fewer where memory is short."""
     runaway_factor: Annotated[float, Field(ge=1, le=100)] = 4.0
     """A speech this many times longer than its text should take is stopped as a runaway."""
     russian_stress: bool = False

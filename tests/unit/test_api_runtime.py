@@ -27,6 +27,7 @@ class FakeSynthesizer:
             model_name="fake",
             device="cpu",
             speakers=("zoya", "anna"),
+            slots=None,
             facts={"attention": "plain"},
             is_healthy=True,
         )
@@ -163,6 +164,17 @@ def test_a_voice_that_has_loaded_is_warmed_up_and_ready(log: Any) -> None:
         "key=none: open to everyone"
     ) in log.messages
     assert "embedded" not in log.text
+
+
+@pytest.mark.parametrize(("given", "queue"), [({}, 8), ({"max_queue": "3"}, 3)])
+def test_a_voice_with_memory_for_fewer_slots_gets_no_more(
+    given: dict[str, str], queue: int, log: Any
+) -> None:
+    started = Started(**given)
+    started.synthesizer.voice.slots = 4
+    slots = started.end_loading().get("/health").json()["slots"]
+    assert (slots["total"], slots["queue_limit"], gauge("tts_slots")) == (4, queue, 4)
+    assert f"slots=4 queue={queue}" in log.text
 
 
 def test_the_log_says_that_a_key_is_set_and_not_which(log: Any) -> None:

@@ -97,10 +97,17 @@ class Runtime:
             self._stage = Stage("failed", self._stage.step)
             on_failure()
             return
+        self._fit_admission(synthesizer.voice.slots or self.settings.max_concurrent_requests)
         self._synthesizer = synthesizer
         self._stage = Stage("ready", progress=1.0)
         metrics.READY.set(1)
         self._log_ready(synthesizer)
+
+    def _fit_admission(self, slots: int) -> None:
+        self.admission.slots = slots
+        if self.settings.max_queue is None:
+            self.admission.queue_limit = 2 * slots
+        metrics.SLOTS.set(slots)
 
     def _report(self, step: str, progress: float) -> None:
         if step != self._stage.step:
@@ -115,8 +122,8 @@ class Runtime:
             synthesizer.voice.model_name,
             synthesizer.voice.device,
             settings.sampling_rate,
-            settings.max_concurrent_requests,
-            settings.queue_limit,
+            self.admission.slots,
+            self.admission.queue_limit,
             "set" if settings.api_key.get_secret_value() else "none: open to everyone",
         )
         if settings.model_name == EMBEDDED_VOICE:

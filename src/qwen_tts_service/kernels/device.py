@@ -1,9 +1,11 @@
 """Device choice per worker, torch switches, number formats and memory."""
 
 import math
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -64,3 +66,42 @@ def zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.zeros(*shape, dtype=dtype, device=device)
     count = math.prod(shape) * dtype.itemsize
     return torch.from_numpy(np.zeros(count, np.uint8)).view(dtype).view(shape)
+
+
+_CGROUPS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    (
+        "/sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+"""Versions 2 and 1: folder, limit, use, and what of the use is cache that can be dropped."""
+
+
+def free_memory(device: torch.device, *, sharers: int = 1) -> int:
+    """Return the bytes of a device that a process may take, if so many share it alike.
+
+    On the CPU that is memory of the machine, or of the container if it has a limit.
+    """
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+    else:
+        memory = psutil.virtual_memory()
+        free, total = memory.available, memory.total
+        for limit, left in filter(None, map(_container_memory, _CGROUPS)):
+            free, total = min(free, left), min(total, limit)
+    return int(min(free, total // sharers))
+
+
+def _container_memory(names: tuple[str, str, str, str]) -> tuple[int, int] | None:
+    """Return a container's limit and what is left of it; None where there is no limit."""
+    folder, *files, cache = names
+    try:
+        limit, used = (int((Path(folder) / name).read_text()) for name in files)
+        stat = (Path(folder) / "memory.stat").read_text().splitlines()
+    except (OSError, ValueError):  # not this version, or "max": no limit
+        return None
+    cached = dict(line.split() for line in stat).get(cache, 0)
+    return limit, max(0, limit - used + int(cached))

@@ -7,6 +7,7 @@ State is passed in (`SlotState`, `CodecState`).
 Letters: S slots, B rows, P prompt rows, Q codebooks, C width, V = codes + 1.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,20 @@ from .state import SlotState, allocate_slots
 from .talker import Talker
 from .tokenizer import Split, Tokenizer
 from .weights import CheckpointFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSetup:
+    """How the checkpoint in `path` is going to run, known before its weights are read."""
+
+    path: Path
+    config: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+    codec_dtype: torch.dtype
+    linear: Arithmetic
+    attention: Attention
+    is_fused: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +77,7 @@ class Qwen3TTS:
         fuse: bool = False,
         fused_kernels: bool | None = None,
         split: Split = "qwen2",
+        before_weights: Callable[[ModelSetup], object] = lambda _setup: None,
         on_progress: ReportProgress = lambda _step, _fraction: None,
     ) -> "Qwen3TTS":
         """Read a checkpoint; raises StartupError that names every file, field or tensor amiss.
@@ -73,6 +89,7 @@ class Qwen3TTS:
             bfloat16; "int8" is faster there and rounds. The codec is "packed" unless "float".
         fuse: compile talker and code predictor for fewer kernels; for CUDA alone
         fused_kernels: run those of kernels/fused; None: on CUDA, where Triton can
+        before_weights: called before any weight is read; what it raises ends the loading
         """
         device = with_number(torch.device(device))
         prepare(device)
@@ -85,6 +102,18 @@ class Qwen3TTS:
         kernels = choose_kernels(device, asked=False if fuse else fused_kernels)
         on_progress("reading the configuration", 0.0)
         config = load_config(path)
+        before_weights(
+            ModelSetup(
+                path=path,
+                config=config,
+                device=device,
+                dtype=dtype,
+                codec_dtype=codec_dtype,
+                linear=linear,
+                attention=attention,
+                is_fused=kernels.is_fused,
+            )
+        )
         tokenizer = Tokenizer(path, config, split)
         with CheckpointFile(
             path / "model.safetensors",

@@ -1,7 +1,7 @@
 """The Qwen3-TTS voice: prepares requests as jobs for the engine."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.engine.engine import Engine
@@ -13,11 +13,15 @@ from qwen_tts_service.text.stress import drop_stress
 from qwen_tts_service.types import FRAME_S, Language, SpeechRequest, VoiceChoice
 from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice
 
-from .limits import PROMPT_FRAME_TOKENS, QwenOptions, expected_frames, runaway_frames
+from .limits import (
+    LEAST_FACTOR,
+    PROMPT_FRAME_TOKENS,
+    QwenOptions,
+    expected_frames,
+    part_chars,
+    runaway_frames,
+)
 from .open_text import QwenOpenUtterance
-
-LONGEST_PART_CHARS = 800
-"""About a minute of speech, three in Chinese: the model keeps its voice and finds the end."""
 
 
 def _not_applied(rate: float, phonemes: str | None) -> str | None:
@@ -44,13 +48,13 @@ class QwenUtterance:
 class QwenVoice:
     """Speaks with a Qwen3-TTS CustomVoice checkpoint."""
 
-    longest_part_chars: int | None = LONGEST_PART_CHARS
-
     def __init__(self, model: Qwen3TTS, engine: Engine, name: str, options: QwenOptions) -> None:
         self.model_name = name
         self.sample_rate_hz = model.config.codec.sample_rate_hz
         self.device = str(model.device)
         self.speakers = model.config.speakers
+        self.slots: int | None = options.slots
+        self.longest_part_chars: int | None = part_chars(options.max_positions)
         self.facts: Mapping[str, str] = {
             "attention": f"{model.attention.name}: {model.attention.reason}",
             "kernels": f"{model.kernels.name}: {model.kernels.reason}",
@@ -87,7 +91,7 @@ class QwenVoice:
             max_frames=request.max_frames,
             runaway_frames=runaway_frames(tokens, self._options.runaway_factor),
         )
-        self._check_fit(job)
+        job = self._fitted(job, tokens)
         expected_s = expected_frames(tokens) * FRAME_S
         return QwenUtterance(
             job,
@@ -166,12 +170,16 @@ class QwenVoice:
             return tokens
         raise InvalidRequest(f"tokens must be text token ids, 0 to {limit - 1}", param="tokens")
 
-    def _check_fit(self, job: Job) -> None:
+    def _fitted(self, job: Job, tokens: int) -> Job:
+        """Let a job run as far as its slot goes; refuse it where even LEAST_FACTOR has no room."""
         prompt = len(job.ids) + len(job.instruct_ids) + PROMPT_FRAME_TOKENS
-        most = prompt + min(job.max_frames, job.runaway_frames)
-        if most > self._options.max_positions:
+        factor = min(LEAST_FACTOR, self._options.runaway_factor)
+        least = prompt + min(job.max_frames, runaway_frames(tokens, factor))
+        room = self._options.max_positions
+        if least > room:
             raise InvalidRequest(
-                f"text and speech may need {most} positions, but MAX_POSITIONS is "
-                f"{self._options.max_positions}; send less text or set a smaller max_length",
+                f"text and speech may need {least} positions, but MAX_POSITIONS is {room}; "
+                "send less text or set a smaller max_length",
                 param="text",
             )
+        return replace(job, runaway_frames=min(job.runaway_frames, room - prompt))
