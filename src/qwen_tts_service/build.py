@@ -51,6 +51,14 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
     )
 
 
+def release(settings: Settings) -> None:
+    """Give back to system and device what an unloaded voice has freed."""
+    if not settings.is_embedded:
+        from .kernels.device import return_memory  # noqa: PLC0415
+
+        return_memory()
+
+
 def _text_options(settings: Settings) -> TextOptions:
     return TextOptions(
         default_language=settings.default_language,

@@ -77,6 +77,8 @@ class Settings(BaseModel):
     """Longest wait for a whole file, or for a stream's first audio."""
     stall_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     """A client that takes nothing of its stream for so long is cut off."""
+    keep_alive_s: Annotated[float, Field(gt=0, le=30 * 24 * 3600)] | None = None
+    """Without a request for so long, the model's memory is given back; unset: never."""
     max_positions: Annotated[int, Field(ge=256)] = 8192
     """Longest prompt and speech of one part of a text together, in tokens and frames; sizes the
     slots; unset: fewer where memory is short."""

@@ -1,7 +1,10 @@
 """Starting, failing, falling ill and stopping; and what /health says of it."""
 
+import asyncio
 import logging
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,7 +46,10 @@ class FakeSynthesizer:
 class Started:
     """A runtime whose voice loads for as long as the test lets it."""
 
-    def __init__(self, error: Exception | None = None, **settings: str) -> None:
+    def __init__(
+        self, error: Exception | None = None, released: list[str] | None = None, **settings: str
+    ) -> None:
+        released = [] if released is None else released
         self.synthesizer: Any = FakeSynthesizer()
         self.error = error
         self.loading, self.may_end = threading.Event(), threading.Event()
@@ -53,7 +59,9 @@ class Started:
         given = {name.upper(): value for name, value in settings.items()}
         self.settings = load_settings({"MODEL_NAME": "fake", **given})
         self.runtime._log_ready = self._log_ready
-        self.runtime.open(self.settings, self.build, self.give_up)
+        self.runtime.open(
+            self.settings, self.build, self.give_up, lambda: released.append("release")
+        )
         assert self.loading.wait(WAIT_S)
 
     def build(self, settings: Any, report: Any) -> Any:
@@ -76,6 +84,7 @@ class Started:
     def end_loading(self) -> "Started":
         self.may_end.set()
         assert self.ended.wait(WAIT_S)
+        until(lambda: self.runtime.stage.status != "starting")
         return self
 
     def get(self, path: str) -> Any:
@@ -86,6 +95,13 @@ class Started:
             await app(scope, receive, send)
 
         return TestClient(with_runtime).get(path, follow_redirects=False)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
 
 
 @pytest.fixture(autouse=True)
@@ -216,6 +232,23 @@ def test_an_unhealthy_voice_has_failed_for_good() -> None:
 
 
 @pytest.mark.usefixtures("log")
+async def test_health_of_an_unloaded_voice_is_good_and_says_so() -> None:
+    released: list[str] = []
+    started = Started(released=released, keep_alive_s="0.01").end_loading()
+    until(lambda: bool(released))
+    assert started.synthesizer.said == ["warm-up", "close"]
+    health = started.get("/health")
+    assert health.status_code == 200
+    described = health.json()
+    assert (described["status"], described["ready"]) == ("unloaded", True)
+    assert (described["device"], described["step"]) == ("cpu", "the next request loads the voice")
+    started.synthesizer.voice.choose = lambda _request: SimpleNamespace(speaker="anna")
+    voices = await asyncio.to_thread(started.get, "/v1/audio/voices")
+    assert voices.status_code == 200
+    assert started.synthesizer.said.count("warm-up") == 2
+
+
+@pytest.mark.usefixtures("log")
 def test_closing_stops_the_voice_the_sampling_and_new_requests(
     stops: list[threading.Event],
 ) -> None:
@@ -236,7 +269,9 @@ def test_closing_before_the_voice_is_there_is_harmless() -> None:
     started = Started()
     started.runtime.close()
     assert started.runtime.stage.status == "stopping"
-    started.end_loading()
+    started.may_end.set()
+    until(lambda: started.synthesizer.said == ["warm-up", "close"])
+    assert started.runtime.stage.status == "stopping"
 
 
 @pytest.mark.usefixtures("log")

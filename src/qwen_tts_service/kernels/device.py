@@ -9,6 +9,8 @@ import psutil
 import torch
 from torch import Tensor
 
+from .linear import return_freed_memory
+
 
 def choose_device(asked: str | None, worker: int) -> torch.device:
     """Return the device for worker number `worker`, from 0.
@@ -66,6 +68,13 @@ def zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.zeros(*shape, dtype=dtype, device=device)
     count = math.prod(shape) * dtype.itemsize
     return torch.from_numpy(np.zeros(count, np.uint8)).view(dtype).view(shape)
+
+
+def return_memory() -> None:
+    """Give back to the system and the devices what has been freed."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+    return_freed_memory()
 
 
 _CGROUPS = (
