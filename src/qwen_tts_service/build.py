@@ -92,6 +92,8 @@ def _check_qwen(settings: Settings) -> None:
     device = settings.device or ""
     if settings.torch_compile and device == "cpu":
         raise StartupError("TORCH_COMPILE=1 needs CUDA, but DEVICE=cpu. Unset one of them.")
+    if settings.codec_dtype == "tf32" and device == "cpu":
+        raise StartupError("CODEC_DTYPE=tf32 needs CUDA, but DEVICE=cpu. Unset one of them.")
     if device.startswith("cuda") and settings.cpu_weights not in (None, "float"):
         raise StartupError(
             f"CPU_WEIGHTS={settings.cpu_weights} is for the CPU only, but DEVICE={device}. "
@@ -157,6 +159,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
         directory,
         device=device,
         codec_dtype=dtype_named(settings.codec_dtype),
+        codec_tf32=settings.codec_dtype == "tf32",
         linear=settings.cpu_weights,
         use_flash_attention=settings.use_flash_attention,
         fuse=settings.torch_compile,

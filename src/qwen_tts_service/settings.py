@@ -49,7 +49,7 @@ class Settings(BaseModel):
     max_concurrent_requests: int = Field(10, ge=1, le=1024)
     """Requests that speak at the same time, per worker; unset: fewer where memory is short."""
     use_flash_attention: bool = True
-    """Use flash-attn where it can be imported on this device; otherwise SDPA."""
+    """Use flash-attn where it runs on this device and is faster than without it."""
 
     workers: int = Field(1, ge=1, le=64)
     """Processes that serve side by side; each loads the model, on a GPU of its own if it can."""
@@ -57,8 +57,8 @@ class Settings(BaseModel):
     """Threads of the model on the CPU, per worker; unset is one for each core."""
     cpu_weights: Literal["half", "int8", "float"] | None = None
     """Number format of the weights on the CPU; unset is half, exact for the published weights."""
-    codec_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the codec; bfloat16 is faster and adds a little noise."""
+    codec_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Number format of the codec; tf32 (on CUDA) and bfloat16 are faster and add a little noise."""
     torch_compile: bool = False
     """On CUDA, fuse kernels by torch.compile instead of our own Triton kernels: a longer start."""
     deterministic: bool = False

@@ -87,6 +87,7 @@ def test_every_setting_reaches_the_part_that_it_is_for(parts: dict[str, Any]) ->
         {
             "device": ("device", "cpu", 2),
             "codec_dtype": ("dtype", "bfloat16"),
+            "codec_tf32": False,
             "linear": "int8",
             "use_flash_attention": False,
             "fuse": True,
@@ -126,3 +127,9 @@ def test_workers_of_one_device_share_its_memory(
     build_module.build(load_settings({"DEVICE": device, "WORKERS": "3"}), print, worker)
     assert parts["planner"]["sharers"] == sharers
     assert parts["wish"] == memory.CapacityWish(slots=10, positions=8192)
+
+
+def test_tf32_reaches_the_codec(parts: dict[str, Any]) -> None:
+    build_module.build(load_settings({"CODEC_DTYPE": "TF32"}), print, 0)
+    options = parts["load"][1]
+    assert (options["codec_dtype"], options["codec_tf32"]) == (("dtype", "tf32"), True)

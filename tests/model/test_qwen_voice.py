@@ -56,7 +56,7 @@ def make_voice(config: Any = CONFIG, **limits: Any) -> Any:
         tokenizer=TOKENIZER,
         device="cpu",
         dtype="torch.bfloat16",
-        codec=SimpleNamespace(dtype="torch.float32"),
+        codec=SimpleNamespace(dtype="torch.float32", has_tf32=False),
         attention=SimpleNamespace(name="sdpa", reason="it is there"),
         kernels=SimpleNamespace(name="torch", reason="on cpu"),
     )

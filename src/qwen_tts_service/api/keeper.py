@@ -21,7 +21,7 @@ from qwen_tts_service.types import ReportProgress
 
 logger = logging.getLogger(__name__)
 
-LOAD_WAIT_S = 30.0
+LOAD_WAIT_S = 50.0
 """How long a request waits for a voice to be loaded again; proxies often give up after 60 s."""
 
 AtEnd = Callable[[Callable[[], object]], object]

@@ -118,6 +118,8 @@ class Runtime:
             self.admission.queue_limit,
             "set" if settings.api_key.get_secret_value() else "none: open to everyone",
         )
+        for name, fact in synthesizer.voice.facts.items():
+            logger.info("%s: %s", name, fact)
         if settings.model_name == EMBEDDED_VOICE:
             logger.info("MODEL_NAME=%s: using the embedded voice", EMBEDDED_VOICE)
 

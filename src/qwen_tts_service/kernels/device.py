@@ -1,13 +1,17 @@
 """Device choice per worker, torch switches, number formats and memory."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
+
+from qwen_tts_service.errors import StartupError
 
 from .linear import return_freed_memory
 
@@ -53,9 +57,75 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def dtype_named(name: Literal["float32", "bfloat16"]) -> torch.dtype:
-    """Return torch's number format of this name."""
-    return torch.float32 if name == "float32" else torch.bfloat16
+def dtype_named(name: Literal["float32", "tf32", "bfloat16"]) -> torch.dtype:
+    """Return the number format of weights by this name; tf32 is a way to multiply float32."""
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a CUDA device computes in bfloat16, and with it in TF32; ROCm's all do."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def network_dtype(device: torch.device) -> torch.dtype:
+    """Return the number format of talker and code predictor on a device.
+
+    Where there is no bfloat16 it is float32: the published weights have values that float16,
+    with its narrower range, would turn into infinities.
+    """
+    is_half = device.type == "cuda" and has_bfloat16(device)
+    return torch.bfloat16 if is_half else torch.float32
+
+
+def require_tf32(device: torch.device) -> None:
+    """Raise StartupError unless a device has TF32."""
+    has_tf32 = device.type == "cuda" and torch.version.hip is None and has_bfloat16(device)
+    if not has_tf32:
+        raise StartupError(
+            "CODEC_DTYPE=tf32 needs a CUDA device of compute capability 8.0 or higher, and this "
+            f"is {device}. Take float32 or bfloat16."
+        )
+
+
+@contextmanager
+def tf32(*, is_allowed: bool) -> Iterator[None]:
+    """Within the block, let CUDA multiply float32 in TF32, if that is allowed.
+
+    torch's switches are the whole process's, so only one thread may compute on CUDA meanwhile.
+    """
+    if not is_allowed:
+        yield
+        return
+    switches: Any = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = True
+        yield
+    finally:
+        for switch, was_allowed in zip(switches, before, strict=True):
+            switch.allow_tf32 = was_allowed
+
+
+def replay_seconds(work: Callable[[], object], *, calls: int = 10, replays: int = 20) -> float:
+    """Return how long CUDA takes for one call of `work` within a graph, without its launch."""
+    cuda: Any = torch.cuda  # much of it has no annotations
+    stream = cuda.Stream()
+    with cuda.stream(stream):  # what is compiled at the first call is no part of a graph
+        work()
+    stream.synchronize()
+    graph = cuda.CUDAGraph()
+    with cuda.graph(graph):
+        for _ in range(calls):
+            work()
+    graph.replay()
+    start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(replays):
+        graph.replay()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000 / (calls * replays)
 
 
 def zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qwen_tts_service.errors import InvalidRequest, StartupError
 from qwen_tts_service.kernels.attention import Attention, CachePositions, choose_attention
-from qwen_tts_service.kernels.device import prepare, with_number
+from qwen_tts_service.kernels.device import network_dtype, prepare, require_tf32, with_number
 from qwen_tts_service.kernels.fused.choice import KernelChoice, choose_kernels
 from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
 from qwen_tts_service.kernels.fused.finish import finish_frame
@@ -35,7 +35,7 @@ from .tokenizer import Split, Tokenizer
 from .weights import CheckpointFile
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ModelSetup:
     """How the checkpoint in `path` is going to run, known before its weights are read."""
 
@@ -72,6 +72,7 @@ class Qwen3TTS:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         codec_dtype: torch.dtype = torch.float32,
+        codec_tf32: bool = False,
         linear: Arithmetic | None = None,
         use_flash_attention: bool = True,
         fuse: bool = False,
@@ -82,8 +83,9 @@ class Qwen3TTS:
     ) -> "Qwen3TTS":
         """Read a checkpoint; raises StartupError that names every file, field or tensor amiss.
 
-        dtype: of talker and code predictor; None is bfloat16 on CUDA and float32 on the CPU
+        dtype: of talker and code predictor; None is bfloat16 on CUDA that has it, else float32
         codec_dtype: of the codec, which is published in float32
+        codec_tf32: whether CUDA multiplies in TF32 in the codec, and nowhere else
         linear: arithmetic of the matrices of talker and code predictor; None is "float" but on
             the CPU, where it is "half" for float32 (as exact, half the bytes) and "packed" for
             bfloat16; "int8" is faster there and rounds. The codec is "packed" unless "float".
@@ -93,26 +95,23 @@ class Qwen3TTS:
         """
         device = with_number(torch.device(device))
         prepare(device)
-        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        dtype = dtype or network_dtype(device)
         if fuse and device.type != "cuda":
             raise StartupError(f"fused kernels (TORCH_COMPILE=1) need CUDA, and this is {device}")
+        if codec_tf32:
+            require_tf32(device)
         linear = choose_arithmetic(linear, device, dtype)
         codec_linear: Arithmetic = "float" if linear == "float" else "packed"
-        attention = choose_attention(device, dtype, use_flash=use_flash_attention)
-        kernels = choose_kernels(device, asked=False if fuse else fused_kernels)
         on_progress("reading the configuration", 0.0)
         config = load_config(path)
+        kernels = choose_kernels(device, asked=False if fuse else fused_kernels)
+        is_fused = kernels.is_fused
+        heads = (config.talker.heads, config.talker.kv_heads, config.talker.head_size)
+        attention = choose_attention(
+            device, dtype, use_flash=use_flash_attention, heads=heads, is_fused=is_fused
+        )
         before_weights(
-            ModelSetup(
-                path=path,
-                config=config,
-                device=device,
-                dtype=dtype,
-                codec_dtype=codec_dtype,
-                linear=linear,
-                attention=attention,
-                is_fused=kernels.is_fused,
-            )
+            ModelSetup(path, config, device, dtype, codec_dtype, linear, attention, is_fused)
         )
         tokenizer = Tokenizer(path, config, split)
         with CheckpointFile(
@@ -122,8 +121,8 @@ class Qwen3TTS:
             arithmetic=linear,
             on_take=lambda taken: on_progress("loading the networks", 0.05 + 0.65 * taken),
         ) as weights:
-            talker = Talker(config, weights, attention, is_fused=kernels.is_fused)
-            code_predictor = CodePredictor(config, weights, is_fused=kernels.is_fused)
+            talker = Talker(config, weights, attention, is_fused=is_fused)
+            code_predictor = CodePredictor(config, weights, is_fused=is_fused)
             for stack in (talker.stack, code_predictor.stack) if fuse else ():
                 stack.fuse()
             prompts = PromptEmbedder(config, weights, talker.embedding)
@@ -135,7 +134,7 @@ class Qwen3TTS:
             ignored=CodecDecoder.IGNORED,
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
-            codec = CodecDecoder(config.codec, weights, is_fused=kernels.is_fused)
+            codec = CodecDecoder(config.codec, weights, is_fused=is_fused, has_tf32=codec_tf32)
         on_progress("loaded", 1.0)
         networks = (prompts, talker, code_predictor, codec)
         return cls(config, tokenizer, *networks, device, dtype, linear, kernels)

@@ -30,6 +30,11 @@ def _not_applied(rate: float, phonemes: str | None) -> str | None:
     return f"this model cannot apply: {', '.join(names)}" if names else None
 
 
+def _number_format(model: Qwen3TTS) -> str:
+    codec = "tf32" if model.codec.has_tf32 else str(model.codec.dtype)
+    return f"{model.dtype}, codec {codec}".replace("torch.", "")
+
+
 @dataclass(frozen=True, slots=True)
 class QwenUtterance:
     """A request as a job for the engine, with its voice choice and warning."""
@@ -58,7 +63,7 @@ class QwenVoice:
         self.facts: Mapping[str, str] = {
             "attention": f"{model.attention.name}: {model.attention.reason}",
             "kernels": f"{model.kernels.name}: {model.kernels.reason}",
-            "number_format": f"{model.dtype}, codec {model.codec.dtype}".replace("torch.", ""),
+            "number_format": _number_format(model),
         }
         self._model = model
         self._engine = engine
