@@ -1,5 +1,6 @@
 """What fits is planned from sizes alone, and what does not is refused with what would."""
 
+import itertools
 import logging
 import math
 import sys
@@ -12,7 +13,8 @@ import pytest
 import torch
 from tests.engine.harness import OPTIONS
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
 
 import launch_counts
 import make_random_checkpoint
@@ -36,6 +38,10 @@ from qwen_tts_service.errors import StartupError
 from qwen_tts_service.kernels.attention import MaskedAttention, RowwiseAttention
 from qwen_tts_service.kernels.fused.choice import KernelChoice
 from qwen_tts_service.model.qwen3_tts import ModelSetup, Qwen3TTS
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
 
 MIB = 2**20
 # 1.1 x (1000 + slots x (10 + positions / 10)) MiB
@@ -313,3 +319,67 @@ def test_what_a_checkpoint_needs_is_read_from_both_files(
     files = (quick_checkpoint / "model.safetensors", speech / "model.safetensors")
     expected = count_needs(setups[0], OPTIONS, *map(elements_of, files))
     assert needs_of(setups[0], OPTIONS).weights == expected.weights > model.weight_bytes / 2
+
+
+# What the documents say --------------------------------------------------------------
+
+CONTEXT_BYTES = 0.6 * GIB
+"""What the CUDA context takes of a device before anything is planned, by the documents."""
+MEAN_POSITIONS = 544
+"""Blocks of 32 positions for a mean utterance of 30 s with its prompt, by the ADR."""
+
+
+def rows_of(document: str, head: str) -> list[list[str]]:
+    """The table below the line that is its head."""
+    lines = (ROOT / document).read_text().partition(head)[2].splitlines()[2:]
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+
+
+def planned(needed: MemoryNeeds, free_bytes: float) -> str:
+    try:
+        plan = plan_memory(needed, int(free_bytes), CapacityWish(slots=10, positions=8192))
+    except StartupError:
+        return "does not fit"
+    return f"{plan.slots} x {plan.positions:,}"
+
+
+def most_slots(needed: MemoryNeeds, free_bytes: float, positions: int) -> str:
+    fitting = (n for n in range(1024, 0, -1) if needed.total(n, positions) <= free_bytes)
+    return str(next(fitting))
+
+
+def on_cpu(size: str) -> MemoryNeeds:
+    cpu = {"device": torch.device("cpu"), "dtype": torch.float32, "linear": "half"}
+    setup = setup_of(size, attention=RowwiseAttention("test"), is_fused=False, **cpu)
+    return needs(setup, size)
+
+
+def test_the_tables_for_operators_are_the_plans() -> None:
+    large, small = (needs(setup_of(size), size) for size in ("1.7b", "0.6b"))
+    rows = rows_of("docs/deploy.md", "| GPU | 1.7B")
+    assert [row[0] for row in rows] == ["8 GB", "16 GB", "24 GB", "48 GB", "80 GB"]
+    for name, *told in rows:
+        free = int(name.split()[0]) * GIB - CONTEXT_BYTES
+        both = ((f(needed, free)) for needed in (large, small) for f in (planned, _at_2048))
+        assert told == list(both), name
+    rows = rows_of("docs/deploy.md", "| Free memory | 1.7B")
+    assert len(rows) == 4
+    for name, *told in rows:
+        free = int(name.split()[0]) * GIB
+        assert told == [planned(on_cpu(size), free) for size in ("1.7b", "0.6b")], name
+
+
+def _at_2048(needed: MemoryNeeds, free_bytes: float) -> str:
+    return most_slots(needed, free_bytes, 2048)
+
+
+@pytest.mark.parametrize("size", ["1.7B", "0.6B"])
+def test_the_table_of_the_decision_is_the_plans(size: str) -> None:
+    needed = needs(setup_of(size.lower()), size.lower())
+    rows = rows_of("docs/adr/0012-fixed-slots.md", f"| {size} |")
+    assert len(rows) == 5
+    for name, *told in rows:
+        free = int(name.split()[0]) * GIB - CONTEXT_BYTES
+        lengths = (8192, 2048, 1024, MEAN_POSITIONS)
+        assert told == [most_slots(needed, free, length) for length in lengths], name
