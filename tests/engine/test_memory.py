@@ -13,11 +13,6 @@ import pytest
 import torch
 from tests.engine.harness import OPTIONS
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import launch_counts
-import make_random_checkpoint
 from qwen_tts_service.engine import memory
 from qwen_tts_service.engine.driver import EagerDriver
 from qwen_tts_service.engine.graphs import GraphRunner
@@ -42,6 +37,8 @@ from qwen_tts_service.model.qwen3_tts import ModelSetup, Qwen3TTS
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import launch_counts  # noqa: E402
+import make_random_checkpoint  # noqa: E402
 
 MIB = 2**20
 # 1.1 x (1000 + slots x (10 + positions / 10)) MiB

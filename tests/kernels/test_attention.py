@@ -2,7 +2,7 @@
 
 import re
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from qwen_tts_service.kernels.attention import (
 from qwen_tts_service.model.code_predictor import _FrameCache
 
 S, L, H, K, D = 4, 24, 4, 2, 16
+SIZES = SimpleNamespace(heads=H, kv_heads=K, head_size=D)
 
 
 def plain(q, keys, values):
@@ -131,7 +132,7 @@ def test_the_choice_has_a_reason(monkeypatch, device, dtype, use_flash, reason):
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     chosen = choose_attention(
-        torch.device(device), dtype, use_flash=use_flash, heads=(H, K, D), is_fused=True
+        torch.device(device), dtype, SIZES, use_flash=use_flash, is_fused=True
     )
     assert chosen.name == "sdpa"
     assert chosen.reason.startswith(reason)
@@ -144,7 +145,7 @@ def choose_flash(monkeypatch: pytest.MonkeyPatch, library: object, capability=(8
     tried = []
     monkeypatch.setattr(attention_module, "try_flash", lambda *args: tried.append(args) or "tried")
     chosen = choose_attention(
-        torch.device("cuda"), torch.bfloat16, use_flash=True, heads=(H, K, D), is_fused=True
+        torch.device("cuda"), torch.bfloat16, SIZES, use_flash=True, is_fused=True
     )
     return chosen, tried
 
@@ -156,7 +157,7 @@ def test_flash_attention_is_tried_where_the_device_may(monkeypatch: pytest.Monke
     ((attend, trial),) = tried
     assert attend == library.flash_attn_with_kvcache
     assert (trial.device, trial.dtype) == (torch.device("cuda"), torch.bfloat16)
-    assert (trial.heads, trial.is_fused) == ((H, K, D), True)
+    assert (trial.sizes, trial.is_fused) == (SIZES, True)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def trial_with(flash_s: float, own_s: float, *, is_fused: bool = True) -> FlashT
         assert work().shape == (16, H * D)
         return next(times)
 
-    return FlashTrial(CPU, torch.float32, (H, K, D), is_fused=is_fused, seconds=seconds)
+    return FlashTrial(CPU, torch.float32, SIZES, is_fused=is_fused, seconds=seconds)
 
 
 @pytest.mark.parametrize("is_fused", [True, False])

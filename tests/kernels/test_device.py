@@ -17,7 +17,6 @@ from qwen_tts_service.kernels.device import (
     network_dtype,
     prepare,
     replay_seconds,
-    require_tf32,
     tf32,
     upload,
 )
@@ -143,10 +142,10 @@ def test_number_formats_are_those_that_a_device_has(
     monkeypatch.setattr(torch.version, "hip", hip)
     assert network_dtype(torch.device(device)) == dtype
     if has_tf32:
-        require_tf32(torch.device(device))
+        prepare(torch.device(device), tf32=True)
     else:
         with pytest.raises(StartupError, match=f"CODEC_DTYPE=tf32 needs .* this is {device}"):
-            require_tf32(torch.device(device))
+            prepare(torch.device(device), tf32=True)
 
 
 def tf32_switches() -> tuple[bool, bool]:

@@ -195,17 +195,24 @@ class FlashAttention:
         )
 
 
+class HeadSizes(Protocol):
+    """Heads, key/value heads and the size of each, of a network that attends."""
+
+    @property
+    def heads(self) -> int: ...
+
+    @property
+    def kv_heads(self) -> int: ...
+
+    @property
+    def head_size(self) -> int: ...
+
+
 def choose_attention(
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    use_flash: bool,
-    heads: tuple[int, int, int],
-    is_fused: bool,
+    device: torch.device, dtype: torch.dtype, sizes: HeadSizes, *, use_flash: bool, is_fused: bool
 ) -> Attention:
     """Choose the implementation and say why; flash-attn is tried out on the device.
 
-    heads: heads, key/value heads and the size of each
     is_fused: whether fused kernels run, which attend by a kernel of their own
     """
     if device.type != "cuda":
@@ -217,7 +224,7 @@ def choose_attention(
         attend = import_module("flash_attn").flash_attn_with_kvcache
     except (ImportError, AttributeError) as error:  # version 4 alone has no such function
         return MaskedAttention(f"flash-attn cannot be imported: {error}")
-    return try_flash(attend, FlashTrial(device, dtype, heads, is_fused=is_fused))
+    return try_flash(attend, FlashTrial(device, dtype, sizes, is_fused=is_fused))
 
 
 def _obstacle(device: torch.device, dtype: torch.dtype, *, use_flash: bool) -> str | None:
@@ -241,13 +248,14 @@ class FlashTrial:
 
     device: torch.device
     dtype: torch.dtype
-    heads: tuple[int, int, int]
+    sizes: HeadSizes
     is_fused: bool
     seconds: Callable[[Callable[[], object]], float] = replay_seconds
 
     def steps(self, *attentions: Attention) -> list[Callable[[], Tensor]]:
         """Return a step by each attention over the same values: [R, H * D]."""
-        R, L, (H, K, D) = 16, 1024, self.heads
+        H, K, D = self.sizes.heads, self.sizes.kv_heads, self.sizes.head_size
+        R, L = 16, 1024
         generator = torch.Generator(self.device).manual_seed(0)
         shapes = ((R, 1, H, D), (R, 1, K, D), (R, 1, K, D), (R, L, K, D), (R, L, K, D))
         q, k, v, keys, values = (

@@ -36,13 +36,16 @@ def with_number(device: torch.device) -> torch.device:
     return device
 
 
-def prepare(device: torch.device) -> None:
-    """Set torch's switches, for the whole process, to what the model is specified with.
+def prepare(device: torch.device, *, fuse: bool = False, tf32: bool = False) -> None:
+    """Check what is asked of a device, and set torch's switches for the whole process.
 
     On CUDA: float32 stays float32, which the codec's tolerance needs; algorithms are the
     deterministic ones; and attention is not cuDNN's, which plans for up to a second at every shape
     that a thread has not had yet.
+
+    fuse, tf32: whether torch.compile and TF32 are asked for; raises StartupError without them
     """
+    _require(device, fuse=fuse, tf32=tf32)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False  # some images turn it on
@@ -77,10 +80,13 @@ def network_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if is_half else torch.float32
 
 
-def require_tf32(device: torch.device) -> None:
-    """Raise StartupError unless a device has TF32."""
-    has_tf32 = device.type == "cuda" and torch.version.hip is None and has_bfloat16(device)
-    if not has_tf32:
+def _require(device: torch.device, *, fuse: bool, tf32: bool) -> None:
+    """Raise StartupError unless a device can fuse by torch.compile and has TF32, where asked."""
+    if fuse and device.type != "cuda":
+        raise StartupError(f"fused kernels (TORCH_COMPILE=1) need CUDA, and this is {device}")
+    if not tf32:
+        return
+    if device.type != "cuda" or torch.version.hip is not None or not has_bfloat16(device):
         raise StartupError(
             "CODEC_DTYPE=tf32 needs a CUDA device of compute capability 8.0 or higher, and this "
             f"is {device}. Take float32 or bfloat16."

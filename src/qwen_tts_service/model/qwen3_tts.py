@@ -9,14 +9,15 @@ Letters: S slots, B rows, P prompt rows, Q codebooks, C width, V = codes + 1.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from qwen_tts_service.errors import InvalidRequest, StartupError
+from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.kernels.attention import Attention, CachePositions, choose_attention
-from qwen_tts_service.kernels.device import network_dtype, prepare, require_tf32, with_number
+from qwen_tts_service.kernels.device import network_dtype, prepare, with_number
 from qwen_tts_service.kernels.fused.choice import KernelChoice, choose_kernels
 from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
 from qwen_tts_service.kernels.fused.finish import finish_frame
@@ -83,58 +84,45 @@ class Qwen3TTS:
     ) -> "Qwen3TTS":
         """Read a checkpoint; raises StartupError that names every file, field or tensor amiss.
 
-        dtype: of talker and code predictor; None is bfloat16 on CUDA that has it, else float32
-        codec_dtype: of the codec, which is published in float32
-        codec_tf32: whether CUDA multiplies in TF32 in the codec, and nowhere else
-        linear: arithmetic of the matrices of talker and code predictor; None is "float" but on
-            the CPU, where it is "half" for float32 (as exact, half the bytes) and "packed" for
-            bfloat16; "int8" is faster there and rounds. The codec is "packed" unless "float".
-        fuse: compile talker and code predictor for fewer kernels; for CUDA alone
-        fused_kernels: run those of kernels/fused; None: on CUDA, where Triton can
+        dtype, linear: of talker and code predictor; None: by `network_dtype`, `choose_arithmetic`
+        codec_dtype, codec_tf32: of the codec, published in float32; whether it multiplies in TF32
+        fuse, fused_kernels: compile the networks (for CUDA); run kernels/fused, None: if it can
         before_weights: called before any weight is read; what it raises ends the loading
         """
         device = with_number(torch.device(device))
-        prepare(device)
+        prepare(device, fuse=fuse, tf32=codec_tf32)
         dtype = dtype or network_dtype(device)
-        if fuse and device.type != "cuda":
-            raise StartupError(f"fused kernels (TORCH_COMPILE=1) need CUDA, and this is {device}")
-        if codec_tf32:
-            require_tf32(device)
         linear = choose_arithmetic(linear, device, dtype)
-        codec_linear: Arithmetic = "float" if linear == "float" else "packed"
         on_progress("reading the configuration", 0.0)
         config = load_config(path)
         kernels = choose_kernels(device, asked=False if fuse else fused_kernels)
-        is_fused = kernels.is_fused
-        heads = (config.talker.heads, config.talker.kv_heads, config.talker.head_size)
+        fused = kernels.is_fused
         attention = choose_attention(
-            device, dtype, use_flash=use_flash_attention, heads=heads, is_fused=is_fused
+            device, dtype, config.talker, use_flash=use_flash_attention, is_fused=fused
         )
-        before_weights(
-            ModelSetup(path, config, device, dtype, codec_dtype, linear, attention, is_fused)
-        )
+        setup = ModelSetup(path, config, device, dtype, codec_dtype, linear, attention, fused)
+        before_weights(setup)
         tokenizer = Tokenizer(path, config, split)
-        with CheckpointFile(
+        read = partial(CheckpointFile, device=device)
+        with read(
             path / "model.safetensors",
-            device=device,
             dtype=dtype,
             arithmetic=linear,
             on_take=lambda taken: on_progress("loading the networks", 0.05 + 0.65 * taken),
         ) as weights:
-            talker = Talker(config, weights, attention, is_fused=is_fused)
-            code_predictor = CodePredictor(config, weights, is_fused=is_fused)
+            talker = Talker(config, weights, attention, is_fused=fused)
+            code_predictor = CodePredictor(config, weights, is_fused=fused)
             for stack in (talker.stack, code_predictor.stack) if fuse else ():
                 stack.fuse()
             prompts = PromptEmbedder(config, weights, talker.embedding)
-        with CheckpointFile(
+        with read(
             path / "speech_tokenizer" / "model.safetensors",
-            device=device,
             dtype=codec_dtype,
-            arithmetic=codec_linear,
+            arithmetic="float" if linear == "float" else "packed",
             ignored=CodecDecoder.IGNORED,
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
-            codec = CodecDecoder(config.codec, weights, is_fused=is_fused, has_tf32=codec_tf32)
+            codec = CodecDecoder(config.codec, weights, is_fused=fused, has_tf32=codec_tf32)
         on_progress("loaded", 1.0)
         networks = (prompts, talker, code_predictor, codec)
         return cls(config, tokenizer, *networks, device, dtype, linear, kernels)
