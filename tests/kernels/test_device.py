@@ -142,10 +142,10 @@ def test_number_formats_are_those_that_a_device_has(
     monkeypatch.setattr(torch.version, "hip", hip)
     assert network_dtype(torch.device(device)) == dtype
     if has_tf32:
-        prepare(torch.device(device), tf32=True)
+        device_module._require(torch.device(device), fuse=False, tf32=True)
     else:
         with pytest.raises(StartupError, match=f"CODEC_DTYPE=tf32 needs .* this is {device}"):
-            prepare(torch.device(device), tf32=True)
+            device_module._require(torch.device(device), fuse=False, tf32=True)
 
 
 def tf32_switches() -> tuple[bool, bool]:
