@@ -102,9 +102,8 @@ def test_a_socket_that_outlives_the_voice_speaks_again(sleepy: Server) -> None:
             assert audio, events
 
 
-def test_it_ends_cleanly_while_unloaded(start_server: StartServer, quick_checkpoint: Path) -> None:
-    model = {"MODEL_NAME": "quick", "MODEL_PATH": str(quick_checkpoint.parent), "DEVICE": "cpu"}
-    with start_server(**model, KEEP_ALIVE_S="0.1") as server:
+def test_it_ends_cleanly_while_unloaded(start_server: StartServer) -> None:
+    with start_server(KEEP_ALIVE_S="0.1") as server:
         sleep(server)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0

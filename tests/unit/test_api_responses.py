@@ -310,6 +310,22 @@ async def test_who_comes_before_the_voice_is_ready_takes_no_place() -> None:
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
 
 
+async def test_who_waits_in_vain_for_the_voice_gives_its_slot_back() -> None:
+    class Unloaded(FakeKeeper):
+        async def wake(self, _at_end: Any) -> Synthesizer:
+            raise NotReady("not loaded within 50 s")
+
+    client = Client("1")
+    client.runtime.keeper = Unloaded(client.runtime.synthesizer)
+    ticket = await client.ticket()
+    assert isinstance(ticket.error, NotReady)
+    assert client.runtime.admission.active == 1
+    response = await answer(ticket)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    client.call.end()
+    assert client.runtime.admission.active == 0
+
+
 # A whole file ------------------------------------------------------------------------
 
 

@@ -147,11 +147,15 @@ class VoiceKeeper:
                 on_failure()
             return
         while self._keep_alive_s is not None and self._unload_when_idle(self._keep_alive_s):
-            gc.collect()
-            self._release()
+            self._give_back()
             logger.info("unloaded: %g s without a request", self._keep_alive_s)
             while self._is_wanted_again() and not self._load_voice():
+                self._give_back()
                 self._set_stage(Stage("unloaded", "it could not be loaded; the log has the reason"))
+
+    def _give_back(self) -> None:
+        gc.collect()  # an engine has references in circles
+        self._release()
 
     def _load_voice(self) -> bool:
         """Load it and tell those who wait; returns whether it is there."""
