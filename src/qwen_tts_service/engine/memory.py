@@ -14,7 +14,7 @@ NOT MEASURED: no CUDA device was at hand. The estimates are marked.
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,7 +47,7 @@ ROW_BYTES = 2 * 2**20
 CUDA_BYTES = 256 * 2**20
 """Workspaces of cuBLAS and cuDNN, and loaded kernels: an estimate."""
 GRAPH_KERNEL_BYTES = 32 * 2**10
-"""Device memory of one kernel in a captured graph; published figures go from 16 to 64 KiB."""
+"""Device memory of one kernel in a captured graph: an estimate, see docs/log.md, 2026-12-01."""
 FUSED_KERNELS, PLAIN_KERNELS = (1000, 350, 300), (3500, 850, 630)
 """Most kernels of a frame, a prompt piece and a codec call, by scripts/count_launches."""
 
@@ -103,10 +103,9 @@ class MemoryPlan:
     free_bytes: int
 
     def __str__(self) -> str:
-        return (
-            f"{_gib(self.free_bytes)} free: {_capacity(self.slots, self.positions)}, which need "
-            f"{_gib(self.needed_bytes)} at most"
-        )
+        slots = f"{self.slots} slot{'s' * (self.slots > 1)} of {self.positions:,} positions"
+        need = _gib(self.needed_bytes)
+        return f"{_gib(self.free_bytes)} free: {slots}, which need {need} at most"
 
 
 def plan_memory(needs: MemoryNeeds, free_bytes: int, wish: CapacityWish) -> MemoryPlan:
@@ -132,40 +131,32 @@ def _choices(wish: CapacityWish) -> Iterator[tuple[int, int]]:
 
 
 def _refusal(needs: MemoryNeeds, free_bytes: int, wish: CapacityWish) -> str:
+    """Say what was wanted, what there is, and what fits: fewer slots, or shorter ones, or both."""
+
+    def first(tries: Iterable[tuple[int, int]]) -> str | None:
+        fitting = (_settings(*way) for way in tries if needs.total(*way) <= free_bytes)
+        return next(fitting, None)
+
     counts = range(wish.slots, 0, -1)
-    tries = (
-        ((slots, wish.positions) for slots in counts),
-        ((wish.slots, positions) for positions in _halves(wish.positions)),
-        ((slots, SHORTEST_POSITIONS) for slots in counts),
-    )
-    ways = [next((w for w in way if needs.total(*w) <= free_bytes), None) for way in tries]
-    fitting = [_settings(*way) for way in ways[:2] if way]
-    fitting = fitting or [_settings(*way) for way in ways[2:] if way]
+    lengths = [wish.positions >> n for n in range(wish.positions.bit_length())]
+    fewer = first((slots, wish.positions) for slots in counts)
+    shorter = first((wish.slots, n) for n in lengths if n >= SHORTEST_POSITIONS)
+    both = first((slots, SHORTEST_POSITIONS) for slots in counts)
+    ways = [way for way in (fewer, shorter) if way] or [way for way in (both,) if way]
+    wanted = _settings(wish.slots, wish.positions)
+    needed = _gib(needs.total(wish.slots, wish.positions))
+    least = _gib(needs.total(1, SHORTEST_POSITIONS))
+    said = f"{wanted} needs {needed} of memory, and {_gib(free_bytes)} are free. "
+    if ways:
+        return f"{said}This fits: {', or '.join(ways)}."
     return (
-        f"{_settings(wish.slots, wish.positions)} needs "
-        f"{_gib(needs.total(wish.slots, wish.positions))} of memory, and {_gib(free_bytes)} are "
-        "free. "
-    ) + (
-        f"This fits: {', or '.join(fitting)}."
-        if fitting
-        else f"Even one slot of {SHORTEST_POSITIONS} positions needs "
-        f"{_gib(needs.total(1, SHORTEST_POSITIONS))}, most of it weights: take the 0.6B model or "
-        "another device."
+        f"{said}Even one slot of {SHORTEST_POSITIONS} positions needs {least}, most of it weights: "
+        "take the 0.6B model or another device."
     )
-
-
-def _halves(positions: int) -> Iterator[int]:
-    while positions >= SHORTEST_POSITIONS:
-        yield positions
-        positions //= 2
 
 
 def _settings(slots: int, positions: int) -> str:
     return f"MAX_CONCURRENT_REQUESTS={slots} with MAX_POSITIONS={positions}"
-
-
-def _capacity(slots: int, positions: int) -> str:
-    return f"{slots} slot{'s' * (slots > 1)} of {positions:,} positions"
 
 
 def _gib(count: int) -> str:
