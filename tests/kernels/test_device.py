@@ -56,6 +56,8 @@ def test_cuda_is_exact_and_deterministic_and_without_cudnn_attention(
     monkeypatch: pytest.MonkeyPatch, device: str, is_set: bool
 ) -> None:
     asked: list[bool] = []
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     cudnn = SimpleNamespace(allow_tf32=True, deterministic=False)
     matmul = SimpleNamespace(allow_tf32=True)
     cuda = SimpleNamespace(matmul=matmul, enable_cudnn_sdp=asked.append)
@@ -65,6 +67,7 @@ def test_cuda_is_exact_and_deterministic_and_without_cudnn_attention(
     assert matmul.allow_tf32 is not is_set
     assert cudnn.deterministic is is_set
     assert asked == ([False] if is_set else [])
+    assert current == ([torch.device(device)] if is_set else [])
 
 
 def test_an_upload_to_the_host_is_the_tensor() -> None:

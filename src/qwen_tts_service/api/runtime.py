@@ -126,4 +126,5 @@ class Runtime:
     def close(self) -> None:
         """Stop for good; the server has let running requests finish by now."""
         self._stop.set()
-        self.keeper.close()
+        if self._keeper is not None:
+            self._keeper.close()

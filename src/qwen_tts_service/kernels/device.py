@@ -47,6 +47,7 @@ def prepare(device: torch.device, *, fuse: bool = False, tf32: bool = False) -> 
     """
     _require(device, fuse=fuse, tf32=tf32)
     if device.type == "cuda":
+        torch.cuda.set_device(device)  # this thread's, where Triton launches and graphs are timed
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False  # some images turn it on
         torch.backends.cudnn.deterministic = True
