@@ -28,6 +28,7 @@ class FakeVoice:
     def __init__(self, said: list[Any]) -> None:
         self.voice = SimpleNamespace(is_healthy=True)
         self.said = said
+        self.circle: FakeVoice | None = None
 
     def close(self) -> None:
         self.said.append("close")
@@ -103,6 +104,19 @@ def test_an_idle_voice_is_closed_and_gone_before_its_memory_is_given_back(kept: 
     kept.keeper.check_ready()
     with pytest.raises(NotReady, match="unloaded: the next request loads the voice"):
         _ = kept.keeper.synthesizer
+
+
+def test_a_voice_that_was_frozen_is_collected_too(kept: Kept) -> None:
+    voice = kept.voices[0]()
+    assert voice is not None
+    voice.circle = voice  # as an engine has them
+    del voice
+    gc.collect()
+    gc.freeze()
+    kept.said.clear()
+    kept.pass_time()
+    until(lambda: len(kept.said) == 2)
+    assert kept.said[1] == ("release", None)
 
 
 def test_a_voice_is_not_unloaded_while_it_is_held_and_then_has_its_time(kept: Kept) -> None:

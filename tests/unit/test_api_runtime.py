@@ -175,6 +175,8 @@ def test_a_voice_that_has_loaded_is_warmed_up_and_ready(log: Any) -> None:
         "speakers": ["zoya", "anna"],
     }
     assert started.runtime.stage.progress == 1
+    started.synthesizer.voice.speakers = ("zoya",)
+    assert started.get("/health").json()["speakers"] == ["zoya"]
     assert (
         f"ready: version={__version__} model=fake device=cpu sampling_rate=16000 slots=3 queue=4 "
         "key=none: open to everyone"

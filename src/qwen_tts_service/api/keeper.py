@@ -154,6 +154,7 @@ class VoiceKeeper:
                 self._set_stage(Stage("unloaded", "it could not be loaded; the log has the reason"))
 
     def _give_back(self) -> None:
+        gc.unfreeze()  # whoever froze what had been loaded meant it to stay
         gc.collect()  # an engine has references in circles
         self._release()
 

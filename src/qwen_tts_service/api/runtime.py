@@ -7,12 +7,14 @@ importing needs neither a model nor a device.
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from qwen_tts_service import __version__
+from qwen_tts_service.errors import NotReady
 from qwen_tts_service.settings import EMBEDDED_VOICE, Settings, metrics_directory
 from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.telemetry import logs, metrics, resources
-from qwen_tts_service.types import ReportProgress
+from qwen_tts_service.types import ReportProgress, Voice
 
 from .admission import Admission
 from .keeper import Stage, VoiceKeeper
@@ -31,8 +33,7 @@ class Runtime:
         self._keeper: VoiceKeeper | None = None
         self._admission: Admission | None = None
         self._stop = threading.Event()
-        self.facts: dict[str, object] = {}
-        """What /health says of the voice, once it has been loaded."""
+        self._facts: dict[str, object] = {}
 
     @property
     def stage(self) -> Stage:
@@ -54,6 +55,13 @@ class Runtime:
         """What loads and unloads the voice, and keeps it while a request needs it."""
         assert self._keeper is not None, "open() comes first"
         return self._keeper
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What /health says of the voice; of one that is unloaded what was true at last."""
+        with suppress(NotReady):
+            self._facts = _facts_of(self.synthesizer.voice)
+        return self._facts
 
     @property
     def admission(self) -> Admission:
@@ -99,7 +107,7 @@ class Runtime:
 
     def _note_ready(self, synthesizer: Synthesizer) -> None:
         voice = synthesizer.voice
-        self.facts = {"device": voice.device, **voice.facts, "speakers": list(voice.speakers)}
+        self._facts = _facts_of(voice)
         self.admission.slots = slots = voice.slots or self.settings.max_concurrent_requests
         if self.settings.max_queue is None:
             self.admission.queue_limit = 2 * slots
@@ -128,3 +136,7 @@ class Runtime:
         self._stop.set()
         if self._keeper is not None:
             self._keeper.close()
+
+
+def _facts_of(voice: Voice) -> dict[str, object]:
+    return {"device": voice.device, **voice.facts, "speakers": list(voice.speakers)}
