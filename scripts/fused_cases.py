@@ -1,15 +1,21 @@
 """Run every fused kernel and its plain definition on the same inputs and print how they differ.
 
-Started by test_fused.py with TRITON_INTERPRET=1, which Triton reads when it is imported. Prints
-one line of JSON per case: its name, differing values, all values, largest difference.
+    TRITON_INTERPRET=1 python scripts/fused_cases.py
+
+runs the kernels in Triton's interpreter on the CPU and prints one line of JSON per case: its name,
+differing values, all values, largest difference. scripts/measure_device runs them on a device.
 """
 
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from qwen_tts_service.kernels.fused import jit
 from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
@@ -134,16 +140,24 @@ def results(run: Any, arguments: tuple[Any, ...], written: tuple[int, ...]) -> l
     return [*outputs, *(arguments[number] for number in written)]
 
 
+def compare(
+    operation: Any, arguments: tuple[Any, ...], written: tuple[int, ...]
+) -> tuple[int, int, float]:
+    """Return how many values differ, how many there are, and the largest difference."""
+    kernel, plain = (results(f, arguments, written) for f in (operation, operation.plain))
+    pairs = list(zip(kernel, plain, strict=True))
+    differing = sum(int((x != y).sum()) for x, y in pairs)
+    largest = max(float((x.double() - y.double()).abs().nan_to_num().max()) for x, y in pairs)
+    return differing, sum(x.numel() for x, _ in pairs), largest
+
+
 def main() -> None:
+    """Print every case."""
     assert jit.is_interpreted, "set TRITON_INTERPRET=1"
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for name, operation, arguments, written in cases():
-        kernel, plain = (results(f, arguments, written) for f in (operation, operation.plain))
-        pairs = list(zip(kernel, plain, strict=True))
-        differing = sum(int((x != y).sum()) for x, y in pairs)
-        largest = max(float((x.double() - y.double()).abs().nan_to_num().max()) for x, y in pairs)
-        print(json.dumps([name, differing, sum(x.numel() for x, _ in pairs), largest]), flush=True)
+    for name, *case in cases():
+        print(json.dumps([name, *compare(*case)]), flush=True)
 
 
 if __name__ == "__main__":
