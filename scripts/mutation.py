@@ -92,7 +92,8 @@ def operator_faults(source: str) -> Iterator[Fault]:
         operator = get_operator(name)
         if name.startswith(DULL) or operator.arguments():
             continue
-        places = sum(1 for node in nodes for _ in operator().mutation_positions(node))
+        searching = operator()
+        places = sum(1 for node in nodes for _ in searching.mutation_positions(node))
         for place in range(places):
             yield Fault(name, lambda o=operator, n=place: mutate_code(source, o(), n))
 
@@ -133,8 +134,10 @@ def planted(source: str, size: int, seed: int) -> Iterator[tuple[Fault, str]]:
     faults = [*operator_faults(source), *left_out_faults(source)]
     random.Random(seed).shuffle(faults)  # noqa: S311
     for fault in faults:
+        if not size:
+            return
         changed = fault.source()
-        if size and changed and changed != source and compiles(changed):
+        if changed and changed != source and compiles(changed):
             size -= 1
             yield fault, changed
 
