@@ -487,6 +487,13 @@ def test_state_has_the_dtype_of_the_codec(data, model):
     assert rough.decode(codes, state).dtype == torch.float32
 
 
+def test_state_lies_on_the_device_of_the_codec():
+    like = torch.zeros(1, device="meta")
+    state = CodecState.allocate(2, tails=[(2, 3)], window=(1, 2, 3), layers=1, like=like)
+    tensors = (*state.tensors(), *state.tails, *state.keys, *state.values)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
 def test_codes_of_another_number_of_codebooks_are_refused(codec, whole):
     with pytest.raises(AssertionError):
         codec.decode(whole.codes[:, 1:, :1], codec.new_state(slots=2))

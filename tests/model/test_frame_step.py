@@ -1,7 +1,7 @@
 """Frames of many slots at once: each row is what it would be alone."""
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.kernels.attention import MaskedAttention, RowwiseAttention
 from qwen_tts_service.kernels.device import zeros
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS, sum_embeddings
+from qwen_tts_service.model.state import allocate_slots
 from qwen_tts_service.types import SamplingOptions
 
 POSITIONS = 120
@@ -257,6 +258,13 @@ def test_state_has_the_dtypes_of_its_model(cuda_like):
     assert state.keys.shape == state.values.shape == (2, 2, 9, *state.keys.shape[3:])
     assert state.text_rows.shape[:2] == (2, 5)
     assert cuda_like.new_state(slots=1, max_positions=1).text_rows.shape[1] == 1024
+
+
+def test_state_lies_on_the_device_it_is_asked_for(model):
+    sizes = {"slots": 1, "max_positions": 2, "max_text_rows": 3}
+    device = torch.device("meta")
+    state = allocate_slots(model.config, **sizes, dtype=torch.float32, device=device)
+    assert {getattr(state, field.name).device.type for field in fields(state)} == {"meta"}
 
 
 def test_a_slot_has_at_most_the_positions_that_the_model_has(model):
