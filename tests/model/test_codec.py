@@ -228,6 +228,19 @@ def test_rows_continue_the_slots_they_name(codec, whole):
     assert state.frames.tolist() == [0, FRAMES, 0, FRAMES, 0]
 
 
+def test_fused_kernels_continue_slots_and_leave_idle_ones(data, model, whole):
+    codec = type(model).load(data / "tiny_1b7", linear="float", fused_kernels=True).codec
+    state, slots = codec.new_state(slots=5), torch.tensor([3, 1])
+    codes, samples = whole.codes[..., :16], whole.samples[:, : 16 * 1920]
+    head = codec.decode(codes[..., :9], state, slots)
+    before = [tensor.clone() for tensor in state.tensors()]
+    assert not codec.decode(codes[..., :2], state, slots, torch.zeros(2).bool()).any()
+    assert all(torch.equal(a, b) for a, b in zip(before, state.tensors(), strict=True))
+    tail = codec.decode(codes[..., 9:].flip(0), state, slots.flip(0)).flip(0)
+    assert (torch.cat((head, tail), dim=1) - samples).abs().max() < TOLERANCE
+    assert state.frames.tolist() == [0, 16, 0, 16, 0]
+
+
 def test_reset_makes_one_slot_new_and_leaves_the_others(codec, whole):
     state = codec.new_state(slots=2)
     codec.decode(whole.codes[..., :20], state)
@@ -472,6 +485,13 @@ def test_state_has_the_dtype_of_the_codec(data, model):
     assert state.frames.dtype == torch.int64
     codes = random_codes(rough.config, 1, 2)
     assert rough.decode(codes, state).dtype == torch.float32
+
+
+def test_state_lies_on_the_device_of_the_codec():
+    like = torch.zeros(1, device="meta")
+    state = CodecState.allocate(2, tails=[(2, 3)], window=(1, 2, 3), layers=1, like=like)
+    tensors = (*state.tensors(), *state.tails, *state.keys, *state.values)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 def test_codes_of_another_number_of_codebooks_are_refused(codec, whole):
