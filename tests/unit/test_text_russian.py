@@ -306,6 +306,7 @@ def test_hostile_repetition_ends(unit):
         ("кто-т+о", "кто-то́"),
         ("вс+ё", "всё"),
         ("три+умф", "триу́мф"),
+        ("договóр Áист", "догово́р А́ист"),
     ],
 )
 @pytest.mark.parametrize("level", ["auto", "light", "full"])
@@ -318,7 +319,7 @@ def test_a_plus_before_a_vowel_in_a_word_is_a_stress_mark(written, marked, level
 @pytest.mark.parametrize(
     "text",
     [
-        "2+2", "C++", "+7", "а+б", "русский+английский", "СМС+интернет", "вода+огонь", "Группа +а",
+        "Café á", "2+2", "C++", "+7", "а+б", "русский+английский", "СМС+интернет", "вода+огонь", "Группа +а",
         "Кофе+Обед", "x+a", "5+а", "а+5", "++а", "чай + обед",
     ],
 )  # fmt: skip

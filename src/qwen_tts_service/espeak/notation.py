@@ -39,7 +39,7 @@ _FIGURES = re.compile(
     r"(?![-./]?\d)"
     rf"|{_START}(?P<phone>\+\d(?:[ \u00a0()-]{{0,2}}\d){{6,13}}"
     r"|8[ -]?\(?\d{3}\)?[ -]?\d{3}[ -]?\d{2}[ -]?\d{2}"
-    r"|\(\d{3,5}\)[ -]?\d{1,3}(?:-\d{2,4}){1,2}|\d{2,5}(?:-\d{2,4}){2,})(?!-)"
+    r"|1-\d{3}-\d{3}-\d{4}|\(\d{3,5}\)[ -]?\d{1,3}(?:-\d{2,4}){1,2}|\d{2,5}(?:-\d{2,4}){2,})(?!-)"
     rf"{_NO_LETTER}"
     rf"|{_START}(?<!\d{_SPACE})(?:(?P<list>{_LIST})|(?P<grouped>[1-9]\d{{0,2}}(?:{_SPACE}\d{{3}})+)"
     r"(?!\d|-\d{1,2}(?!\d)))"
@@ -74,7 +74,7 @@ def write_out(text: str, language: Language) -> str:
     if language == "russian":
         text = russian.write_out_dates(text)
     if has_figures:
-        text = notation.spelled.sub(lambda match: " ".join(match[0]) + " ", text)
+        text = notation.spelled.sub(lambda match: " ".join(match[0]), text)
         text = notation.money.sub(notation.read_money, text)
         text = _HOURS.sub(notation.read_hours, text)
         text = notation.quantity.sub(notation.read_quantity, text)
