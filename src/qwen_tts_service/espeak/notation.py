@@ -5,7 +5,7 @@ step is one regular expression over the text, in time linear in its length.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -99,7 +99,7 @@ class Notation:
         self._rewrites = [(re.compile(old), new) for old, new in table.get("rewrites", [])]
         self.spelled = re.compile(table.get("spelled", "(?!)"))
         self._counted = [
-            (re.compile(rf"(?<![\d.,:-])(\d{{1,3}}\.?)(?={nouns})"), words)
+            (re.compile(rf"(?<![\d.,:-])(\d{{1,3}}\.?)(?={nouns})"), _reader_of(words))
             for nouns, words in table.get("counted", {}).items()
         ]
         self._rules, self.rules = _compile_rules(table["rules"])
@@ -123,8 +123,8 @@ class Notation:
 
     def read_counted(self, text: str) -> str:
         """Write small numbers as they are before what they count: "1 Stunde" is "eine Stunde"."""
-        for number, words in self._counted:
-            text = number.sub(lambda match, words=words: words.get(match[1], match[1]), text)
+        for number, read in self._counted:
+            text = number.sub(read, text)
         return text
 
     def read_address(self, match: re.Match[str]) -> str:
@@ -312,6 +312,10 @@ def _stop(match: re.Match[str], *, before_capital: bool = True) -> str:
 
 def _as_capital(written: str, words: str) -> str:
     return words[0].upper() + words[1:] if written[0].isupper() else words
+
+
+def _reader_of(words: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
+    return lambda number: words.get(number[0], number[0])
 
 
 def _form(forms: list[str], number: str) -> str:

@@ -418,7 +418,7 @@ def _read_list(match: re.Match[str]) -> str:
 
 def _read_mark(match: re.Match[str]) -> str:
     """Read "5-ку", a mark at school or in a shop, as "пятёрку"."""
-    return _TABLES["marks"][match[1]] + match[2]
+    return f"{_TABLES['marks'][match[1]]}{match[2]}"
 
 
 def _read_month(match: re.Match[str]) -> str:

@@ -14,7 +14,7 @@ _PLUS = re.compile(
     r"(?<![\w+])(?P<left>[а-яё]{0,32})\+(?P<vowel>[аеёиоуыэюя])(?P<right>[а-яё]{0,32})(?![\w+])",
     re.IGNORECASE,
 )
-# What Latin keyboards have for a marked vowel, inside a Cyrillic word: "догово́р" typed as "договóр".
+# A marked vowel of a Latin keyboard inside a Cyrillic word: "договóр".
 _LATIN = dict(zip("áéóýÁÉÓÝ", "аеоуАЕОУ", strict=True))
 _LATIN_VOWEL = re.compile(r"(?<=[а-яё])[áéóý]|[áéóýÁÉÓÝ](?=[а-яё])", re.IGNORECASE)
 _STRESS_MARK = re.compile(rf"(?<=[аеёиоуыэюя]){STRESS}", re.IGNORECASE)
