@@ -28,7 +28,7 @@ UI_LOCALES = {"es": ("es", "es_AR", "es_MX"), "pt": ("pt_BR", "pt", "pt_PT")}
 UI_SHARE = 0.15
 RANKS = {"en": 5000, "de": 8000, "fr": 8000, "es": 9000, "it": 9000, "pt": 10000}
 """Words per language: more where languages are alike."""
-MISSED_RANKS, LEAST_SHARE = 25_000, 3e-6
+MISSED_RANKS, LEAST_SHARE = 60_000, 8e-7
 LEAST_FREQUENCY = 1e-7
 WORD_STEP, NGRAM_STEP, NGRAM_ZERO = 0.5, 0.25, 18
 MAX_NGRAM, NGRAMS, TRAINING_WORDS = 5, 3500, 22000

@@ -265,6 +265,7 @@ def _is_ordinary(run: re.Match[str], text: str) -> bool:
     """Whether a word is in small letters or begins a sentence, and no name or half a word."""
     word, start = run[0], run.start()
     before = text[max(0, start - 8) : start]
-    if word.lower() in names() or "-" in (before[-1:], text[run.end() : run.end() + 1]):
+    beside = before[-1:] + text[run.end() : run.end() + 1]
+    if word.lower() in names() or re.search(r"[-\d]", beside):  # "e-mail", "s03e05"
         return False
     return word.islower() or word == "I" or bool(_SENTENCE_START.search(before))
