@@ -86,7 +86,7 @@ def test_kanji_are_read_in_kana_with_particles_as_spoken(voice):
 
 def test_emoji_and_figures_do_not_trouble_the_kana_reader(voice):
     pieces = voice.prepare(request("ＯＫ 😀 100円！ 二〇年 한국 café\n", "japanese")).pieces
-    assert " ".join(" ".join(pieces).split()) == "おー けー 😀 100 えん ！ に ぜろ ねん 한국 café"
+    assert " ".join(" ".join(pieces).split()) == "おー けー 😀 ひゃくえん ！ に ぜろ ねん 한국 café"
 
 
 @pytest.mark.parametrize(

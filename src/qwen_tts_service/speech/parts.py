@@ -129,7 +129,10 @@ class _Reader:
             text = segment.text
             before = text[: len(text) - len(text.lstrip())]
             after = text[len(text.rstrip()) :] if text.strip() else ""
-            texts.append(before + self._read(segment, language).strip() + after)
+            read = self._read(segment, language).strip()
+            if not after and read[-1:].isalnum() and not text[-1:].isalnum():  # "№" is a word now
+                after = " "
+            texts.append(before + read + after)
         text = "".join(texts).strip()
         return text if self.request.normalize == "none" else _SPACES.sub(" ", text)
 
