@@ -125,6 +125,20 @@ def test_every_permission_is_used(part: str) -> None:
     assert MAY_IMPORT[part] <= set().union(*used)
 
 
+def test_the_diagram_has_the_arrows_that_are_allowed() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    edges = re.findall(r"^ +(\w+)(?:\[.*?\])? -->(?:\|.*?\|)? (\w+)", text, re.MULTILINE)
+    drawn = {(start, end) for start, end in edges if start not in {"service", "build"}}
+    schema = LEAVES | {"settings", "fields", "validation"}
+    left_out = dict.fromkeys(("api", "cli"), schema | {"voice", "audio"})
+    rooms = {edge for edges in drawn for edge in edges}
+    assert drawn == {
+        (room, name.partition(".")[0])
+        for room in rooms
+        for name in (MAY_IMPORT[room] or set()) - left_out.get(room, schema)
+    }
+
+
 def test_only_kernels_model_and_engine_import_torch() -> None:
     for path in MODULES:
         used = {name.split(".")[0] for name in imported_by(path)} & HEAVY
