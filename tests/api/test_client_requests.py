@@ -165,7 +165,7 @@ async def test_livekit_reads_events(base: str, format: Any) -> None:
     assert usage["output_tokens"] > 0
 
 
-def test_livekit_with_tts_1_reads_audio_of_the_type_it_is_told(base: str) -> None:
+def test_livekit_with_tts_1_reads_audio_by_its_content_type(base: str) -> None:
     with openai.OpenAI(base_url=base, api_key="any", max_retries=0) as client:
         answer = client.audio.speech.create(
             input=TEXT, model="tts-1", voice="ash", response_format="mp3", stream_format="audio"

@@ -54,7 +54,7 @@ def test_workers_are_numbered_from_0_and_bounded_before_they_load(
 
 
 @pytest.mark.parametrize(("index", "told"), [(None, []), (1, [(os.getppid(), signal.SIGUSR1)])])
-def test_a_worker_that_gives_up_tells_its_supervisor_and_ends(
+def test_a_worker_that_gives_up_signals_its_supervisor_and_ends(
     index: int | None, told: list[Any], ends: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_worker(monkeypatch, index)

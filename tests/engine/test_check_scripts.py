@@ -136,7 +136,7 @@ def test_other_logits_are_found(check, model, quick_checkpoint):
     assert not check.near(model, other, 1e-3, "twins")[0]
 
 
-def test_without_a_device_it_says_so(
+def test_without_a_device_an_error_is_printed(
     check, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(sys, "argv", ["check_cuda", "anywhere"])

@@ -191,7 +191,7 @@ def test_a_text_that_goes_on_has_no_end_yet(model):
     assert torch.equal(open_.text_rows, closed.text_rows[:-1])
 
 
-def test_a_whole_text_has_its_end_though_it_be_called_open(model):
+def test_a_whole_text_has_its_end_even_if_marked_open(model):
     assert torch.equal(build(model, is_open=True).rows, build(model).rows)
 
 

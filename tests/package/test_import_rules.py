@@ -270,7 +270,7 @@ def test_the_repository_stands_alone() -> None:
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
-    # Written in pieces, so that this file obeys itself: places and builds of one machine.
+    # Written in pieces, so that this file passes its own test: places and builds of one machine.
     forbidden = re.compile(r"(^|[^\w.])/wo[r]k/|\.\./sha[r]ed|torch==[\w.]+[+]c[p]u")
     found = [
         path.name

@@ -420,7 +420,7 @@ async def test_a_client_that_leaves_stops_its_file() -> None:
     assert client.voice.channels[0].is_cancelled
 
 
-async def test_a_file_that_nobody_waits_for_is_stopped_when_its_call_ends() -> None:
+async def test_an_unread_file_is_stopped_when_its_call_ends() -> None:
     client = Client("wait")
     responses.PendingFile(await client.ticket())
     await until(lambda: client.voice.channels)

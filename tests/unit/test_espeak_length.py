@@ -95,7 +95,7 @@ def test_the_estimate_is_near_the_speech(voice: EspeakVoice) -> None:
 
 
 @pytest.mark.parametrize("attributes", [{"age": 80, "emotion": "sad"}, {"emotion": "excited"}])
-def test_a_slow_or_quick_delivery_is_foretold(
+def test_the_estimate_follows_a_slow_or_quick_delivery(
     voice: EspeakVoice, attributes: dict[str, object]
 ) -> None:
     asked = request(TEXTS["english"][-1], "english", attributes=VoiceAttributes(**attributes))  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def test_a_slow_or_quick_delivery_is_foretold(
 @pytest.mark.parametrize(
     "text", ["9182736455" * 4, "Q. R. S. T. " * 8, "Yes [pause:5s] no [pause:5s] yes", "Hm. " * 20]
 )
-async def test_a_speech_that_is_cut_is_foretold_and_one_that_fits_is_not(
+async def test_a_speech_that_will_be_cut_has_a_warning_and_one_that_fits_has_none(
     voice: EspeakVoice, text: str
 ) -> None:
     synthesizer = Synthesizer(voice, sample_rate_hz=24000)

@@ -201,7 +201,7 @@ def test_choice_names_the_speaker_and_what_was_applied(voice):
     assert set(choice.not_applied) == {"emotion"}
 
 
-def test_voice_says_what_it_is(voice):
+def test_voice_reports_its_facts(voice):
     assert (voice.model_name, voice.device, voice.sample_rate_hz) == ("espeak-ng", "cpu", 22050)
     assert {"f1", "m3", "Annie"} <= set(voice.speakers)
     assert voice.longest_part_chars is None
@@ -262,7 +262,7 @@ async def test_concurrent_utterances_equal_their_solo_results(voice):
 
 
 @pytest.mark.parametrize("max_frames", [1, 5, 12])
-async def test_length_cap_cuts_exactly_and_says_so(voice, max_frames):
+async def test_length_cap_cuts_exactly_with_finish_reason_length(voice, max_frames):
     whole, _ = await speak(voice, text=SENTENCES)
     samples, reason = await speak(voice, text=SENTENCES, max_frames=max_frames)
     assert reason == "length"
@@ -285,7 +285,7 @@ async def test_expected_length_is_near_the_real_one(voice):
     assert expected_s == pytest.approx(len(samples) / voice.sample_rate_hz, rel=0.5)
 
 
-def test_warm_up_speaks_and_fails_when_nothing_is_heard(voice, monkeypatch):
+def test_warm_up_speaks_and_fails_without_sound(voice, monkeypatch):
     voice.warm_up()
     monkeypatch.setattr(voice._library, "synthesise", lambda *_args: None)
     with pytest.raises(SynthesisFailed):

@@ -121,7 +121,7 @@ async def speak(voice, request):
     return np.frombuffer(data, "<i2")
 
 
-async def test_an_ordinary_text_goes_to_the_voice_as_it_is_and_comes_back_untouched():
+async def test_an_ordinary_text_and_its_audio_pass_unchanged():
     voice = FakeVoice(longest_part_chars=800)
     speech = await start(voice, ask("Good morning.", language="english"))
     assert voice.prepared == [ask("Good morning.", language="english")]
@@ -182,7 +182,7 @@ async def test_the_expected_length_is_that_of_parts_and_pauses():
     assert speech.info.expected_s == pytest.approx(2.1)
 
 
-async def test_a_speech_says_who_speaks_with_which_seed_how_long_and_how_it_ended():
+async def test_a_speech_reports_speaker_seed_length_and_finish_reason():
     synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
     request = ask("Good. [pause:1s] Доброе утро", language=None)
     async with aclosing(synthesizer.speak(request, STREAM)) as speech:
@@ -317,7 +317,7 @@ async def test_what_fails_while_it_is_watched_is_stopped():
         ("error", "internal_error"),
     ],
 )
-async def test_an_ending_that_is_none_is_said(end, code):
+async def test_a_suffix_that_is_no_format_is_an_error(end, code):
     synthesizer = Synthesizer(FakeVoice(ends=[end]), sample_rate_hz=RATE_HZ)
     async with aclosing(synthesizer.speak(ask("One"), STREAM)) as speech:
         [part async for part in speech]
