@@ -84,7 +84,7 @@ def test_settings_that_cannot_be_served_end_the_process_with_one_message(
     monkeypatch.setattr(signal, "signal", lambda *args: listening.append(args))
     monkeypatch.setattr(service, "check", refuse)
     with pytest.raises(Ended):
-        service.QwenTTS.inner.find_out_early()
+        service.QwenTTS.inner.check_settings()
     assert ends == [1]
     assert capsys.readouterr().err == "error: no such voice\n"
     assert listening == [(signal.SIGUSR1, service._end_with_failure)]
@@ -96,7 +96,7 @@ def test_settings_that_can_be_served_are_let_pass(
     checked: list[Any] = []
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(service, "check", checked.append)
-    service.QwenTTS.inner.find_out_early()
+    service.QwenTTS.inner.check_settings()
     assert checked == [load_settings()]
     assert ends == []
 
