@@ -233,7 +233,7 @@ def test_the_clients_stream_raises_on_the_error_event(slow: Server) -> None:
             stream_cls=openai.Stream[object],
         )
         got = []
-        with pytest.raises(openai.APIError, match="told to fail") as caught:
+        with pytest.raises(openai.APIError, match="this text fails") as caught:
             got.extend(events)
     assert caught.value.code == "internal_error"
 

@@ -8,6 +8,7 @@ from typing import Any
 import bentoml
 import pytest
 import service
+from tests.conftest import ROOT
 
 from qwen_tts_service.api.runtime import Stage
 from qwen_tts_service.errors import StartupError
@@ -88,6 +89,36 @@ def test_settings_that_cannot_be_served_end_the_process_with_one_message(
     assert ends == [1]
     assert capsys.readouterr().err == "error: no such voice\n"
     assert listening == [(signal.SIGUSR1, service._end_with_failure)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        pytest.param(
+            {"MODEL_NAME": "espeak-ng", "MAX_QUEUE": "many"}, ["MAX_QUEUE"], id="wrong-setting"
+        ),
+        pytest.param(
+            {"DEVICE": "cuda", "MODEL_PATH": str(ROOT / "tests/data/tiny_1b7")},
+            ["DEVICE=cuda", "DEVICE=cpu"],
+            id="no-cuda",
+        ),
+    ],
+)
+def test_a_wrong_setting_and_a_missing_device_end_the_process_with_one_message(
+    settings: dict[str, str],
+    words: list[str],
+    ends: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(Ended):
+        service.QwenTTS.inner.check_settings()
+    said = capsys.readouterr().err
+    assert (ends, said.count("error: ")) == ([1], 1)
+    assert all(word in said for word in words)
 
 
 def test_settings_that_can_be_served_are_let_pass(

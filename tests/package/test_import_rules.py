@@ -2,6 +2,7 @@
 
 import ast
 import io
+import os
 import re
 import subprocess
 import sys
@@ -170,11 +171,17 @@ def test_only_settings_reads_the_environment() -> None:
         assert path == SOURCE / "settings.py" or not used, f"{path} must not read the environment"
 
 
-def test_importing_the_service_loads_no_model_library() -> None:
+def test_importing_the_service_needs_no_model_and_loads_no_model_library() -> None:
     heavy = sorted(HEAVY | {"espeakng_loader", "pykakasi", "av"})
     code = f"import sys, service; print([m for m in {heavy} if m in sys.modules])"
+    environment = {**os.environ, "MODEL_NAME": "no-such-model", "DEVICE": "cuda"}
     ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert ran.stdout.strip() == "[]"
 
