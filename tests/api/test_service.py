@@ -54,14 +54,14 @@ def test_workers_are_numbered_from_0_and_bounded_before_they_load(
     assert on_failure is service._give_up
 
 
-@pytest.mark.parametrize(("index", "told"), [(None, []), (1, [(os.getppid(), signal.SIGUSR1)])])
+@pytest.mark.parametrize(("index", "signals"), [(None, []), (1, [(os.getppid(), signal.SIGUSR1)])])
 def test_a_worker_that_gives_up_signals_its_supervisor_and_ends(
-    index: int | None, told: list[Any], ends: list[Any], monkeypatch: pytest.MonkeyPatch
+    index: int | None, signals: list[Any], ends: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_worker(monkeypatch, index)
     with pytest.raises(Ended):
         service._give_up()
-    assert ends == [*told, 1]
+    assert ends == [*signals, 1]
 
 
 def test_a_supervisor_ends_its_workers_and_then_itself(

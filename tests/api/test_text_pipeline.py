@@ -186,9 +186,9 @@ READ = "Моя **джи пи ю**, Нижний и gpu."
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_the_pronunciations_of_the_request_are_used(server: Server, route: str) -> None:
-    told = ask(server, route, text=TEXT, language="ru", pronunciations=WORDS)
+    response = ask(server, route, text=TEXT, language="ru", pronunciations=WORDS)
     expected = samples(ask(server, text=READ, language="ru"))
-    assert np.array_equal(samples(told), expected)
+    assert np.array_equal(samples(response), expected)
     assert not np.array_equal(samples(ask(server, text=TEXT, language="ru")), expected)
 
 

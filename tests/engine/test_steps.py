@@ -153,7 +153,7 @@ def work(runner, jobs, after=lambda _loop, _step: None, *, steps=200, until_end=
     def run():
         try:
             loop.run()
-        except BaseException as error:  # noqa: BLE001 - told to the test below
+        except BaseException as error:  # noqa: BLE001 - for the test below
             trouble.append(error)
 
     loop = make_loop(runner, on_step, **changes)

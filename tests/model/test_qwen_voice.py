@@ -358,9 +358,9 @@ STRESSED = "hello за\u0301мок, one two гора\u0301. hello"
 
 @pytest.mark.parametrize("keeps_stress", [True, False])
 def test_the_model_gets_stress_marks_if_it_is_to(keeps_stress: bool) -> None:
-    told = make_voice(keeps_stress=keeps_stress).prepare(ask(STRESSED))
+    utterance = make_voice(keeps_stress=keeps_stress).prepare(ask(STRESSED))
     given = STRESSED if keeps_stress else STRESSED.replace("\u0301", "")
-    assert told.job.ids == tuple(TOKENIZER.encode(given))
+    assert utterance.job.ids == tuple(TOKENIZER.encode(given))
 
 
 @pytest.mark.parametrize("size", [1, 4, 9, 1000])  # 9: a cut behind a stress mark

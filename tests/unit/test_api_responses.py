@@ -87,7 +87,7 @@ class FakeVoice:
         self.seeds.append(utterance.request.seed)
         for word in (utterance.request.text or "").split():
             if word == "fail":
-                channel.fail(SynthesisFailed("told to fail"))
+                channel.fail(SynthesisFailed("asked to fail"))
             elif word in ("runaway", "cancelled"):
                 channel.close(word)
             elif word == "runaway-at-7":
@@ -489,7 +489,7 @@ async def test_a_failure_on_the_way_leaves_the_answer_unfinished(text: str, code
 @pytest.mark.parametrize(
     ("text", "status", "code", "words"),
     [
-        ("fail", 500, "internal_error", "told to fail"),
+        ("fail", 500, "internal_error", "asked to fail"),
         ("die", 500, "internal_error", "the speech failed; the log has the details"),
         ("silence", 500, "internal_error", "the voice made no sound for this text"),
         ("runaway", 500, "runaway", "did not find an end"),

@@ -1,4 +1,4 @@
-"""How long the embedded voice takes, foretold and measured: words, figures, single letters."""
+"""How long the embedded voice takes, estimated and measured: words, figures, single letters."""
 
 import math
 from collections.abc import Iterator
@@ -112,11 +112,11 @@ async def test_a_speech_that_will_be_cut_has_a_warning_and_one_that_fits_has_non
     output = Output("pcm", is_stream=True)
     _, whole = await synthesizer.speak_whole(request(text, "english", max_frames=4096), "pcm")
     frames = whole.audio_s / FRAME_S
-    for factor, is_foretold in ((1 / NEARLY_ALWAYS, True), (NEARLY_ALWAYS, False)):
+    for factor, has_warning in ((1 / NEARLY_ALWAYS, True), (NEARLY_ALWAYS, False)):
         asked = request(text, "english", max_frames=math.ceil(frames * factor))
         speech = synthesizer.speak(asked, output)
         await speech.aclose()
-        assert ("max_length" in (speech.info.warning or "")) == is_foretold, (frames, speech.info)
+        assert ("max_length" in (speech.info.warning or "")) == has_warning, (frames, speech.info)
 
 
 def test_every_part_of_a_text_takes_time() -> None:

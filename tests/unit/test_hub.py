@@ -104,7 +104,7 @@ class Asked:
 
 
 class StandInHub(ThreadingHTTPServer):
-    """Serves files by /{repository}/resolve/{revision}/{name}, and misbehaves when told to."""
+    """Serves files by /{repository}/resolve/{revision}/{name}, and misbehaves on request."""
 
     daemon_threads = True
 
