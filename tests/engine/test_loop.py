@@ -244,12 +244,12 @@ def test_graphs_of_all_sizes_are_made_at_the_start(model):
 
     from qwen_tts_service.engine.graphs import GraphRunner
 
-    driver, reported = RecordingDriver(), []
-    GraphRunner(model, OPTIONS, driver, lambda step, done: reported.append((step, done)))
+    driver, told = RecordingDriver(), []
+    GraphRunner(model, OPTIONS, driver, lambda step, done: told.append((step, done)))
     # Buckets 1, 2, 4, 8, 16; each with and without the full sort, and four sizes of chunks.
     # Prompts in pieces of 16, 32 and 64 rows, up to position 256 and beyond.
     assert driver.captured.count("frames") == 10 + 6
     assert driver.captured.count("codec") == 20
-    assert reported[0] == ("capturing graphs", 0.0)
-    assert reported[-1] == ("capturing graphs", 1.0)
-    assert reported == sorted(reported)
+    assert told[0] == ("capturing graphs", 0.0)
+    assert told[-1] == ("capturing graphs", 1.0)
+    assert told == sorted(told)

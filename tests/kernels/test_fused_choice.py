@@ -36,7 +36,7 @@ def test_fused_kernels_run_where_triton_can(able: pytest.MonkeyPatch) -> None:
         (shutil, "which", lambda _name: None, "C compiler"),
     ],
 )
-def test_torchs_own_kernels_run_elsewhere_and_the_reason_names_what_is_missing(
+def test_torchs_own_kernels_run_elsewhere_and_the_reason_says_what_is_missing(
     able: pytest.MonkeyPatch, owner: object, name: str, value: object, reason: str
 ) -> None:
     able.setattr(owner, name, value)

@@ -17,7 +17,7 @@ from qwen_tts_service.types import SamplingOptions
 POSITIONS = 120
 DRAWN = SamplingOptions(temperature=0.9, top_k=10, top_p=1.0, repetition_penalty=1.05)
 GREEDY = SamplingOptions(temperature=0.0)
-JOBS = [
+WISHES = [
     # text, speaker, language, layout, sampling, seed
     ("hello the world", "vivian", "english", "full_text", DRAWN, 1),
     ("x", "sohee", "korean", "streaming_text", replace(DRAWN, top_k=5, temperature=1.3), 2),
@@ -27,15 +27,15 @@ JOBS = [
 ]
 
 
-def prompt_of(model, job):
-    text, speaker, language, layout, _, _ = job
+def prompt_of(model, wish):
+    text, speaker, language, layout, _, _ = wish
     ids = model.tokenizer.encode(text)
     return model.prompts.build(ids, speaker=speaker, language=language, layout=layout)
 
 
-def join(model, state, slot, job):
-    prompt = prompt_of(model, job)
-    model.begin(state, slot, prompt, seed=job[5], sampling=job[4])
+def join(model, state, slot, wish):
+    prompt = prompt_of(model, wish)
+    model.begin(state, slot, prompt, seed=wish[5], sampling=wish[4])
     model.read_prompt(state, slot, prompt)
 
 
@@ -45,34 +45,34 @@ def speak(model, state, slots, frames, **options):
     return torch.stack([model.frame_step(state, at, **options)[0] for _ in range(frames)], dim=1)
 
 
-def alone(model, job, frames, **options):
+def alone(model, wish, frames, **options):
     state = model.new_state(slots=1, max_positions=POSITIONS)
-    join(model, state, 0, job)
+    join(model, state, 0, wish)
     return speak(model, state, [0], frames, **options)[0]
 
 
 @pytest.fixture(scope="module")
 def solo(model):
-    return [alone(model, job, 12) for job in JOBS]
+    return [alone(model, wish, 12) for wish in WISHES]
 
 
 @pytest.fixture
 def state(model):
-    return model.new_state(slots=len(JOBS) + 1, max_positions=POSITIONS)
+    return model.new_state(slots=len(WISHES) + 1, max_positions=POSITIONS)
 
 
 def test_a_row_in_a_batch_is_the_row_alone(model, state, solo):
-    for slot, job in enumerate(JOBS):
-        join(model, state, slot, job)
-    together = speak(model, state, list(range(len(JOBS))), 12)
+    for slot, wish in enumerate(WISHES):
+        join(model, state, slot, wish)
+    together = speak(model, state, list(range(len(WISHES))), 12)
     assert torch.equal(together, torch.stack(solo))
 
 
 def test_rows_may_join_late_leave_early_and_lie_anywhere(model, state, solo):
-    join(model, state, 4, JOBS[0])
-    join(model, state, 1, JOBS[1])
+    join(model, state, 4, WISHES[0])
+    join(model, state, 1, WISHES[1])
     first = speak(model, state, [4, 1], 3)
-    join(model, state, 0, JOBS[2])
+    join(model, state, 0, WISHES[2])
     second = speak(model, state, [0, 1, 4], 5)  # slot 1 leaves after this
     third = speak(model, state, [4, 0], 4)
     assert torch.equal(torch.cat((first[0], second[2], third[0])), solo[0])
@@ -80,17 +80,17 @@ def test_rows_may_join_late_leave_early_and_lie_anywhere(model, state, solo):
     assert torch.equal(torch.cat((second[0], third[1])), solo[2][:9])
 
 
-def test_a_slot_keeps_nothing_of_its_previous_utterance(model, state, solo):
-    for job in (JOBS[2], JOBS[3], JOBS[1]):
-        join(model, state, 2, job)
+def test_a_slot_remembers_nothing_of_who_used_it_before(model, state, solo):
+    for wish in (WISHES[2], WISHES[3], WISHES[1]):
+        join(model, state, 2, wish)
         speak(model, state, [2], 6)
-    join(model, state, 2, JOBS[0])
+    join(model, state, 2, WISHES[0])
     assert torch.equal(speak(model, state, [2], 12)[0], solo[0])
 
 
 def test_idle_slots_keep_their_state(model, state):
     for slot in (0, 1):
-        join(model, state, slot, JOBS[slot])
+        join(model, state, slot, WISHES[slot])
     speak(model, state, [0, 1], 2)
     tensors = [state.length, state.frame, state.next_input, state.seen, state.logits]
     caches = [state.keys, state.values]
@@ -103,21 +103,21 @@ def test_idle_slots_keep_their_state(model, state):
 def test_state_is_filled_in_place(model, state):
     tensors = [state.keys, state.values, state.length, state.seen, state.next_input]
     places = [x.data_ptr() for x in tensors]
-    join(model, state, 0, JOBS[0])
+    join(model, state, 0, WISHES[0])
     speak(model, state, [0], 2)
     fresh = [state.keys, state.values, state.length, state.seen, state.next_input]
     assert [x.data_ptr() for x in fresh] == places
 
 
 def test_several_rows_may_share_the_padding_slot(model, state, solo):
-    join(model, state, 0, JOBS[0])
-    padding = len(JOBS)
+    join(model, state, 0, WISHES[0])
+    padding = len(WISHES)
     codes = speak(model, state, [padding, 0, padding, padding], 6)
     assert torch.equal(codes[1], solo[0][:6])
 
 
 def test_the_cheap_filter_makes_the_same_codes(model, solo):
-    assert torch.equal(alone(model, JOBS[0], 12, full_sort=False), solo[0])
+    assert torch.equal(alone(model, WISHES[0], 12, full_sort=False), solo[0])
 
 
 def test_the_same_seed_is_the_same_speech_and_another_is_not(solo):
@@ -126,7 +126,7 @@ def test_the_same_seed_is_the_same_speech_and_another_is_not(solo):
 
 def test_the_predictor_may_draw_by_its_own_settings(model, solo):
     state = model.new_state(slots=1, max_positions=POSITIONS)
-    prompt, seed = prompt_of(model, JOBS[0]), JOBS[0][5]
+    prompt, seed = prompt_of(model, WISHES[0]), WISHES[0][5]
     model.begin(state, 0, prompt, seed=seed, sampling=DRAWN, predictor_sampling=GREEDY)
     model.read_prompt(state, 0, prompt)
     codes = speak(model, state, [0], 1)[0]
@@ -147,10 +147,10 @@ def test_the_end_is_flagged_and_its_codes_are_in_range(small_model):
 
 
 def test_a_row_that_runs_on_stays_inside_its_slot(model):
-    prompt = prompt_of(model, JOBS[0])
+    prompt = prompt_of(model, WISHES[0])
     state = model.new_state(slots=2, max_positions=len(prompt.rows) + 2)
-    join(model, state, 0, JOBS[0])
-    join(model, state, 1, JOBS[0])
+    join(model, state, 0, WISHES[0])
+    join(model, state, 1, WISHES[0])
     before = state.keys[:, 1].clone()
     speak(model, state, [0], 6)
     assert state.length.tolist() == [len(prompt.rows) + 2, len(prompt.rows) - 1]
@@ -162,23 +162,23 @@ def cached(state, slot, length):
 
 
 def test_a_prompt_may_be_read_in_pieces(model, state, solo):
-    prompt = prompt_of(model, JOBS[2])
+    prompt = prompt_of(model, WISHES[2])
     model.begin(state, 3, prompt, seed=3, sampling=GREEDY)
     rows, at = prompt.rows[None, :-1], torch.tensor([3])
     for start, end in ((0, 1), (1, 8), (8, 30), (30, rows.shape[1])):
         model.prefill(state, at, rows[:, start:end], start=start)
-    join(model, state, 0, JOBS[2])
+    join(model, state, 0, WISHES[2])
     length = rows.shape[1]
     torch.testing.assert_close(cached(state, 3, length), cached(state, 0, length))
     assert torch.equal(speak(model, state, [3], 12)[0], solo[2])
 
 
 def test_prompts_of_several_lengths_may_be_read_at_once(model, state, solo):
-    prompts = [prompt_of(model, JOBS[n]) for n in (0, 2)]
+    prompts = [prompt_of(model, WISHES[n]) for n in (0, 2)]
     longest = max(len(prompt.rows) for prompt in prompts) - 1
     rows = torch.zeros(2, longest, model.config.width)
-    for row, (prompt, job) in enumerate(zip(prompts, (JOBS[0], JOBS[2]), strict=True)):
-        model.begin(state, 1 + row, prompt, seed=job[5], sampling=job[4])
+    for row, (prompt, wish) in enumerate(zip(prompts, (WISHES[0], WISHES[2]), strict=True)):
+        model.begin(state, 1 + row, prompt, seed=wish[5], sampling=wish[4])
         rows[row, : len(prompt.rows) - 1] = prompt.rows[:-1]
     model.prefill(state, torch.tensor([1, 2]), rows)
     codes = speak(model, state, [1, 2], 12)
@@ -187,10 +187,8 @@ def test_prompts_of_several_lengths_may_be_read_at_once(model, state, solo):
 
 @pytest.mark.parametrize("spare", [0, 1, 2])
 @pytest.mark.parametrize("start", [0, 30])
-def test_padding_after_a_prompt_that_nearly_fills_its_slot_changes_nothing(
-    model, solo, spare, start
-):
-    prompt = prompt_of(model, JOBS[2])
+def test_padding_behind_a_prompt_that_nearly_fills_its_slot_does_no_harm(model, solo, spare, start):
+    prompt = prompt_of(model, WISHES[2])
     rows = prompt.rows[None, :-1]
     state = model.new_state(slots=2, max_positions=len(prompt.rows) + spare)
     model.begin(state, 0, prompt, seed=3, sampling=GREEDY)
@@ -204,10 +202,10 @@ def test_padding_after_a_prompt_that_nearly_fills_its_slot_changes_nothing(
 
 
 def test_text_may_come_while_it_is_spoken(model, state, solo):
-    prompt = prompt_of(model, JOBS[3])
+    prompt = prompt_of(model, WISHES[3])
     rows = prompt.text_rows
     early = replace(prompt, text_rows=rows[:2])
-    model.begin(state, 0, early, seed=JOBS[3][5], sampling=JOBS[3][4])
+    model.begin(state, 0, early, seed=WISHES[3][5], sampling=WISHES[3][4])
     model.read_prompt(state, 0, early)
     first = speak(model, state, [0], 2)
     model.append_text(state, 0, rows[2:], start=2)
@@ -216,7 +214,7 @@ def test_text_may_come_while_it_is_spoken(model, state, solo):
 
 
 def test_a_prompt_longer_than_its_slot_is_refused(model):
-    prompt = prompt_of(model, JOBS[0])
+    prompt = prompt_of(model, WISHES[0])
     state = model.new_state(slots=1, max_positions=len(prompt.rows) - 1)
     with pytest.raises(InvalidRequest) as caught:
         model.begin(state, 0, prompt, seed=0, sampling=GREEDY)
@@ -224,9 +222,9 @@ def test_a_prompt_longer_than_its_slot_is_refused(model):
 
 
 def test_a_prompt_may_fill_its_slot(model, solo):
-    prompt = prompt_of(model, JOBS[0])
+    prompt = prompt_of(model, WISHES[0])
     state = model.new_state(slots=1, max_positions=len(prompt.rows))
-    join(model, state, 0, JOBS[0])
+    join(model, state, 0, WISHES[0])
     assert torch.equal(speak(model, state, [0], 1)[0], solo[0][:1])
 
 
@@ -251,7 +249,7 @@ def test_a_slot_has_at_most_the_positions_that_the_model_has(model):
 def test_a_slot_begins_as_its_prompt_says_and_leaves_the_others(model):
     state = model.new_state(slots=3, max_positions=POSITIONS)
     fresh = model.new_state(slots=3, max_positions=POSITIONS)
-    prompt = prompt_of(model, JOBS[1])
+    prompt = prompt_of(model, WISHES[1])
     for tensor in (state.frame, state.seen, state.logits):
         tensor[:2].fill_(1)
     sampling = SamplingOptions(temperature=0.5, top_k=3, top_p=0.25, repetition_penalty=1.25)
@@ -272,12 +270,12 @@ def test_a_slot_begins_as_its_prompt_says_and_leaves_the_others(model):
 
 @pytest.mark.parametrize("spare", [0, 1])
 def test_speech_goes_on_when_the_text_that_fills_its_slot_is_spoken(model, solo, spare):
-    prompt = prompt_of(model, JOBS[3])
+    prompt = prompt_of(model, WISHES[3])
     count = len(prompt.text_rows)
     assert count < 11
     rows = count + spare
     state = model.new_state(slots=1, max_positions=POSITIONS, max_text_rows=rows)
-    join(model, state, 0, JOBS[3])
+    join(model, state, 0, WISHES[3])
     assert torch.equal(speak(model, state, [0], 12)[0], solo[3])
 
 
@@ -299,7 +297,7 @@ class NotingDraw:
 
 def test_every_codebook_is_drawn_in_turn_from_float32(cuda_like):
     state = cuda_like.new_state(slots=2, max_positions=POSITIONS)
-    join(cuda_like, state, 1, JOBS[0])
+    join(cuda_like, state, 1, WISHES[0])
     draw, codes = NotingDraw(), cuda_like.config.codes
     for frame in range(2):
         cuda_like.frame_step(state, torch.tensor([1]), draw=draw, bound=64)
@@ -330,14 +328,14 @@ def test_attention_gets_the_bound(model, monkeypatch, bound, said):
     attention = NotingAttention("")
     monkeypatch.setattr(model.talker, "attention", attention)
     state = model.new_state(slots=1, max_positions=POSITIONS)
-    join(model, state, 0, JOBS[0])
+    join(model, state, 0, WISHES[0])
     model.frame_step(state, torch.tensor([0]), bound=bound)
     assert attention.reason == said
 
 
 def test_the_logits_of_the_last_frame_are_kept(model):
     state = model.new_state(slots=2, max_positions=POSITIONS)
-    join(model, state, 1, JOBS[2])
+    join(model, state, 1, WISHES[2])
     codes, _ = model.frame_step(state, torch.tensor([1]))
     assert int(state.logits[1, :-1].argmax()) == int(codes[0, 0])
     assert state.seen[1].nonzero().flatten().tolist() == [int(codes[0, 0])]
@@ -345,7 +343,7 @@ def test_the_logits_of_the_last_frame_are_kept(model):
 
 
 def test_more_streamed_text_than_a_slot_holds_is_refused(model):
-    prompt = prompt_of(model, JOBS[3])
+    prompt = prompt_of(model, WISHES[3])
     count = len(prompt.text_rows)
     state = model.new_state(slots=1, max_positions=POSITIONS, max_text_rows=count)
     model.begin(state, 0, prompt, seed=0, sampling=GREEDY)
@@ -354,7 +352,7 @@ def test_more_streamed_text_than_a_slot_holds_is_refused(model):
 
 
 def test_tokens_speak_like_the_text_they_came_from(model, solo):
-    tokens = model.tokenizer.encode(JOBS[0][0])[3:-5]
+    tokens = model.tokenizer.encode(WISHES[0][0])[3:-5]
     prompt = model.prompts.build(model.tokenizer.wrap(tokens), speaker="vivian", language="english")
     state = model.new_state(slots=1, max_positions=POSITIONS)
     model.begin(state, 0, prompt, seed=1, sampling=DRAWN)
@@ -376,10 +374,10 @@ def test_the_embeddings_of_a_frame_are_summed_in_one_reduction():
 def test_bfloat16_speaks(data):
     rough = Qwen3TTS.load(data / "tiny_1b7", dtype=torch.bfloat16)
     assert rough.talker.embedding.dtype == torch.bfloat16
-    codes = alone(rough, JOBS[2], 4)
+    codes = alone(rough, WISHES[2], 4)
     assert codes.shape == (4, 16)
     state = rough.new_state(slots=1, max_positions=POSITIONS)
-    join(rough, state, 0, JOBS[2])
+    join(rough, state, 0, WISHES[2])
     speak(rough, state, [0], 1)
     assert state.logits.dtype == torch.float32
 

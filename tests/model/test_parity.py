@@ -83,7 +83,7 @@ def test_0b6_drops_the_instruction(parity, data, tmp_path: Path):
     config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     config["tts_model_size"] = "1b7"
     (tmp_path / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    following = parity.Qwen3TTS.load(tmp_path / "model")
+    obeying = parity.Qwen3TTS.load(tmp_path / "model")
     case = json.loads((data / "golden_0b6.json").read_text(encoding="utf-8"))[0]
-    ids = following.tokenizer.encode(case["text"])
-    assert parity.speak(following, ids, case) != case["codes"]
+    ids = obeying.tokenizer.encode(case["text"])
+    assert parity.speak(obeying, ids, case) != case["codes"]

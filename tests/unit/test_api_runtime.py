@@ -110,7 +110,7 @@ def gauge(name: str) -> float | None:
     return REGISTRY.get_sample_value(name)
 
 
-def test_while_the_voice_loads_health_names_the_step_and_requests_are_refused(log: Any) -> None:
+def test_while_the_voice_loads_health_names_the_step_and_nobody_speaks(log: Any) -> None:
     started = Started()
     health = started.get("/health")
     assert health.status_code == 503
@@ -165,7 +165,7 @@ def test_a_voice_that_has_loaded_is_warmed_up_and_ready(log: Any) -> None:
     assert "embedded" not in log.text
 
 
-def test_the_log_reports_that_a_key_is_set_without_the_key(log: Any) -> None:
+def test_the_log_says_that_a_key_is_set_and_not_which(log: Any) -> None:
     Started(api_key="sesame", model_name="espeak-ng").end_loading()
     assert "key=set" in log.text
     assert "sesame" not in log.text

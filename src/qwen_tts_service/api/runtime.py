@@ -27,7 +27,7 @@ Build = Callable[[Settings, ReportProgress], Synthesizer]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Progress of the start."""
+    """How far the service has come in starting."""
 
     status: Literal["starting", "ready", "failed", "stopping"]
     step: str = ""
@@ -46,7 +46,7 @@ class Runtime:
 
     @property
     def stage(self) -> Stage:
-        """State of the service; a voice that is no longer healthy has failed for good."""
+        """How far the service is; a voice that fell ill has failed for good."""
         ready = self._synthesizer if self._stage.status == "ready" else None
         if ready is not None and not ready.voice.is_healthy:
             return Stage("failed", "the voice has failed; restart the service")

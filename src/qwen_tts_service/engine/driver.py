@@ -108,7 +108,7 @@ class CudaDriver:
             work()
         cuda.current_stream().wait_stream(stream)
         graph = cuda.CUDAGraph()
-        # Other threads may use CUDA meanwhile: they do not touch what is captured here.
+        # Other threads may do as they like: they do not touch what is captured here.
         how = {"stream": stream, "capture_error_mode": "thread_local"}
         with cuda.graph(graph, pool=self._pools.get(pool), **how):
             work()

@@ -139,7 +139,7 @@ class GraphRunner:
         # Only the last chunk of an utterance has a length of its own. What the graph decodes
         # behind it is cut off, and its state is never used again.
         call = self._audio[size, smallest(self._chunks, frames)]
-        # The codec takes no slot twice: padding rows are other slots, inactive.
+        # The codec wants no slot twice: rows that nobody needs are others' slots, inactive.
         others = [slot for slot in range(self._slots.count) if slot not in slots][: size - rows]
         unused = [0] * len(others)
         with self._driver.codec_stream():
