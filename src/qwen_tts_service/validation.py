@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from .errors import MAX_SHOWN_CHARS, InvalidRequest, kind_of, printable, shown
 
 UNKNOWN_FIELD = "unknown_field"
-"""Error code of an unknown field."""
+"""The code of the error for a field that there is not."""
 _LEAST_LIKENESS = 0.8
 """Below it `test` would be taken for `text`, and `send` for `seed`."""
 _LEAST_CHARS = 3

@@ -317,7 +317,7 @@ async def test_what_fails_while_it_is_watched_is_stopped():
         ("error", "internal_error"),
     ],
 )
-async def test_a_suffix_that_is_no_format_is_an_error(end, code):
+async def test_a_speech_that_ends_badly_is_an_error_with_its_code(end, code):
     synthesizer = Synthesizer(FakeVoice(ends=[end]), sample_rate_hz=RATE_HZ)
     async with aclosing(synthesizer.speak(ask("One"), STREAM)) as speech:
         [part async for part in speech]

@@ -39,7 +39,7 @@ ANY_VOICE = "auto"
 class CreateSpeechBody(SpeechBody):
     """OpenAI's request, and our own fields with it; fields unknown to both are ignored.
 
-    Our own names of OpenAI's fields are errors: no text or speaker is ignored silently.
+    Not so our own names of OpenAI's fields: a text or a speaker is not left out in silence.
     """
 
     model_config = ConfigDict(extra="ignore", json_schema_extra=SCHEMA_EXTRA["CreateSpeechBody"])
@@ -151,7 +151,7 @@ class SpeechEvents(StreamedSpeech):
             async for part in super()._content():
                 yield _event("speech.audio.delta", audio=base64.b64encode(part).decode())
         except Exception as error:
-            # An event for clients that read it, a broken connection for those that do not.
+            # Said for clients that read it, and broken off for those that do not.
             failure = self._ticket.fail(error)
             yield _event("error", **body_of(failure))
             raise failure from error
@@ -235,7 +235,7 @@ def _who_speaks(voice: Voice, name: str) -> str:
 
 
 def _describe(name: str, who: str) -> dict[str, Any]:
-    """One voice and its speaker; unknown facts are null."""
+    """One voice and who speaks with it; what is not known is null."""
     speaker = SPEAKERS.get(who)
     display = speaker.name.replace("_", " ") if speaker and name == who else name
     return {
