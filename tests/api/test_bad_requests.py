@@ -1,4 +1,4 @@
-"""Every rule a request can break: the status, the body's shape, and no text of the caller's.
+"""Invalid requests: status and error body of every rule, and no request text in them.
 
 Each bad request carries a marker that may never be in the log, and in the answer only where it
 stood for a name or a listed value.

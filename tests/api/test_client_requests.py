@@ -1,4 +1,4 @@
-"""What well-known clients send, replayed as they send it, and read as they read it.
+"""Requests of well-known clients, replayed as they send them, responses read as they read them.
 
 Each test is one client: its fields, its headers, its way of reading the answer. The clients
 themselves, where they install, are run by scripts/test_clients. It does not know what the

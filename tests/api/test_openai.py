@@ -1,4 +1,4 @@
-"""The OpenAI routes, asked by OpenAI's own client."""
+"""The OpenAI routes, called by OpenAI's own client."""
 
 import base64
 import json

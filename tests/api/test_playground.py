@@ -1,4 +1,4 @@
-"""The page to listen, in a real headless Chromium against a small server that plays a tone.
+"""The playground page, in a real headless Chromium against a small server that plays a tone.
 
 Skipped where chromium or its driver is missing (Debian: `apt-get install chromium
 chromium-driver`). The server speaks the service's wire: the same routes, headers and errors.

@@ -1,4 +1,4 @@
-"""What service.py joins: the worker's number, how a start that failed ends, readiness."""
+"""service.py: worker numbers, the end of a failed start, readiness."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Text in as it is written, audio out meanwhile: real servers, real sockets."""
+"""WebSocket sessions over real servers and sockets: text in as it is written, audio out."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a session does with each message, limit and end: in process, on a clock of its own."""
+"""WebSocket sessions in process, on a fake clock: every message, limit and end."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The scripts for the engine say what they measure, and fail when they should."""
+"""The benchmark and the CUDA checks of the engine: their output, and that they can fail."""
 
 import json
 import sys

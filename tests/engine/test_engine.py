@@ -1,4 +1,4 @@
-"""An engine around its loop: who may call it, how it starts and ends, what it says of itself."""
+"""The engine around its loop: who may call it, start and end, health and statistics."""
 
 import threading
 from dataclasses import replace

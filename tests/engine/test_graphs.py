@@ -1,4 +1,4 @@
-"""Graphs give what plain calls give, however late the device is that runs them."""
+"""Graphs give the results of plain calls, however late the device is."""
 
 import asyncio
 

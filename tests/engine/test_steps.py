@@ -1,4 +1,4 @@
-"""What the loop asks of a runner and hands out, step by step, with runners that are scripts."""
+"""Calls from the loop to its runner, and what it hands out, step by step, with scripted runners."""
 
 import threading
 from collections import deque

@@ -1,4 +1,4 @@
-"""Fused kernels speak the codes of plain ones, and are compiled once for all blocks."""
+"""Kernels fused by torch.compile give the codes of plain ones, compiled once for all blocks."""
 
 import shutil
 

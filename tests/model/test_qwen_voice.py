@@ -1,4 +1,4 @@
-"""What the Qwen voice asks of the engine: ids and limits to the number, and nothing too early."""
+"""Jobs that the Qwen voice submits to the engine: exact ids and limits, and none too early."""
 
 import asyncio
 from dataclasses import replace

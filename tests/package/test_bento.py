@@ -1,4 +1,4 @@
-"""The Bento: it is built from bentofile.yaml, holds all it needs and serves from anywhere."""
+"""The Bento: built from bentofile.yaml, complete, and served from anywhere."""
 
 import os
 import subprocess

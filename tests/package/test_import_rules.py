@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, who reads the environment, how long things get."""
+"""Import rules, who reads the environment, lengths of functions and rooms."""
 
 import ast
 import io

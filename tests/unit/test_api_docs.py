@@ -1,4 +1,4 @@
-"""The OpenAPI document: our routes, every status with its words, and no schema that is not ours."""
+"""The OpenAPI document: our routes, every status with its description, only our schemas."""
 
 from typing import Any
 

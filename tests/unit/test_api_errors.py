@@ -1,4 +1,4 @@
-"""Errors on the wire: status, type, headers and words of each."""
+"""Error responses: status, type, headers and message of each."""
 
 import json
 from typing import Literal

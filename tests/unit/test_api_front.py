@@ -1,4 +1,4 @@
-"""What is around every route: the key, origins, ids, headers, one error shape, one end."""
+"""The middleware: API key, origins, ids, headers, one error body, one end per request."""
 
 import asyncio
 import json

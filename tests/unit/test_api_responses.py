@@ -1,4 +1,4 @@
-"""Speech over HTTP without a server: what is read, sent, freed, counted and said on failure."""
+"""Audio responses without a server: bodies, headers, clean-up, metrics and failures."""
 
 import asyncio
 import json

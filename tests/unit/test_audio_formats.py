@@ -1,4 +1,4 @@
-"""Which format takes which rate, and what a refusal says."""
+"""Which format supports which sample rate, and the error for others."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What cannot work together is refused before anything is looked for or loaded."""
+"""Settings that exclude each other are refused before anything is searched or loaded."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Getting weights with huggingface_hub, from a stand-in for the hub on the loopback."""
+"""Downloads with huggingface_hub, from a local stand-in for the hub."""
 
 import errno
 import hashlib

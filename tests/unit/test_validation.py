@@ -1,4 +1,4 @@
-"""Broken rules in our words: fields as they were sent, what may be meant, what is allowed."""
+"""Error messages for invalid requests: the field as sent, what may be meant, what is allowed."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Claims about turning gender, age, emotion, speaker and instruct into a voice."""
+"""Gender, age, emotion, speaker and instruct choose a voice."""
 
 from itertools import product
 
