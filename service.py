@@ -64,7 +64,7 @@ class QwenTTS:
 
     @bentoml.on_deployment
     @staticmethod
-    def find_out_early() -> None:
+    def check_settings() -> None:
         """End the process with one message if these settings cannot be served."""
         signal.signal(signal.SIGUSR1, _end_with_failure)  # runs in the supervisor
         try:

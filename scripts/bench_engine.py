@@ -457,7 +457,7 @@ def describe(model: Qwen3TTS) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the kernel tells it."""
+    """Return the processor's name as the kernel reports it."""
     return next((line for line in cpu_lines("model name")), platform.machine())
 
 

@@ -23,7 +23,7 @@ _CAN_USE_CUDA = "import sys, torch; torch.zeros(1, device=sys.argv[1])"
 
 
 def check(settings: Settings) -> None:
-    """Find out before anything is started whether these settings can be served.
+    """Check, before anything starts, whether these settings can be served.
 
     Raises StartupError that says where it looked and what to do.
     """

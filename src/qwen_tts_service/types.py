@@ -14,7 +14,7 @@ NormalizeLevel = Literal["auto", "none", "light", "full"]
 InputType = Literal["text", "ssml"]
 """What a text is: words, possibly with some markup, or an SSML document; see text/markup.py."""
 OnUnspeakable = Literal["error", "silence"]
-"""What becomes of text without a reading: an error, or a short silence and a warning."""
+"""How text without a reading is handled: an error, or a short silence and a warning."""
 Layout = Literal["full_text", "streaming_text"]
 """Where a model's text stands: all of it before the first frame, or along with the frames."""
 FinishReason = Literal["stop", "length", "runaway", "cancelled", "error"]
@@ -47,7 +47,7 @@ Language = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoiceAttributes:
-    """How the caller would like the voice to be; every field is optional."""
+    """Requested attributes of the voice; every field is optional."""
 
     gender: Gender | None = None
     age: int | None = None
@@ -95,10 +95,10 @@ class SpeechRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoiceChoice:
-    """Which voice answers a request and what became of each wish.
+    """Resolved voice of a request, and which attributes were applied.
 
-    applied: wishes that were honoured, for example ``("gender", "emotion")``
-    not_applied: wish -> plain reason, for example ``{"age": "speaker was given"}``
+    applied: attributes that took effect, for example ``("gender", "emotion")``
+    not_applied: attribute -> reason, for example ``{"age": "speaker was given"}``
     """
 
     speaker: str
@@ -153,7 +153,7 @@ class Utterance(Protocol):
 
     @property
     def warning(self) -> str | None:
-        """What the caller should know before the first byte, in ASCII."""
+        """Warning for the caller before the first byte, in ASCII."""
 
     @property
     def expected_s(self) -> float:
@@ -173,7 +173,7 @@ class Voice(Protocol):
     longest_part_chars: int | None
     """Longer texts are spoken in parts; None for a voice that takes a text of any length."""
     facts: Mapping[str, str]
-    """More about how it speaks, for /health: attention, number formats."""
+    """Facts for /health: attention, number formats."""
 
     def choose(self, request: SpeechRequest) -> VoiceChoice:
         """Choose speaker, language and instruct; needs no text, raises `TTSError` on refusal.

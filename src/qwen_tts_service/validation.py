@@ -1,4 +1,4 @@
-"""Broken rules of a request in our words: the field as it was sent, what is allowed, what is meant.
+"""Error messages for invalid requests: the field as it was sent, what is allowed, what is meant.
 
 Other names of fields are in hints.toml. It does not know which fields there are.
 """
@@ -19,7 +19,7 @@ UNKNOWN_FIELD = "unknown_field"
 _LEAST_LIKENESS = 0.8
 """Below it `test` would be taken for `text`, and `send` for `seed`."""
 _LEAST_CHARS = 3
-"""Shorter names are like too many others."""
+"""Shorter names resemble too many others to suggest one."""
 
 _TABLE: dict[str, Any] = tomllib.loads(files(__package__).joinpath("hints.toml").read_text("utf-8"))
 
@@ -87,7 +87,7 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
     return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
 
 
-# Fields that there are not -----------------------------------------------------------
+# Unknown fields ----------------------------------------------------------------------
 
 
 def unknown_field(

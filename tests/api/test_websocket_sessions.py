@@ -1,4 +1,4 @@
-"""What a session does with each message, limit and end: in process, on a clock of its own."""
+"""WebSocket sessions in process, on a fake clock: every message, limit and end."""
 
 import asyncio
 import json
@@ -126,7 +126,7 @@ async def test_a_seed_is_drawn_once_and_every_utterance_speaks_with_it(voice: Vo
 
 @both
 @at_once
-async def test_the_wishes_of_the_session_reach_the_voice(voice: Voice) -> None:
+async def test_the_configuration_of_the_session_reaches_the_voice(voice: Voice) -> None:
     runtime = make_runtime(voice())
     async with SocketClient(runtime) as talk:
         await talk.configure(
@@ -191,7 +191,7 @@ def test_every_audio_start_describes_its_audio() -> None:
 
 
 @at_once
-async def test_seconds_of_audio_are_told_in_milliseconds() -> None:
+async def test_seconds_of_audio_are_sent_to_the_millisecond() -> None:
     async with SocketClient(make_runtime()) as talk:
         await talk.configure()
         events, _ = await talk.say("bit.")
@@ -645,7 +645,7 @@ async def sent_away_after(talk: SocketClient) -> float:
 
 
 @at_once
-async def test_a_new_session_may_say_nothing_for_10_s() -> None:
+async def test_a_new_session_may_send_nothing_for_10_s() -> None:
     async with SocketClient(make_runtime()) as talk:
         assert await sent_away_after(talk) == pytest.approx(10, abs=0.01)
 

@@ -177,7 +177,7 @@ def test_a_frame_is_1920_samples_in_range(codec, whole):
     assert 0.05 < whole.samples.abs().max() <= 1.0
 
 
-def test_rows_do_not_hear_one_another(codec, whole):
+def test_rows_do_not_influence_one_another(codec, whole):
     alone = codec.decode(whole.codes[1:], codec.new_state(slots=1))
     assert (alone[0] - whole.samples[1]).abs().max() < TOLERANCE
 
@@ -366,7 +366,7 @@ ARITHMETICS = [
     ("channels", "inner", "kernel", "dilation"),
     [(5, 5, 7, 1), (5, 5, 7, 9), (5, 5, 1, 1), (6, 1, 7, 1), (400, 400, 3, 3), (400, 400, 1, 1)],
 )
-def test_a_convolution_hears_its_past_alone(arithmetic, channels, inner, kernel, dilation):
+def test_a_convolution_depends_on_past_inputs_only(arithmetic, channels, inner, kernel, dilation):
     out = channels if inner == 1 else 4
     weight, bias, x = randoms((out, inner, kernel), (out,), (2, 40, channels))
     conv = CausalConv(weight, bias, arithmetic, dilation=dilation)
@@ -555,7 +555,7 @@ def test_a_stream_longer_than_the_window_is_a_plain_whole_forward(windowed):
     assert (streamed[0] - windowed.samples).abs().max() < TOLERANCE
 
 
-def test_the_window_of_72_frames_is_heard(windowed):
+def test_the_window_is_72_frames(windowed):
     """Without the window the plain forward departs, so the test above can see a wrong one."""
     wide = SimpleNamespace(**{name: getattr(windowed.codec.config, name) for name in _FIELDS})
     wide.window_frames = 73

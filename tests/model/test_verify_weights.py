@@ -67,7 +67,7 @@ def test_it_runs_in_bfloat16(verify_weights, data):
     assert len(verify_weights.observe(rough, "hello").frames) == 2
 
 
-def test_other_weights_end_with_1_and_say_where(
+def test_other_weights_exit_with_1_and_name_the_tensor(
     verify_weights, data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr("sys.argv", ["verify_weights.py", str(data / "tiny_1b7")])

@@ -514,11 +514,11 @@ def test_code_groups_of_talker_and_predictor_must_agree(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("size", "obeys"), [("1b7", True), ("0b6", False), ("b6", False), ("0.6b", True)]
+    ("size", "follows"), [("1b7", True), ("0b6", False), ("b6", False), ("0.6b", True)]
 )
-def test_only_the_size_0b6_drops_instructions_as_officially_tested(checkpoint, size, obeys):
+def test_only_the_size_0b6_drops_instructions_as_officially_tested(checkpoint, size, follows):
     edit_config(checkpoint, lambda c: c.update(tts_model_size=size))
-    assert load_config(checkpoint).follows_instruct is obeys
+    assert load_config(checkpoint).follows_instruct is follows
 
 
 def test_names_become_lower_case_and_false_is_no_dialect(checkpoint):

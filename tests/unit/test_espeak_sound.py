@@ -223,8 +223,8 @@ def test_silence_is_not_understood(recognise):
 
 def test_the_voices_of_the_table_are_understood(voice, recognise):
     """Not each sentence by each voice: formant voices differ, but words must come through."""
-    wishes = itertools.product(("male", "female", "neutral"), (None, 8, 75))
-    cases = [(*wish, sentence) for wish in wishes for sentence in sorted(VOCABULARY)]
+    kinds = itertools.product(("male", "female", "neutral"), (None, 8, 75))
+    cases = [(*kind, sentence) for kind in kinds for sentence in sorted(VOCABULARY)]
     right = sum(
         recognise(speak(voice, sentence, "english", gender=gender, age=age)) == sentence
         for gender, age, sentence in cases

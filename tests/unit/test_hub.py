@@ -1,4 +1,4 @@
-"""Getting weights with huggingface_hub, from a stand-in for the hub on the loopback."""
+"""Downloads with huggingface_hub, from a local stand-in for the hub."""
 
 import errno
 import hashlib
@@ -104,7 +104,7 @@ class Asked:
 
 
 class StandInHub(ThreadingHTTPServer):
-    """Serves files by /{repository}/resolve/{revision}/{name}, and misbehaves when told to."""
+    """Serves files by /{repository}/resolve/{revision}/{name}, and misbehaves on request."""
 
     daemon_threads = True
 
@@ -272,7 +272,9 @@ def world(
 # Finding ----------------------------------------------------------------------------
 
 
-def test_places_are_looked_at_in_order_and_without_a_request(world: World, tmp_path: Path) -> None:
+def test_directories_are_searched_in_order_and_without_a_request(
+    world: World, tmp_path: Path
+) -> None:
     cached = write_cache(tmp_path / "cache", world.release, world.files, ref=False)
     assert world.get() == cached
     assert write_checkpoint(world.models, world.files) == world.get()

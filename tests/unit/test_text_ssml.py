@@ -119,7 +119,7 @@ def test_voices_and_languages_hold_for_what_is_inside():
         ("<break time='11s'/>a", "10 s"),
     ],
 )
-def test_what_is_not_applied_is_said(body, word):
+def test_what_is_not_applied_is_reported(body, word):
     (warning,) = read(body).warnings
     assert word in warning
 

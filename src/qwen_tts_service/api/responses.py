@@ -1,4 +1,4 @@
-"""Answers with audio: one whole file, or a stream that grows while speech is made."""
+"""Audio responses: one whole file, or a stream that is sent while speech is generated."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class PendingFile:
-    """A file that is being made; the batch that asked for it does not wait for it."""
+    """A file that is being made; the batch that started it does not wait for it."""
 
     def __init__(self, ticket: Ticket) -> None:
         self._ticket = ticket
@@ -170,7 +170,7 @@ async def stream_response(
     return kind(ticket, first, audio)
 
 
-# Headers and clients that leave ------------------------------------------------------
+# Headers and disconnects ------------------------------------------------------
 
 
 def _speech_headers(ticket: Ticket) -> dict[str, str]:

@@ -101,10 +101,10 @@ async def _say(
 
 
 def _report(speech: Speech, synthesizer: Synthesizer, out: str | None) -> str:
-    """Say what was made, and what the caller should know about it."""
+    """Report what was made, and warnings about it."""
     choice = speech.info.choice
     where = {None: "played", STANDARD_IO: "standard output"}.get(out, out)
-    notes = [f"{wish} was not applied: {why}" for wish, why in choice.not_applied.items()]
+    notes = [f"{name} was not applied: {why}" for name, why in choice.not_applied.items()]
     if speech.info.warning:
         notes.append(speech.info.warning)
     if speech.finish_reason == "length":

@@ -114,7 +114,7 @@ class SlotTensors:
         return self.model.codec.decode(codes.mT, self.codec_state, slots, active)
 
     def clear(self, slots: Sequence[int]) -> None:
-        """Zero what a failure may have left: rubbish such as NaN must not reach the next user."""
+        """Zero what a failure may have left: NaN must not reach the next user of a slot."""
         index = torch.tensor(list(slots), device=self.model.device)
         for cache in (self.state.keys, self.state.values):
             cache.index_fill_(1, index, 0)

@@ -342,7 +342,7 @@ def _may_pass(error: Exception) -> bool:
     """Whether another attempt may succeed; the library has repeated 408 and 429 already."""
     if (response := getattr(error, "response", None)) is not None:
         return bool(response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR)
-    return getattr(error, "errno", None) is None  # else it is of this machine's disk
+    return getattr(error, "errno", None) is None  # else it comes from this machine's disk
 
 
 def _one_line(error: Exception) -> str:

@@ -125,7 +125,7 @@ class QwenVoice:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the engine takes jobs and its step is not stuck."""
+        """Whether the engine takes jobs and no step hangs."""
         return self._engine.is_healthy
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ ACCENTED = ("auto", "full")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextOptions:
-    """What the server's settings say about reading texts.
+    """Server settings for reading texts.
 
     default_language: of a text that has no letters
     lexicon: the server's own readings of words

@@ -145,7 +145,7 @@ class Synthesizer:
         preload_detector()
         try:
             preload_russian()
-        except InvalidRequest:  # not installed: whoever asks for it is told
+        except InvalidRequest:  # not installed: requests for it get this error
             logger.info("normalize auto is light: the extra ru is not installed")
         else:
             logger.info("normalize auto reads out Russian numbers, dates and abbreviations")

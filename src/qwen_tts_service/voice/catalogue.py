@@ -78,6 +78,6 @@ OPENAI_VOICES: Mapping[str, str] = {
 
 
 def gender_of_openai_voice(name: str) -> Gender | None:
-    """Say how a voice of OpenAI's sounds here; None if it has no voice of this name."""
+    """Describe one of OpenAI's voices as it sounds here; None for an unknown name."""
     speaker = OPENAI_VOICES.get(name.strip().casefold())
     return None if speaker is None else SPEAKERS[speaker].gender

@@ -1,4 +1,4 @@
-"""One text of a WebSocket session, from its first word to the end of its audio."""
+"""One utterance of a WebSocket session, from its first word to the end of its audio."""
 
 import asyncio
 from collections.abc import Callable
@@ -58,7 +58,7 @@ class WebSocketUtterance:
         await self._unless_refused(self._speech.finish)
 
     async def _unless_refused(self, write: Callable[[], None]) -> None:
-        """A text that is refused on its way ends the speech; the client is told why."""
+        """End the speech of a text that is refused; the client gets the error."""
         if self._task.done():
             return
         try:
@@ -96,7 +96,7 @@ class WebSocketUtterance:
         self._stopped = outcome, reason
         self._task.cancel()
         await self.ended()
-        self._close()  # a task that had not begun has not done it
+        self._close()  # a task that never started has not done it
 
     # The speaker's side ----------------------------------------------------------------
 
