@@ -1,15 +1,20 @@
 """How the synthesizer performs a script: refusals first, then one voice, part after part."""
 
+import asyncio
 import io
+import re
 import threading
 import wave
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.engine.channel import PcmChannel
@@ -512,6 +517,73 @@ async def test_emphasis_over_several_sentences_is_read_as_in_the_whole(text, siz
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     said, _ = await said_by_sentence(pieces, language="english")
     assert " ".join(part for _, part in said).split() == whole.split()
+
+
+async def said_whole(text, **fields):
+    """What is prepared for a whole text, and seconds."""
+    teller = Cast()
+    speech = Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(ask(text=text, **fields), STREAM)
+    async with aclosing(speech):
+        [part async for part in speech]
+    return [(part.speaker, part.text) for part in teller.prepared], [speech.audio_s]
+
+
+def by_speaker(said, heard_s):
+    """The words of each speaker without the marks behind them, and seconds of silence."""
+    silence_s = sum(heard_s) - sum(len(text) for _, text in said) / 100
+    turns = groupby(said, key=lambda part: part[0])
+    words = [(who, " ".join(" ".join(text for _, text in turn).split())) for who, turn in turns]
+    return [(who, re.sub(r"\W+\Z", "", text)) for who, text in words], round(silence_s, 1)
+
+
+SIZES = st.sampled_from([1, 2, 3, 7, 1000])
+MARKS = st.sampled_from(
+    ["", "> ", "# ", "* ", "+ ", "- ", "1. ", "2) ", "| ", "```", "---\n", "  "]
+)
+SENTENCES = st.sampled_from(
+    [
+        "Раз. ",
+        "Два! ",
+        "три. ",
+        "10 000 книг. ",
+        "На ул. Ленина, д. 5. ",
+        "А. С. Пушкин. ",
+        "«Да. Нет». ",
+        "(Один. Два.) ",
+        "**Так. Да!** ",
+        "*Ну. И что?* ",
+        "_Он_. ",
+        "[Вот. Это](https://a.b/c) ссылка. ",
+        "[Сноска. Да] тут. ",
+        "https://a.b. ",
+        "`a. b` и `c`. ",
+        "Это <b>да. Нет</b>. ",
+        "А &amp; Б. ",
+        "| a. Б | в. Г |\n",
+        "[voice:a]Кто? ",
+        "[/voice]Я! ",
+        "Сперва [pause:1s]затем. ",
+        "```py\nx = 1. Y = 2\n```\n",
+    ]
+)
+ENDS = st.sampled_from(["", "", "\n", "\n\n"])
+
+
+@given(parts=st.lists(st.tuples(MARKS, SENTENCES, ENDS), min_size=1, max_size=6), size=SIZES)
+@settings(max_examples=60, deadline=None)
+@example(parts=[("", "Раз. ", ""), ("> ", "Два! ", "")], size=1)
+@example(parts=[("1. ", "Раз. ", ""), ("2. ", "Два! ", "")], size=1)
+@example(parts=[("", "Раз. ", ""), ("", "| a. Б | в. Г |\n", "")], size=3)
+def test_by_sentence_the_same_is_spoken_as_of_the_whole_text(parts, size):
+    text = "".join(map("".join, parts))
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    asked = {"language": "russian", "normalize": "light", "on_unspeakable": "silence"}
+
+    async def both():
+        return await said_whole(text, **asked), await said_by_sentence(pieces, **asked)
+
+    whole, written = asyncio.run(both())
+    assert by_speaker(*written) == by_speaker(*whole)
 
 
 SSML = (

@@ -140,7 +140,7 @@ class _Reader:
         if is_literal:
             return text
         text = self._lexicon(language).apply(text)
-        text = normalise(text, self.request.normalize, language)
+        text = normalise(text, self.request.normalize, language, is_mid_line=segment.is_mid_line)
         return self._accent(text) if self._accent and language == "russian" else text
 
 

@@ -398,14 +398,19 @@ class SpeechBySentence:
             return sentence
         return replace(sentence, segments=(Pause(GAP.duration_s), *sentence.segments))
 
-    def _has_words(self, sentence: str) -> bool:
+    def _has_words(self, sentence: ParsedText) -> bool:
         """Whether anything is left to say once marks and emoji are out."""
         request, options = self._request, self._synthesizer.text_options
         lexicon = lexicon_for(request, request.language or "english", options)
-        text = lexicon.apply(sentence)
-        return is_speakable(
-            text if request.normalize == "none" else normalise(text, "light", "english")
-        )
+
+        def says(segment: Segment) -> str:
+            text = lexicon.apply(segment.text)
+            if request.normalize == "none":
+                return text
+            return normalise(text, "light", "english", is_mid_line=segment.is_mid_line)
+
+        segments = (part for part in sentence.segments if isinstance(part, Segment))
+        return any(map(is_speakable, map(says, segments)))
 
     async def _sentences_with_language(self) -> AsyncGenerator[tuple[ParsedText, Language], None]:
         """Yield the sentences that have words; one that tells no language takes its neighbour's.
@@ -417,7 +422,7 @@ class SpeechBySentence:
         language = self._request.language
         default = self._synthesizer.text_options.default_language
         while (sentence := await self._sentences.get()) is not None:
-            if not self._has_words(sentence.text):
+            if not self._has_words(sentence):
                 self._wordless = sentence
                 continue
             waiting.append(sentence)

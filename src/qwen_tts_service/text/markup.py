@@ -19,6 +19,7 @@ from typing import Any
 
 from qwen_tts_service.types import InputType
 
+from .normalise import is_within_markdown
 from .segments import BREAK_S, ParsedText, Pause, Segment, SegmentBuilder, VoiceChange
 from .split import SentenceSplitter, is_speakable
 from .ssml import MalformedSsml, is_ssml, parse_ssml
@@ -307,6 +308,12 @@ def _break_s(attributes: str) -> float:
 
 # Sentences ------------------------------------------------------------------------------
 
+_LINE_END = re.compile(r"\n\s*\Z")
+
+
+def _is_speakable(sentence: ParsedText) -> bool:
+    return is_speakable(sentence.text)
+
 
 class SentenceReader:
     """Give out the sentences of a text that is being written, with their pauses and voices.
@@ -316,12 +323,15 @@ class SentenceReader:
     """
 
     def __init__(
-        self, *, has_markup: bool, has_words: Callable[[str], bool] = is_speakable
+        self, *, has_markup: bool, has_words: Callable[[ParsedText], bool] = _is_speakable
     ) -> None:
         self._has_words = has_words
         self._reader = MarkupReader(has_markup=has_markup)
         self._splitter = SentenceSplitter()
+        self._has_markup = has_markup
         self._manner = Segment()
+        self._held = ""  # sentences that are read together with the next one
+        self._is_mid_line = False
         self._pauses: deque[tuple[int, Pause]] = deque()  # by their place in the text
         self._read_chars = 0
         self._given_chars = 0
@@ -335,29 +345,49 @@ class SentenceReader:
 
     def finish(self) -> list[ParsedText]:
         """Return what is left."""
-        return [*self._sentences(self._reader.finish()), *self._parsed(self._splitter.finish())]
+        return [*self._sentences(self._reader.finish()), *self._end_stretch()]
 
     def _sentences(self, events: list[Event]) -> Iterator[ParsedText]:
         for event in events:
             if isinstance(event, VoiceChange):
-                yield from self._parsed(self._splitter.finish())
-                self._manner = Segment(speaker=event.speaker)
+                if event.speaker != self._manner.speaker:
+                    yield from self._end_stretch()
+                    self._manner = Segment(speaker=event.speaker)
                 continue
             if isinstance(event, Pause):
                 self._pauses.append((self._read_chars, event))
             # The space keeps the words before and behind a pause apart.
             text = " " if isinstance(event, Pause) else event
             self._read_chars += len(text)
-            yield from self._parsed(self._splitter.feed(text))
+            for sentence in self._splitter.feed(text):
+                self._held += sentence
+                if not self._is_within_markdown():
+                    yield from self._parsed()
 
-    def _parsed(self, sentences: list[str]) -> Iterator[ParsedText]:
-        for sentence in sentences:
-            parsed = self._with_pauses(sentence)
-            if self._has_words(sentence):
-                yield parsed
-            else:
-                self.left_out = parsed
-                self._waiting += [p for p in parsed.segments if isinstance(p, Pause)]
+    def _end_stretch(self) -> Iterator[ParsedText]:
+        """What follows is by another speaker, or nothing."""
+        self._held += "".join(self._splitter.finish())
+        yield from self._parsed()
+        self._is_mid_line = False
+
+    def _is_within_markdown(self) -> bool:
+        """Whether what is held ends where only the whole line says how it is read."""
+        end = self._given_chars + len(self._held)
+        places = [place for place, _ in self._pauses if place < end]
+        text = self._held[places[-1] - self._given_chars :] if places else self._held
+        is_mid_line = self._is_mid_line and not places
+        return self._has_markup and is_within_markdown(text, is_mid_line=is_mid_line)
+
+    def _parsed(self) -> Iterator[ParsedText]:
+        sentence, self._held = self._held, ""
+        if not sentence:
+            return
+        parsed = self._with_pauses(sentence)
+        if self._has_words(parsed):
+            yield parsed
+        else:
+            self.left_out = parsed
+            self._waiting += [p for p in parsed.segments if isinstance(p, Pause)]
 
     def _with_pauses(self, sentence: str) -> ParsedText:
         builder = SegmentBuilder()
@@ -372,4 +402,9 @@ class SentenceReader:
             builder.add_pause(pause.duration_s)
             at = place
         builder.add(sentence[at - start :], self._manner)
-        return ParsedText(builder.build())
+        parts = list(builder.build())
+        if parts and self._is_mid_line and isinstance(first := parts[0], Segment):
+            parts[0] = replace(first, is_mid_line=True)
+        last = parts[-1] if parts else None
+        self._is_mid_line = isinstance(last, Segment) and not _LINE_END.search(last.text)
+        return ParsedText(tuple(parts))

@@ -51,6 +51,7 @@ class Segment:
     speaker, language: None is that of the request
     rate: how fast; 1 is as usual
     is_literal: said as it stands, not normalised
+    is_mid_line: another sentence of its line comes before, so it begins with no mark of a line
     phonemes: how the text is pronounced, in the alphabet of espeak-ng
     """
 
@@ -61,6 +62,7 @@ class Segment:
     phonemes: str | None = None
     say_as: SayAs | None = None
     is_literal: bool = False
+    is_mid_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)
