@@ -401,13 +401,18 @@ class Cast(Teller):
     """Tells as the speaker who is asked for, and knows only a and b."""
 
     def choose(self, request):
+        if request.speaker not in (None, "a", "b"):
+            raise InvalidRequest("known: a, b", param="speaker", code="unknown_speaker")
         return VoiceChoice(speaker=request.speaker or "teller", language="english")
 
     def prepare(self, request):
-        if request.speaker not in (None, "a", "b"):
-            raise InvalidRequest("known: a, b", param="speaker", code="unknown_speaker")
+        self.choose(request)
         told = super().prepare(request)
         return replace(told, choice=replace(told.choice, speaker=request.speaker or "teller"))
+
+
+class OpenCast(Cast, OpenTeller):
+    """The same, by token too."""
 
 
 async def test_the_speakers_of_a_dialogue_are_said_in_order():
@@ -417,7 +422,15 @@ async def test_the_speakers_of_a_dialogue_are_said_in_order():
 
 
 @pytest.mark.parametrize(
-    "text", ["One. [voice:Bob] two", '<speak>One.<voice name="Bob">two</voice></speak>']
+    "text",
+    [
+        "One. [voice:Bob] two",
+        "One. [voice:Bob]",
+        "[voice:Bob][voice:a]One.",
+        "One. [voice:Bob][pause:1s][/voice] two",
+        '<speak>One.<voice name="Bob">two</voice></speak>',
+        '<speak>One.<voice name="Bob"><break/></voice></speak>',
+    ],
 )
 async def test_an_unknown_voice_is_refused_before_anything_is_spoken(text):
     teller = Cast()
@@ -426,6 +439,18 @@ async def test_an_unknown_voice_is_refused_before_anything_is_spoken(text):
     assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
     assert '"Bob": known: a, b' in caught.value.message
     assert not teller.spoken
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+async def test_an_unknown_voice_in_a_text_that_is_written_is_refused_when_its_name_is_complete(
+    by_token,
+):
+    synthesizer = Synthesizer(OpenCast(), sample_rate_hz=RATE_HZ)
+    speech = open_speech(synthesizer, ask(), STREAM, by_token=by_token)
+    speech.feed("One. [voice:a]Two. Three [voice:Bo")
+    with pytest.raises(InvalidRequest) as caught:
+        speech.feed("b]")
+    assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
 
 
 async def test_an_unknown_speaker_of_the_request_is_the_requests_fault():

@@ -17,7 +17,7 @@ from qwen_tts_service.text.lexicon import Lexicon, lexicon_of
 from qwen_tts_service.text.markup import parse
 from qwen_tts_service.text.normalise import LANGUAGES_WITH_FULL, normalise
 from qwen_tts_service.text.say_as import written
-from qwen_tts_service.text.segments import ParsedText, Pause, Segment
+from qwen_tts_service.text.segments import OnVoice, ParsedText, Pause, Segment, any_voice
 from qwen_tts_service.text.split import is_speakable, nothing_to_speak, split_sentences
 from qwen_tts_service.types import Language, SpeechRequest
 
@@ -68,6 +68,7 @@ def split_request(
     longest_part_chars: int | None,
     options: TextOptions = DEFAULT_TEXT_OPTIONS,
     parsed: ParsedText | None = None,
+    on_voice: OnVoice = any_voice,
 ) -> TextParts:
     """Read the markup, replace words of the lexicon, normalise, and cut what is too long.
 
@@ -76,6 +77,7 @@ def split_request(
 
     longest_part_chars: None for a voice that takes a text of any length
     parsed: the request's text, if its markup has been read
+    on_voice: called with the names of speakers in it, whether they have text or not
     raises: CannotSpeak, code `no_reading`, when no part has a letter or a digit; InvalidRequest
         for malformed SSML, and when `normalize` asks for what is not installed
     """
@@ -83,7 +85,7 @@ def split_request(
         return TextParts(request, (request,))
     if parsed is None:
         has_markup = request.normalize != "none"
-        parsed = parse(request.text, request.input_type, has_markup=has_markup)
+        parsed = parse(request.text, request.input_type, has_markup=has_markup, on_voice=on_voice)
     language = (
         request.language
         or parsed.language

@@ -165,7 +165,11 @@ class Synthesizer:
         """
         check_format(output.format, self.sample_rate_hz)
         text_parts = split_request(
-            request, self.voice.longest_part_chars, self.text_options, parsed
+            request,
+            self.voice.longest_part_chars,
+            self.text_options,
+            parsed,
+            partial(self.check_speaker, request),
         )
         parts = self._prepare(text_parts)
         choices = [part.choice for part in parts if not isinstance(part, Pause)]
@@ -180,6 +184,13 @@ class Synthesizer:
         return Speech(
             pcm, self.pipe(output), request, lambda: replace(info, warning=_joined(warnings))
         )
+
+    def check_speaker(self, request: SpeechRequest, name: str) -> None:
+        """Raise InvalidRequest for a speaker in a request's text whom the voice does not know."""
+        try:
+            self.voice.choose(replace(request, speaker=name))
+        except InvalidRequest as error:
+            raise blame_text(error, name) from None
 
     def _prepare(self, text_parts: TextParts) -> list[Utterance | Pause]:
         """Read every part; where there is nothing to say, a silence was asked for."""

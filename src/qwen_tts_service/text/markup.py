@@ -20,33 +20,49 @@ from typing import Any
 from qwen_tts_service.types import InputType
 
 from .normalise import is_within_markdown
-from .segments import BREAK_S, ParsedText, Pause, Segment, SegmentBuilder, VoiceChange
+from .segments import (
+    BREAK_S,
+    OnVoice,
+    ParsedText,
+    Pause,
+    Segment,
+    SegmentBuilder,
+    VoiceChange,
+    any_voice,
+)
 from .split import SentenceSplitter, is_speakable
 from .ssml import MalformedSsml, is_ssml, parse_ssml
 
 Event = str | Pause | VoiceChange
 
 
-def parse(text: str, input_type: InputType = "text", *, has_markup: bool = True) -> ParsedText:
+def parse(
+    text: str,
+    input_type: InputType = "text",
+    *,
+    has_markup: bool = True,
+    on_voice: OnVoice = any_voice,
+) -> ParsedText:
     """Read a text's markup: SSML where it is that, else tags, entities, pauses and voices.
 
     has_markup: False reads `[pause:1s]` only, and SSML if `input_type` asks for it
     raises: InvalidRequest that says line and column for malformed SSML, if it was asked for
     """
     if input_type == "ssml":
-        return parse_ssml(text)
+        return parse_ssml(text, on_voice)
     if not (has_markup and is_ssml(text)):
-        return _parse_plain(text, has_markup=has_markup)
+        return _parse_plain(text, on_voice, has_markup=has_markup)
     try:
-        return parse_ssml(text)
+        return parse_ssml(text, on_voice)
     except MalformedSsml as error:
-        plain = _parse_plain(text, has_markup=True)
+        plain = _parse_plain(text, on_voice, has_markup=True)
         warning = f"{error.message}; it was read without its tags"
         return replace(plain, warnings=(warning,))
 
 
-def _parse_plain(text: str, *, has_markup: bool) -> ParsedText:
-    reader, builder, manner = MarkupReader(has_markup=has_markup), SegmentBuilder(), Segment()
+def _parse_plain(text: str, on_voice: OnVoice, *, has_markup: bool) -> ParsedText:
+    reader = MarkupReader(has_markup=has_markup, on_voice=on_voice)
+    builder, manner = SegmentBuilder(), Segment()
     for event in (*reader.feed(text), *reader.finish()):
         if isinstance(event, VoiceChange):
             manner = replace(manner, speaker=event.speaker)
@@ -137,8 +153,9 @@ class MarkupReader:
     has_markup: False reads nothing but `[pause:1s]`
     """
 
-    def __init__(self, *, has_markup: bool) -> None:
+    def __init__(self, *, has_markup: bool, on_voice: OnVoice = any_voice) -> None:
         self._has_markup = has_markup
+        self._on_voice = on_voice
         self._text = ""
         self._at = 0  # what is before has been read
         self._dropped_until: re.Pattern[str] | None = None
@@ -246,7 +263,8 @@ class MarkupReader:
         if name in _VOICES:
             if found["close"]:
                 return None if rest.strip() else VoiceChange(None)
-            who = _WHO.fullmatch(rest)
+            if who := _WHO.fullmatch(rest):
+                self._on_voice(who["who"])
             return VoiceChange(who["who"]) if who else None
         if name not in _PAUSES or found["close"]:
             return None
@@ -323,10 +341,14 @@ class SentenceReader:
     """
 
     def __init__(
-        self, *, has_markup: bool, has_words: Callable[[ParsedText], bool] = _is_speakable
+        self,
+        *,
+        has_markup: bool,
+        has_words: Callable[[ParsedText], bool] = _is_speakable,
+        on_voice: OnVoice = any_voice,
     ) -> None:
         self._has_words = has_words
-        self._reader = MarkupReader(has_markup=has_markup)
+        self._reader = MarkupReader(has_markup=has_markup, on_voice=on_voice)
         self._splitter = SentenceSplitter()
         self._has_markup = has_markup
         self._manner = Segment()

@@ -1,6 +1,6 @@
 """Values of a text whose markup has been read: segments to speak, and pauses between them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from qwen_tts_service.types import Language
@@ -34,6 +34,14 @@ class VoiceChange:
     """Who speaks from here on; None is the speaker of the request."""
 
     speaker: str | None
+
+
+OnVoice = Callable[[str], object]
+"""Called with every name of a speaker in a text, as soon as it is read; may raise."""
+
+
+def any_voice(_name: str) -> None:
+    """Take any name for a speaker's: an `OnVoice` that checks nothing."""
 
 
 @dataclass(frozen=True, slots=True)

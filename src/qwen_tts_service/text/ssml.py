@@ -14,7 +14,7 @@ from qwen_tts_service.types import Language
 
 from .language import parse_language
 from .say_as import SAY_AS_KINDS
-from .segments import BREAK_S, MAX_PAUSE_S, ParsedText, SayAs, Segment, SegmentBuilder
+from .segments import BREAK_S, MAX_PAUSE_S, OnVoice, ParsedText, SayAs, Segment, SegmentBuilder
 
 MAX_DEPTH = 50
 MAX_WARNINGS = 8
@@ -57,12 +57,16 @@ def could_be_ssml(beginning: str) -> bool:
     return _OPEN_BEGINNING.fullmatch(beginning.lstrip(_BLANK)) is not None
 
 
-def parse_ssml(text: str) -> ParsedText:
+def parse_ssml(text: str, on_voice: OnVoice) -> ParsedText:
     """Read a document.
 
     Raises MalformedSsml, and InvalidRequest for a value that SSML or this service does not know.
     """
-    return _SsmlReader().read(text)
+    reader = _SsmlReader()
+    parsed = reader.read(text)
+    for name in reader.voices:
+        on_voice(name)
+    return parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ class _SsmlReader:
         self._builder = SegmentBuilder()
         self._open: list[_Element] = []
         self._warnings: dict[str, None] = {}
+        self.voices: dict[str, None] = {}
+        """The names of speakers in it."""
         self._language: Language | None = None
         self._lines_before = 0  # of blank text
         self._parser = expat.ParserCreate("utf-8")
@@ -231,7 +237,10 @@ class _SsmlReader:
         manner = around.manner
         if given.get("languages"):
             manner = replace(manner, language=self._language_of(given["languages"]))
-        return replace(around, manner=replace(manner, speaker=given.get("name") or manner.speaker))
+        if name := given.get("name"):
+            self.voices[name] = None
+            manner = replace(manner, speaker=name)
+        return replace(around, manner=manner)
 
     def _phoneme(self, given: dict[str, str], around: _Element) -> _Element:
         phonemes = given.get("ph", "")
