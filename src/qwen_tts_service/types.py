@@ -182,7 +182,7 @@ class Voice(Protocol):
         """
 
     def prepare(self, request: SpeechRequest) -> Utterance:
-        """Choose the voice and read the text; quick, pure, raises `TTSError` on refusal."""
+        """Choose the voice and read the text; pure, on any thread. Raises `TTSError` on refusal."""
 
     def warm_up(self) -> None:
         """Make one real utterance on the calling thread; raises if that fails."""

@@ -114,7 +114,7 @@ async def test_a_speech_that_is_cut_is_foretold_and_one_that_fits_is_not(
     frames = whole.audio_s / FRAME_S
     for factor, is_foretold in ((1 / NEARLY_ALWAYS, True), (NEARLY_ALWAYS, False)):
         asked = request(text, "english", max_frames=math.ceil(frames * factor))
-        speech = synthesizer.speak(asked, output)
+        speech = await synthesizer.speak(asked, output)
         await speech.aclose()
         assert ("max_length" in (speech.info.warning or "")) == is_foretold, (frames, speech.info)
 

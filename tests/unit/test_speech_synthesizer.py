@@ -8,7 +8,6 @@ import wave
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -112,7 +111,7 @@ def ask(text=None, **fields):
 async def begin(teller, request):
     """Begin to speak and stop; what is known by then."""
     async with aclosing(
-        Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(request, STREAM)
+        await Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(request, STREAM)
     ) as speech:
         return speech
 
@@ -120,7 +119,7 @@ async def begin(teller, request):
 async def hear(teller, request):
     synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
     data, _ = await synthesizer.speak_whole(request, "pcm")
-    async with aclosing(synthesizer.speak(request, STREAM)) as speech:
+    async with aclosing(await synthesizer.speak(request, STREAM)) as speech:
         assert b"".join([part async for part in speech]) == data
     return np.frombuffer(data, "<i2")
 
@@ -189,7 +188,7 @@ async def test_the_expected_length_is_that_of_parts_and_pauses():
 async def test_a_speech_says_who_speaks_with_which_seed_how_long_and_how_it_ended():
     synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
     request = ask("Good. [pause:1s] Доброе утро", language=None)
-    async with aclosing(synthesizer.speak(request, STREAM)) as speech:
+    async with aclosing(await synthesizer.speak(request, STREAM)) as speech:
         before = speech.finish_reason
         data = b"".join([part async for part in speech])
         assert speech.audio_s == len(data) / 2 / RATE_HZ
@@ -208,7 +207,9 @@ async def test_what_just_fits_is_not_warned_about(frames, is_warned):
 async def test_a_file_knows_its_length_and_a_stream_does_not(is_stream):
     synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
     if is_stream:
-        async with aclosing(synthesizer.speak(ask("Four"), Output("wav", is_stream=True))) as s:
+        async with aclosing(
+            await synthesizer.speak(ask("Four"), Output("wav", is_stream=True))
+        ) as s:
             data = b"".join([part async for part in s])
     else:
         data, _ = await synthesizer.speak_whole(ask("Four"), "wav")
@@ -252,7 +253,9 @@ async def test_formats_that_cost_time_are_encoded_beside_the_event_loop(
 
 async def test_no_empty_piece_is_handed_on():
     synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
-    async with aclosing(synthesizer.speak(ask("One"), Output("mp3", is_stream=True))) as speech:
+    async with aclosing(
+        await synthesizer.speak(ask("One"), Output("mp3", is_stream=True))
+    ) as speech:
         parts = [part async for part in speech]
     assert parts
     assert all(parts)
@@ -323,7 +326,7 @@ async def test_what_fails_while_it_is_watched_is_stopped():
 )
 async def test_an_ending_that_is_none_is_said(end, code):
     synthesizer = Synthesizer(Teller(ends=[end]), sample_rate_hz=RATE_HZ)
-    async with aclosing(synthesizer.speak(ask("One"), STREAM)) as speech:
+    async with aclosing(await synthesizer.speak(ask("One"), STREAM)) as speech:
         [part async for part in speech]
     if code is None:
         speech.check_ending()
@@ -335,22 +338,87 @@ async def test_an_ending_that_is_none_is_said(end, code):
 
 async def test_a_speech_that_is_left_stops_the_voice_and_gives_no_more_bytes():
     teller = Teller()
-    speech = Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(ask("One"), Output("wav", True))
+    speech = await Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(
+        ask("One"), Output("wav", True)
+    )
     await speech.aclose()
     await speech.aclose()
     assert teller.spoken[0].is_cancelled
     assert [part async for part in speech] == []
 
 
-@pytest.mark.parametrize("teller", [Teller(), OpenTeller()])
-def test_a_format_that_the_rate_does_not_have_is_refused_first(teller):
-    synthesizer = Synthesizer(teller, sample_rate_hz=22050)
-    speak = partial(SpeechByToken, synthesizer)
-    speak = speak if isinstance(teller, OpenTeller) else synthesizer.speak
+OPUS = Output("opus", is_stream=True)
+
+
+async def test_a_format_that_the_rate_does_not_have_is_refused_first():
+    teller = Teller()
     with pytest.raises(InvalidRequest) as caught:
-        speak(ask("no"), Output("opus", is_stream=True))
+        await Synthesizer(teller, sample_rate_hz=22050).speak(ask("no"), OPUS)
     assert caught.value.param == "format"
     assert not teller.prepared
+
+
+def test_a_format_that_the_rate_does_not_have_is_refused_first_by_token():
+    with pytest.raises(InvalidRequest) as caught:
+        SpeechByToken(Synthesizer(OpenTeller(), sample_rate_hz=22050), ask("no"), OPUS)
+    assert caught.value.param == "format"
+
+
+LONG = "Quite long, this. " * 20
+
+
+class SlowReader(Teller):
+    """Reads a text for as long as nobody sets `may_go_on`."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_reading, self.may_go_on = threading.Event(), threading.Event()
+
+    def prepare(self, request):
+        self.is_reading.set()
+        assert self.may_go_on.wait(10), "the event loop had no turn"
+        return super().prepare(request)
+
+
+async def test_the_event_loop_goes_on_while_a_long_text_is_read():
+    teller = SlowReader()
+    beginning = asyncio.create_task(begin(teller, ask(LONG)))
+    assert await asyncio.to_thread(teller.is_reading.wait, 10)
+    teller.may_go_on.set()
+    await beginning
+    assert teller.spoken
+
+
+async def test_who_leaves_while_a_long_text_is_read_has_started_nothing():
+    teller = SlowReader()
+    beginning = asyncio.create_task(begin(teller, ask(LONG)))
+    assert await asyncio.to_thread(teller.is_reading.wait, 10)
+    beginning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    teller.may_go_on.set()
+    await begin(teller, ask("One"))
+    assert len(teller.spoken) == 1
+
+
+async def test_long_texts_are_read_on_as_few_threads_however_many_come():
+    names = set()
+
+    class Named(Teller):
+        def prepare(self, request):
+            names.add(threading.current_thread().name)
+            return super().prepare(request)
+
+    synthesizer = Synthesizer(Named(), sample_rate_hz=RATE_HZ)
+    for speech in await asyncio.gather(*(synthesizer.speak(ask(LONG), STREAM) for _ in range(20))):
+        await speech.aclose()
+    synthesizer.close()
+    assert names <= {f"text_{index}" for index in range(synthesizer_module.READERS)}
+
+
+async def test_a_long_text_that_is_refused_is_an_error_of_its_caller():
+    with pytest.raises(CannotSpeak):
+        await begin(Teller(), ask(LONG + "no"))
 
 
 def test_only_a_voice_that_takes_words_takes_words():
@@ -514,7 +582,7 @@ async def test_sentences_with_markup_are_the_same_however_they_are_cut(size):
     ],
 )
 async def test_sentences_of_several_speakers_take_as_long_as_the_whole(text):
-    whole = Synthesizer(Cast(), sample_rate_hz=RATE_HZ).speak(
+    whole = await Synthesizer(Cast(), sample_rate_hz=RATE_HZ).speak(
         ask(text=text, language="russian"), STREAM
     )
     async with aclosing(whole):
@@ -537,7 +605,9 @@ async def test_sentences_of_several_speakers_take_as_long_as_the_whole(text):
 @pytest.mark.parametrize("size", [1, 1000])
 async def test_emphasis_over_several_sentences_is_read_as_in_the_whole(text, size):
     teller = Cast()
-    Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(ask(text=text, language="english"), STREAM)
+    await Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(
+        ask(text=text, language="english"), STREAM
+    )
     whole = " ".join(part.text for part in teller.prepared)
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     said, _ = await said_by_sentence(pieces, language="english")
@@ -547,7 +617,9 @@ async def test_emphasis_over_several_sentences_is_read_as_in_the_whole(text, siz
 async def said_whole(text, **fields):
     """What is prepared for a whole text, and seconds."""
     teller = Cast()
-    speech = Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(ask(text=text, **fields), STREAM)
+    speech = await Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(
+        ask(text=text, **fields), STREAM
+    )
     async with aclosing(speech):
         [part async for part in speech]
     return [(part.speaker, part.text) for part in teller.prepared], [speech.audio_s]

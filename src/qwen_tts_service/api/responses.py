@@ -85,7 +85,7 @@ async def _begin_stream(ticket: Ticket) -> tuple[AsyncIterator[bytes], bytes]:
     async with asyncio.timeout(ticket.runtime.settings.request_timeout_s):
         await ticket.slot_granted()
         output = Output(ticket.body.format, is_stream=True)
-        ticket.speech = ticket.runtime.synthesizer.speak(ticket.request, output)
+        ticket.speech = await ticket.runtime.synthesizer.speak(ticket.request, output)
         parts = aiter(ticket.speech)
         try:
             first = await anext(parts, b"")

@@ -391,7 +391,7 @@ class SpeechBySentence:
             request = replace(
                 self._request, text=sentence.text, language=language, max_frames=max_frames
             )
-            speech = self._synthesizer.speak(
+            speech = await self._synthesizer.speak(
                 self._by_the_same(request), self._output, self._behind_gap(sentence)
             )
             yield speech
@@ -403,7 +403,7 @@ class SpeechBySentence:
             wordless = self._wordless or ParsedText(())
             await before()
             request = replace(self._request, text=wordless.text)
-            yield self._synthesizer.speak(request, self._output, wordless)
+            yield await self._synthesizer.speak(request, self._output, wordless)
 
     def _behind_gap(self, sentence: ParsedText) -> ParsedText:
         """Put a gap before the words of another speaker, as in a text that is spoken whole."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 
 from qwen_tts_service.api.call import Call
 from qwen_tts_service.api.runtime import Runtime
@@ -13,6 +14,9 @@ from qwen_tts_service.telemetry import metrics
 from qwen_tts_service.types import FinishReason
 
 from .connection import PATH, Connection, SessionPlan
+
+PIECE_CHARS = 400
+"""Longer text is read piece by piece, so that others have their turns between."""
 
 
 class WebSocketUtterance:
@@ -51,7 +55,10 @@ class WebSocketUtterance:
 
     async def feed(self, text: str) -> None:
         """Add text; what comes after the speech has ended or failed is ignored."""
-        await self._unless_refused(lambda: self._feed(text))
+        await self._unless_refused(lambda: self._count(text))
+        for start in range(0, len(text), PIECE_CHARS):
+            await self._unless_refused(partial(self._feed, text[start : start + PIECE_CHARS]))
+            await asyncio.sleep(0)
 
     async def finish(self) -> None:
         """Say that the text is complete."""
@@ -67,7 +74,7 @@ class WebSocketUtterance:
             await self.stop(error.code, "error")
             await self._connection.send_error(error, utterance_index=self.index)
 
-    def _feed(self, text: str) -> None:
+    def _count(self, text: str) -> None:
         self._chars += len(text)
         most = self._runtime.settings.max_text_chars
         if self._chars > most:
@@ -76,6 +83,8 @@ class WebSocketUtterance:
                 "(MAX_TEXT_CHARS); end the utterance with input.done",
                 param="text",
             )
+
+    def _feed(self, text: str) -> None:
         self._speech.feed(self._whole_characters(text))
 
     def _whole_characters(self, text: str) -> str:
