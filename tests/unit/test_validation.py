@@ -156,7 +156,7 @@ def test_our_names_are_answered_with_openais_on_its_route(name: str, meant: str)
     assert (error.code, error.param) == ("unknown_field", name)
     assert f"Did you mean {meant}?" in error.message
     body = parse_body(json.dumps({name: "wav", "type": "x"}).encode(), SessionConfig)
-    assert body.model_fields_set == {name}
+    assert body.model_fields_set == {name, "type"}
 
 
 @pytest.mark.parametrize("name", ["prompt", "message", "inptu", "Input"])
