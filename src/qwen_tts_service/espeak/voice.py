@@ -14,7 +14,7 @@ from qwen_tts_service.types import FRAME_S, Language, Samples, SpeechRequest, Vo
 
 from . import no_reading, readings, runs, russian, text
 from .library import SAMPLE_RATE_HZ, Delivery, EspeakLibrary
-from .mapping import LANGUAGE_CODES, choose_delivery
+from .mapping import LANGUAGE_CODES, MAX_PITCH, MIN_PITCH, choose_delivery
 from .notation import write_out
 from .stream import EspeakStream
 
@@ -84,6 +84,8 @@ class EspeakVoice:
         else:
             pieces, delivery = (f"[[{request.phonemes}]]",), replace(delivery, has_phonemes=True)
             synthesise = partial(self._library.synthesise, delivery)
+        if request.pitch != 1 and delivery.pitch in (MIN_PITCH, MAX_PITCH):
+            warnings.append("the pitch was limited to what the embedded voice has")
         max_samples = round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ)
         return EspeakUtterance(
             choice=choice,

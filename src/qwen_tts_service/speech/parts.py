@@ -160,6 +160,7 @@ def _parts(
             speaker=part.speaker or request.speaker,
             language=part.language or request.language,
             rate=part.rate,
+            pitch=part.pitch,
             phonemes=part.phonemes,
         )
 
@@ -179,7 +180,7 @@ def _with_gaps(parts: Iterable[SpeechRequest | Pause]) -> Iterator[SpeechRequest
     before: SpeechRequest | Pause | None = None
     for part in parts:
         if isinstance(before, SpeechRequest) and isinstance(part, SpeechRequest):
-            # What differs in language, rate or phonemes comes in the middle of a sentence.
+            # What differs in language, rate, pitch or phonemes comes in the middle of a sentence.
             is_cut = replace(before, text="") == replace(part, text="")
             if before.speaker != part.speaker or is_cut:
                 yield GAP

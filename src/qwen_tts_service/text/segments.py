@@ -57,7 +57,7 @@ class Segment:
     """A stretch of text that is spoken in one manner.
 
     speaker, language: None is that of the request
-    rate: how fast; 1 is as usual
+    rate, pitch: how fast and how high, as factors; 1 is as usual
     is_literal: said as it stands, not normalised
     is_mid_line: another sentence of its line comes before, so it begins with no mark of a line
     phonemes: how the text is pronounced, in the alphabet of espeak-ng
@@ -67,6 +67,7 @@ class Segment:
     speaker: str | None = None
     language: Language | None = None
     rate: float = 1.0
+    pitch: float = 1.0
     phonemes: str | None = None
     say_as: SayAs | None = None
     is_literal: bool = False
