@@ -15,8 +15,9 @@ from qwen_tts_service.types import FinishReason
 
 from .connection import PATH, Connection, SessionPlan
 
-PIECE_CHARS = 400
-"""Longer text is read piece by piece, so that others have their turns between."""
+PIECE_CHARS, PIECE_REST_S = 400, 0.001
+"""Longer text is read piece by piece; a request of another client takes several turns of the loop,
+so one turn between the pieces would be too few."""
 
 
 class WebSocketUtterance:
@@ -57,8 +58,9 @@ class WebSocketUtterance:
         """Add text; what comes after the speech has ended or failed is ignored."""
         await self._unless_refused(lambda: self._count(text))
         for start in range(0, len(text), PIECE_CHARS):
+            if start:
+                await asyncio.sleep(PIECE_REST_S)
             await self._unless_refused(partial(self._feed, text[start : start + PIECE_CHARS]))
-            await asyncio.sleep(0)
 
     async def finish(self) -> None:
         """Say that the text is complete."""
