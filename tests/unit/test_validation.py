@@ -114,7 +114,7 @@ def test_a_name_like_no_other_gets_no_hint_but_the_names_there_are(name: str) ->
         ("AGE", "Did you mean voice_attributes.age?"),
         ("speaker", "Did you mean speaker, outside voice_attributes?"),
         ("lang", "Did you mean language, outside voice_attributes?"),
-        ("pitch", "There is no pitch control"),
+        ("pitch", "Only SSML has a pitch"),
         ("zzz", "voice_attributes. Known in voice_attributes: age, emotion, gender"),
     ],
 )
