@@ -509,6 +509,17 @@ async def test_an_unknown_voice_is_refused_before_anything_is_spoken(text):
     assert not teller.spoken
 
 
+async def test_a_voice_without_english_knows_its_speakers_in_another_language():
+    class Russian(Cast):
+        def choose(self, request):
+            if request.language != "russian":
+                raise InvalidRequest("known: russian", param="language")
+            return super().choose(request)
+
+    speech = await begin(Russian(), ask("Раз. [voice:a] Два."))
+    assert speech.info.speakers == ("teller", "a")
+
+
 @pytest.mark.parametrize("by_token", [False, True])
 async def test_an_unknown_voice_in_a_text_that_is_written_is_refused_when_its_name_is_complete(
     by_token,

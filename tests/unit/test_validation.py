@@ -48,7 +48,7 @@ MEANT = {
 NOTED = {
     "speed control": "speed rate speaking_rate tempo speeds sped",
     "frames of 80 ms": "max_duration duration",
-    "pitch control": "pitch",
+    "SSML": "pitch",
     "volume control": "volume",
     "One model": "model model_id",
     "/stream-tts streams": "stream streaming",

@@ -230,7 +230,8 @@ class Synthesizer:
         try:
             self.voice.choose(replace(request, speaker=name))
         except InvalidRequest as error:
-            raise blame_text(error, name) from None
+            if error.code == "unknown_speaker":  # the language may still be found in the text
+                raise blame_text(error, name) from None
 
     def _prepare(self, text_parts: TextParts) -> list[Utterance | Pause]:
         """Read every part; where there is nothing to say, a silence was asked for."""
