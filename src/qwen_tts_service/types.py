@@ -69,7 +69,8 @@ class SpeechRequest:
     """One validated request. Exactly one of `text` and `tokens` is set.
 
     is_seed_drawn: the caller gave no seed, so another one may be tried after a runaway
-    rate: how fast; 1 is as usual. A voice that cannot says so in its utterance's warning
+    rate, pitch: how fast and how high, as factors; 1 is as usual. A voice that cannot says so in
+        its utterance's warning
     phonemes: how the text is pronounced, in the alphabet of espeak-ng; the same holds
     pronunciations: pairs of a word and how it is spoken, checked
     """
@@ -87,6 +88,7 @@ class SpeechRequest:
     normalize: NormalizeLevel = "auto"
     input_type: InputType = "text"
     rate: float = 1.0
+    pitch: float = 1.0
     phonemes: str | None = None
     pronunciations: tuple[tuple[str, str], ...] = ()
     on_unspeakable: OnUnspeakable = "error"
@@ -182,7 +184,7 @@ class Voice(Protocol):
         """
 
     def prepare(self, request: SpeechRequest) -> Utterance:
-        """Choose the voice and read the text; quick, pure, raises `TTSError` on refusal."""
+        """Choose the voice and read the text; pure, on any thread. Raises `TTSError` on refusal."""
 
     def warm_up(self) -> None:
         """Make one real utterance on the calling thread; raises if that fails."""

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import numpy as np
@@ -154,6 +155,18 @@ def test_null_is_absent_and_unknown_fields_are_ignored(server: Server) -> None:
     )
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "audio/mpeg"
+
+
+def test_ignored_fields_are_named_with_what_may_be_meant(server: Server) -> None:
+    fields = {"emotion": MARKER, "lang": MARKER, "Ж" * 50: MARKER, "user": 1, "text": MARKER}
+    answer = post(server, **fields)
+    assert answer.status_code == 200
+    warning = unquote(answer.headers["x-warning"])
+    assert 'unknown field "emotion" is ignored. Did you mean voice_attributes.emotion?' in warning
+    assert 'unknown field "lang" is ignored. Did you mean language?' in warning
+    assert f'"{"Ж" * 39}…" is ignored. So are 2 more.' in warning
+    assert MARKER not in warning
+    assert "x-warning" not in post(server).headers
 
 
 @pytest.mark.parametrize("speed", [1, 1.0, None])

@@ -80,6 +80,18 @@ async def test_ready_reports_the_configuration_in_force(voice: Voice) -> None:
     }
 
 
+@at_once
+async def test_ready_names_the_fields_that_are_ignored_and_what_may_be_meant() -> None:
+    async with SocketClient(make_runtime()) as talk:
+        assert "warning" not in await talk.configure(language="ru")
+        ready = await talk.configure(emotion="happy", volume=3)
+        assert ready["warning"] == (
+            'unknown field "emotion" is ignored. Did you mean voice_attributes.emotion? '
+            'unknown field "volume" is ignored. '
+            "There is no volume control; turn it up where the audio is played."
+        )
+
+
 @pytest.mark.parametrize(
     ("fields", "voice", "language"),
     [

@@ -99,7 +99,12 @@ def test_a_request_becomes_a_job_with_its_fields() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({}, None), ({"rate": 0.8}, "rate"), ({"phonemes": "x", "rate": 2.0}, "rate, phoneme")],
+    [
+        ({}, None),
+        ({"rate": 0.8}, "rate"),
+        ({"pitch": 1.2}, "pitch"),
+        ({"phonemes": "x", "rate": 2.0}, "rate, phoneme"),
+    ],
 )
 def test_what_it_cannot_do_is_a_warning(fields: dict[str, Any], words: str | None) -> None:
     warning = make_voice().prepare(ask(**fields)).warning

@@ -114,7 +114,7 @@ async def test_a_speech_that_will_be_cut_has_a_warning_and_one_that_fits_has_non
     frames = whole.audio_s / FRAME_S
     for factor, has_warning in ((1 / NEARLY_ALWAYS, True), (NEARLY_ALWAYS, False)):
         asked = request(text, "english", max_frames=math.ceil(frames * factor))
-        speech = synthesizer.speak(asked, output)
+        speech = await synthesizer.speak(asked, output)
         await speech.aclose()
         assert ("max_length" in (speech.info.warning or "")) == has_warning, (frames, speech.info)
 

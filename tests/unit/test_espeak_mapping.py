@@ -263,6 +263,12 @@ def test_blank_attributes_count_as_not_given(blank):
     assert choose(speaker=blank, instruct=blank, emotion=blank) == choose()
 
 
+@pytest.mark.parametrize(("factor", "pitch"), [(1, 48), (1.2, 66), (0.8, 24), (2, 99), (0.5, 0)])
+def test_the_pitch_of_a_request_is_within_what_the_library_takes(factor, pitch):
+    plain = SpeechRequest(request_id="t", seed=1)
+    assert choose_delivery(replace(plain, pitch=factor), SPEAKERS)[1].pitch == pitch
+
+
 @pytest.mark.parametrize(
     ("rate", "emotion", "rate_wpm"),
     [(1, None, 165), (0.5, None, 82), (2, None, 330), (0.4, None, 80), (9, "excited", 450)],

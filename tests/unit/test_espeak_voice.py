@@ -39,6 +39,14 @@ async def speak(voice, **fields):
 # Refusals --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("pitch", "is_limited"), [(1, False), (1.2, False), (2, True), (0.5, True)]
+)
+def test_a_pitch_beyond_the_library_is_limited_and_said(voice, pitch, is_limited):
+    warning = voice.prepare(request(text="Hello.", pitch=pitch)).warning
+    assert ("pitch was limited" in (warning or "")) is is_limited
+
+
 def test_tokens_are_refused(voice):
     with pytest.raises(CannotSpeak) as caught:
         voice.prepare(SpeechRequest(request_id="test", seed=1, tokens=(1, 2)))

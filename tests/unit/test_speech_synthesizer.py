@@ -1,15 +1,19 @@
-"""The synthesizer: refusals before any audio, then part after part in one voice."""
+"""How the synthesizer performs a script: refusals first, then one voice, part after part."""
 
+import asyncio
 import io
+import re
 import threading
 import wave
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import groupby
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.engine.channel import PcmChannel
@@ -36,9 +40,9 @@ class FakeUtterance:
 
 
 class FakeVoice:
-    """Speaks 10 ms per character; refuses a text with `no`; warns of one with `hm`.
+    """Speaks 10 ms for a character; refuses a text with `no`; warns of one with `hm`.
 
-    ends: finish reasons of its utterances in turn; "stop" when none is left
+    ends: how its speeches end, one after the other; "stop" when there are no more
     """
 
     sample_rate_hz = RATE_HZ
@@ -75,7 +79,7 @@ class FakeVoice:
 
 
 class OpenFakeVoice(FakeVoice):
-    """Records the texts of the utterances it opens; makes no audio."""
+    """Notes the texts of the utterances it opens; says nothing."""
 
     def __init__(self, longest_part_chars=None):
         super().__init__(longest_part_chars)
@@ -104,73 +108,72 @@ def ask(text=None, **fields):
     return SpeechRequest(request_id="r", seed=7, text=text, **fields)
 
 
-async def start(voice, request):
-    """Start a speech and close it; returns it with what it knows by then."""
+async def begin(voice, request):
+    """Begin to speak and stop; what is known by then."""
     async with aclosing(
-        Synthesizer(voice, sample_rate_hz=RATE_HZ).speak(request, STREAM)
+        await Synthesizer(voice, sample_rate_hz=RATE_HZ).speak(request, STREAM)
     ) as speech:
         return speech
 
 
-async def speak(voice, request):
-    """The samples of a request, the same whole and streamed."""
+async def hear(voice, request):
     synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
     data, _ = await synthesizer.speak_whole(request, "pcm")
-    async with aclosing(synthesizer.speak(request, STREAM)) as speech:
+    async with aclosing(await synthesizer.speak(request, STREAM)) as speech:
         assert b"".join([part async for part in speech]) == data
     return np.frombuffer(data, "<i2")
 
 
-async def test_an_ordinary_text_and_its_audio_pass_unchanged():
+async def test_an_ordinary_text_goes_to_the_voice_as_it_is_and_comes_back_untouched():
     voice = FakeVoice(longest_part_chars=800)
-    speech = await start(voice, ask("Good morning.", language="english"))
+    speech = await begin(voice, ask("Good morning.", language="english"))
     assert voice.prepared == [ask("Good morning.", language="english")]
     assert speech._pcm is voice.spoken[0]
 
 
 async def test_tokens_go_to_the_voice_as_they_are():
     voice = FakeVoice(longest_part_chars=1)
-    await start(voice, ask(tokens=(1, 2)))
+    await begin(voice, ask(tokens=(1, 2)))
     assert voice.prepared == [ask(tokens=(1, 2))]
 
 
 async def test_nothing_is_spoken_when_a_later_part_is_refused():
     voice = FakeVoice()
     with pytest.raises(CannotSpeak):
-        await start(voice, ask("Yes. [pause:1s] no"))
+        await begin(voice, ask("Yes. [pause:1s] no"))
     assert len(voice.prepared) == 2
     assert not voice.spoken
 
 
 async def test_pauses_are_heard_for_as_long_as_they_say():
-    heard = await speak(FakeVoice(), ask("One [pause:0.5s] two"))
+    heard = await hear(FakeVoice(), ask("One [pause:0.5s] two"))
     assert len(heard) == (3 * 240) + 12000 + (3 * 240)
     assert np.flatnonzero(heard == 0).tolist() == list(range(720, 12720))
 
 
 async def test_a_long_text_is_spoken_part_by_part():
     voice = FakeVoice(longest_part_chars=30)
-    heard = await speak(voice, ask("This is one. That is two. Here is three."))
+    heard = await hear(voice, ask("This is one. That is two. Here is three."))
     assert [len(part.text) for part in voice.prepared[:2]] == [26, 14]
     assert len(heard) == 40 * 240 + 7200
     assert {part.seed for part in voice.prepared} == {7}
 
 
 async def test_all_parts_share_max_length():
-    assert len(await speak(FakeVoice(), ask("One [pause:0.1s] two", max_frames=2))) == 2 * 1920
+    assert len(await hear(FakeVoice(), ask("One [pause:0.1s] two", max_frames=2))) == 2 * 1920
 
 
 async def test_a_text_that_will_not_fit_as_a_whole_is_warned_about_once():
     voice = FakeVoice()
     text = "Quite short. [pause:1s] Quite short."
-    assert (await start(voice, ask(text, max_frames=20))).info.warning is None
-    warning = (await start(voice, ask(text, max_frames=14))).info.warning
+    assert (await begin(voice, ask(text, max_frames=20))).info.warning is None
+    warning = (await begin(voice, ask(text, max_frames=14))).info.warning
     assert warning.count("max_length") == 1
     assert warning.isascii()
 
 
-async def test_warnings_of_parts_are_given_once_and_together():
-    speech = await start(
+async def test_warnings_of_parts_are_said_once_and_together():
+    speech = await begin(
         FakeVoice(), ask("hm [pause:1s] hm and 5", normalize="full", language="english")
     )
     assert speech.info.warning.count("said oddly") == 1
@@ -178,14 +181,14 @@ async def test_warnings_of_parts_are_given_once_and_together():
 
 
 async def test_the_expected_length_is_that_of_parts_and_pauses():
-    speech = await start(FakeVoice(), ask("Quite [pause:2s] short"))
+    speech = await begin(FakeVoice(), ask("Quite [pause:2s] short"))
     assert speech.info.expected_s == pytest.approx(2.1)
 
 
-async def test_a_speech_reports_speaker_seed_length_and_finish_reason():
+async def test_a_speech_says_who_speaks_with_which_seed_how_long_and_how_it_ended():
     synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
     request = ask("Good. [pause:1s] Доброе утро", language=None)
-    async with aclosing(synthesizer.speak(request, STREAM)) as speech:
+    async with aclosing(await synthesizer.speak(request, STREAM)) as speech:
         before = speech.finish_reason
         data = b"".join([part async for part in speech])
         assert speech.audio_s == len(data) / 2 / RATE_HZ
@@ -196,7 +199,7 @@ async def test_a_speech_reports_speaker_seed_length_and_finish_reason():
 @pytest.mark.parametrize(("frames", "is_warned"), [(15, False), (14, True)])
 async def test_what_just_fits_is_not_warned_about(frames, is_warned):
     text = "a" * 120  # 1.2 s, 15 frames
-    warning = (await start(FakeVoice(), ask(text, max_frames=frames))).info.warning
+    warning = (await begin(FakeVoice(), ask(text, max_frames=frames))).info.warning
     assert (warning is not None) == is_warned
 
 
@@ -204,7 +207,9 @@ async def test_what_just_fits_is_not_warned_about(frames, is_warned):
 async def test_a_file_knows_its_length_and_a_stream_does_not(is_stream):
     synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
     if is_stream:
-        async with aclosing(synthesizer.speak(ask("Four"), Output("wav", is_stream=True))) as s:
+        async with aclosing(
+            await synthesizer.speak(ask("Four"), Output("wav", is_stream=True))
+        ) as s:
             data = b"".join([part async for part in s])
     else:
         data, _ = await synthesizer.speak_whole(ask("Four"), "wav")
@@ -248,7 +253,9 @@ async def test_formats_that_cost_time_are_encoded_beside_the_event_loop(
 
 async def test_no_empty_piece_is_handed_on():
     synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
-    async with aclosing(synthesizer.speak(ask("One"), Output("mp3", is_stream=True))) as speech:
+    async with aclosing(
+        await synthesizer.speak(ask("One"), Output("mp3", is_stream=True))
+    ) as speech:
         parts = [part async for part in speech]
     assert parts
     assert all(parts)
@@ -317,9 +324,9 @@ async def test_what_fails_while_it_is_watched_is_stopped():
         ("error", "internal_error"),
     ],
 )
-async def test_a_speech_that_ends_badly_is_an_error_with_its_code(end, code):
+async def test_an_ending_that_is_none_is_said(end, code):
     synthesizer = Synthesizer(FakeVoice(ends=[end]), sample_rate_hz=RATE_HZ)
-    async with aclosing(synthesizer.speak(ask("One"), STREAM)) as speech:
+    async with aclosing(await synthesizer.speak(ask("One"), STREAM)) as speech:
         [part async for part in speech]
     if code is None:
         speech.check_ending()
@@ -331,22 +338,85 @@ async def test_a_speech_that_ends_badly_is_an_error_with_its_code(end, code):
 
 async def test_a_speech_that_is_left_stops_the_voice_and_gives_no_more_bytes():
     voice = FakeVoice()
-    speech = Synthesizer(voice, sample_rate_hz=RATE_HZ).speak(ask("One"), Output("wav", True))
+    speech = await Synthesizer(voice, sample_rate_hz=RATE_HZ).speak(ask("One"), Output("wav", True))
     await speech.aclose()
     await speech.aclose()
     assert voice.spoken[0].is_cancelled
     assert [part async for part in speech] == []
 
 
-@pytest.mark.parametrize("voice", [FakeVoice(), OpenFakeVoice()])
-def test_a_format_that_the_rate_does_not_have_is_refused_first(voice):
-    synthesizer = Synthesizer(voice, sample_rate_hz=22050)
-    speak = partial(SpeechByToken, synthesizer)
-    speak = speak if isinstance(voice, OpenFakeVoice) else synthesizer.speak
+OPUS = Output("opus", is_stream=True)
+
+
+async def test_a_format_that_the_rate_does_not_have_is_refused_first():
+    voice = FakeVoice()
     with pytest.raises(InvalidRequest) as caught:
-        speak(ask("no"), Output("opus", is_stream=True))
+        await Synthesizer(voice, sample_rate_hz=22050).speak(ask("no"), OPUS)
     assert caught.value.param == "format"
     assert not voice.prepared
+
+
+def test_a_format_that_the_rate_does_not_have_is_refused_first_by_token():
+    with pytest.raises(InvalidRequest) as caught:
+        SpeechByToken(Synthesizer(OpenFakeVoice(), sample_rate_hz=22050), ask("no"), OPUS)
+    assert caught.value.param == "format"
+
+
+LONG = "Quite long, this. " * 20
+
+
+class SlowReader(FakeVoice):
+    """Reads a text for as long as nobody sets `may_go_on`."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_reading, self.may_go_on = threading.Event(), threading.Event()
+
+    def prepare(self, request):
+        self.is_reading.set()
+        assert self.may_go_on.wait(10), "the event loop had no turn"
+        return super().prepare(request)
+
+
+async def test_the_event_loop_goes_on_while_a_long_text_is_read():
+    voice = SlowReader()
+    beginning = asyncio.create_task(begin(voice, ask(LONG)))
+    assert await asyncio.to_thread(voice.is_reading.wait, 10)
+    voice.may_go_on.set()
+    await beginning
+    assert voice.spoken
+
+
+async def test_who_leaves_while_a_long_text_is_read_has_started_nothing():
+    voice = SlowReader()
+    beginning = asyncio.create_task(begin(voice, ask(LONG)))
+    assert await asyncio.to_thread(voice.is_reading.wait, 10)
+    beginning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    voice.may_go_on.set()
+    await begin(voice, ask("One"))
+    assert len(voice.spoken) == 1
+
+
+async def test_long_texts_are_read_on_as_few_threads_however_many_come():
+    names = set()
+
+    class Named(FakeVoice):
+        def prepare(self, request):
+            names.add(threading.current_thread().name)
+            return super().prepare(request)
+
+    synthesizer = Synthesizer(Named(), sample_rate_hz=RATE_HZ)
+    for speech in await asyncio.gather(*(synthesizer.speak(ask(LONG), STREAM) for _ in range(20))):
+        await speech.aclose()
+    synthesizer.close()
+    assert names <= {f"text_{index}" for index in range(synthesizer_module.READERS)}
+
+
+async def test_a_long_text_that_is_refused_is_an_error_of_its_caller():
+    with pytest.raises(CannotSpeak):
+        await begin(FakeVoice(), ask(LONG + "no"))
 
 
 def test_only_a_voice_that_takes_words_takes_words():
@@ -394,41 +464,77 @@ def test_before_the_first_request_everything_is_loaded(
 
 
 class DialogueVoice(FakeVoice):
-    """Speaks as the requested speaker: a, b or a default."""
+    """Tells as the speaker who is asked for, and knows only a and b."""
 
     def choose(self, request):
+        if request.speaker not in (None, "a", "b"):
+            raise InvalidRequest("known: a, b", param="speaker", code="unknown_speaker")
         return VoiceChoice(speaker=request.speaker or "default", language="english")
 
     def prepare(self, request):
-        if request.speaker not in (None, "a", "b"):
-            raise InvalidRequest("known: a, b", param="speaker", code="unknown_speaker")
+        self.choose(request)
         utterance = super().prepare(request)
         return replace(
             utterance, choice=replace(utterance.choice, speaker=request.speaker or "default")
         )
 
 
-async def test_the_speakers_of_a_dialogue_are_listed_in_order():
-    speech = await start(DialogueVoice(), ask("One [voice:b] two [voice:a] three [voice:b] four"))
+class OpenCast(DialogueVoice, OpenFakeVoice):
+    """The same, by token too."""
+
+
+async def test_the_speakers_of_a_dialogue_are_said_in_order():
+    speech = await begin(DialogueVoice(), ask("One [voice:b] two [voice:a] three [voice:b] four"))
     assert speech.info.speakers == ("default", "b", "a")
     assert speech.info.choice.speaker == "default"
 
 
 @pytest.mark.parametrize(
-    "text", ["One. [voice:Bob] two", '<speak>One.<voice name="Bob">two</voice></speak>']
+    "text",
+    [
+        "One. [voice:Bob] two",
+        "One. [voice:Bob]",
+        "[voice:Bob][voice:a]One.",
+        "One. [voice:Bob][pause:1s][/voice] two",
+        '<speak>One.<voice name="Bob">two</voice></speak>',
+        '<speak>One.<voice name="Bob"><break/></voice></speak>',
+    ],
 )
 async def test_an_unknown_voice_is_refused_before_anything_is_spoken(text):
     voice = DialogueVoice()
     with pytest.raises(InvalidRequest) as caught:
-        await start(voice, ask(text))
+        await begin(voice, ask(text))
     assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
     assert '"Bob": known: a, b' in caught.value.message
     assert not voice.spoken
 
 
+async def test_a_voice_without_english_knows_its_speakers_in_another_language():
+    class Russian(DialogueVoice):
+        def choose(self, request):
+            if request.language != "russian":
+                raise InvalidRequest("known: russian", param="language")
+            return super().choose(request)
+
+    speech = await begin(Russian(), ask("Раз. [voice:a] Два."))
+    assert speech.info.speakers == ("default", "a")
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+async def test_an_unknown_voice_in_a_text_that_is_written_is_refused_when_its_name_is_complete(
+    by_token,
+):
+    synthesizer = Synthesizer(OpenCast(), sample_rate_hz=RATE_HZ)
+    speech = open_speech(synthesizer, ask(), STREAM, by_token=by_token)
+    speech.feed("One. [voice:a]Two. Three [voice:Bo")
+    with pytest.raises(InvalidRequest) as caught:
+        speech.feed("b]")
+    assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
+
+
 async def test_an_unknown_speaker_of_the_request_is_the_requests_fault():
     with pytest.raises(InvalidRequest) as caught:
-        await start(DialogueVoice(), ask("One [voice:a] two", speaker="Bob"))
+        await begin(DialogueVoice(), ask("One [voice:a] two", speaker="Bob"))
     assert caught.value.param == "speaker"
 
 
@@ -487,7 +593,7 @@ async def test_sentences_with_markup_are_the_same_however_they_are_cut(size):
     ],
 )
 async def test_sentences_of_several_speakers_take_as_long_as_the_whole(text):
-    whole = Synthesizer(DialogueVoice(), sample_rate_hz=RATE_HZ).speak(
+    whole = await Synthesizer(DialogueVoice(), sample_rate_hz=RATE_HZ).speak(
         ask(text=text, language="russian"), STREAM
     )
     async with aclosing(whole):
@@ -510,11 +616,82 @@ async def test_sentences_of_several_speakers_take_as_long_as_the_whole(text):
 @pytest.mark.parametrize("size", [1, 1000])
 async def test_emphasis_over_several_sentences_is_read_as_in_the_whole(text, size):
     voice = DialogueVoice()
-    Synthesizer(voice, sample_rate_hz=RATE_HZ).speak(ask(text=text, language="english"), STREAM)
+    await Synthesizer(voice, sample_rate_hz=RATE_HZ).speak(
+        ask(text=text, language="english"), STREAM
+    )
     whole = " ".join(part.text for part in voice.prepared)
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    parts, _ = await spoken_by_sentence(pieces, language="english")
-    assert " ".join(part for _, part in parts).split() == whole.split()
+    said, _ = await spoken_by_sentence(pieces, language="english")
+    assert " ".join(part for _, part in said).split() == whole.split()
+
+
+async def said_whole(text, **fields):
+    """What is prepared for a whole text, and seconds."""
+    voice = DialogueVoice()
+    speech = await Synthesizer(voice, sample_rate_hz=RATE_HZ).speak(
+        ask(text=text, **fields), STREAM
+    )
+    async with aclosing(speech):
+        [part async for part in speech]
+    return [(part.speaker, part.text) for part in voice.prepared], [speech.audio_s]
+
+
+def by_speaker(said, heard_s):
+    """The words of each speaker without the marks behind them, and seconds of silence."""
+    silence_s = sum(heard_s) - sum(len(text) for _, text in said) / 100
+    turns = groupby(said, key=lambda part: part[0])
+    words = [(who, " ".join(" ".join(text for _, text in turn).split())) for who, turn in turns]
+    return [(who, re.sub(r"\W+\Z", "", text)) for who, text in words], round(silence_s, 1)
+
+
+SIZES = st.sampled_from([1, 2, 3, 7, 1000])
+MARKS = st.sampled_from(
+    ["", "> ", "# ", "* ", "+ ", "- ", "1. ", "2) ", "| ", "```", "---\n", "  "]
+)
+SENTENCES = st.sampled_from(
+    [
+        "Раз. ",
+        "Два! ",
+        "три. ",
+        "10 000 книг. ",
+        "На ул. Ленина, д. 5. ",
+        "А. С. Пушкин. ",
+        "«Да. Нет». ",
+        "(Один. Два.) ",
+        "**Так. Да!** ",
+        "*Ну. И что?* ",
+        "_Он_. ",
+        "[Вот. Это](https://a.b/c) ссылка. ",
+        "[Сноска. Да] тут. ",
+        "https://a.b. ",
+        "`a. b` и `c`. ",
+        "Это <b>да. Нет</b>. ",
+        "А &amp; Б. ",
+        "| a. Б | в. Г |\n",
+        "[voice:a]Кто? ",
+        "[/voice]Я! ",
+        "Сперва [pause:1s]затем. ",
+        "```py\nx = 1. Y = 2\n```\n",
+    ]
+)
+ENDS = st.sampled_from(["", "", "\n", "\n\n"])
+
+
+@given(parts=st.lists(st.tuples(MARKS, SENTENCES, ENDS), min_size=1, max_size=6), size=SIZES)
+@settings(max_examples=60, deadline=None)
+@example(parts=[("", "Раз. ", ""), ("> ", "Два! ", "")], size=1)
+@example(parts=[("1. ", "Раз. ", ""), ("2. ", "Два! ", "")], size=1)
+@example(parts=[("", "Раз. ", ""), ("", "| a. Б | в. Г |\n", "")], size=3)
+def test_by_sentence_the_same_is_spoken_as_of_the_whole_text(parts, size):
+    text = "".join(map("".join, parts))
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    asked = {"language": "russian", "normalize": "light", "on_unspeakable": "silence"}
+
+    async def both():
+        return await said_whole(text, **asked), await spoken_by_sentence(pieces, **asked)
+
+    whole, written = asyncio.run(both())
+    assert by_speaker(*written) == by_speaker(*whole)
 
 
 SSML = (
@@ -533,10 +710,10 @@ async def test_ssml_is_spoken_as_a_whole_once_it_is_complete(size, input_type):
 
 
 async def test_a_text_that_only_begins_like_ssml_is_spoken_by_sentence():
-    parts, _ = await spoken_by_sentence(
+    said, _ = await spoken_by_sentence(
         ["<s", "pan>One. ", "Two. <spea", "k>Three"], language="english"
     )
-    assert [text for _, text in parts] == ["One.", "Two.", "Three"]
+    assert [text for _, text in said] == ["One.", "Two.", "Three"]
 
 
 async def test_a_text_that_stays_the_beginning_of_ssml_is_spoken():

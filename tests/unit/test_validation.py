@@ -48,7 +48,7 @@ MEANT = {
 NOTED = {
     "speed control": "speed rate speaking_rate tempo speeds sped",
     "frames of 80 ms": "max_duration duration",
-    "pitch control": "pitch",
+    "SSML": "pitch",
     "volume control": "volume",
     "One model": "model model_id",
     "/stream-tts streams": "stream streaming",
@@ -114,7 +114,7 @@ def test_a_name_like_no_other_gets_no_hint_but_the_names_there_are(name: str) ->
         ("AGE", "Did you mean voice_attributes.age?"),
         ("speaker", "Did you mean speaker, outside voice_attributes?"),
         ("lang", "Did you mean language, outside voice_attributes?"),
-        ("pitch", "There is no pitch control"),
+        ("pitch", "Only SSML has a pitch"),
         ("zzz", "voice_attributes. Known in voice_attributes: age, emotion, gender"),
     ],
 )
@@ -156,7 +156,7 @@ def test_our_names_are_answered_with_openais_on_its_route(name: str, meant: str)
     assert (error.code, error.param) == ("unknown_field", name)
     assert f"Did you mean {meant}?" in error.message
     body = parse_body(json.dumps({name: "wav", "type": "x"}).encode(), SessionConfig)
-    assert body.model_fields_set == {name}
+    assert body.model_fields_set == {name, "type"}
 
 
 @pytest.mark.parametrize("name", ["prompt", "message", "inptu", "Input"])

@@ -91,7 +91,7 @@ async def _say(
         write_file(target, data)
         return speech
     with target() as pipe:
-        async with aclosing(synthesizer.speak(request, output)) as speech:
+        async with aclosing(await synthesizer.speak(request, output)) as speech:
             progress.watch(speech)
             async for part in speech:
                 pipe.write(part)

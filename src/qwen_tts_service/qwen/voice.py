@@ -20,9 +20,14 @@ LONGEST_PART_CHARS = 800
 """About a minute of speech, three in Chinese: the model keeps its voice and finds the end."""
 
 
-def _not_applied(rate: float, phonemes: str | None) -> str | None:
+def _not_applied(request: SpeechRequest) -> str | None:
     """What this model cannot do of a request."""
-    names = ["rate"] * (rate != 1) + ["phoneme"] * (phonemes is not None)
+    asked = {
+        "rate": request.rate != 1,
+        "pitch": request.pitch != 1,
+        "phoneme": request.phonemes is not None,
+    }
+    names = [name for name, is_asked in asked.items() if is_asked]
     return f"this model cannot apply: {', '.join(names)}" if names else None
 
 
@@ -89,13 +94,7 @@ class QwenVoice:
         )
         self._check_fit(job)
         expected_s = expected_frames(tokens) * FRAME_S
-        return QwenUtterance(
-            job,
-            choice,
-            expected_s,
-            self._engine.submit,
-            _not_applied(request.rate, request.phonemes),
-        )
+        return QwenUtterance(job, choice, expected_s, self._engine.submit, _not_applied(request))
 
     def open(self, request: SpeechRequest) -> QwenOpenUtterance:
         """Prepare to speak a text that is still being written, in the layout for that."""

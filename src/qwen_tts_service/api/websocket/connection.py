@@ -27,6 +27,7 @@ class SessionConfig(CreateSpeechBody):
 
     model_config = ConfigDict(populate_by_name=True)
 
+    type: str = ""  # of the event
     text: str | None = None  # is sent by input.text, and refused here
     format: AudioFormat = Field(
         "pcm",

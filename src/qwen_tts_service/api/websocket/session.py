@@ -178,6 +178,7 @@ class Session:
             channels=1,
             normalize=plan.request.normalize,
             seed=plan.request.seed,
+            **({} if body.warning is None else {"warning": body.warning}),
         )
 
     def _check_key(self, given: str | None) -> None:

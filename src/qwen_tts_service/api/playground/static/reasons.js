@@ -18,6 +18,7 @@ const RUSSIAN = {
   "speaker {value} is unknown; this model has {names}":
     "диктора {value} нет; у этой модели есть {names}",
   "speaker {value} is not known; known speakers: {names}": "диктора {value} нет; есть {names}",
+  "text names the voice {value}:": "в тексте назван голос {value}:",
   "language is not one that this model speaks; known: {names}":
     "на этом языке модель не говорит; она знает {names}",
   "emotion has no letter; write it as a word": "в эмоции нет ни одной буквы; назовите её словом",
@@ -30,9 +31,6 @@ const RUSSIAN = {
   "the speech failed; the log has the details": "речь не получилась; подробности в журнале сервера",
   "{format} does not support {rate} Hz, only {rates} Hz":
     "{format} не бывает с частотой {rate} Гц, только {rates} Гц",
-  "text has no letter or digit to speak": "в тексте нет ни букв, ни цифр",
-  "text without a reading was replaced by {n} s of silence":
-    "вместо текста без чтения {n} с тишины",
   "{level} for Russian needs the extra ru; run ./scripts/setup ru":
     "{level}: для русского на сервере нужен набор ru (./scripts/setup ru)",
   "the word is empty": "нет слова",
@@ -70,6 +68,8 @@ const RUSSIAN = {
     "слова с буквами другого языка читает голос espeak-ng для него ({name})",
   "letters that Russian lacks ({codes}) are read as Russian sounds":
     "буквы, которых нет в русском ({codes}), читаются как русские звуки",
+  "the pitch was limited to what the embedded voice has":
+    "выше и ниже встроенный голос не умеет: высота ограничена",
   "normalize: there are no full rules for {language}; light was applied":
     "normalize: полных правил нет, взяты лёгкие (язык: {language})",
 };
