@@ -593,11 +593,6 @@ def test_age_counts_as_applied_where_the_speaker_sounds_it():
 # The whole ------------------------------------------------------------------------------
 
 
-def test_checkpoint_without_speakers_is_refused():
-    with pytest.raises(ValueError, match="without speakers"):
-        VoiceCapabilities(speakers=(), follows_instruct=True)
-
-
 CATALOGUE = {
     "vivian": ("female", "teen young", "chinese", None, "bright young woman"),
     "serena": ("female", "young adult", "chinese", None, "gentle woman"),
