@@ -210,11 +210,14 @@ class Voice(Protocol):
     model_name: str
     sample_rate_hz: int
     device: str
-    speakers: tuple[str, ...]
     longest_part_chars: int | None
     """Longer texts are spoken in parts; None for a voice that takes a text of any length."""
     facts: Mapping[str, str]
     """More about how it speaks, for /health: attention, number formats."""
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """The names that a request's `speaker` may have; kept voices come and go."""
 
     def choose(self, request: SpeechRequest) -> VoiceChoice:
         """Choose speaker, language and instruct; needs no text, raises `TTSError` on refusal.

@@ -82,7 +82,6 @@ class QwenVoice:
         self.model_name = name
         self.sample_rate_hz = model.config.codec.sample_rate_hz
         self.device = str(model.device)
-        self.speakers = model.config.speakers
         self.facts: Mapping[str, str] = {
             "attention": f"{model.attention.name}: {model.attention.reason}",
             "kernels": f"{model.kernels.name}: {model.kernels.reason}",
@@ -97,6 +96,11 @@ class QwenVoice:
             follows_instruct=model.config.follows_instruct,
             known=known,
         )
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """The names that `speaker` may have: the checkpoint's own, or those of kept voices."""
+        return (*self._model.config.speakers, *self._kept)
 
     def prepare(self, request: SpeechRequest) -> QwenUtterance:
         """Choose the voice and turn the text into ids.
