@@ -224,6 +224,34 @@ def test_a_random_checkpoint_has_the_official_inventory(random_checkpoint, data,
     Qwen3TTS.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("size", "kind", "counts"),
+    [
+        ("1.7b", "voice_design", (404, 1_916_676_352)),
+        ("1.7b", "base", (480, 1_928_677_440)),
+        ("0.6b", "base", (478, 914_643_008)),
+    ],
+)
+def test_a_random_checkpoint_of_every_kind_has_the_published_inventory(
+    random_checkpoint, tmp_path: Path, size, kind, counts
+):
+    (tmp_path / "speech_tokenizer").mkdir()
+    main = random_checkpoint.main_config(size, kind)
+    (tmp_path / "config.json").write_text(json.dumps(main))
+    codec = random_checkpoint.codec_config(size)
+    (tmp_path / "speech_tokenizer" / "config.json").write_text(json.dumps(codec))
+    config = load_config(tmp_path)
+    assert (config.kind, config.speakers, len(config.languages)) == (kind, (), 10)
+    inventory = dict(random_checkpoint.main_tensors(main))
+    assert (len(inventory), sum(map(math.prod, inventory.values()))) == counts
+    if kind == "base":
+        ledger = Ledger()
+        SpeakerEncoder(config.speaker_encoder, ledger)
+        CodecEncoder(config.codec_encoder, config.codebooks, ledger)
+        both = inventory | dict(random_checkpoint.encoder_tensors(codec["encoder_config"]))
+        assert ledger.taken == {name: both[name] for name in ledger.taken}
+
+
 # One file ------------------------------------------------------------------------------
 
 ROUGH = torch.bfloat16
