@@ -114,8 +114,7 @@ class PromptEmbedder(nn.Module):
         instruction, dropped when the checkpoint does not follow instructions; is_open: the text
         goes on, so "streaming_text" does not end it
         """
-        config = self.config
-        instruct_ids = instruct_ids if config.follows_instruct else ()
+        instruct_ids = instruct_ids if self.config.follows_instruct else ()
         role_ids = tuple(ids[:ROLE_TOKENS])
         tags = self._tags(speaker, voice, language)
         constant = self._constant_rows(role_ids, tags, voice)
@@ -123,25 +122,31 @@ class PromptEmbedder(nn.Module):
         said, frames = start[:0], start[:0]
         if voice is not None and voice.codes:
             said, frames = self._recording_rows(tuple(reference_ids), voice)
-        text_ids = ids[ROLE_TOKENS:-SUFFIX_TOKENS]
-        text = torch.cat((said, self.text_rows(text_ids)))
-        bos = self._codec_embedding[config.bos_id]
+        text = torch.cat((said, self.text_rows(ids[ROLE_TOKENS:-SUFFIX_TOKENS])))
         if layout == "streaming_text":
-            if not len(text):
-                raise InvalidRequest("there is no text to start with", param="text")
-            beside = torch.cat((bos[None], frames))
-            text = text if is_open else torch.cat((text, self.end_row))
-            padding = self.pad_row.expand(max(0, len(beside) - len(text)), -1)
-            rows = torch.cat((start, torch.cat((text[: len(beside)], padding)) + beside))
-            rest, shared = text[len(beside) :], min(len(said), len(frames))
+            body, rest = self._beside(text, frames, is_open=is_open)
+            shared = min(len(said), len(frames))
         else:
-            body = torch.cat((text, self.end_row)) + self._codec_embedding[config.pad_id]
-            rows = torch.cat((start, body, self.pad_row + bos, self.pad_row + frames))
-            rest, shared = self.pad_row[:0], len(said)
+            body, rest, shared = self._one_after_another(text, frames), text[:0], len(said)
         key: tuple[Hashable, ...] = (*instruct_ids, *role_ids, *tags)
         if voice is not None:
             key = (*key, voice, layout, *reference_ids)
-        return PromptEmbeddings(rows, rest, len(start) + shared, key)
+        return PromptEmbeddings(torch.cat((start, body)), rest, len(start) + shared, key)
+
+    def _one_after_another(self, text: Tensor, frames: Tensor) -> Tensor:
+        """The text [N, C] and its end, begin of speech, and the frames [T, C] of a recording."""
+        codec = self._codec_embedding
+        body = torch.cat((text, self.end_row)) + codec[self.config.pad_id]
+        return torch.cat((body, self.pad_row + codec[self.config.bos_id], self.pad_row + frames))
+
+    def _beside(self, text: Tensor, frames: Tensor, *, is_open: bool) -> tuple[Tensor, Tensor]:
+        """Begin of speech and frames [T, C] with the first text at their side; the rest of it."""
+        if not len(text):
+            raise InvalidRequest("there is no text to start with", param="text")
+        codec = torch.cat((self._codec_embedding[self.config.bos_id, None], frames))
+        text = text if is_open else torch.cat((text, self.end_row))
+        padding = self.pad_row.expand(max(0, len(codec) - len(text)), -1)
+        return torch.cat((text[: len(codec)], padding)) + codec, text[len(codec) :]
 
     def _make_constant_rows(
         self, role_ids: tuple[int, ...], tags: tuple[int, ...], voice: KeptVoice | None

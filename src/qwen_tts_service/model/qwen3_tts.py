@@ -90,12 +90,10 @@ class Qwen3TTS:
         if fuse and device.type != "cuda":
             raise StartupError(f"fused kernels (TORCH_COMPILE=1) need CUDA, and this is {device}")
         linear = choose_arithmetic(linear, device, dtype)
-        codec_linear: Arithmetic = "float" if linear == "float" else "packed"
         attention = choose_attention(device, dtype, use_flash=use_flash_attention)
         kernels = choose_kernels(device, asked=False if fuse else fused_kernels)
         on_progress("reading the configuration", 0.0)
-        config = load_config(path)
-        tokenizer = Tokenizer(path, config, split)
+        tokenizer = Tokenizer(path, config := load_config(path), split)
         with CheckpointFile(
             path / "model.safetensors",
             device=device,
@@ -113,7 +111,7 @@ class Qwen3TTS:
             path / "speech_tokenizer" / "model.safetensors",
             device=device,
             dtype=codec_dtype,
-            arithmetic=codec_linear,
+            arithmetic="float" if linear == "float" else "packed",
             ignored=CodecDecoder.IGNORED,
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
