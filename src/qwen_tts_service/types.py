@@ -107,7 +107,8 @@ class SpeechRequest:
     """One validated request. Exactly one of `text` and `tokens` is set.
 
     speaker: a name: of the checkpoint's own speakers, or of a kept voice
-    voice: a cloned voice that has no name, or not yet; wins over `speaker`
+    voice: a cloned voice that has no name, or not yet: it speaks where `speaker` names nobody, so
+        that names in the markup of a text still mean kept voices
     is_seed_drawn: the caller gave no seed, so another one may be tried after a runaway
     rate: how fast; 1 is as usual. A voice that cannot says so in its utterance's warning
     phonemes: how the text is pronounced, in the alphabet of espeak-ng; the same holds

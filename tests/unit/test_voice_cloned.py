@@ -20,12 +20,13 @@ def test_a_kept_voice_is_found_by_its_name():
     assert (choice.speaker, choice.language, choice.applied) == ("Anna", "russian", ("speaker",))
 
 
-def test_a_voice_of_the_request_wins_over_a_name():
-    choice, voice = choose(voice=OTHER, speaker="Anna")
+def test_the_voice_of_a_request_speaks_where_nobody_is_named():
+    choice, voice = choose(voice=OTHER)
     assert voice is OTHER
-    assert choice.speaker == CLONED
-    assert choice.not_applied == {"speaker": "the request has a voice of its own"}
-    assert choose(voice=OTHER)[0].not_applied == {}
+    assert (choice.speaker, choice.applied, choice.not_applied) == (CLONED, (), {})
+    choice, voice = choose(voice=OTHER, speaker="Anna")
+    assert voice is ANNA
+    assert (choice.speaker, choice.applied) == ("Anna", ("speaker",))
 
 
 def test_what_would_change_the_voice_is_said_not_to_be_applied():

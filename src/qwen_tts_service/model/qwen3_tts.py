@@ -36,9 +36,6 @@ from .tokenizer import Split, Tokenizer
 from .voice_encoder import VoiceEncoder
 from .weights import CheckpointFile
 
-_HEARD_FRAMES = 32
-"""Frames of a recording that are decoded at once: what that takes is then bounded."""
-
 
 @dataclass(frozen=True, slots=True)
 class Qwen3TTS:
@@ -155,17 +152,12 @@ class Qwen3TTS:
             device=self.device,
         )
 
-    @torch.inference_mode()
     def hear(self, voice: KeptVoice) -> CodecState:
         """Return the codec's state of one slot in which a voice's recording has been decoded.
 
         What continues from it follows the recording without a seam, and has none of it.
         """
-        state = self.codec.new_state(slots=1)
-        codes = torch.tensor(voice.codes, device=self.device).T[None]
-        for chunk in torch.split(codes, _HEARD_FRAMES, dim=2):
-            self.codec.decode(chunk, state)
-        return state
+        return self.codec.hear(torch.tensor(voice.codes, device=self.device).T[None])
 
     @torch.inference_mode()
     def begin(

@@ -15,14 +15,13 @@ _IS_CLONED = "a cloned voice speaks as its recording does"
 def choose_clone(
     request: SpeechRequest, language: Language, kept: Mapping[str, KeptVoice]
 ) -> tuple[VoiceChoice, KeptVoice]:
-    """Return the choice and the voice: the request's own, or the kept one that `speaker` names.
+    """Return the choice and the voice: the kept one that `speaker` names, or the request's own.
 
     raises: `InvalidRequest` with code `unknown_speaker`, or `voice_required` if there is neither
     """
     outcomes: Outcomes = {}
-    name, voice = given(request.speaker), request.voice
-    if name is not None:
-        outcomes["speaker"] = None if voice is None else "the request has a voice of its own"
+    if (name := given(request.speaker)) is not None:
+        outcomes["speaker"] = None
     if request.attributes.gender is not None:
         outcomes["gender"] = _IS_CLONED
     if request.attributes.age is not None:
@@ -31,20 +30,20 @@ def choose_clone(
         outcomes["emotion"] = _IS_CLONED
     if given(request.instruct):
         outcomes["instruct"] = NO_INSTRUCT
-    named = CLONED if voice is not None or name is None else name.strip()
-    choice = choice_with(outcomes, speaker=named, language=language)
-    return choice, _named(name, kept) if voice is None else voice
-
-
-def _named(name: str | None, kept: Mapping[str, KeptVoice]) -> KeptVoice:
-    if name is None:
+    voice = request.voice if name is None else _named(name.strip(), kept)
+    if voice is None:
         raise InvalidRequest(
             "this model speaks with cloned voices alone: name a kept one in speaker, or send "
             "ref_audio",
             param="speaker",
             code="voice_required",
         )
-    if (found := kept.get(name.strip())) is not None:
+    speaker = CLONED if name is None else name.strip()
+    return choice_with(outcomes, speaker=speaker, language=language), voice
+
+
+def _named(name: str, kept: Mapping[str, KeptVoice]) -> KeptVoice:
+    if (found := kept.get(name)) is not None:
         return found
     known = ", ".join(kept) or "none yet"
     raise InvalidRequest(
