@@ -72,8 +72,8 @@ class VoiceReference:
     """A recording to clone a voice from.
 
     samples: mono, at the rate of the model's codec (24 kHz), as it was recorded: float32 [N]
-    transcript: exactly what is said in it, all of it; None clones how the speaker sounds and not
-        how this recording was spoken
+    transcript: exactly what is said in it, all of it; without one, how the speaker sounds is cloned
+        and not how this recording was spoken
     """
 
     samples: Samples

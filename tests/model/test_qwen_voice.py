@@ -68,7 +68,7 @@ def make_voice(
 
 
 def like_config(**changes: Any) -> Any:
-    names = ("codec", "speakers", "languages", "follows_instruct", "kind", "width")
+    names = ("codec", "speakers", "languages", "follows_instruct", "kind", "width", "is_fine_tuned")
     names += ("codebooks", "codes")
     return SimpleNamespace(**{name: getattr(CONFIG, name) for name in names} | changes)
 

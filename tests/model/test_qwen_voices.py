@@ -8,7 +8,7 @@ import pytest
 from tests.model.test_qwen_voice import CONFIG, TEXT, TOKENIZER, TOKENS, make_voice
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
-from qwen_tts_service.model.config import ModelConfig
+from qwen_tts_service.model.config import ModelConfig, load_config
 from qwen_tts_service.types import (
     CloningVoice,
     KeptVoice,
@@ -117,11 +117,12 @@ def test_stress_marks_are_dropped_from_a_transcript_as_from_a_text() -> None:
     "voice",
     [
         replace(ANNA, embedding=EMBEDDING[1:]),
+        replace(ANNA, embedding=(*EMBEDDING[1:], float("nan"))),
         replace(ANNA, codes=((1,) * 15,)),
         replace(ANNA, codes=((-1,) + (1,) * 15,)),
         replace(ANNA, codes=((1,) * 15 + (64,),)),
     ],
-    ids=["width", "codebooks", "negative", "too large"],
+    ids=["width", "no number", "codebooks", "negative", "too large"],
 )
 def test_a_voice_of_another_model_is_refused(voice: KeptVoice) -> None:
     with pytest.raises(InvalidRequest, match="made by another model"):
@@ -191,5 +192,16 @@ def test_what_is_known_of_own_speakers_is_used(tmp_path: Any) -> None:
     told = make_voice(config, about={"known": known}).prepare(wishes)
     assert (told.job.speaker, told.job.layout) == ("speaker_test", "full_text")
     assert told.choice.applied == ("speaker", "gender")
+    assert told.job.language == "english"
     untold = make_voice(config).choose(wishes)
     assert untold.not_applied == {"gender": "the gender of this speaker is not known"}
+
+
+def test_a_fine_tuned_checkpoint_speaks_without_the_tag_of_a_language(tiny_voices: Any) -> None:
+    config = load_config(tiny_voices / "tiny_finetuned_0b6")
+    assert config.is_fine_tuned
+    utterance = make_voice(config).prepare(ask(speaker="speaker_test"))
+    assert (utterance.job.language, utterance.choice.language) == ("auto", "english")
+    for other in ("tiny_base_0b6", "tiny_design_1b7"):
+        assert not load_config(tiny_voices / other).is_fine_tuned
+    assert not CONFIG.is_fine_tuned

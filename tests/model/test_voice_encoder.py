@@ -30,6 +30,7 @@ def keep(model, samples, transcript=None):
 def test_with_a_transcript_the_recording_is_kept_and_without_it_the_speaker(base_model):
     samples = noise(5000)
     spoken, bare = keep(base_model, samples, "the user"), keep(base_model, samples)
+    assert keep(base_model, samples, "") == bare
     assert bare == spoken.without_recording() == KeptVoice(embedding=spoken.embedding)
     assert len(spoken.embedding) == base_model.config.width
     assert [len(frame) for frame in spoken.codes] == [16, 16, 16]

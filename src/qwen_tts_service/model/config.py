@@ -105,7 +105,8 @@ class ModelConfig:
     """A whole checkpoint. `*_text_id` is a token of the text, any other `*_id` of the codec.
 
     Names of languages, speakers and dialects are in lower case. speaker_encoder, codec_encoder:
-    of the kind "base" alone, whatever else the file has.
+    of the kind "base" alone, whatever else the file has. is_fine_tuned: made of a "base" by the
+    official script, which leaves a part of its configuration behind
     """
 
     talker: TransformerConfig
@@ -114,6 +115,7 @@ class ModelConfig:
     speaker_encoder: SpeakerEncoderConfig | None
     codec_encoder: CodecEncoderConfig | None
     kind: ModelKind
+    is_fine_tuned: bool
     size: str = _key("tts_model_size")
     im_start_text_id: int = _key("im_start_token_id")
     im_end_text_id: int = _key("im_end_token_id")
@@ -178,6 +180,7 @@ def load_config(directory: Path) -> ModelConfig:
         code_predictor=_transformer(predictor),
         codec=speech.build(CodecConfig, transformer=codec),
         kind=kind,
+        is_fine_tuned=kind == "custom_voice" and main.has("speaker_encoder_config"),
         **(_encoders(main, speech) if kind == "base" else _NO_ENCODERS),
     )
     if kind == "custom_voice" and not config.speakers:
@@ -235,6 +238,9 @@ class _Section:
 
     def section(self, key: str) -> "_Section":
         return _Section(f"{self._name}: {key}", self._get(key))
+
+    def has(self, key: str) -> bool:
+        return key in self._values
 
     def demand(self, reason: str, **only: object) -> None:
         """Raise StartupError, with the reason, unless each key has its one value."""

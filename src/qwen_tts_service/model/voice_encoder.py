@@ -51,7 +51,7 @@ class VoiceEncoder:
                 param="ref_audio",
             )
         embedding = tuple(self.embed(samples))
-        if reference.transcript is None:
+        if not reference.transcript:
             return KeptVoice(embedding=embedding)
         codes = tuple(map(tuple, self.encode(samples)))
         return KeptVoice(embedding=embedding, codes=codes, transcript=reference.transcript)

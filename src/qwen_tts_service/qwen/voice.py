@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 from qwen_tts_service.engine.channel import PcmChannel
@@ -118,7 +119,6 @@ class QwenVoice:
         job = Job(
             ids=tuple(ids),
             instruct_ids=tuple(self._model.tokenizer.encode_instruct(choice.instruct or "")),
-            language=choice.language,
             seed=request.seed,
             sampling=request.sampling,
             max_frames=request.max_frames,
@@ -150,7 +150,6 @@ class QwenVoice:
         job = Job(
             ids=(),
             instruct_ids=instruct_ids,
-            language=choice.language,
             seed=request.seed,
             sampling=request.sampling,
             max_frames=max_frames,
@@ -223,14 +222,17 @@ class QwenVoice:
         )
 
     def _who(self, choice: VoiceChoice, voice: KeptVoice | None) -> dict[str, Any]:
-        """Say to the engine who speaks, in the layout that the checkpoint is made for."""
+        """Say to the engine who speaks, in the way that the checkpoint was trained for."""
+        config = self._model.config
+        # The official script trains without the tag of a language.
+        who: dict[str, Any] = {"language": "auto" if config.is_fine_tuned else choice.language}
         if voice is None:
-            has_speakers = self._model.config.kind == "custom_voice"
-            return {"speaker": choice.speaker if has_speakers else None}
+            has_speakers = config.kind == "custom_voice"
+            return who | {"speaker": choice.speaker if has_speakers else None}
         said = self._spoken(voice.transcript)
         reference_ids = self._model.tokenizer.encode_reference(said) if voice.codes else ()
         layout: Layout = "streaming_text"  # the official package's own for cloned voices
-        return {"voice": voice, "reference_ids": tuple(reference_ids), "layout": layout}
+        return who | {"voice": voice, "reference_ids": tuple(reference_ids), "layout": layout}
 
     def _spoken(self, text: str) -> str:
         return text if self._options.keeps_stress else drop_stress(text)
@@ -238,7 +240,8 @@ class QwenVoice:
     def _check_voice(self, voice: KeptVoice) -> None:
         """Refuse a voice of another model: on a device a code out of range would end everything."""
         config = self._model.config
-        fits = len(voice.embedding) == config.width and all(
+        is_sound = len(voice.embedding) == config.width and all(map(isfinite, voice.embedding))
+        fits = is_sound and all(
             len(frame) == config.codebooks and min(frame) >= 0 and max(frame) < config.codes
             for frame in voice.codes
         )
