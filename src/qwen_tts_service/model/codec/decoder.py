@@ -18,7 +18,7 @@ from .state import Chunk, CodecState
 from .transformer import WindowedTransformer
 from .vocoder import CausalConv, Vocoder, read_conv
 
-_REACH_FRAMES = 16
+_REACH_FRAMES = 10
 """More frames than the vocoder reaches back: its convolutions together reach 9.3 at the published
 rates, whatever their widths."""
 _PIECE_FRAMES = 32
