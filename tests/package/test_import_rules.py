@@ -211,7 +211,7 @@ def test_functions_stay_short() -> None:
 
 def test_the_model_stays_short_enough_to_read() -> None:
     files = (SOURCE / "model").rglob("*.py")
-    assert sum(len(path.read_text().splitlines()) for path in files) < 2250
+    assert sum(len(path.read_text().splitlines()) for path in files) < 2900
 
 
 def test_class_names_and_type_aliases_are_unique() -> None:
