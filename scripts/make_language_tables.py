@@ -2,6 +2,7 @@
 
     pip install scipy wordfreq django wagtail
     python scripts/make_language_tables.py
+    python scripts/make_language_tables.py --missed
 
 latin_words.txt: everyday words with their logarithmic frequency in each language, from wordfreq's
 small lists (data under CC BY-SA 4.0) and, for the words of user interfaces, from the translations
@@ -27,6 +28,7 @@ UI_LOCALES = {"es": ("es", "es_AR", "es_MX"), "pt": ("pt_BR", "pt", "pt_PT")}
 UI_SHARE = 0.15
 RANKS = {"en": 5000, "de": 8000, "fr": 8000, "es": 9000, "it": 9000, "pt": 10000}
 """Words per language: more where languages are alike."""
+MISSED_RANKS, LEAST_SHARE = 60_000, 8e-7
 LEAST_FREQUENCY = 1e-7
 WORD_STEP, NGRAM_STEP, NGRAM_ZERO = 0.5, 0.25, 18
 MAX_NGRAM, NGRAMS, TRAINING_WORDS = 5, 3500, 22000
@@ -145,26 +147,60 @@ def choose_words(lists: list[Counter[str]], ngrams: dict[str, Table]) -> dict[st
     chosen = {}
     ranks = zip(lists, RANKS.values(), strict=True)
     for word in set().union(*(dict(f.most_common(rank)) for f, rank in ranks)):
-        logs = [math.log(1 + f[word] / LEAST_FREQUENCY) for f in lists]
-        levels = [min(len(DIGITS) - 1, round(log / WORD_STEP)) for log in logs]
-        by_word, is_clear = margin(np.array(levels) * WORD_STEP)
+        levels = levels_of(word, lists)
+        by_word, is_clear = margin(np.array([DIGITS.index(d) for d in levels]) * WORD_STEP)
         weights = [ngrams[n] for n in ngrams_of(word) if n in ngrams]
         by_ngram, is_reliable = margin(np.sum(weights, axis=0)) if weights else (-1, 0.0)
         if by_word != by_ngram or is_reliable < RELIABLE or is_clear < 1:
-            chosen[word] = "".join(DIGITS[level] for level in levels)
+            chosen[word] = levels
     return chosen
+
+
+def levels_of(word: str, lists: list[Counter[str]]) -> str:
+    """Return the logarithmic frequency of a word in each language, as digits."""
+    logs = [math.log(1 + f[word] / LEAST_FREQUENCY) for f in lists]
+    return "".join(DIGITS[min(len(DIGITS) - 1, round(log / WORD_STEP))] for log in logs)
+
+
+def missed_words(lists: list[Counter[str]]) -> dict[str, str]:
+    """Return word -> six levels, for words of one language that the written tables misplace."""
+    from qwen_tts_service.text.latin import LATIN_LANGUAGES, detect_latin  # noqa: PLC0415
+
+    missed = {}
+    for language, frequency in zip(LATIN_LANGUAGES, lists, strict=True):
+        for word, share in frequency.most_common(MISSED_RANKS):
+            is_of_one = 10 * sorted(f[word] for f in lists)[-2] < share
+            if share > LEAST_SHARE and is_of_one and detect_latin(word) != language:
+                missed[word] = levels_of(word, lists)
+    return missed
+
+
+def write_words(chosen: dict[str, str]) -> None:
+    """Write latin_words.txt."""
+    by_levels = defaultdict(list)
+    for word, levels in chosen.items():
+        by_levels[levels].append(word)
+    lines = [f"{levels} {' '.join(sorted(words))}\n" for levels, words in sorted(by_levels.items())]
+    (FOLDER / "latin_words.txt").write_text("".join(lines), "utf-8")
+
+
+def read_words() -> dict[str, str]:
+    """Read latin_words.txt as it has been written."""
+    lines = (line.split() for line in (FOLDER / "latin_words.txt").read_text("utf-8").splitlines())
+    return {word: levels for levels, *words in lines for word in words}
 
 
 def main() -> None:
     """Write both tables."""
-    argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--missed", action="store_true", help="only add words that are misplaced")
+    is_addition = parser.parse_args().missed
     lists = [frequencies(code) for code in CODES]
+    if is_addition:
+        write_words(read_words() | missed_words(lists))
+        return
     ngrams = train_ngrams(lists)
-    by_levels = defaultdict(list)
-    for word, levels in choose_words(lists, ngrams).items():
-        by_levels[levels].append(word)
-    lines = [f"{levels} {' '.join(sorted(words))}\n" for levels, words in sorted(by_levels.items())]
-    (FOLDER / "latin_words.txt").write_text("".join(lines), "utf-8")
+    write_words(choose_words(lists, ngrams))
     by_digits = {}
     for ngram, weights in ngrams.items():
         steps = [round(float(w) / NGRAM_STEP) + NGRAM_ZERO for w in weights]

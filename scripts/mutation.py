@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,8 @@ def operator_faults(source: str) -> Iterator[Fault]:
         operator = get_operator(name)
         if name.startswith(DULL) or operator.arguments():
             continue
-        places = sum(1 for node in nodes for _ in operator().mutation_positions(node))
+        searching = operator()
+        places = sum(1 for node in nodes for _ in searching.mutation_positions(node))
         for place in range(places):
             yield Fault(name, lambda o=operator, n=place: mutate_code(source, o(), n))
 
@@ -116,16 +118,28 @@ def left_out_faults(source: str) -> Iterator[Fault]:
             yield Fault(f"{kind} left out", changed.decode)
 
 
+def compiles(source: str) -> bool:
+    """Whether Python takes it without a warning, such as that of `is` with a number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            compile(source, "", "exec")
+        except SyntaxError:
+            return False
+    return True
+
+
 def planted(source: str, size: int, seed: int) -> Iterator[tuple[Fault, str]]:
     """Up to `size` faults that compile, drawn with `seed`, and the module with each."""
     faults = [*operator_faults(source), *left_out_faults(source)]
     random.Random(seed).shuffle(faults)  # noqa: S311
     for fault in faults:
+        if not size:
+            return
         changed = fault.source()
-        with contextlib.suppress(SyntaxError):
-            if size and changed and changed != source and compile(changed, "", "exec"):
-                size -= 1
-                yield fault, changed
+        if changed and changed != source and compiles(changed):
+            size -= 1
+            yield fault, changed
 
 
 def run_tests(tests: list[str], timeout_s: float) -> int | None:

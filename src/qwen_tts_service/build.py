@@ -27,7 +27,7 @@ _CAN_USE_CUDA = "import sys, torch; torch.zeros(1, device=sys.argv[1])"
 
 
 def check(settings: Settings) -> None:
-    """Find out before anything is started whether these settings can be served.
+    """Check, before anything starts, whether these settings can be served.
 
     Raises StartupError that says where it looked and what to do.
     """
@@ -140,6 +140,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
     from .qwen.limits import QwenOptions  # noqa: PLC0415
     from .qwen.voice import QwenVoice  # noqa: PLC0415
+    from .voice.catalogue import read_speakers  # noqa: PLC0415
 
     directory = find_or_download(
         settings.model_name,
@@ -183,7 +184,8 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
         keeps_stress=settings.stress_marks == "keep",
     )
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
-    return QwenVoice(model, engine, settings.model_name, limits)
+    known = read_speakers(directory / "speakers.json")
+    return QwenVoice(model, engine, settings.model_name, limits, known=known)
 
 
 def _capacity_wish(settings: Settings) -> "CapacityWish":

@@ -28,7 +28,7 @@ EMBEDDED_VOICE = "espeak-ng"
 DEFAULT_MODEL = "Qwen3-TTS-12Hz-1.7B-CustomVoice"
 
 MAX_REQUEST_TIMEOUT_S = 3600
-"""The most that REQUEST_TIMEOUT_S may be."""
+"""Largest REQUEST_TIMEOUT_S."""
 
 _PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -39,9 +39,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     model_name: str = Field(DEFAULT_MODEL, min_length=1)
-    """A Qwen3-TTS CustomVoice checkpoint, or `espeak-ng` for the embedded voice."""
+    """A Qwen3-TTS checkpoint, or `espeak-ng` for the embedded voice."""
     model_path: str = "/app/models"
-    """Where checkpoints lie: MODEL_PATH/MODEL_NAME, or the checkpoint itself."""
+    """Where checkpoints are: MODEL_PATH/MODEL_NAME, or the checkpoint itself."""
     device: str | None = Field(None, pattern=r"^(cpu|cuda(:\d+)?)$")
     """`cuda`, `cuda:N` or `cpu`; unset takes cuda if it is usable, and says so."""
     sampling_rate: int = Field(24000, ge=8000, le=48000)
@@ -68,7 +68,7 @@ class Settings(BaseModel):
     max_text_chars: _PositiveInt = 4096
     """Longest text of one request, in characters."""
     default_language: Language = "english"
-    """Language of texts that have no letters to tell it by, such as digits and emoji."""
+    """Language of texts without letters, such as digits and emoji."""
     lexicon: Path | None = None
     """A file of words and how they are spoken, a tab between them; read again when it changes."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
@@ -161,7 +161,7 @@ def worker_count() -> int:
 
 
 def metrics_directory() -> Path | None:
-    """Where workers put their numbers together; the server sets it, and nobody else should."""
+    """Where workers add up their metrics; only the server sets it."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     return Path(directory) if directory else None
 

@@ -10,7 +10,7 @@ import re
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -114,7 +114,11 @@ class FakeUtterance:
         self._left = request.max_frames * FRAME_SAMPLES
         self._made = 0
         self._broken: Exception | None = None
-        self.channel = PcmChannel(capacity_samples=10**9)
+
+    @cached_property
+    def channel(self) -> PcmChannel:
+        """Made on the event loop that reads it, as an utterance may be prepared on a thread."""
+        return PcmChannel(capacity_samples=10**9)
 
     def feed(self, text: str) -> None:
         if "toolong" in text:

@@ -13,6 +13,7 @@ from qwen_tts_service.kernels import device as device_module
 from qwen_tts_service.model import qwen3_tts
 from qwen_tts_service.qwen import voice as qwen
 from qwen_tts_service.settings import load_settings
+from qwen_tts_service.voice.catalogue import SPEAKERS
 
 SETTINGS = {
     "MODEL_NAME": "m",
@@ -66,7 +67,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(qwen3_tts.Qwen3TTS, "load", load)
     monkeypatch.setattr(engine, "Engine", start)
     monkeypatch.setattr(memory, "MemoryPlanner", FakePlanner)
-    monkeypatch.setattr(qwen, "QwenVoice", lambda *args: args)
+    monkeypatch.setattr(qwen, "QwenVoice", lambda *args, known: (*args, known))
     monkeypatch.setattr(build_module, "EngineMetrics", lambda: SimpleNamespace(observe="observe"))
     return made
 
@@ -110,7 +111,16 @@ def test_every_setting_reaches_the_part_that_it_is_for(parts: dict[str, Any]) ->
         runaway_factor=7,
         default_language="german",
     )
-    assert voice == (model, "engine", "m", limits)
+    assert voice == (model, "engine", "m", limits, SPEAKERS)
+
+
+def test_what_a_checkpoint_says_of_its_speakers_is_read_beside_it(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "speakers.json").write_text('{"Vera": {"gender": "female", "age": 30}}')
+    monkeypatch.setattr(download, "find_or_download", lambda *_, **__: tmp_path)
+    voice: Any = build_module.build(load_settings(SETTINGS), lambda *_: None, 0).voice
+    assert (voice[-1]["vera"].gender, voice[-1]["vera"].ages) == ("female", ("young",))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What CUDA is asked for, with a stand-in for torch.cuda that writes everything down."""
+"""Calls of CudaDriver to torch.cuda, recorded by a stand-in."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace

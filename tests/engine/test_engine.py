@@ -1,4 +1,4 @@
-"""An engine around its loop: who may call it, how it starts and ends, what it says of itself."""
+"""The engine around its loop: who may call it, start and end, health and statistics."""
 
 import threading
 from dataclasses import replace
@@ -121,12 +121,12 @@ def test_without_a_runner_the_device_chooses_it(model, monkeypatch: pytest.Monke
     made = []
     monkeypatch.setattr(module, "choose_runner", lambda *given: (made.append(given), Script())[1])
 
-    def told(_step, _fraction):
+    def report(_step, _fraction):
         pass
 
-    engine = Engine(model, OPTIONS, on_progress=told)
+    engine = Engine(model, OPTIONS, on_progress=report)
     engine.close()
-    assert made == [(model, OPTIONS, told)]
+    assert made == [(model, OPTIONS, report)]
 
 
 def test_the_runner_fits_the_device(model, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Graphs give what plain calls give, however late the device is that runs them."""
+"""Graphs give the results of plain calls, however late the device is."""
 
 import asyncio
 
@@ -128,7 +128,7 @@ def test_a_frame_is_only_begun_and_its_outcome_waits_for_it(bench):
     assert bench.slots.state.frame[:2].tolist() == [1, 1]
 
 
-def test_decoding_is_only_begun_and_tells_when_its_samples_are_there(bench):
+def test_decoding_only_starts_and_marks_when_its_samples_are_there(bench):
     bench.frame(0, 1).wait()
     sound = bench.runner.decode([0, 1], [0, 0], 1)
     assert not sound.is_ready()
@@ -245,7 +245,7 @@ def test_rows_too_many_go_to_the_spare_slot(model):
     assert state.length.tolist() == [first, second + 2, 1], "the spare one does not grow"
 
 
-def test_rows_too_many_of_a_chunk_change_nobody(model):
+def test_padding_rows_of_a_chunk_change_no_other_row(model):
     with torch.inference_mode():
         bench = Bench(model, deterministic=True)
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""What a request sounds like depends on the request and on nothing else."""
+"""The samples of a request depend on that request alone, whatever the batch."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Leaving, stalling, running away and failing: the affair of one request, and nothing hangs."""
+"""Disconnects, slow readers, runaways and failures concern one request, and nothing hangs."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""A prefix that was read before is not read again, and nobody hears the difference."""
+"""The prefix cache: a known prefix is not read again, and the samples are the same."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What a runner keeps in its slots, and what it refuses to put there."""
+"""What a runner keeps in its slots, and what it refuses."""
 
 from dataclasses import replace
 

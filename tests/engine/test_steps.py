@@ -1,4 +1,4 @@
-"""What the loop asks of a runner and hands out, step by step, with runners that are scripts."""
+"""Calls from the loop to its runner, and what it hands out, step by step, with scripted runners."""
 
 import threading
 from collections import deque
@@ -153,7 +153,7 @@ def work(runner, jobs, after=lambda _loop, _step: None, *, steps=200, until_end=
     def run():
         try:
             loop.run()
-        except BaseException as error:  # noqa: BLE001 - told to the test below
+        except BaseException as error:  # noqa: BLE001 - for the test below
             trouble.append(error)
 
     loop = make_loop(runner, on_step, **changes)
@@ -512,7 +512,7 @@ def test_a_paused_stream_is_looked_at_again_soon(gets):
     assert PAUSE_POLL_S <= 0.02
 
 
-def test_nobody_waits_while_there_is_something_to_do(gets):
+def test_the_loop_does_not_wait_while_there_is_work(gets):
     runner = Script(run_ahead=1)
     runner.is_quick = False
     work(runner, [job(n, max_frames=7) for n in range(5)], slots=2)
@@ -591,7 +591,7 @@ def test_so_many_failures_in_a_row_end_the_engine(most):
     assert late.error is loop.end
 
 
-def test_a_step_in_which_nobody_advances_is_no_success():
+def test_a_step_without_a_frame_is_no_success():
     runner, full = Script(), Reader()
     full.has_room = False
     runner.failing["begin"] = [False, True, True]
@@ -781,7 +781,7 @@ def test_the_statistics_count_what_was_done():
     assert {s.failures for s in seen} == {0}
 
 
-def test_a_job_that_nobody_has_taken_yet_is_counted_as_waiting():
+def test_a_job_that_is_not_taken_yet_counts_as_waiting():
     runner, seen = Script(), []
     loop = make_loop(runner, seen.append)
     loop.put(job(), Reader())

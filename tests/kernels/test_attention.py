@@ -1,4 +1,4 @@
-"""Every attention gives the same values, and its choice says why."""
+"""Every implementation of attention gives the same values, and the choice has a reason."""
 
 import re
 import sys

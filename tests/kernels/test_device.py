@@ -1,4 +1,4 @@
-"""Workers share out the GPUs, torch's switches are set, and zeros are zeros."""
+"""Device choice per worker, torch's switches, zeroed memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

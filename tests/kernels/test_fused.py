@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CASES = Path(__file__).with_name("fused_cases.py")
+CASES = Path(__file__).parents[2] / "scripts" / "fused_cases.py"
 EXACT = {
     "rms_norm",
     "add_rms_norm",

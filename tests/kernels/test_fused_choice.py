@@ -29,8 +29,11 @@ def works(device: torch.device) -> None:
     assert device == CUDA
 
 
-@pytest.mark.usefixtures("able")
-def test_fused_kernels_run_where_triton_can() -> None:
+@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (12, 0)])
+def test_fused_kernels_run_where_triton_can(
+    able: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    able.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
     choice = choose_kernels(CUDA, asked=None, trial=works)
     assert choice.is_fused
     assert choice.name == "fused (Triton)"

@@ -20,6 +20,7 @@ from qwen_tts_service.model.codec.state import Chunk, CodecState
 from qwen_tts_service.model.codec.transformer import WindowedTransformer, window_mask
 from qwen_tts_service.model.codec.vocoder import CausalConv, ConvNeXtBlock, SnakeBeta, Upsample
 from qwen_tts_service.model.config import load_config
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.types import SamplingOptions
 
 TOLERANCE = 1e-5  # "the same samples" in float32; measured: about 1e-7
@@ -181,7 +182,7 @@ def test_a_frame_is_1920_samples_in_range(codec, whole):
     assert 0.05 < whole.samples.abs().max() <= 1.0
 
 
-def test_rows_do_not_hear_one_another(codec, whole):
+def test_rows_do_not_influence_one_another(codec, whole):
     alone = codec.decode(whole.codes[1:], codec.new_state(slots=1))
     assert (alone[0] - whole.samples[1]).abs().max() < TOLERANCE
 
@@ -230,6 +231,19 @@ def test_rows_continue_the_slots_they_name(codec, whole):
     streamed = torch.cat((head, tail), dim=1)
     assert (streamed - whole.samples).abs().max() < TOLERANCE
     assert state.frames.tolist() == [0, FRAMES, 0, FRAMES, 0]
+
+
+def test_fused_kernels_continue_slots_and_leave_idle_ones(data, model, whole):
+    codec = type(model).load(data / "tiny_1b7", linear="float", fused_kernels=True).codec
+    state, slots = codec.new_state(slots=5), torch.tensor([3, 1])
+    codes, samples = whole.codes[..., :16], whole.samples[:, : 16 * 1920]
+    head = codec.decode(codes[..., :9], state, slots)
+    before = [tensor.clone() for tensor in state.tensors()]
+    assert not codec.decode(codes[..., :2], state, slots, torch.zeros(2).bool()).any()
+    assert all(torch.equal(a, b) for a, b in zip(before, state.tensors(), strict=True))
+    tail = codec.decode(codes[..., 9:].flip(0), state, slots.flip(0)).flip(0)
+    assert (torch.cat((head, tail), dim=1) - samples).abs().max() < TOLERANCE
+    assert state.frames.tolist() == [0, 16, 0, 16, 0]
 
 
 def test_reset_makes_one_slot_new_and_leaves_the_others(codec, whole):
@@ -357,7 +371,7 @@ ARITHMETICS = [
     ("channels", "inner", "kernel", "dilation"),
     [(5, 5, 7, 1), (5, 5, 7, 9), (5, 5, 1, 1), (6, 1, 7, 1), (400, 400, 3, 3), (400, 400, 1, 1)],
 )
-def test_a_convolution_hears_its_past_alone(arithmetic, channels, inner, kernel, dilation):
+def test_a_convolution_depends_on_past_inputs_only(arithmetic, channels, inner, kernel, dilation):
     out = channels if inner == 1 else 4
     weight, bias, x = randoms((out, inner, kernel), (out,), (2, 40, channels))
     conv = CausalConv(weight, bias, arithmetic, dilation=dilation)
@@ -478,6 +492,13 @@ def test_state_has_the_dtype_of_the_codec(data, model):
     assert rough.decode(codes, state).dtype == torch.float32
 
 
+def test_state_lies_on_the_device_of_the_codec():
+    like = torch.zeros(1, device="meta")
+    state = CodecState.allocate(2, tails=[(2, 3)], window=(1, 2, 3), layers=1, like=like)
+    tensors = (*state.tensors(), *state.tails, *state.keys, *state.values)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
 def test_codes_of_another_number_of_codebooks_are_refused(codec, whole):
     with pytest.raises(AssertionError):
         codec.decode(whole.codes[:, 1:, :1], codec.new_state(slots=2))
@@ -539,7 +560,7 @@ def test_a_stream_longer_than_the_window_is_a_plain_whole_forward(windowed):
     assert (streamed[0] - windowed.samples).abs().max() < TOLERANCE
 
 
-def test_the_window_of_72_frames_is_heard(windowed):
+def test_the_window_is_72_frames(windowed):
     """Without the window the plain forward departs, so the test above can see a wrong one."""
     wide = SimpleNamespace(**{name: getattr(windowed.codec.config, name) for name in _FIELDS})
     wide.window_frames = 73
@@ -592,3 +613,20 @@ def test_tf32_is_allowed_while_a_codec_that_has_it_decodes_and_nowhere_else(
 def test_tf32_on_a_cpu_is_refused(data: Path) -> None:
     with pytest.raises(StartupError, match="CODEC_DTYPE=tf32 needs a CUDA device"):
         qwen3_tts.Qwen3TTS.load(data / "tiny_1b7", codec_tf32=True)
+
+
+@pytest.mark.parametrize(
+    ("frames", "fused"),
+    [(1, False), (10, False), (11, False), (49, False), (100, False), (49, True)],
+)
+def test_a_recording_that_is_heard_leaves_what_decoding_it_leaves(data, frames, fused):
+    codec = Qwen3TTS.load(data / "tiny_1b7", linear="float", fused_kernels=fused).codec
+    codes = torch.randint(64, (1, 16, frames + 6), generator=torch.Generator().manual_seed(frames))
+    heard, decoded = codec.hear(codes[:, :, :frames]), codec.new_state(slots=1)
+    codec.decode(codes[:, :, :frames], decoded)
+    assert torch.equal(heard.frames, decoded.frames)
+    torch.testing.assert_close(heard.memory, decoded.memory, atol=1e-5, rtol=1e-5)
+    rest = codes[:, :, frames:]
+    torch.testing.assert_close(
+        codec.decode(rest, heard), codec.decode(rest, decoded), atol=1e-5, rtol=0
+    )

@@ -1,7 +1,7 @@
 """Frames of many slots at once: each row is what it would be alone."""
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.kernels.attention import MaskedAttention, RowwiseAttention
 from qwen_tts_service.kernels.device import zeros
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS, sum_embeddings
+from qwen_tts_service.model.state import allocate_slots
 from qwen_tts_service.types import SamplingOptions
 
 POSITIONS = 120
@@ -56,6 +57,18 @@ def solo(model):
     return [alone(model, wish, 12) for wish in WISHES]
 
 
+@pytest.fixture(scope="module")
+def fused(data):
+    """With the plain definitions of the fused kernels, which is what they are on a CPU."""
+    return Qwen3TTS.load(data / "tiny_1b7", linear="float", fused_kernels=True)
+
+
+@pytest.fixture(params=["model", "fused"])
+def either(request):
+    """Torch's own kernels, or the fused ones."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture
 def state(model):
     return model.new_state(slots=len(WISHES) + 1, max_positions=POSITIONS)
@@ -88,23 +101,23 @@ def test_a_slot_remembers_nothing_of_who_used_it_before(model, state, solo):
     assert torch.equal(speak(model, state, [2], 12)[0], solo[0])
 
 
-def test_idle_slots_keep_their_state(model, state):
+def test_idle_slots_keep_their_state(either, state):
     for slot in (0, 1):
-        join(model, state, slot, WISHES[slot])
-    speak(model, state, [0, 1], 2)
+        join(either, state, slot, WISHES[slot])
+    speak(either, state, [0, 1], 2)
     tensors = [state.length, state.frame, state.next_input, state.seen, state.logits]
     caches = [state.keys, state.values]
     before = [x[1].clone() for x in tensors] + [x[:, 1].clone() for x in caches]
-    speak(model, state, [0], 3)
+    speak(either, state, [0], 3)
     after = [x[1] for x in tensors] + [x[:, 1] for x in caches]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_state_is_filled_in_place(model, state):
+def test_state_is_filled_in_place(either, state):
     tensors = [state.keys, state.values, state.length, state.seen, state.next_input]
     places = [x.data_ptr() for x in tensors]
-    join(model, state, 0, WISHES[0])
-    speak(model, state, [0], 2)
+    join(either, state, 0, WISHES[0])
+    speak(either, state, [0], 2)
     fresh = [state.keys, state.values, state.length, state.seen, state.next_input]
     assert [x.data_ptr() for x in fresh] == places
 
@@ -118,6 +131,12 @@ def test_several_rows_may_share_the_padding_slot(model, state, solo):
 
 def test_the_cheap_filter_makes_the_same_codes(model, solo):
     assert torch.equal(alone(model, WISHES[0], 12, full_sort=False), solo[0])
+
+
+@pytest.mark.parametrize("wish", [WISHES[1], WISHES[3]])
+def test_fused_kernels_speak_on_when_the_text_is_over_as_plain_ones_do(model, fused, wish, solo):
+    assert len(prompt_of(model, wish).text_rows) < 12
+    assert torch.equal(alone(fused, wish, 12), solo[WISHES.index(wish)])
 
 
 def test_the_same_seed_is_the_same_speech_and_another_is_not(solo):
@@ -134,8 +153,10 @@ def test_the_predictor_may_draw_by_its_own_settings(model, solo):
     assert not torch.equal(codes[0, 1:], solo[0][0, 1:])
 
 
-def test_the_end_is_flagged_and_its_codes_are_in_range(small_model):
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_the_end_is_flagged_and_its_codes_are_in_range(data, is_fused):
     """Case 4 of the 0.6B's recorded outputs ends after four frames."""
+    small_model = Qwen3TTS.load(data / "tiny_0b6", fused_kernels=is_fused)
     state = small_model.new_state(slots=1, max_positions=POSITIONS)
     join(small_model, state, 0, ("dialect", "Dylan", "Chinese", "streaming_text", GREEDY, 0))
     slots, ends = torch.tensor([0]), []
@@ -146,13 +167,13 @@ def test_the_end_is_flagged_and_its_codes_are_in_range(small_model):
     assert ends[:5] == [False, False, False, False, True]
 
 
-def test_a_row_that_runs_on_stays_inside_its_slot(model):
-    prompt = prompt_of(model, WISHES[0])
-    state = model.new_state(slots=2, max_positions=len(prompt.rows) + 2)
-    join(model, state, 0, WISHES[0])
-    join(model, state, 1, WISHES[0])
+def test_a_row_that_runs_on_stays_inside_its_slot(either):
+    prompt = prompt_of(either, WISHES[0])
+    state = either.new_state(slots=2, max_positions=len(prompt.rows) + 2)
+    join(either, state, 0, WISHES[0])
+    join(either, state, 1, WISHES[0])
     before = state.keys[:, 1].clone()
-    speak(model, state, [0], 6)
+    speak(either, state, [0], 6)
     assert state.length.tolist() == [len(prompt.rows) + 2, len(prompt.rows) - 1]
     assert torch.equal(state.keys[:, 1], before)
 
@@ -237,6 +258,13 @@ def test_state_has_the_dtypes_of_its_model(cuda_like):
     assert state.keys.shape == state.values.shape == (2, 2, 9, *state.keys.shape[3:])
     assert state.text_rows.shape[:2] == (2, 5)
     assert cuda_like.new_state(slots=1, max_positions=1).text_rows.shape[1] == 1024
+
+
+def test_state_lies_on_the_device_it_is_asked_for(model):
+    sizes = {"slots": 1, "max_positions": 2, "max_text_rows": 3}
+    device = torch.device("meta")
+    state = allocate_slots(model.config, **sizes, dtype=torch.float32, device=device)
+    assert {getattr(state, field.name).device.type for field in fields(state)} == {"meta"}
 
 
 def test_a_slot_has_at_most_the_positions_that_the_model_has(model):
@@ -333,10 +361,10 @@ def test_attention_gets_the_bound(model, monkeypatch, bound, said):
     assert attention.reason == said
 
 
-def test_the_logits_of_the_last_frame_are_kept(model):
-    state = model.new_state(slots=2, max_positions=POSITIONS)
-    join(model, state, 1, WISHES[2])
-    codes, _ = model.frame_step(state, torch.tensor([1]))
+def test_the_logits_of_the_last_frame_are_kept(either):
+    state = either.new_state(slots=2, max_positions=POSITIONS)
+    join(either, state, 1, WISHES[2])
+    codes, _ = either.frame_step(state, torch.tensor([1]))
     assert int(state.logits[1, :-1].argmax()) == int(codes[0, 0])
     assert state.seen[1].nonzero().flatten().tolist() == [int(codes[0, 0])]
     assert not state.logits[0].any()

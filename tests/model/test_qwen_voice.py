@@ -1,8 +1,8 @@
-"""What the Qwen voice asks of the engine: ids and limits to the number, and nothing too early."""
+"""Jobs that the Qwen voice submits to the engine: exact ids and limits, and none too early."""
 
 import asyncio
 from dataclasses import replace
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,13 @@ class FakeEngine:
         self.is_closed = True
 
 
-def make_voice(config: Any = CONFIG, **limits: Any) -> Any:
+def make_voice(
+    config: Any = CONFIG, *, encoder: Any = None, about: Any = MappingProxyType({}), **limits: Any
+) -> Any:
     model = SimpleNamespace(
         config=config,
         tokenizer=TOKENIZER,
+        encoder=encoder,
         device="cpu",
         dtype="torch.bfloat16",
         codec=SimpleNamespace(dtype="torch.float32", has_tf32=False),
@@ -61,11 +64,12 @@ def make_voice(config: Any = CONFIG, **limits: Any) -> Any:
         kernels=SimpleNamespace(name="torch", reason="on cpu"),
     )
     stand_ins: Any = (model, FakeEngine())
-    return QwenVoice(*stand_ins, "qwen", replace(OPTIONS, **limits))
+    return QwenVoice(*stand_ins, "qwen", replace(OPTIONS, **limits), **about)
 
 
 def like_config(**changes: Any) -> Any:
-    names = ("codec", "speakers", "languages", "follows_instruct")
+    names = ("codec", "speakers", "languages", "follows_instruct", "kind", "width", "is_fine_tuned")
+    names += ("codebooks", "codes")
     return SimpleNamespace(**{name: getattr(CONFIG, name) for name in names} | changes)
 
 
@@ -99,7 +103,12 @@ def test_a_request_becomes_a_job_with_its_fields() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({}, None), ({"rate": 0.8}, "rate"), ({"phonemes": "x", "rate": 2.0}, "rate, phoneme")],
+    [
+        ({}, None),
+        ({"rate": 0.8}, "rate"),
+        ({"pitch": 1.2}, "pitch"),
+        ({"phonemes": "x", "rate": 2.0}, "rate, phoneme"),
+    ],
 )
 def test_what_it_cannot_do_is_a_warning(fields: dict[str, Any], words: str | None) -> None:
     warning = make_voice().prepare(ask(**fields)).warning
@@ -110,9 +119,9 @@ def test_without_an_instruction_there_are_no_ids_for_one() -> None:
     assert make_voice().prepare(ask()).job.instruct_ids == ()
 
 
-def test_wishes_become_a_voice_and_an_instruction() -> None:
-    wishes = VoiceAttributes(gender="male", age=60, emotion="sad")
-    utterance = make_voice().prepare(ask(speaker=None, attributes=wishes))
+def test_attributes_become_a_voice_and_an_instruction() -> None:
+    attributes = VoiceAttributes(gender="male", age=60, emotion="sad")
+    utterance = make_voice().prepare(ask(speaker=None, attributes=attributes))
     assert utterance.choice.speaker == utterance.job.speaker == "uncle_fu"
     assert utterance.job.instruct_ids == tuple(TOKENIZER.encode_instruct(utterance.choice.instruct))
     assert utterance.job.instruct_ids
@@ -150,7 +159,7 @@ def test_only_text_may_come_as_ids() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"text": ""}, {"text": None, "tokens": ()}])
-def test_without_a_token_there_is_nothing_to_say(fields: dict[str, Any]) -> None:
+def test_a_text_without_a_token_has_nothing_to_speak(fields: dict[str, Any]) -> None:
     with pytest.raises(CannotSpeak) as caught:
         make_voice().prepare(ask(**fields))
     assert (caught.value.code, caught.value.param) == ("no_reading", "text")
@@ -227,7 +236,7 @@ def test_it_is_as_well_as_its_engine_and_ends_with_it() -> None:
     assert voice._engine.is_closed
 
 
-def test_it_says_what_it_is() -> None:
+def test_it_reports_its_facts() -> None:
     voice = make_voice()
     assert (voice.model_name, voice.sample_rate_hz, voice.device) == ("qwen", 24000, "cpu")
     assert voice.speakers == CONFIG.speakers
@@ -273,12 +282,12 @@ def test_an_instruction_takes_its_rows_from_an_open_speech() -> None:
 
 async def test_an_open_utterance_submits_the_job_of_its_request() -> None:
     voice = make_voice(max_positions=400)
-    wishes = VoiceAttributes(gender="male", age=60, emotion="sad")
+    attributes = VoiceAttributes(gender="male", age=60, emotion="sad")
     request = ask(
         None,
         speaker=None,
         language="russian",
-        attributes=wishes,
+        attributes=attributes,
         sampling=SamplingOptions(temperature=0.5),
         max_frames=70,
     )
@@ -363,7 +372,7 @@ async def test_an_open_speech_begins_when_it_is_read_and_has_a_token() -> None:
     assert len(await reading) == 5
 
 
-def test_an_open_speech_that_nobody_reads_takes_no_slot() -> None:
+def test_an_open_speech_takes_no_slot_before_it_is_read() -> None:
     voice = make_voice()
     utterance = voice.open(ask(None))
     utterance.feed(TEXT + " ")
@@ -377,9 +386,9 @@ STRESSED = "hello за\u0301мок, one two гора\u0301. hello"
 
 @pytest.mark.parametrize("keeps_stress", [True, False])
 def test_the_model_gets_stress_marks_if_it_is_to(keeps_stress: bool) -> None:
-    told = make_voice(keeps_stress=keeps_stress).prepare(ask(STRESSED))
+    utterance = make_voice(keeps_stress=keeps_stress).prepare(ask(STRESSED))
     given = STRESSED if keeps_stress else STRESSED.replace("\u0301", "")
-    assert told.job.ids == tuple(TOKENIZER.encode(given))
+    assert utterance.job.ids == tuple(TOKENIZER.encode(given))
 
 
 @pytest.mark.parametrize("size", [1, 4, 9, 1000])  # 9: a cut behind a stress mark

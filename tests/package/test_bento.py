@@ -1,4 +1,4 @@
-"""The Bento: it is built from bentofile.yaml, holds all it needs and serves from anywhere."""
+"""The Bento: built from bentofile.yaml, complete, and served from anywhere."""
 
 import os
 import subprocess
@@ -44,9 +44,9 @@ def test_bento_holds_nothing_but_the_service(bento: Path) -> None:
 
 
 def test_image_gets_the_locked_versions(bento: Path) -> None:
-    told = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
+    listed = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
     locked = (ROOT / "requirements-image.txt").read_text().splitlines()
-    assert {line for line in locked if "==" in line} <= set(told)
+    assert {line for line in locked if "==" in line} <= set(listed)
 
 
 def test_image_needs_no_system_packages_and_is_told_its_paths(bento: Path) -> None:

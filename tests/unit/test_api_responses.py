@@ -1,4 +1,4 @@
-"""Speech over HTTP without a server: what is read, sent, freed, counted and said on failure."""
+"""Audio responses without a server: bodies, headers, clean-up, metrics and failures."""
 
 import asyncio
 import json
@@ -88,7 +88,7 @@ class FakeVoice:
         self.seeds.append(utterance.request.seed)
         for word in (utterance.request.text or "").split():
             if word == "fail":
-                channel.fail(SynthesisFailed("told to fail"))
+                channel.fail(SynthesisFailed("asked to fail"))
             elif word in ("runaway", "cancelled"):
                 channel.close(word)
             elif word == "runaway-at-7":
@@ -438,7 +438,7 @@ async def test_a_client_that_leaves_stops_its_file() -> None:
     assert client.voice.channels[0].is_cancelled
 
 
-async def test_a_file_that_nobody_waits_for_is_stopped_when_its_call_ends() -> None:
+async def test_an_unread_file_is_stopped_when_its_call_ends() -> None:
     client = Client("wait")
     responses.PendingFile(await client.ticket())
     await until(lambda: client.voice.channels)
@@ -507,7 +507,7 @@ async def test_a_failure_on_the_way_leaves_the_answer_unfinished(text: str, code
 @pytest.mark.parametrize(
     ("text", "status", "code", "words"),
     [
-        ("fail", 500, "internal_error", "told to fail"),
+        ("fail", 500, "internal_error", "asked to fail"),
         ("die", 500, "internal_error", "the speech failed; the log has the details"),
         ("silence", 500, "internal_error", "the voice made no sound for this text"),
         ("runaway", 500, "runaway", "did not find an end"),

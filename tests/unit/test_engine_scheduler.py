@@ -1,4 +1,4 @@
-"""What a step does, as tables: no tensors, no threads, no clock."""
+"""The scheduler's plans as tables: no tensors, no threads, no clock."""
 
 from dataclasses import replace
 

@@ -144,11 +144,13 @@ def test_dot_that_ends_the_sentence_too_stays(text, language, written):
 @pytest.mark.parametrize(
     ("text", "language", "written"),
     [
-        ("Due 2024-02-01.", "english", "Due 2024 2 1."),
-        ("am 01.02.2024 da", "german", "am 1 2 2024 da"),
+        ("Due 2024-02-01.", "english", "Due February 1, 2024."),
+        ("am 01.02.2024 da", "german", "am ersten Februar 2024 da"),
+        ("Version 2024.13.40", "english", "Version 2024 13 40"),
+        ("32.01.2024", "german", "32 01 2024"),
     ],
 )
-def test_a_date_is_read_as_three_numbers(text, language, written):
+def test_a_date_is_read_with_the_name_of_its_month(text, language, written):
     assert write_out(text, language) == written
 
 

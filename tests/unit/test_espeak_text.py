@@ -22,6 +22,7 @@ from qwen_tts_service.espeak.text import clean, split
         pytest.param("ḥa ṣ ẞ", "ha s SS", id="Latin letters beyond what is read"),
         pytest.param("so\u00adft \u200bjoin", "soft join", id="soundless characters"),
         pytest.param("ＡＢＣ１２３", "ABC123", id="full width"),
+        pytest.param("80㎡ 5㎏ ﬁt 𝐁𝐨", "80m² 5kg fit Bo", id="letters and units in one character"),
         pytest.param("ｶﾞｷﾞ", "ガギ", id="half width"),
         pytest.param("и\u0306од", "йод", id="decomposed"),
         pytest.param("№ 5, ½", "№ 5, ½", id="symbols that espeak-ng reads stay"),

@@ -34,6 +34,12 @@ def test_an_ordinary_text_is_one_part_and_unchanged(text):
     assert script.warning is None
 
 
+def test_a_sign_that_became_a_word_keeps_its_distance():
+    pytest.importorskip("ru_normalizr")
+    text = "<speak>Заказ №<say-as interpret-as='characters'>АБ</say-as></speak>"
+    assert plan(text) == ["Заказ номер а, бэ"]
+
+
 def test_token_ids_are_never_touched():
     asked = request(tokens=(1, 2, 3), normalize="full")
     assert split_request(asked, 1).parts == (asked,)

@@ -385,6 +385,16 @@ def test_links_code_and_names_do_not_outvote_the_sentence_around_them(text, lang
     assert detect_language(text) == language
 
 
+MIXED_TEXTS = Path(__file__).parent.parent / "data" / "mixed_texts.tsv"
+
+
+def test_ordinary_mixed_texts_are_in_the_language_of_their_frame():
+    rows = [line.split("\t") for line in MIXED_TEXTS.read_text("utf-8").splitlines()]
+    wrong = [text for language, text in rows if detect_language(text) != language]
+    assert wrong == []
+    assert len(rows) > 100
+
+
 SHORT_TEXTS = Path(__file__).parent.parent / "data" / "short_texts"
 
 

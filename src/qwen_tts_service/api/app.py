@@ -46,11 +46,11 @@ def make_app(runtime: Runtime, openapi: Callable[[], dict[str, Any]]) -> Starlet
 
 
 _OWN = {"X-Error-Code": "none"}
-"""Tells `Front` that a 503 from here has its own body."""
+"""Header that keeps `Front` from replacing the body of a 503 from here."""
 
 
 def describe(runtime: Runtime) -> dict[str, object]:
-    """What /health says: how far the service is, what speaks, and how busy it is."""
+    """Body of /health: state of the service, loaded voice, load."""
     stage = runtime.stage
     admission = runtime.admission
     state: dict[str, object] = {

@@ -4,6 +4,7 @@ Made empty when service.py is imported and filled when the service class is made
 importing needs neither a model nor a device.
 """
 
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -94,6 +95,11 @@ class Runtime:
             synthesizer = build(settings, report)
             report("warm-up", 0.0)
             synthesizer.warm_up()
+            # What has been loaded stays until it is unloaded, and a full collection of it would
+            # stop all threads for 0.1 s. Without it, collections also come sooner: requests leave
+            # little that waits for one.
+            gc.collect()
+            gc.freeze()
             return synthesizer
 
         self._keeper = VoiceKeeper(

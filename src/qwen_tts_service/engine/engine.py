@@ -41,7 +41,7 @@ class Engine:
         """Allocate everything and start the thread.
 
         on_step: called on the engine's thread after every step; must be quick and never raise
-        on_progress: told what is being prepared and the fraction done
+        on_progress: called with what is being prepared and the fraction done
         runner: for tests; None chooses by the model's device
         """
         self._options = options

@@ -1,4 +1,4 @@
-"""The engine's thread: take jobs, plan a step, run it, hand out the audio, for ever.
+"""The engine's thread: take jobs, plan a step, run it, hand out the audio, until closed.
 
 Everything that touches the model happens here. A failing call fails the sequences it worked for
 and nobody else; several in a row fail everyone.
@@ -121,7 +121,7 @@ class EngineLoop:
         started_s = self.busy_since_s = time.perf_counter()
         try:
             rows = self._step(started_s)
-        except Exception as error:  # noqa: BLE001 - logged, and told to those it belongs to
+        except Exception as error:  # noqa: BLE001 - logged, and passed to its sequences
             self._fail(
                 error.sequences if isinstance(error, _CallFailed) else self._sequences, error
             )

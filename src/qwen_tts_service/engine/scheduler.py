@@ -58,7 +58,7 @@ class SequenceState:
 
     @property
     def can_move(self) -> bool:
-        """Whether there is anything to do for it, as far as reader and writer let it."""
+        """Whether there is work to do for it, given its reader and writer."""
         return self.has_room and (self.has_text or not self.is_ready)
 
     @property
@@ -78,7 +78,7 @@ class SequenceState:
 
     @property
     def is_spoken(self) -> bool:
-        """Whether all there will be has been handed to the codec."""
+        """Whether all its frames have been handed to the codec."""
         return self.end is not None and self.decoded == self.frames
 
 

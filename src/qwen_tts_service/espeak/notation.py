@@ -5,13 +5,15 @@ step is one regular expression over the text, in time linear in its length.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from qwen_tts_service.text.say_as import written as said_as
+from qwen_tts_service.text.segments import SayAs
 from qwen_tts_service.types import Language
 
-from . import read_table, russian
+from . import japanese, read_table, russian
 
 _TABLES = read_table("notation.toml")
 _SPACE = "[ \u00a0\u2009\u202f]"
@@ -24,19 +26,23 @@ _LETTERS = "A-Za-zÀ-ÖØ-öø-ɏа-яёА-ЯЁ"  # of words with spaces between
 _NO_LETTER = rf"(?![{_LETTERS}\d²³])"
 _START = rf"(?<![{_LETTERS}\d.,])"
 
+# "100 200 300" is three numbers, "100 200" and "146 203 613" are one.
+_LIST = rf"[1-9]00(?:{_SPACE}[1-9]00){{2}}"
+
 _ADDRESS = re.compile(
     r"(?P<url>(?:https?://|(?<!\w)www\.)[^\s<>«»\"]+)"
     r"|(?<![\w.+-])(?P<mail>[\w.+-]++@[\w-]+(?:\.[\w-]+)+)"
-    r"|(?<![A-Za-z0-9@./-])(?P<name>(?:[A-Za-z0-9-]{2,}\.)+[a-z]{2,6}+)(?:/[\w/.-]*)?(?![A-Za-z0-9@-])"
+    r"|(?<![A-Za-z0-9@./-])(?!(?i:sig|prof|dott|gent)\.)(?P<name>(?:[A-Za-z0-9-]{2,}\.)+[a-z]{2,6}+)(?:/[\w/.-]*)?(?![A-Za-z0-9@-])"
 )
 _FIGURES = re.compile(
-    rf"{_START}(?<!-)(?P<date>\d{{4}}-\d{{2}}-\d{{2}}|\d{{1,2}}\.\d{{1,2}}\.\d{{4}}(?!\.?\d))"
+    rf"{_START}(?<![-/])(?P<date>\d{{4}}([-./])\d{{1,2}}\2\d{{1,2}}|\d{{1,2}}([./])\d{{1,2}}\3\d{{4}})"
+    r"(?![-./]?\d)"
     rf"|{_START}(?P<phone>\+\d(?:[ \u00a0()-]{{0,2}}\d){{6,13}}"
     r"|8[ -]?\(?\d{3}\)?[ -]?\d{3}[ -]?\d{2}[ -]?\d{2}"
-    r"|\(\d{3,5}\)[ -]?\d{1,3}(?:-\d{2,4}){1,2}|\d{2,5}(?:-\d{2,4}){2,})(?!-)"
+    r"|1-\d{3}-\d{3}-\d{4}|\(\d{3,5}\)[ -]?\d{1,3}(?:-\d{2,4}){1,2}|\d{2,5}(?:-\d{2,4}){2,})(?!-)"
     rf"{_NO_LETTER}"
-    rf"|{_START}(?<!\d{_SPACE})(?P<grouped>[1-9]\d{{0,2}}(?:{_SPACE}\d{{3}})+)"
-    r"(?!\d|-\d{1,2}(?!\d))"
+    rf"|{_START}(?<!\d{_SPACE})(?:(?P<list>{_LIST})|(?P<grouped>[1-9]\d{{0,2}}(?:{_SPACE}\d{{3}})+)"
+    r"(?!\d|-\d{1,2}(?!\d)))"
     r"|(?<![\d.,])(?P<both>\d{1,3}(?:(?:\.\d{3})+,\d+|(?:,\d{3})+\.\d+))(?![\d.,]\d)"
     r"|(?<![\d.])(?P<dotted>\d+(?:\.\d+){2,})(?!\d)"
 )
@@ -48,7 +54,9 @@ _DECIMAL = re.compile(r"(?<![\d.,])(\d+)\.(\d+)(?![.,]?\d)")
 _MINUS = re.compile(rf"{_START}(?<![)\]])[-–−](?=\d)")
 _HOURS = re.compile(rf"{_START}(\d{{1,2}}){_SPACE}?[hH](?:{_SPACE}?(\d\d))?(?!/){_NO_LETTER}")
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])/(?=[^\W\d_])")
-_INITIAL = re.compile(r"(?<!\w)([A-HJ-ZÀ-ÝА-ЮЁ])\.\s?(?=[A-ZÀ-ÝА-ЯЁ,;)]|\Z)")
+_INITIAL = re.compile(
+    r"(?<!\w)([A-HJ-ZÀ-ÝА-ЮЁ])\.\s?(?=[A-ZÀ-ÝА-ЯЁ,;)]|\Z)|(?<=[A-Z]\.)([A-Z])\.(?=\s[a-zß-ÿ])"
+)
 _CAPITALS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5}(?![A-Za-z])")
 # Words in capitals, which are not spelled.
 _WORD = re.compile(
@@ -60,11 +68,13 @@ _WORD = re.compile(
 def write_out(text: str, language: Language) -> str:
     """Write a text as it is read in this language; words stay as they are."""
     notation = _notation(language)
-    text = _ADDRESS.sub(notation.read_address, text)
-    if language == "russian":
-        text = russian.write_out_dates(text)
+    text = notation.rewrite(_ADDRESS.sub(notation.read_address, text))
     if has_figures := _DIGIT.search(text) is not None:
         text = _FIGURES.sub(notation.read_figures, text)
+    if language == "russian":
+        text = russian.write_out_dates(text)
+    if has_figures:
+        text = notation.spelled.sub(lambda match: " ".join(match[0]), text)
         text = notation.money.sub(notation.read_money, text)
         text = _HOURS.sub(notation.read_hours, text)
         text = notation.quantity.sub(notation.read_quantity, text)
@@ -74,15 +84,24 @@ def write_out(text: str, language: Language) -> str:
         if language == "russian":
             text = russian.write_out_numbers(text)
         text = notation.read_decimals(_MINUS.sub(notation.minus, text))
-    text = notation.signs.sub(notation.read_sign, text)
-    return notation.read_letters(text)
+        if language == "japanese":
+            text = japanese.write_out_numbers(text)
+    text = notation.read_letters(notation.signs.sub(notation.read_sign, text))
+    return notation.read_counted(text) if has_figures else text
 
 
 class Notation:
     """How one language reads what is not words; each method is the replacement of a match."""
 
-    def __init__(self, table: Mapping[str, Any]) -> None:
-        self._table = table
+    def __init__(self, language: Language) -> None:
+        self._language = language
+        self._table = table = _TABLES[language]
+        self._rewrites = [(re.compile(old), new) for old, new in table.get("rewrites", [])]
+        self.spelled = re.compile(table.get("spelled", "(?!)"))
+        self._counted = [
+            (re.compile(rf"(?<![\d.,:-])(\d{{1,3}}\.?)(?={nouns})"), _reader_of(words))
+            for nouns, words in table.get("counted", {}).items()
+        ]
         self._rules, self.rules = _compile_rules(table["rules"])
         currencies, units = (_alternatives(table[kind]) for kind in ("currencies", "units"))
         amount = rf"{_NUMBER}(?:\s?{_SCALE})?"
@@ -95,6 +114,18 @@ class Notation:
         )
         self.signs = re.compile(rf"\s*({_alternatives(table['signs'])})\s*")
         self.minus = f"{table['signs']['−']} " if "−" in table["signs"] else "-"
+
+    def rewrite(self, text: str) -> str:
+        """Write out or set apart what no table of words can say."""
+        for old, new in self._rewrites:
+            text = old.sub(new, text)
+        return text
+
+    def read_counted(self, text: str) -> str:
+        """Write small numbers as they are before what they count: "1 Stunde" is "eine Stunde"."""
+        for number, read in self._counted:
+            text = number.sub(read, text)
+        return text
 
     def read_address(self, match: re.Match[str]) -> str:
         """Name the domain of a link, or a mail address or file name whole."""
@@ -116,9 +147,13 @@ class Notation:
         """Undo what groups the digits of a number, and set those of a phone apart."""
         written = match[0]
         if match["date"]:
-            return " ".join(str(int(part)) for part in re.findall(r"\d+", written))
+            date, _ = said_as(written, SayAs("date"), self._language)
+            is_read = date != written or self._language == "russian"
+            return date if is_read else " ".join(re.findall(r"\d+", date))
         if match["phone"]:
             return self._phone(written)
+        if match["list"]:
+            return re.sub(_SPACE, ", ", written)
         if match["grouped"]:
             return re.sub(_SPACE, "", written)
         if match["both"]:
@@ -207,7 +242,9 @@ class Notation:
             text = self._ordinals(text)
         if "letters" in self._table:
             text = _CAPITALS.sub(self._spell, text)
-        return _INITIAL.sub(lambda found: f"{russian.letter_name(found[1]).capitalize()} ", text)
+        return _INITIAL.sub(
+            lambda found: f"{russian.letter_name(found[1] or found[2]).capitalize()} ", text
+        )
 
     def _spell(self, match: re.Match[str]) -> str:
         if _WORD.fullmatch(match[0]):
@@ -236,7 +273,7 @@ class Notation:
 
 @cache
 def _notation(language: Language) -> Notation:
-    return Notation(_TABLES[language])
+    return Notation(language)
 
 
 def _alternatives(table: Mapping[str, Any]) -> str:
@@ -275,6 +312,10 @@ def _stop(match: re.Match[str], *, before_capital: bool = True) -> str:
 
 def _as_capital(written: str, words: str) -> str:
     return words[0].upper() + words[1:] if written[0].isupper() else words
+
+
+def _reader_of(words: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
+    return lambda number: words.get(number[0], number[0])
 
 
 def _form(forms: list[str], number: str) -> str:

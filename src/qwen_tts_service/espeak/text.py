@@ -54,6 +54,9 @@ def _plain(char: str) -> str:
         return str(unicodedata.decimal(char))
     if category in ("No", "Nl") and char > "\u00ff":  # ⑳, Ⅳ and ⅓; ² and ½ are read
         return unicodedata.normalize("NFKC", char).replace("\u2044", "/")
+    kind, *parts = unicodedata.decomposition(char).split() or [""]
+    if kind in ("<square>", "<font>") or "\ufb00" <= char <= "\ufb06":  # ㎡, 𝐛, ﬁ
+        return "".join(chr(int(part, 16)) for part in parts)
     if char in _GRAVE:
         return _GRAVE[char]
     if "\u1e00" <= char <= "\u1e9f":  # no language here has them

@@ -52,7 +52,8 @@ class CachePositions:
 
     def for_each_row(self, T: int) -> "CachePositions":
         """Return the slot and position of each of B * T rows, for T positions shared by B slots."""
-        slots = self.slots[:, None].expand(-1, T).reshape(-1)
+        # Kernels read them one after another: of one slot alone, `expand` would stay a view.
+        slots = self.slots[:, None].expand(-1, T).contiguous().view(-1)
         return CachePositions(slots, self.positions.repeat(len(self.slots)), self.bound)
 
 

@@ -36,7 +36,7 @@ class SamplingState:
 class SlotState:
     """Everything the talker and the code predictor remember.
 
-    keys, values: [layers, S, L, K, D]; positions from `length` on are rubbish
+    keys, values: [layers, S, L, K, D]; positions from `length` on are undefined
     next_input:   [S, C], what the next frame step feeds the talker
     logits:       float32 [S, V], codebook 0 of the last frame before any processing
     text_rows:    [S, R, C], added to the inputs of frames 0, 1, ...; tts_pad after `text_length`

@@ -81,7 +81,7 @@ def render() -> bytes:
 
 
 def forget_dead_workers(directory: Path | None) -> None:
-    """Drop the gauges of workers that were killed; they would be added up for ever."""
+    """Drop the gauges of workers that were killed; they would stay in the sums."""
     for file in directory.glob("gauge_live*_*.db") if directory else ():
         if not psutil.pid_exists(int(file.stem.rpartition("_")[2])):
             file.unlink(missing_ok=True)

@@ -18,7 +18,8 @@ from .latin import WORD, detect_latin, names
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 
 # iso: two-letter code; aliases: three-letter codes, the language's own name, its Russian name;
-# function_words: the words of grammar, which a name or a command does not have.
+# function_words: the words of grammar, which a name or a command does not have;
+# asks: what tells to say what follows, as in "Please translate: Привет".
 _TABLE: Mapping[Language, dict[str, Any]] = json.loads(
     resources.files(__package__).joinpath("languages.json").read_text("utf-8")
 )
@@ -117,7 +118,22 @@ def _detect(text: str, after: Language | None) -> Language:
         return "russian"
     if words["hangul"] >= words["kana"] + words["han"]:
         return "korean"
-    return "japanese" if words["kana"] or after == "japanese" else "chinese"
+    is_japanese = words["kana"] or after == "japanese" or _is_japanese(text)
+    return "japanese" if is_japanese else "chinese"
+
+
+def _is_japanese(text: str) -> bool:
+    """Whether Chinese characters alone are as written in Japan: "駅", "電池残量", not "车站"."""
+    han = "".join(run["han"] or "" for run in _RUNS.finditer(text))
+    return _has_all("shift_jis", han) and not (_has_all("gb2312", han) or _has_all("big5", han))
+
+
+def _has_all(character_set: str, text: str) -> bool:
+    try:
+        text.encode(character_set)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _count_words(text: str) -> dict[str, float]:
@@ -143,6 +159,7 @@ _CODE = re.compile(
     r"```.*?(?:```|\Z)"
     r"|`[^`\n]+`"
     r"|</?[A-Za-z!?][^<>\n]{0,300}>"
+    r"|<\|\w{1,20}\|>"  # tokens of language models
     r"|&(?:[A-Za-z]{2,8}|\#\w{1,8});"
     r"|\[\w{1,12}:[^\[\]\n]{0,40}\]"  # [pause:1s], [voice:ryan]
     r"|\b(?:sudo|git|docker|podman|kubectl|helm|terraform|ansible|systemctl|apt|brew|conda|pip3?|uv"
@@ -166,9 +183,13 @@ def _without_code(text: str) -> str:
 
 # A Latin sentence with a foreign word in it ----------------------------------------------
 
-_FUNCTION_WORDS = frozenset(
-    word for row in _TABLE.values() for word in row.get("function_words", "").split()
-)
+
+def _table_words(name: str) -> frozenset[str]:
+    return frozenset(word for row in _TABLE.values() for word in row.get(name, "").split())
+
+
+_FUNCTION_WORDS = _table_words("function_words")
+_ASKS = _table_words("asks")
 _QUOTED = re.compile(
     r"«[^«»]*»|“[^“”]*”|„[^„“”]*[“”]|\"[^\"\n]*\"|「[^「」]*」|『[^『』]*』"
     r"|\([^()]*\)|\uff08[^\uff08\uff09]*\uff09"
@@ -180,9 +201,10 @@ _NAME = re.compile(
 )
 # "Ошибка: Cannot open the file": what is said is before the colon, what is shown behind it.
 _SAID_BEFORE = re.compile(r"(?:[^:\uff1a.!?\n\u3002]|[:.](?=\S)){1,200}(?::(?=\s)|\uff1a)")
-# One word of a language without spaces, between two words of a Latin sentence.
+# One word of a language without spaces, or a Cyrillic title, between two words of a Latin sentence.
 _INSERTED = re.compile(
     r"(?<=[a-z,;] )([\u3005-\u30ff\u3400-\u9fff])[\u3005-\u30ff\u3400-\u9fff]{2,9}(?=,? [a-z])"
+    r"|(?<=[a-z,;] )([А-ЯЁ])[а-яё]*(?: [А-ЯЁа-яё]+){1,4}(?=,? [a-z])"
 )
 _SENTENCE_START = re.compile(r"(?:\A|[.!?\n])[\s\"'«“„(¿¡-]*\Z")
 _WEIGHT_OF_OTHER_WORD = 0.25
@@ -193,12 +215,15 @@ def _is_latin_sentence(text: str) -> bool:
 
     Names, titles, quotations and commands have no say: what counts are function words, with the
     small words around them, against all words of the other scripts outside quotations. What is
-    said before a first colon decides alone if it is in another script.
+    said before a first colon decides alone if it is in another script, or asks to say
+    the rest.
     """
     said = _SAID_BEFORE.match(text)
     if said and _is_in_other_script(said[0]):
         return False
-    frame = _INSERTED.sub(r"\1", _QUOTED.sub(" ", text))
+    if said and _words_of(said[0]) & _ASKS and not _has_other(said[0]):
+        return True
+    frame = _INSERTED.sub(r"\1\2", _QUOTED.sub(" ", text))
     frame = _NAME.sub(lambda name: name["first"] if _is_function(name["first"]) else " ", frame)
     words = _count_words(frame)
     ordinary = [
@@ -210,6 +235,15 @@ def _is_latin_sentence(text: str) -> bool:
     function_words = sum(map(_is_function, ordinary))
     latin = function_words + _WEIGHT_OF_OTHER_WORD * (len(ordinary) - function_words)
     return function_words > 0 and latin > sum(words.values()) - words["latin"]
+
+
+def _words_of(text: str) -> set[str]:
+    return set(re.findall(WORD, text.lower()))
+
+
+def _has_other(text: str) -> bool:
+    words = _count_words(text)
+    return sum(words.values()) > words["latin"]
 
 
 def _is_in_other_script(text: str) -> bool:
@@ -231,6 +265,7 @@ def _is_ordinary(run: re.Match[str], text: str) -> bool:
     """Whether a word is in small letters or begins a sentence, and no name or half a word."""
     word, start = run[0], run.start()
     before = text[max(0, start - 8) : start]
-    if word.lower() in names() or "-" in (before[-1:], text[run.end() : run.end() + 1]):
+    beside = before[-1:] + text[run.end() : run.end() + 1]
+    if word.lower() in names() or re.search(r"[-\d]", beside):  # "e-mail", "s03e05"
         return False
     return word.islower() or word == "I" or bool(_SENTENCE_START.search(before))

@@ -42,6 +42,22 @@ _PRIOR: Scores = (0.3, 0, 0, 0.5, 0, 0)
 _UNKNOWN_WORD: Scores = (1.5, 0, 0, 0, 0, 0)
 _NAME: Scores = (3, 0, 0, 0, 0, 0)
 _SAME_LANGUAGE = 2.5
+_SURE = 4
+_LEAST_OF_HALF = 4.5  # of a compound's: a word of everyday
+# Whole texts whose words are more frequent elsewhere: alone, "no" answers an English question.
+_ALONE: Mapping[str, Language] = {
+    "no": "english",
+    "come in": "english",
+    "photo album": "english",
+    "non": "french",
+    "vas y": "french",
+    "entre": "french",
+    "moin": "german",
+    "servus": "german",
+    "moment mal": "german",
+    "que pena": "portuguese",
+    "nota fiscal": "portuguese",
+}
 _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 
@@ -55,7 +71,7 @@ _LANGUAGE_OF_MARKS: tuple[tuple[str, Language], ...] = (
     ("ß", "german"),
 )
 _MARKS: Mapping[str, Scores] = {
-    mark: _for(language, 4) for marks, language in _LANGUAGE_OF_MARKS for mark in marks
+    mark: _for(language, _SURE) for marks, language in _LANGUAGE_OF_MARKS for mark in marks
 }
 
 
@@ -68,9 +84,9 @@ def detect_latin(text: str, after: Language | None = None) -> Language:
     words = [found[0] for found in _WORD.finditer(text)][:_MAX_JUDGED_WORDS]
     marks = [scores for mark, scores in _MARKS.items() if mark in text]
     is_of_letters = not marks and all(len(word) == 1 and word.isascii() for word in words)
-    if after is None and (words == ["no"] or is_of_letters):
-        # "No" is more frequent in Spanish, but alone it answers an English question; single
-        # letters are names and code.
+    if after is None and (alone := _ALONE.get(" ".join(words))):
+        return alone
+    if after is None and is_of_letters:  # single letters are names and code
         return "english"
     evidence = [_PRIOR, *marks]
     evidence += [scores for word in words for scores in _scores_of(word.strip("'"))]
@@ -122,6 +138,8 @@ def _scores_of(word: str) -> Iterable[Scores]:
         return [_NAME]
     if len(word) == 1 and word in _CONSONANTS:  # "USB-C", "Plan B": no word of any language
         return []
+    if word.endswith("'s") and word not in _known_words():  # "Jerry's"; "geht's" is known
+        return [_for("english", 2), _score_part(word[:-2])]
     word = word.replace("ß", "ss")
     parts = [word] if word in _known_words() else _ELISION.split(word)
     return [_score_part(part if part in _known_words() else part.strip("'")) for part in parts]
@@ -131,11 +149,25 @@ def _score_part(part: str) -> Scores:
     known = _known_words().get(part)
     if known is not None:
         return known
+    if _is_german_compound(part):
+        return _for("german", _SURE)
     framed = f"^{part[:_MAX_WORD_CHARS]}$"
     sizes = range(1, _MAX_NGRAM + 1)
     ngrams = {framed[i : i + n] for n in sizes for i in range(len(framed) - n + 1)}
     table = _ngrams()
     return _add([_UNKNOWN_WORD, *(table[ngram] for ngram in ngrams if ngram in table)])
+
+
+def _is_german_compound(word: str) -> bool:
+    """Whether a long word is two German ones: "Notausgang", "Videoanruf"."""
+    german = LATIN_LANGUAGES.index("german")
+    for cut in range(3, len(word) - 3) if len(word) > 7 else ():
+        halves = [_known_words().get(half) for half in (word[:cut], word[cut:])]
+        if None not in halves:
+            shared = [min(scores) for scores in zip(*filter(None, halves), strict=True)]
+            if shared[german] == max(shared) >= _LEAST_OF_HALF:
+                return True
+    return False
 
 
 def _add(evidence: Iterable[Scores]) -> Scores:

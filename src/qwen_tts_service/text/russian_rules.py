@@ -99,10 +99,7 @@ def _after(match: re.Match[str], chars: int = 16) -> str:
 
 # Links and addresses ---------------------------------------------------------------------
 
-_TLDS = (
-    "ru|su|com|org|net|info|io|dev|me|ai|app|tv|biz|by|kz|ua|uz|de|fr|uk|eu|us|edu|gov|рф|онлайн"
-)
-_HOST = rf"(?:[\w-]{{1,63}}\.){{1,5}}(?:{_TLDS})(?![\w-])"
+_HOST = rf"(?:[\w-]{{1,63}}\.){{1,5}}(?:{_any_of('domains')})(?![\w-])"
 _MARKS = {".": "точка", "@": "собака", "_": "подчёркивание", "-": "дефис", "/": "слэш", "+": "плюс"}
 _LINK_PARTS = re.compile(r"[^\W\d_]+|\d+|[.@_/+-]")
 _SHORT_PATH = re.compile(r"(?:/[^\W\d_]{1,12}){1,2}/?(?![\w/.?=&#%-])")
@@ -188,6 +185,7 @@ def _date_case(match: re.Match[str]) -> Case:
     before, after = _before(match).rstrip(), _after(match).lstrip()
     is_alone = not before and (not after or after[0] in ".!?—–-(:")
     is_named = _word_before(match) in _words("names_a_date") or before.endswith((":", "—", "–"))
+    is_named = is_named or before.removesuffix(",").endswith(tuple(_DAYS.values()))
     is_open = re.match(r"\w", after) and not before
     return "nominative" if (is_alone or is_named) and not is_open else "genitive"
 
@@ -410,8 +408,26 @@ def _read_in_groups(match: re.Match[str]) -> str:
     return ", ".join(map(zero_led, re.findall(r"\d{1,3}", match[0])))
 
 
+def _read_list(match: re.Match[str]) -> str:
+    """Read "100 200 300" as three numbers."""
+    return match[0].replace(" ", ", ")
+
+
+def _read_mark(match: re.Match[str]) -> str:
+    """Read "5-ку", a mark at school or in a shop, as "пятёрку"."""
+    return f"{_TABLES['marks'][match[1]]}{match[2]}"
+
+
+def _read_month(match: re.Match[str]) -> str:
+    return next(month for month in _MONTHS if month.startswith(match[1].lower()[:3]))
+
+
 def _read_code(match: re.Match[str]) -> str:
     return zero_led(match[0])
+
+
+def _read_votes(match: re.Match[str]) -> str:
+    return cardinal(int(match[1]))
 
 
 def _read_power(match: re.Match[str]) -> str:
@@ -428,7 +444,7 @@ def _read_building(match: re.Match[str]) -> str | None:
     if not match["part"]:
         return "дом"
     words = {"стр": "строение", "к": "корпус"}
-    is_address = _has_word(_before(match), _words("house_words"))
+    is_address = _has_word(_before(match), _words("house_words") | _words("street_words"))
     word = words[match["part"].lower()]
     return (word if "." in match[0] else f" {word} ") if is_address else None
 
@@ -560,6 +576,8 @@ def _read_few(match: re.Match[str]) -> str | None:
 def _read_one(match: re.Match[str]) -> str | None:
     """Read "1 банка" and "1 банку", which the library takes for forms of "банк"."""
     number, parses = int(match["number"]), parses_of(match["noun"])
+    if number > 11 and _is_masculine(parses[0].tag) and not _is_no_count(match):
+        return cardinal(number)
     cases = {parse.tag.case for parse in parses if {"NOUN", "sing", "femn"} in parse.tag}
     is_ordinal = parses[0].normal_form in _words("ordinal_nouns")
     if (
@@ -570,6 +588,10 @@ def _read_one(match: re.Match[str]) -> str | None:
     ):
         return None
     return cardinal(number, "nominative" if "nomn" in cases else "accusative", "f")
+
+
+def _is_masculine(tag: Any) -> bool:
+    return {"NOUN", "masc", "sing", "nomn"} in tag
 
 
 def _is_no_count(match: re.Match[str]) -> bool:
@@ -592,8 +614,9 @@ def _read_storey(match: re.Match[str]) -> str:
 
 
 def _read_inches(match: re.Match[str]) -> str | None:
-    is_closing = match.string.count('"', 0, match.start()) % 2
-    return None if is_closing else f"{match[1]} {counted(int(match[1]), 'дюйм')}"
+    if match.string.count('"', 0, match.start()) % 2:  # it closes a quotation
+        return None
+    return f"{match[1]} {'дюйма' if ',' in match[1] else counted(int(match[1]), 'дюйм')}"
 
 
 def _read_one_and_a_half(match: re.Match[str]) -> str | None:
@@ -694,7 +717,7 @@ _SEPARATOR = r"[ \-–‑(]{0,3}"
 _PHONE_START = rf"(?<![\d+])(\+7|8){_SEPARATOR}(\d{{3}})[ \-–‑)]{{0,3}}"
 _HOUR, _MINUTE = r"[01]?\d|2[0-4]", r"[0-5]\d"
 _AMOUNT = r"(?<![\d.,:/])(?:\d{1,3}(?: \d{3}){1,3}|\d{1,9})(?:[.,]\d{1,4})?"
-_SCALE = r"(?: ?(?P<scale>тыс\.?|млн|млрд|тысяч\w*|миллион\w*|миллиард\w*)(?!\w))?"
+_SCALE = r"(?: ?(?P<scale>тыс\.?|млн|млрд|трлн|(?:тысяч|миллион|миллиард|триллион)\w*)(?!\w))?"
 
 
 @cache
@@ -737,12 +760,18 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     ),
     (rf"(?<![\w.@-])(?:www\.)?(?P<host>{_HOST})(?P<path>(?:/[^\s<>«»\"]*)?+)", _read_link, True),
     (r"(?<![\w@])@(?P<name>[a-zA-Z]\w{1,31})(?!\w)", _read_handle, False),
+    # Lists, and numbers that are read by their groups.
+    (r"(?<![\d.,] )(?<![\w.,])[1-9]00(?: [1-9]00){2,9}(?![\w.,]| \d)", _read_list, False),
+    (r"(?<=аспорт )(\d\d) ?(\d\d) ?(\d{3}) ?(\d{3})(?!\d)", _read_phone, False),
+    (r"(?<=ндекс )(\d{3})(\d{3})(?!\d)", _read_phone, False),
+    (r"(?<!\w)([2-5])-(к(?:ой|ами?|ах|[аиуе]))(?!\w)", _read_mark, False),
     # Phones.
     (rf"{_PHONE_START}(\d{{3}})[ \-–‑]?(\d\d)[ \-–‑]?(\d\d)(?![\d\-])", _read_phone, False),
     (rf"{_PHONE_START}(\d{{4}})[ \-–‑]?(\d{{3}})(?![\d\-])", _read_phone, False),
     (r"(?<![\d\-+(])(\d{3})[-–‑](\d\d)[-–‑](\d\d)(?![\d\-])", _read_phone, False),
     (r"(?<![\d\-+(])(\d\d)[-–‑](\d\d)[-–‑](\d\d)(?![\d\-])", _read_phone_after_its_name, False),
     # Dates and times.
+    (r"(?<=\d )(янв|февр?|мар|апр|июн|июл|авг|сент?|окт|нояб?|дек)\.", _read_month, True),
     (
         rf"(?<![\w.])(?<!\d )(?P<first>{_DAY})\b\.?(?: ?[-–—] ?(?P<last>{_DAY})\b\.?)?(?![\w-])",
         _read_days_of_week,
@@ -824,8 +853,11 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     (r"(?<= )\+(?= [A-Za-z\d])", lambda _: "плюс", False),
     (r"(?<= )−(?= [A-Za-z\d])", lambda _: "минус", False),
     (r"(?<=[A-Za-z]) ?= ?(?=[A-Za-z\d])", lambda _: " равно ", False),
+    (r"(?<=\d)(?:\.{3}|…) ?[-−](?=\d)", lambda _: " — минус ", False),
+    (r"(?<=\d)\+(?!\w)", lambda _: " плюс", False),
+    (r"(?<![\w.,:/-])(\d{1,9})(?= (?:против|за)(?:[.,!?;]|\Z))", _read_votes, False),
     (r"(?<=\d)к(?![\w-]| ?кв|\.)", lambda _: " тыс.", False),
-    (r"(?<![\w.,\"])(\d{1,3})\"(?!\w)", _read_inches, False),
+    (r"(?<![\w.,\"])(\d{1,3}(?:,\d)?)\"(?!\w)", _read_inches, False),
     # Money.
     (
         r"(?<!\w)(?P<sign>[$€£¥₴₸₽₿]) ?(?P<whole>\d{1,3}(?:[ ,]\d{3}){1,3}|\d{1,9})"
@@ -849,7 +881,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     ),
     (
         rf"(?P<words>\b(?:{_any_of('price_words')}) (?:[а-яё]+ )?){_NUMBER}"
-        r"(?: ?[-–—] ?(?P<last>\d{1,9}))?(?= (?P<noun>[а-яё]{3,}))",
+        r"(?: ?[-–—] ?(?P<last>\d{1,9}))?(?:(?= (?P<noun>[а-яё]{3,}))|(?=[.!?]?\Z))",
         _read_price,
         True,
     ),

@@ -14,11 +14,15 @@ _PLUS = re.compile(
     r"(?<![\w+])(?P<left>[а-яё]{0,32})\+(?P<vowel>[аеёиоуыэюя])(?P<right>[а-яё]{0,32})(?![\w+])",
     re.IGNORECASE,
 )
+# A marked vowel of a Latin keyboard inside a Cyrillic word: "договóр".
+_LATIN = dict(zip("áéóýÁÉÓÝ", "аеоуАЕОУ", strict=True))
+_LATIN_VOWEL = re.compile(r"(?<=[а-яё])[áéóý]|[áéóýÁÉÓÝ](?=[а-яё])", re.IGNORECASE)
 _STRESS_MARK = re.compile(rf"(?<=[аеёиоуыэюя]){STRESS}", re.IGNORECASE)
 
 
 def mark_stress(text: str) -> str:
-    """Put U+0301 for every "+" that is a stress mark; a "ё" needs none."""
+    """Put U+0301 for every "+" that is a stress mark, and for a Latin "ó"; a "ё" needs none."""
+    text = _LATIN_VOWEL.sub(lambda vowel: _LATIN[vowel[0]] + STRESS, text)
     return _PLUS.sub(_mark, text) if "+" in text else text
 
 

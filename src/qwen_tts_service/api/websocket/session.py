@@ -35,11 +35,11 @@ KEY_IS_DEFERRED = "qwen_tts.key_is_deferred"
 """Set in the scope by `Front` for a client that must name the API key in its first message."""
 
 CONFIG_TIMEOUT_S = 10.0
-"""How long a new connection may say nothing."""
+"""How long a new connection may send nothing."""
 TEXT_TIMEOUT_S = 60.0
-"""How long a text may stop in its middle; it may be holding a slot."""
+"""How long an unfinished text may pause; it may hold a slot."""
 IDLE_TIMEOUT_S = 900.0
-"""How long a session may rest between utterances."""
+"""How long a session may be idle between utterances."""
 
 POLICY_VIOLATION, TOO_BIG = 1008, 1009
 
@@ -182,6 +182,7 @@ class Session:
             channels=1,
             normalize=plan.request.normalize,
             seed=plan.request.seed,
+            **({} if body.warning is None else {"warning": body.warning}),
         )
 
     def _check_key(self, given: str | None) -> None:

@@ -88,14 +88,14 @@ def _fake_extend(x: Tensor, tails: Tensor, *_rest: Tensor | None) -> Tensor:
     return x.new_empty(B, tails.shape[1] + N, C)
 
 
-@fused(_launch_snake, _fake_snake)
+@fused(_launch_snake, _fake_snake, strided=("x",))
 def snake(x: Tensor, frequency: Tensor, height: Tensor) -> Tensor:
     """X + sin²(x · frequency) · height ("BigVGAN"): [B, N, C], the others [C]."""
     wave = (x * frequency).sin_().square_()
     return torch.addcmul(x, wave, height, out=wave)
 
 
-@fused(_launch_extend, _fake_extend, changes=("tails",), kernels=2)
+@fused(_launch_extend, _fake_extend, changes=("tails",), strided=("x", "tails"), kernels=2)
 def extend(
     x: Tensor, tails: Tensor, slots: Tensor, active: Tensor,
     frequency: Tensor | None = None, height: Tensor | None = None,

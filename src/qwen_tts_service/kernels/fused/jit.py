@@ -6,6 +6,8 @@ TRITON_INTERPRET=1, set before Python starts, the kernels also run on the CPU, s
 interpreter: so they are compared with their definitions where there is no device.
 """
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -21,7 +23,7 @@ try:
 except (ImportError, AttributeError):  # the latter before version 3.4, which has no knobs
 
     class _Missing:
-        """Whatever kernels mention while they are defined."""
+        """Stand-in for every name that kernels use in their definitions."""
 
         def __getattr__(self, _name: str) -> "_Missing":
             return self
@@ -71,25 +73,44 @@ def fused(
     fake: Callable[..., Any],
     *,
     changes: tuple[str, ...] = (),
+    strided: tuple[str, ...] = (),
     kernels: int = 1,
 ) -> Callable[[Callable[P, R]], FusedOperation[P, R]]:
     """Make a plain definition a custom operation that runs `launch` on CUDA.
 
     fake: returns outputs of the right shapes without computing them
     changes: names of the arguments that are written to
+    strided: names of those that need not be contiguous; kernels compute addresses from shapes
     kernels: how many `launch` launches
     """
 
     def decorate(plain: Callable[P, R]) -> FusedOperation[P, R]:
         name = plain.__name__
         operation = torch.library.custom_op(f"{_LIBRARY}::{name}", plain, mutates_args=changes)
-        operation.register_fake(fake)
+        operation.register_fake(_of_contiguous(fake, plain, strided))
         if is_installed:
-            operation.register_kernel("cpu" if is_interpreted else "cuda")(launch)
+            device = "cpu" if is_interpreted else "cuda"
+            operation.register_kernel(device)(_of_contiguous(launch, plain, strided))
         KERNELS[name] = kernels
         return FusedOperation(plain, operation)
 
     return decorate
+
+
+def _of_contiguous(
+    function: Callable[..., Any], plain: Callable[..., Any], strided: tuple[str, ...]
+) -> Callable[..., Any]:
+    """Check the arguments of a launch or fake: what is not contiguous would be read elsewhere."""
+    names = list(inspect.signature(plain).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: Any) -> Any:
+        for name, value in zip(names, args, strict=False):
+            is_dense = not isinstance(value, torch.Tensor) or value.is_contiguous()
+            assert is_dense or name in strided, f"{plain.__name__}: {name} is not contiguous"
+        return function(*args)
+
+    return checked
 
 
 def next_power_of_2(number: int) -> int:

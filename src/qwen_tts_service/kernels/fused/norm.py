@@ -63,13 +63,13 @@ def _two_like(x: Tensor, *_rest: object) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
-@fused(_launch_norm, _like)
+@fused(_launch_norm, _like, strided=("x",))
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """X · rsqrt(mean(x²) + eps), rounded, times the weight: [..., C] -> [..., C]."""
     return weight * functional.rms_norm(x, x.shape[-1:], eps=eps)
 
 
-@fused(_launch_add, _two_like)
+@fused(_launch_add, _two_like, strided=("x", "y"))
 def add_rms_norm(
     x: Tensor, y: Tensor, weight: Tensor, eps: float, scale: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

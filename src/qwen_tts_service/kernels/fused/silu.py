@@ -31,7 +31,7 @@ def _like(gate_up: Tensor) -> Tensor:
     return gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
 
 
-@fused(_launch, _like)
+@fused(_launch, _like, strided=("gate_up",))
 def silu_mul(gate_up: Tensor) -> Tensor:
     """silu(gate) ⊙ up of [..., 2F], the gate first: [..., F]."""
     gate, up = gate_up.chunk(2, dim=-1)

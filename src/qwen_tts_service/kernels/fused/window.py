@@ -75,7 +75,7 @@ def _fake(qkv: Tensor, *_rest: Tensor) -> Tensor:
     return qkv.new_empty(B, T, width // 3)
 
 
-@fused(_launch, _fake, changes=("keys", "values"))
+@fused(_launch, _fake, changes=("keys", "values"), strided=("keys", "values"))
 def window_attention(
     qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor,
     frames: Tensor, active: Tensor,

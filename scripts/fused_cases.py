@@ -1,15 +1,21 @@
 """Run every fused kernel and its plain definition on the same inputs and print how they differ.
 
-Started by test_fused.py with TRITON_INTERPRET=1, which Triton reads when it is imported. Prints
-one line of JSON per case: its name, differing values, all values, largest difference.
+    TRITON_INTERPRET=1 python scripts/fused_cases.py
+
+runs the kernels in Triton's interpreter on the CPU and prints one line of JSON per case: its name,
+differing values, all values, largest difference. scripts/measure_device runs them on a device.
 """
 
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from qwen_tts_service.kernels.fused import jit
 from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
@@ -55,15 +61,17 @@ def decoder_cases() -> Iterator[Case]:
     x, y = randn(2, 2048), randn(2, 2048)
     yield "rms_norm", rms_norm, (x, weight, 1e-6), ()
     yield "add_rms_norm", add_rms_norm, (x, y, weight, 1e-6), ()
-    scaled = (randn(3, 512), randn(3, 512), randn(512), 1e-6, randn(512))
+    scaled = (randn(3, 480), randn(3, 480), randn(480), 1e-6, randn(480))
     yield "add_rms_norm with a scale", add_rms_norm, scaled, ()
-    yield "silu_mul", silu_mul, (randn(2, 1, 6144),), ()
+    yield "silu_mul", silu_mul, (randn(2, 1, 6000),), ()
     heads, (cos, sin) = 1 + 0.1 * randn(H + K, D), tables(64, D, torch.bfloat16)
     cache = (torch.zeros(4, 64, K, D).bfloat16(), torch.zeros(4, 64, K, D).bfloat16())
     where = (integers(2, 0), integers(5, 33))
     stored = (randn(2, (H + 2 * K) * D), heads, cos, sin, *where, *cache, 1e-6)
     yield "store_heads", store_heads, stored, (6, 7)
     cache = (randn(3, 300, K, D), randn(3, 300, K, D))
+    for unwritten in cache:  # may be anything
+        unwritten[2, 1:] = unwritten[0, 129:] = float("nan")
     read = (randn(3, H, D), *cache, integers(2, 0, 1), integers(0, 128, 299))
     yield "decode_attention", decode_attention, read, ()
     for T, start in ((2, 0), (1, 15)):
@@ -83,8 +91,9 @@ def sampling_cases() -> Iterator[Case]:
     for name, top_p in (("without top_p", torch.ones_like(some)), ("with top_p", some)):
         for V, end in ((2048, -1), (2049, 2048)):
             logits = 4 * randn(B, V)  # many are equal
+            logits[1, end] = 99  # of a greedy row
             codes = torch.zeros(B, 4, dtype=torch.int64)
-            table = (randn(2 * 2049, 64), 2048, codes, 3, end)
+            table = (randn(2 * 2049, 1100), 2048, codes, 3, end)
             drawn = (logits, noise, torch.arange(B), temperature, top_k, top_p, *table)
             yield f"choose_code of {V} {name}", choose_code, drawn, (8,)
     slots = integers(4, 8, 1)
@@ -92,10 +101,10 @@ def sampling_cases() -> Iterator[Case]:
     penalised = (randn(3, 2049), slots, 1 + torch.rand(9), integers(0, 1, 2), seen, kept, 2)
     yield "penalise_logits", penalise_logits, penalised, (5,)
     codes = torch.randint(0, 64, (3, 16))
-    embeddings = (randn(70, 512), randn(15 * 64, 512))
-    texts = (randn(9, 6, 512), torch.full((9,), 3), randn(1, 512))
+    embeddings = (randn(70, 500), randn(15 * 64, 500))
+    texts = (randn(9, 6, 500), torch.full((9,), 3), randn(1, 500))
     written = (torch.zeros(9, dtype=torch.int64), torch.zeros(9, 65, dtype=torch.bool))
-    finished = (codes, slots, integers(0, 5, 2), *embeddings, *texts, randn(9, 512), *written)
+    finished = (codes, slots, integers(0, 5, 2), *embeddings, *texts, randn(9, 500), *written)
     yield "finish_frame", finish_frame, finished, (8, 9, 10)
 
 
@@ -134,16 +143,23 @@ def results(run: Any, arguments: tuple[Any, ...], written: tuple[int, ...]) -> l
     return [*outputs, *(arguments[number] for number in written)]
 
 
+def compare(
+    operation: Any, arguments: tuple[Any, ...], written: tuple[int, ...]
+) -> tuple[int, int, float]:
+    """Differing values, all values, and the largest difference: NaN where only one is."""
+    kernel, plain = (results(f, arguments, written) for f in (operation, operation.plain))
+    pairs = list(zip(kernel, plain, strict=True))
+    off = torch.cat([(x.double() - y.double())[x != y].abs() for x, y in pairs])
+    return len(off), sum(x.numel() for x, _ in pairs), float(off.max()) if len(off) else 0.0
+
+
 def main() -> None:
+    """Print every case."""
     assert jit.is_interpreted, "set TRITON_INTERPRET=1"
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for name, operation, arguments, written in cases():
-        kernel, plain = (results(f, arguments, written) for f in (operation, operation.plain))
-        pairs = list(zip(kernel, plain, strict=True))
-        differing = sum(int((x != y).sum()) for x, y in pairs)
-        largest = max(float((x.double() - y.double()).abs().nan_to_num().max()) for x, y in pairs)
-        print(json.dumps([name, differing, sum(x.numel() for x, _ in pairs), largest]), flush=True)
+    for name, *case in cases():
+        print(json.dumps([name, *compare(*case)]), flush=True)
 
 
 if __name__ == "__main__":

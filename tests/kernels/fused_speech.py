@@ -1,0 +1,47 @@
+"""Speak a few frames with Triton's kernels in its interpreter, and by torch's own; print both.
+
+Started by test_fused_speech.py with TRITON_INTERPRET=1, which Triton reads when it is imported:
+python fused_speech.py CHECKPOINT DTYPE. One line of JSON: whether the codes are equal, and how far
+apart the samples are.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qwen_tts_service.kernels.fused import jit
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.types import SamplingOptions
+
+FRAMES = 2
+
+
+@torch.inference_mode()
+def speak(model: Qwen3TTS) -> tuple[Tensor, Tensor]:
+    """Codes int64 [1, Q, T], drawn with top_p in use, and samples float32 [1, N]."""
+    text = model.tokenizer.encode("One.")
+    prompt = model.prompts.build(text, speaker="ryan", language="english")
+    state, slots = model.new_state(slots=2, max_positions=32), torch.ones(1, dtype=torch.int64)
+    model.begin(state, 1, prompt, seed=5, sampling=SamplingOptions(temperature=0.9, top_p=0.9))
+    model.read_prompt(state, 1, prompt)
+    codes = torch.stack([model.frame_step(state, slots)[0] for _ in range(FRAMES)], dim=2)
+    return codes, model.codec.decode(codes, model.codec.new_state(slots=1))
+
+
+def main() -> None:
+    assert jit.is_interpreted, "set TRITON_INTERPRET=1"
+    torch.set_num_threads(1)
+    path, dtype = Path(sys.argv[1]), getattr(torch, sys.argv[2])
+    (codes, samples), (own_codes, own_samples) = (
+        speak(Qwen3TTS.load(path, dtype=dtype, linear="float", fused_kernels=fused))
+        for fused in (True, False)
+    )
+    apart = float((samples - own_samples).abs().max())
+    print(json.dumps({"equal": torch.equal(codes, own_codes), "apart": apart}))
+
+
+if __name__ == "__main__":
+    main()
