@@ -3,6 +3,7 @@
 
     scripts/bench_engine.py CHECKPOINT [--batch 1,2,4,8,16] [--frames 48] [--device cpu]
                             [--threads N] [--layout full_text] [--linear half] [--compile]
+                            [--start-steps 3]
                             [--closed 1,64] [--open 1,20] [--requests 64] [--json FILE]
 
 CHECKPOINT may come from scripts/make_random_checkpoint.py: what is measured does not depend on
@@ -10,8 +11,9 @@ the weights, as every utterance is made to last for exactly the frames asked for
 so many utterances start together. `talker`, `predictor`, `other` (sampling, embeddings) and
 `codec` are means per step over the steps in which all rows advanced and no prompt was read; `own`
 is the CPU time of the engine's thread outside these, that is of its Python. `prompt` is what
-reading one prompt takes, `first` and `last` when the first and the last of them got audio, and
-`x real` all audio made by all the time taken, prompts included. `roofline` compares the time that
+reading one prompt takes, `first`, `mean` and `last` when the first, the mean and the last of them
+got audio, `last/mean` how much longer than the mean the last one waits, and `x real` all audio made
+by all the time taken, prompts included. `roofline` compares the time that
 the weights of a frame need at the bandwidth of a large copy, measured here, with the time the
 frame took.
 
@@ -128,9 +130,9 @@ class TimedRunner:
         ends.wait = self._clock.timed("frame", lambda: [False] * len(wait()))
         return ends
 
-    def decode(self, *what: Any) -> Any:
+    def decode(self, *what: Any, **how: Any) -> Any:
         with self._clock.part("codec"):
-            sound = self._inner.decode(*what)
+            sound = self._inner.decode(*what, **how)
         sound.wait = self._clock.timed("codec", sound.wait)
         return sound
 
@@ -149,7 +151,9 @@ class Row:
     own_us_per_row: float
     prompt: float
     first: float
+    mean_first: float
     last_first: float
+    last_to_mean: float
     x_real_time: float
     roofline: float
 
@@ -167,9 +171,8 @@ def main() -> int:
         model.talker.step = clock.timed("talker", model.talker.step)  # type: ignore[method-assign]
         forward = clock.timed("predictor", model.code_predictor.forward)
         model.code_predictor.forward = forward  # type: ignore[method-assign]
-    print_line(
-        ["batch", "step", *PARTS, "own/row", "prompt", "first", "last", "x real", "roofline"]
-    )
+    waits = ["first", "mean", "last", "last/mean"]
+    print_line(["batch", "step", *PARTS, "own/row", "prompt", *waits, "x real", "roofline"])
     rows, references = [], []
     for batch in map(int, arguments.batch):
         rows.append(measure(model, clock, batch, arguments, facts["copy_bandwidth_gb_s"]))
@@ -210,6 +213,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--open", type=numbers, default=[], help="requests per second, Poisson")
     parser.add_argument("--requests", type=int, default=64, help="of each load")
     parser.add_argument("--frames", type=int, default=48)
+    parser.add_argument("--start-steps", type=int, default=3, help="as in EngineOptions")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--layout", choices=["full_text", "streaming_text"], default="full_text")
@@ -256,7 +260,9 @@ def measure(
         own_us_per_row=1e6 * mean["own"] / batch,
         prompt=1e3 * sum(spent.get("prompt", 0.0) for _, spent in clock.steps) / batch,
         first=1e3 * min(first),
+        mean_first=1e3 * sum(first) / batch,
         last_first=1e3 * max(first),
+        last_to_mean=max(first) * batch / sum(first),
         x_real_time=batch * arguments.frames * FRAME_S / whole_s,
         roofline=frame_bytes(model) / (copy_gb_s * 1e9) / mean["frame"],
     )
@@ -367,6 +373,7 @@ def engine_options(model: Qwen3TTS, slots: int, arguments: argparse.Namespace) -
         max_positions=min(model.config.max_positions, arguments.frames + 128),
         silence_rms=0.0,
         max_lead_s=3600,
+        start_steps=arguments.start_steps,
     )
 
 
@@ -490,7 +497,9 @@ def print_row(row: Row) -> None:
             f"{row.own_us_per_row:.0f} us",
             f"{row.prompt:.0f}",
             f"{row.first:.0f}",
+            f"{row.mean_first:.0f}",
             f"{row.last_first:.0f}",
+            f"{row.last_to_mean:.2f}",
             f"{row.x_real_time:.2f}",
             f"{100 * row.roofline:.0f} %",
         ]

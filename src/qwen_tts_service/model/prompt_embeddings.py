@@ -114,6 +114,12 @@ class PromptEmbedder(nn.Module):
         rows = torch.cat((start, body, self.pad_row + bos))
         return PromptEmbeddings(rows, self.pad_row[:0], len(start), prefix)
 
+    def prepare(self, role_ids: Sequence[int]) -> None:
+        """Make the rows that all utterances of a voice and a language share, before the first."""
+        for speaker in self.config.speakers:
+            for language in ("auto", *self.config.languages):
+                self._constant_rows(role_ids, self._tags(speaker, language))
+
     def _constant_rows(self, role_ids: Sequence[int], tags: tuple[int, ...]) -> Tensor:
         """Role, tags and begin of text: [3 + M + 1, C]."""
         key = (*role_ids, *tags)
