@@ -243,6 +243,10 @@ def measure(
     finally:
         engine.close()
     steps = [spent for rows, spent in clock.steps if rows == batch and "prompt" not in spent]
+    if not steps:
+        raise SystemExit(
+            f"all {batch} never spoke together: ask for more than {arguments.frames} frames"
+        )
     mean = {
         name: sum(spent.get(name, 0.0) for spent in steps) / len(steps)
         for name in ("step", "frame", "talker", "predictor", "codec", "own")
