@@ -7,6 +7,7 @@ State is passed in (`SlotState`, `CodecState`).
 Letters: S slots, B rows, P prompt rows, Q codebooks, C width, V = codes + 1.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from qwen_tts_service.kernels.fused.choice import KernelChoice, choose_kernels
 from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
 from qwen_tts_service.kernels.fused.finish import finish_frame
 from qwen_tts_service.kernels.fused.noise import race_noise
-from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
+from qwen_tts_service.kernels.large_pages import use_large_pages
+from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic, describe_arithmetic
 from qwen_tts_service.types import ReportProgress, SamplingOptions
 
 from .code_predictor import CodePredictor
@@ -32,6 +34,11 @@ from .state import SlotState, allocate_slots
 from .talker import Talker
 from .tokenizer import Split, Tokenizer
 from .weights import CheckpointFile
+
+logger = logging.getLogger(__name__)
+
+_MANY_BYTES = 256 << 20
+"""Weights that no cache holds: from here on large pages pay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +76,8 @@ class Qwen3TTS:
         dtype: of talker and code predictor; None is bfloat16 on CUDA and float32 on the CPU
         codec_dtype: of the codec, which is published in float32
         linear: arithmetic of the matrices of talker and code predictor; None is "float" but on
-            the CPU, where it is "half" for float32 (as exact, half the bytes) and "packed" for
-            bfloat16; "int8" is faster there and rounds. The codec is "packed" unless "float".
+            the CPU: there "packed" for bfloat16, and for float32 "bfloat16" with AMX and "half"
+            (exact) without; "int8" is faster and rounds. The codec is "packed" unless "float".
         fuse: compile talker and code predictor for fewer kernels; for CUDA alone
         fused_kernels: run those of kernels/fused; None: on CUDA, where Triton can
         """
@@ -90,7 +97,7 @@ class Qwen3TTS:
             path / "model.safetensors",
             device=device,
             dtype=dtype,
-            arithmetic=linear,
+            arithmetic="ordered" if kernels.is_fused and linear == "float" else linear,
             on_take=lambda taken: on_progress("loading the networks", 0.05 + 0.65 * taken),
         ) as weights:
             talker = Talker(config, weights, attention, is_fused=kernels.is_fused)
@@ -107,9 +114,14 @@ class Qwen3TTS:
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
             codec = CodecDecoder(config.codec, weights, is_fused=kernels.is_fused)
-        on_progress("loaded", 1.0)
         networks = (prompts, talker, code_predictor, codec)
-        return cls(config, tokenizer, *networks, device, dtype, linear, kernels)
+        model = cls(config, tokenizer, *networks, device, dtype, linear, kernels)
+        if device.type == "cpu" and model.weight_bytes >= _MANY_BYTES:
+            on_progress("moving the weights into large pages", 1.0)
+            use_large_pages()
+        logger.info("linear layers: %s", describe_arithmetic(linear))
+        on_progress("loaded", 1.0)
+        return model
 
     @property
     def attention(self) -> Attention:
