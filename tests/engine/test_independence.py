@@ -41,8 +41,10 @@ async def speak_late(engine, job, after):
 
 
 async def test_different_jobs_differ(alone):
-    # Otherwise equality below would say nothing.
-    starts = {samples[:1920].tobytes() for samples, _ in alone}
+    # Otherwise equality below would say nothing. Of all that every job has: where logits are
+    # rounded to bfloat16, two of the greedy jobs, whose texts are much alike, start alike.
+    shortest = min(len(samples) for samples, _ in alone)
+    starts = {samples[:shortest].tobytes() for samples, _ in alone}
     assert len(starts) == JOBS
     assert {reason for _, reason in alone} == {"stop", "length"}
 

@@ -312,6 +312,9 @@ def test_float32_on_the_cpu_is_half_unless_something_else_is_asked(model, data):
     assert _kinds(Qwen3TTS.load(data / "tiny_1b7", linear="float")) == {Linear}
     assert _kinds(Qwen3TTS.load(data / "tiny_1b7", dtype=torch.bfloat16)) == {PackedLinear}
     assert _kinds(Qwen3TTS.load(data / "tiny_1b7", linear="int8")) == {Int8Linear, HalfLinear}
+    fused = Qwen3TTS.load(data / "tiny_1b7", linear="float", fused_kernels=True)
+    assert _kinds(fused) == {OrderedLinear}
+    assert fused.linear_layers.startswith("float: ")
 
 
 def test_packed_layers_are_refused_where_there_are_no_kernels(data, monkeypatch):

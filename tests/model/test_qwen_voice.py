@@ -59,7 +59,7 @@ def make_voice(config: Any = CONFIG, **limits: Any) -> Any:
         codec=SimpleNamespace(dtype="torch.float32"),
         attention=SimpleNamespace(name="sdpa", reason="it is there"),
         kernels=SimpleNamespace(name="torch", reason="on cpu"),
-        linear="float",
+        linear_layers="float: plain",
     )
     stand_ins: Any = (model, FakeEngine())
     return QwenVoice(*stand_ins, "qwen", replace(OPTIONS, **limits))
@@ -217,7 +217,7 @@ def test_it_says_what_it_is() -> None:
     assert voice.facts == {
         "attention": "sdpa: it is there",
         "kernels": "torch: on cpu",
-        "linear_layers": "float: in the model's own number format",
+        "linear_layers": "float: plain",
         "number_format": "bfloat16, codec float32",
     }
 

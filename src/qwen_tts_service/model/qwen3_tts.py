@@ -75,10 +75,8 @@ class Qwen3TTS:
 
         dtype: of talker and code predictor; None is bfloat16 on CUDA and float32 on the CPU
         codec_dtype: of the codec, which is published in float32
-        linear: arithmetic of the matrices of talker and code predictor; None is "float" but on
-            the CPU: there "packed" for bfloat16, and for float32 "bfloat16" with AMX and "half"
-            (exact) without; "int8" is faster and rounds. The codec is "packed" unless "float".
-        fuse: compile talker and code predictor for fewer kernels; for CUDA alone
+        linear: None is what `choose_arithmetic` takes; the codec is "packed" unless "float"
+        fuse: compile talker and code predictor, on CUDA alone
         fused_kernels: run those of kernels/fused; None: on CUDA, where Triton can
         """
         device = with_number(torch.device(device))
@@ -116,17 +114,25 @@ class Qwen3TTS:
             codec = CodecDecoder(config.codec, weights, is_fused=kernels.is_fused)
         networks = (prompts, talker, code_predictor, codec)
         model = cls(config, tokenizer, *networks, device, dtype, linear, kernels)
-        if device.type == "cpu" and model.weight_bytes >= _MANY_BYTES:
-            on_progress("moving the weights into large pages", 1.0)
-            use_large_pages()
-        logger.info("linear layers: %s", describe_arithmetic(linear))
+        model.settle()
         on_progress("loaded", 1.0)
         return model
+
+    def settle(self) -> None:
+        """Move weights that no cache holds into large pages, and log what was chosen."""
+        if self.device.type == "cpu" and self.weight_bytes >= _MANY_BYTES:
+            use_large_pages()
+        logger.info("linear layers: %s", self.linear_layers)
 
     @property
     def attention(self) -> Attention:
         """The attention in use: `name` and `reason` are for people."""
         return self.talker.attention
+
+    @property
+    def linear_layers(self) -> str:
+        """What linear layers compute in, for people."""
+        return describe_arithmetic(self.linear)
 
     @property
     def is_fused(self) -> bool:

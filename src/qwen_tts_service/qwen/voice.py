@@ -7,7 +7,6 @@ from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.engine.engine import Engine
 from qwen_tts_service.engine.job import Job
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
-from qwen_tts_service.kernels.linear import describe_arithmetic
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.text.language import detect_language
 from qwen_tts_service.text.stress import drop_stress
@@ -55,7 +54,7 @@ class QwenVoice:
         self.facts: Mapping[str, str] = {
             "attention": f"{model.attention.name}: {model.attention.reason}",
             "kernels": f"{model.kernels.name}: {model.kernels.reason}",
-            "linear_layers": describe_arithmetic(model.linear),
+            "linear_layers": model.linear_layers,
             "number_format": f"{model.dtype}, codec {model.codec.dtype}".replace("torch.", ""),
         }
         self._model = model
