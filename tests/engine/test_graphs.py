@@ -286,7 +286,9 @@ def assert_graphs_are_plain_calls(model, job, max_positions=512):
         ]
     for expected, got in zip(*results, strict=True):
         # What is left out of an attention is larger by far.
-        assert torch.allclose(got, expected, atol=1e-4)
+        # Attention differs in its last bits, of which rounded inputs of the next layer make 2^-8.
+        atol = 5e-2 if model.linear == "bfloat16" else 1e-4
+        assert torch.allclose(got, expected, atol=atol)
 
 
 def long_job(model, rows, **changes):
