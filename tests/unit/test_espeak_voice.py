@@ -102,6 +102,7 @@ def test_emoji_and_digits_pass_the_kana_reader(voice):
     [
         ("Pythonを書く", "japanese", "Python,", "english"),
         ("привет my friend", "english", "привет,", "russian"),
+        ("МГУ my friend", "english", "МГУ,", "russian"),
         ("東京 now", "english", "東京,", "chinese"),
         ("안녕 мой друг", "russian", "안녕,", "korean"),
     ],

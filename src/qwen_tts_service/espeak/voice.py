@@ -181,14 +181,16 @@ class EspeakVoice:
     def _delivered(self, delivery: Delivery, run: runs.Run) -> tuple[Delivery, str]:
         """The delivery of a run, and its text with the phonemes that espeak-ng lacks."""
         phonetic = run.text
+        if run.language_code == "ru" != delivery.language_code:
+            phonetic = write_out(run.text, "russian")  # "at МГУ"
         if run.language_code == "cmn":
             phonetic = readings.with_phonemes(run.text)
-        elif STRESS in run.text and run.language_code != "ru":
-            phonetic = russian.unmarked(run.text)
-        elif STRESS in run.text:
-            words = russian.stressed_words(run.text)
+        elif STRESS in phonetic and run.language_code != "ru":
+            phonetic = russian.unmarked(phonetic)
+        elif STRESS in phonetic:
+            words = russian.stressed_words(phonetic)
             phonemes = self._library.phonemes([russian.unmarked(word) for word in words], "ru")
-            phonetic = russian.with_stress(run.text, dict(zip(words, phonemes, strict=True)))
+            phonetic = russian.with_stress(phonetic, dict(zip(words, phonemes, strict=True)))
         has_phonemes = "[[" in phonetic
         return replace(
             delivery, language_code=run.language_code, has_phonemes=has_phonemes
