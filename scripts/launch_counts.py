@@ -149,12 +149,13 @@ def empty_model(config: ModelConfig, *, is_fused: bool) -> Qwen3TTS:
     """Build the networks as they are on CUDA without flash-attn, with no values in them."""
     weights = EmptyWeights(torch.bfloat16)
     talker = Talker(config, weights, MaskedAttention("counted"), is_fused=is_fused)
+    code_predictor = CodePredictor(config, weights, is_fused=is_fused)
     return Qwen3TTS(
         config=config,
         tokenizer=cast("Tokenizer", None),
-        prompts=PromptEmbedder(config, weights, talker.embedding),
+        prompts=PromptEmbedder(config, weights, talker.embedding, code_predictor.embed),
         talker=talker,
-        code_predictor=CodePredictor(config, weights, is_fused=is_fused),
+        code_predictor=code_predictor,
         codec=CodecDecoder(config.codec, EmptyWeights(torch.float32), is_fused=is_fused),
         device=META,
         dtype=torch.bfloat16,

@@ -125,6 +125,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
     from .qwen.limits import QwenOptions  # noqa: PLC0415
     from .qwen.voice import QwenVoice  # noqa: PLC0415
+    from .voice.catalogue import read_speakers  # noqa: PLC0415
 
     directory = find_or_download(
         settings.model_name,
@@ -164,4 +165,5 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
         keeps_stress=settings.stress_marks == "keep",
     )
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
-    return QwenVoice(model, engine, settings.model_name, limits)
+    known = read_speakers(directory / "speakers.json")
+    return QwenVoice(model, engine, settings.model_name, limits, known=known)

@@ -39,7 +39,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     model_name: str = Field(DEFAULT_MODEL, min_length=1)
-    """A Qwen3-TTS CustomVoice checkpoint, or `espeak-ng` for the embedded voice."""
+    """A Qwen3-TTS checkpoint, or `espeak-ng` for the embedded voice."""
     model_path: str = "/app/models"
     """Where checkpoints are: MODEL_PATH/MODEL_NAME, or the checkpoint itself."""
     device: str | None = Field(None, pattern=r"^(cpu|cuda(:\d+)?)$")

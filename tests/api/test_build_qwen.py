@@ -14,6 +14,7 @@ from qwen_tts_service.kernels import device
 from qwen_tts_service.model import qwen3_tts
 from qwen_tts_service.qwen import voice as qwen
 from qwen_tts_service.settings import load_settings
+from qwen_tts_service.voice.catalogue import SPEAKERS
 
 SETTINGS = {
     "MODEL_NAME": "m",
@@ -56,7 +57,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(device, "dtype_named", lambda name: ("dtype", name))
     monkeypatch.setattr(qwen3_tts.Qwen3TTS, "load", load)
     monkeypatch.setattr(engine, "Engine", start)
-    monkeypatch.setattr(qwen, "QwenVoice", lambda *args: args)
+    monkeypatch.setattr(qwen, "QwenVoice", lambda *args, known: (*args, known))
     monkeypatch.setattr(build_module, "EngineMetrics", lambda: SimpleNamespace(observe="observe"))
     return made
 
@@ -91,7 +92,16 @@ def test_every_setting_reaches_the_part_that_it_is_for(parts: dict[str, Any]) ->
     limits = qwen.QwenOptions(
         max_positions=1022, max_text_tokens=255, runaway_factor=7, default_language="german"
     )
-    assert voice == (model, "engine", "m", limits)
+    assert voice == (model, "engine", "m", limits, SPEAKERS)
+
+
+def test_what_a_checkpoint_says_of_its_speakers_is_read_beside_it(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "speakers.json").write_text('{"Vera": {"gender": "female", "age": 30}}')
+    monkeypatch.setattr(download, "find_or_download", lambda *_, **__: tmp_path)
+    voice: Any = build_module.build(load_settings(SETTINGS), lambda *_: None, 0).voice
+    assert (voice[-1]["vera"].gender, voice[-1]["vera"].ages) == ("female", ("young",))
 
 
 def test_one_position_more_than_the_model_has_is_refused(parts: dict[str, Any]) -> None:

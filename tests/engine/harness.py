@@ -226,10 +226,11 @@ def make_job(model, number, **changes):
         SamplingOptions(temperature=1.3, top_k=0, top_p=0.9),
         SamplingOptions(top_k=5, repetition_penalty=1.3),
     ]
+    speakers = model.config.speakers or (None,)
     job = Job(
         ids=tuple(model.tokenizer.encode(text)),
         instruct_ids=tuple(model.tokenizer.encode_instruct("Slowly." if number % 3 == 0 else "")),
-        speaker=model.config.speakers[number % len(model.config.speakers)],
+        speaker=speakers[number % len(speakers)],
         language=("auto", *model.config.languages)[number % 3],
         layout=("full_text", "streaming_text")[number % 2],
         seed=number,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.checkpoints import write_quick_checkpoint
 from tests.engine.harness import RecordingDriver
 from tests.model.conftest import ROOT, load_script
 
@@ -46,7 +47,22 @@ def test_the_engine_is_measured_by_part_and_under_load(
     for row in figures["loads"]:
         assert (row["requests"], row["errors"]) == (4, 0)
         assert 0 < row["first_audio_p50_ms"] <= row["first_audio_p95_ms"]
+    assert {row["voice"] for row in figures["rows"]} == {"speaker"}
     assert "| 2 streams | 4 | 0 |" in capsys.readouterr().out
+
+
+def test_a_cloned_voice_is_measured_with_its_recording_and_without(
+    bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    write_quick_checkpoint(tmp_path / "base", "tiny_base_1b7")
+    out, how = tmp_path / "figures.json", ["--batch", "2", "--frames", "4", "--recording", "1.6"]
+    monkeypatch.setattr(
+        sys, "argv", ["bench_engine", str(tmp_path / "base"), *how, "--json", str(out)]
+    )
+    assert bench.main() == 0
+    figures = json.loads(out.read_text())
+    assert [row["voice"] for row in figures["rows"]] == ["clone", "1.6 s"]
+    assert min(figures["facts"]["encode_ms"], figures["facts"]["hear_ms"]) > 0
 
 
 @pytest.fixture(scope="module")

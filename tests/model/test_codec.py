@@ -17,6 +17,7 @@ from qwen_tts_service.model.codec.state import Chunk, CodecState
 from qwen_tts_service.model.codec.transformer import WindowedTransformer, window_mask
 from qwen_tts_service.model.codec.vocoder import CausalConv, ConvNeXtBlock, SnakeBeta, Upsample
 from qwen_tts_service.model.config import load_config
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 
 TOLERANCE = 1e-5  # "the same samples" in float32; measured: about 1e-7
 FRAMES = 60
@@ -566,3 +567,20 @@ def test_the_window_is_72_frames(windowed):
 
 
 _FIELDS = ("transformer", "codebooks", "upsampling_ratios", "upsample_rates", "window_frames")
+
+
+@pytest.mark.parametrize(
+    ("frames", "fused"),
+    [(1, False), (10, False), (11, False), (49, False), (100, False), (49, True)],
+)
+def test_a_recording_that_is_heard_leaves_what_decoding_it_leaves(data, frames, fused):
+    codec = Qwen3TTS.load(data / "tiny_1b7", linear="float", fused_kernels=fused).codec
+    codes = torch.randint(64, (1, 16, frames + 6), generator=torch.Generator().manual_seed(frames))
+    heard, decoded = codec.hear(codes[:, :, :frames]), codec.new_state(slots=1)
+    codec.decode(codes[:, :, :frames], decoded)
+    assert torch.equal(heard.frames, decoded.frames)
+    torch.testing.assert_close(heard.memory, decoded.memory, atol=1e-5, rtol=1e-5)
+    rest = codes[:, :, frames:]
+    torch.testing.assert_close(
+        codec.decode(rest, heard), codec.decode(rest, decoded), atol=1e-5, rtol=0
+    )

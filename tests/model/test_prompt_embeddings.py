@@ -140,9 +140,10 @@ def test_names_may_be_written_in_any_case(model):
 
 def test_constant_rows_are_made_once_per_speaker_and_language(model):
     first, second = build(model, text="a"), build(model, text="b")
-    before = dict(model.prompts._constants)
+    before = model.prompts._constant_rows.cache_info()
     build(model, text="c")
-    assert model.prompts._constants.keys() == before.keys()
+    after = model.prompts._constant_rows.cache_info()
+    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
     assert torch.equal(first.rows[:9], second.rows[:9])
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,13 @@ class FakeEngine:
         self.is_closed = True
 
 
-def make_voice(config: Any = CONFIG, **limits: Any) -> Any:
+def make_voice(
+    config: Any = CONFIG, *, encoder: Any = None, about: Any = MappingProxyType({}), **limits: Any
+) -> Any:
     model = SimpleNamespace(
         config=config,
         tokenizer=TOKENIZER,
+        encoder=encoder,
         device="cpu",
         dtype="torch.bfloat16",
         codec=SimpleNamespace(dtype="torch.float32"),
@@ -61,11 +64,12 @@ def make_voice(config: Any = CONFIG, **limits: Any) -> Any:
         kernels=SimpleNamespace(name="torch", reason="on cpu"),
     )
     stand_ins: Any = (model, FakeEngine())
-    return QwenVoice(*stand_ins, "qwen", replace(OPTIONS, **limits))
+    return QwenVoice(*stand_ins, "qwen", replace(OPTIONS, **limits), **about)
 
 
 def like_config(**changes: Any) -> Any:
-    names = ("codec", "speakers", "languages", "follows_instruct")
+    names = ("codec", "speakers", "languages", "follows_instruct", "kind", "width", "is_fine_tuned")
+    names += ("codebooks", "codes")
     return SimpleNamespace(**{name: getattr(CONFIG, name) for name in names} | changes)
 
 

@@ -211,7 +211,7 @@ def test_functions_stay_short() -> None:
 
 def test_the_model_stays_short_enough_to_read() -> None:
     files = (SOURCE / "model").rglob("*.py")
-    assert sum(len(path.read_text().splitlines()) for path in files) < 2250
+    assert sum(len(path.read_text().splitlines()) for path in files) < 2900
 
 
 def test_class_names_and_type_aliases_are_unique() -> None:
@@ -231,22 +231,22 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 720,
-    "api": 1560,
+    "": 740,
+    "api": 1570,
     "audio": 320,
     "cli": 370,
     "engine": 1060,
-    "espeak": 1130,
-    "hub": 325,
-    "kernels": 1130,
-    "model": 1440,
-    "qwen": 250,
-    "speech": 905,
+    "espeak": 1200,
+    "hub": 335,
+    "kernels": 1150,
+    "model": 1840,
+    "qwen": 325,
+    "speech": 960,
     "telemetry": 140,
-    "text": 2300,
-    "voice": 290,
+    "text": 2480,
+    "voice": 415,
 }
-MAX_LINES_OF_ALL = 11800
+MAX_LINES_OF_ALL = 12800
 
 
 def lines_of_code(path: Path) -> int:

@@ -15,7 +15,7 @@ from qwen_tts_service.api import runtime as runtime_module
 from qwen_tts_service.api.app import make_app
 from qwen_tts_service.api.runtime import Runtime
 from qwen_tts_service.api.tickets import RUNTIME_KEY
-from qwen_tts_service.errors import NotReady
+from qwen_tts_service.errors import InvalidRequest, NotReady
 from qwen_tts_service.settings import load_settings
 
 WAIT_S = 10
@@ -320,6 +320,22 @@ def test_voices_are_the_speakers_and_openais_names_with_who_speaks() -> None:
     legacy = started.get("/v1/audio/voices?legacy=true").json()["voices"]
     assert legacy == list(voices)
     assert started.get("/v1/audio/voices?legacy=no").json()["voices"] == list(voices.values())
+
+
+@pytest.mark.usefixtures("log")
+def test_names_that_a_voice_refuses_are_not_listed() -> None:
+    started = Started().end_loading()
+    voice = started.synthesizer.voice
+    voice.speakers = ("anna",)
+
+    def choose(request: Any) -> Any:
+        if request.speaker != "nova":
+            raise InvalidRequest("unknown", param="speaker")
+        return SimpleNamespace(speaker="anna")
+
+    voice.choose = choose
+    listed = started.get("/v1/audio/voices").json()["voices"]
+    assert [voice["id"] for voice in listed] == ["anna", "nova"]
 
 
 # The page to listen ------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_tts_service.errors import InvalidRequest, shown
+from qwen_tts_service.errors import InvalidRequest, StartupError, shown
 from qwen_tts_service.types import VoiceAttributes
 from qwen_tts_service.voice import emotions
 from qwen_tts_service.voice.catalogue import (
@@ -15,6 +15,7 @@ from qwen_tts_service.voice.catalogue import (
     SPEAKERS,
     age_band,
     gender_of_openai_voice,
+    read_speakers,
 )
 from qwen_tts_service.voice.emotions import EMOTIONS, emotion_phrase, known_emotion
 from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice, resolve_speaker
@@ -593,11 +594,6 @@ def test_age_counts_as_applied_where_the_speaker_sounds_it():
 # The whole ------------------------------------------------------------------------------
 
 
-def test_checkpoint_without_speakers_is_refused():
-    with pytest.raises(ValueError, match="without speakers"):
-        VoiceCapabilities(speakers=(), follows_instruct=True)
-
-
 CATALOGUE = {
     "vivian": ("female", "teen young", "chinese", None, "bright young woman"),
     "serena": ("female", "young adult", "chinese", None, "gentle woman"),
@@ -658,3 +654,62 @@ def test_mapping_is_total_deterministic_and_silent_about_nothing(
 def test_any_set_of_speakers_gives_a_decision(speakers, language, age):
     able = VoiceCapabilities(speakers=tuple(sorted(speakers)), follows_instruct=True)
     assert choose(language, gender="female", age=age, able=able).speaker in speakers
+
+
+# Speakers of a checkpoint's own ----------------------------------------------------------
+
+
+def own(tmp_path, text):
+    file = tmp_path / "speakers.json"
+    file.write_text(text, encoding="utf-8")
+    return read_speakers(file)
+
+
+def test_nothing_is_known_of_speakers_that_nobody_describes(tmp_path):
+    known = read_speakers(tmp_path / "speakers.json")
+    assert known is SPEAKERS
+    able = VoiceCapabilities(speakers=("speaker_test",), follows_instruct=False, known=known)
+    choice = choose(gender="male", age=30, able=able)
+    assert choice.speaker == "speaker_test"
+    assert choice.not_applied == {
+        "gender": "the gender of this speaker is not known",
+        "age": "the age of this speaker is not known",
+    }
+
+
+def test_speakers_are_described_in_a_file_beside_the_checkpoint(tmp_path):
+    known = own(
+        tmp_path,
+        '{"Boris": {"gender": "male", "age": 60}, "Vera": {"gender": "female",'
+        ' "description": "Low.", "native_language": "russian"}}',
+    )
+    assert known["vivian"] is SPEAKERS["vivian"]
+    assert (known["vera"].name, known["vera"].description) == ("Vera", "Low.")
+    able = VoiceCapabilities(speakers=("vera", "boris"), follows_instruct=False, known=known)
+    assert choose(gender="male", able=able).speaker == "boris"
+    assert choose(gender="female", able=able).speaker == "vera"
+    choice = choose("russian", "Boris", gender="male", age=70, able=able)
+    assert set(choice.applied) == {"speaker", "gender", "age"}
+    assert choose("russian", "boris", age=20, able=able).not_applied == {
+        "age": "speaker was given and sounds another age"
+    }
+    assert choose("russian", "vera", age=20, able=able).not_applied == {
+        "age": "the age of this speaker is not known"
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "must be an object of speakers"),
+        ("{", "must be an object of speakers"),
+        ('{"a": 1}', "must be an object of speakers"),
+        ('{"a": {"age": 3}}', "a: no gender"),
+        ('{"a": {"gender": "m"}}', "a: no gender"),
+        ('{"a": {"gender": "male", "pitch": 1}}', r"a: unknown \['pitch'\]"),
+        ('{"a": {"gender": "male", "age": "old"}}', "must be an object of speakers"),
+    ],
+)
+def test_a_wrong_description_of_speakers_is_named(tmp_path, text, said):
+    with pytest.raises(StartupError, match=said):
+        own(tmp_path, text)

@@ -232,12 +232,16 @@ def _model(name: str) -> dict[str, Any]:
 def _voices(runtime: Runtime) -> list[dict[str, Any]]:
     voice = runtime.synthesizer.voice
     own = [_describe(speaker, speaker) for speaker in voice.speakers]
-    return own + [_describe(name, _who_speaks(voice, name)) for name in OPENAI_VOICES]
+    speaking = {name: _who_speaks(voice, name) for name in OPENAI_VOICES}
+    return own + [_describe(name, speaker) for name, speaker in speaking.items() if speaker]
 
 
-def _who_speaks(voice: Voice, name: str) -> str:
+def _who_speaks(voice: Voice, name: str) -> str | None:
     """Ask the voice itself, so that no name is listed that would then be refused."""
-    return voice.choose(SpeechRequest(request_id="voices", seed=0, speaker=name)).speaker
+    try:
+        return voice.choose(SpeechRequest(request_id="voices", seed=0, speaker=name)).speaker
+    except InvalidRequest:
+        return None
 
 
 def _describe(name: str, who: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def list_voices(arguments: argparse.Namespace) -> None:
     settings = settings_of(arguments)
     if not settings.is_embedded:
         lines = [
-            f"{s.id:9} {s.gender:7} {'/'.join(s.ages):12} {s.native_language:9} {s.description}"
+            f"{s.id:9} {s.gender:7} {'/'.join(s.ages):12} {s.native_language!s:9} {s.description}"
             for s in SPEAKERS.values()
         ]
     else:

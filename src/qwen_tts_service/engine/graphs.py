@@ -103,7 +103,8 @@ class GraphRunner:
         self._has_new_slot = True
         begun = self._slots.begin(slot, job)
         with self._driver.codec_stream():
-            self._slots.model.codec.reset(self._slots.codec_state, self._slots.index(slot))
+            # A voice's recording is heard here too: what it leaves is only read on this stream.
+            self._slots.begin_codec(slot, job.voice)
         return begun
 
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:

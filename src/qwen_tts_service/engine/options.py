@@ -16,6 +16,7 @@ class EngineOptions:
     prefill_piece_rows: prompt rows read at once; fixed, so that a prompt is always cut alike
     prefill_tokens_per_step: prompt rows read between two frames, in whole pieces, at least one
     prefix_cache_rows: prompt rows that are kept read for other prompts that begin alike
+    heard_voices:   cloned voices whose recordings the codec need not hear again; 5 MB each
     max_lead_s:     audio that may wait for a slow reader; then its slot pauses
     margin_s:       audio that a reader should have left when the next chunk arrives
     silence_s:      a run of silence this long has lost its end
@@ -34,6 +35,7 @@ class EngineOptions:
     prefill_piece_rows: int = 64
     prefill_tokens_per_step: int = 64
     prefix_cache_rows: int = 1024
+    heard_voices: int = 16
     max_lead_s: float = 8.0
     margin_s: float = 0.05
     silence_s: float = 10.0

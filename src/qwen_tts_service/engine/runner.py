@@ -89,7 +89,7 @@ class PlainRunner:
 
     def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
         begun = self._slots.begin(slot, job)
-        self._slots.model.codec.reset(self._slots.codec_state, self._slots.index(slot))
+        self._slots.begin_codec(slot, job.voice)
         return begun
 
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:

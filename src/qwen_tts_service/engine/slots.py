@@ -5,6 +5,7 @@ Letters: S slots, B rows of one call, Q codebooks, R ring of frames, T frames, N
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.types import KeptVoice
 
 from .job import Job
 from .options import EngineOptions
@@ -41,6 +43,7 @@ class SlotTensors:
         shape = (self.count, RING_FRAMES, model.config.codebooks)
         self.ring = torch.zeros(*shape, dtype=torch.int64, device=model.device)
         self.prefixes = PrefixCache(options.prefix_cache_rows)
+        self._hear = lru_cache(options.heard_voices)(model.hear)
         self._numbers = torch.arange(self.count, device=model.device)
 
     def index(self, slot: int) -> Tensor:
@@ -55,6 +58,8 @@ class SlotTensors:
         prompt = self.model.prompts.build(
             job.ids,
             speaker=job.speaker,
+            voice=job.voice,
+            reference_ids=job.reference_ids,
             language=job.language,
             instruct_ids=job.instruct_ids,
             layout=job.layout,
@@ -78,6 +83,15 @@ class SlotTensors:
         for stored, kept in zip((self.state.keys, self.state.values), cached, strict=True):
             stored[:, slot, : prompt.prefix_rows] = kept
         return prompt, prompt.prefix_rows
+
+    def begin_codec(self, slot: int, voice: KeptVoice | None) -> None:
+        """Make the codec's part of a slot new, or as if a voice's recording had been its speech."""
+        if voice is None or not voice.codes:
+            self.model.codec.reset(self.codec_state, self.index(slot))
+            return
+        heard = self._hear(voice)
+        for stored, kept in zip(self.codec_state.tensors(), heard.tensors(), strict=True):
+            stored[slot] = kept[0]
 
     def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
         """Read some prompt rows of one slot alone, so that nobody else's length matters."""
@@ -121,12 +135,15 @@ class SlotTensors:
         self.state.length.index_fill_(0, index, 0)
         self.model.codec.reset(self.codec_state, index)
         self.prefixes.clear()
+        self._hear.cache_clear()
 
     @property
     def memory(self) -> str:
         """Weights and state in words."""
         state = tensor_bytes((self.state, self.codec_state.tensors(), self.ring))
         state += self.options.prefix_cache_rows * 2 * self.state.keys[:, 0, 0].nbytes
+        if self.model.config.kind == "base":
+            state += self.options.heard_voices * self.codec_state.memory[0].nbytes
         return (
             f"weights {self.model.weight_bytes / 2**20:.0f} MiB, "
             f"state up to {state / 2**20:.0f} MiB "

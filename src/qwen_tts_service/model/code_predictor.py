@@ -149,3 +149,12 @@ class _FrameCache:
             scores = scores.view(B, K, -1, T)
         out = torch.matmul(scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype), v)
         return out.view(B, H, T, D).transpose(1, 2)
+
+
+def sum_embeddings(embeddings: Tensor) -> Tensor:
+    """Sum [B, Q, C] over Q in one reduction: float32 inside, rounded once.
+
+    Adding bfloat16 embeddings one by one rounds Q times and departs from the reference
+    implementation's codes within a few frames.
+    """
+    return embeddings.sum(dim=1)

@@ -1,4 +1,4 @@
-"""The Qwen3-TTS CustomVoice model: load a checkpoint, prefill, make frames, decode audio.
+"""The Qwen3-TTS model: load a checkpoint of any kind, prefill, make frames, decode audio.
 
 `load` reads the official directory as it is published. `begin` gives a slot to an utterance,
 `frame_step` makes the next 16 codes of any set of slots, `codec.decode` turns codes into audio.
@@ -21,22 +21,28 @@ from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
 from qwen_tts_service.kernels.fused.finish import finish_frame
 from qwen_tts_service.kernels.fused.noise import race_noise
 from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
-from qwen_tts_service.types import ReportProgress, SamplingOptions
+from qwen_tts_service.types import KeptVoice, ReportProgress, SamplingOptions
 
-from .code_predictor import CodePredictor
+from .code_predictor import CodePredictor, sum_embeddings
 from .codec.decoder import CodecDecoder
+from .codec.state import CodecState
 from .config import ModelConfig, load_config
 from .prompt_embeddings import PromptEmbedder, PromptEmbeddings
 from .sampling import MIN_FRAMES, CounterDraw, Draw, Sampler, penalise
+from .speaker_encoder import SpeakerEncoder
 from .state import SlotState, allocate_slots
 from .talker import Talker
 from .tokenizer import Split, Tokenizer
+from .voice_encoder import VoiceEncoder
 from .weights import CheckpointFile
 
 
 @dataclass(frozen=True, slots=True)
 class Qwen3TTS:
-    """The networks, the tokenizer and the configuration of one checkpoint, on one device."""
+    """The networks, the tokenizer and the configuration of one checkpoint, on one device.
+
+    encoder: makes voices of recordings; None where the checkpoint cannot
+    """
 
     config: ModelConfig
     tokenizer: Tokenizer
@@ -48,6 +54,7 @@ class Qwen3TTS:
     dtype: torch.dtype
     linear: Arithmetic
     kernels: KernelChoice
+    encoder: VoiceEncoder | None = None
 
     @classmethod
     def load(
@@ -80,36 +87,36 @@ class Qwen3TTS:
         if fuse and device.type != "cuda":
             raise StartupError(f"fused kernels (TORCH_COMPILE=1) need CUDA, and this is {device}")
         linear = choose_arithmetic(linear, device, dtype)
-        codec_linear: Arithmetic = "float" if linear == "float" else "packed"
         attention = choose_attention(device, dtype, use_flash=use_flash_attention)
         kernels = choose_kernels(device, asked=False if fuse else fused_kernels)
         on_progress("reading the configuration", 0.0)
-        config = load_config(path)
-        tokenizer = Tokenizer(path, config, split)
+        tokenizer = Tokenizer(path, config := load_config(path), split)
         with CheckpointFile(
             path / "model.safetensors",
             device=device,
             dtype=dtype,
             arithmetic=linear,
+            ignored=SpeakerEncoder.PREFIXES,  # of a Base, or left in one that was fine-tuned
             on_take=lambda taken: on_progress("loading the networks", 0.05 + 0.65 * taken),
         ) as weights:
             talker = Talker(config, weights, attention, is_fused=kernels.is_fused)
             code_predictor = CodePredictor(config, weights, is_fused=kernels.is_fused)
             for stack in (talker.stack, code_predictor.stack) if fuse else ():
                 stack.fuse()
-            prompts = PromptEmbedder(config, weights, talker.embedding)
+            prompts = PromptEmbedder(config, weights, talker.embedding, code_predictor.embed)
         with CheckpointFile(
             path / "speech_tokenizer" / "model.safetensors",
             device=device,
             dtype=codec_dtype,
-            arithmetic=codec_linear,
+            arithmetic="float" if linear == "float" else "packed",
             ignored=CodecDecoder.IGNORED,
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
             codec = CodecDecoder(config.codec, weights, is_fused=kernels.is_fused)
+        encoder = VoiceEncoder.load(path, config) if config.kind == "base" else None
         on_progress("loaded", 1.0)
         networks = (prompts, talker, code_predictor, codec)
-        return cls(config, tokenizer, *networks, device, dtype, linear, kernels)
+        return cls(config, tokenizer, *networks, device, dtype, linear, kernels, encoder)
 
     @property
     def attention(self) -> Attention:
@@ -144,6 +151,13 @@ class Qwen3TTS:
             dtype=self.dtype,
             device=self.device,
         )
+
+    def hear(self, voice: KeptVoice) -> CodecState:
+        """Return the codec's state of one slot in which a voice's recording has been decoded.
+
+        What continues from it follows the recording without a seam, and has none of it.
+        """
+        return self.codec.hear(torch.tensor(voice.codes, device=self.device).T[None])
 
     @torch.inference_mode()
     def begin(
@@ -303,12 +317,3 @@ class Qwen3TTS:
         text = state.text_rows[slots, frame.clamp(max=last)]
         has_text = (frame < state.text_length[slots])[:, None]
         return sum_embeddings(codes) + torch.where(has_text, text, self.prompts.pad_row)
-
-
-def sum_embeddings(embeddings: Tensor) -> Tensor:
-    """Sum [B, Q, C] over Q in one reduction: float32 inside, rounded once.
-
-    Adding bfloat16 embeddings one by one rounds Q times and departs from the reference
-    implementation's codes within a few frames.
-    """
-    return embeddings.sum(dim=1)

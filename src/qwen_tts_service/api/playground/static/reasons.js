@@ -53,6 +53,20 @@ const RUSSIAN = {
   "no fitting speaker sounds this age": "нет подходящего диктора такого возраста",
   "this model does not follow instructions": "эта модель не слушает указаний",
   "instruct was given and takes its place": "вместо этого действует указание голосу",
+  "speaker {value} cannot be had: this model has no speakers, it makes a voice of a description; send instruct, or gender, age and emotion":
+    "диктора {value} нет: эта модель создаёт голос по описанию; опишите его указанием или полом, возрастом и эмоцией",
+  "this model has no speakers; of this name only the gender is described":
+    "дикторов у этой модели нет; от имени в описание взят только пол",
+  "this model has no speakers, and the voice was described otherwise":
+    "дикторов у этой модели нет, а голос описан иначе",
+  "a cloned voice speaks as its recording does": "клонированный голос звучит как его запись",
+  "this model speaks with cloned voices alone: name a kept one in speaker, or send ref_audio":
+    "эта модель говорит только клонированными голосами: назовите сохранённый или пришлите запись",
+  "speaker {value} is unknown; kept voices: {names}":
+    "голоса {value} нет; сохранены {names}",
+  "a text that is still being written is spoken without the voice's recording":
+    "текст, который ещё пишется, произносится без записи голоса",
+  "this voice was made by another model": "этот голос сделан другой моделью",
   "the embedded voice does not follow instructions": "встроенный голос не слушает указаний",
   "the embedded voice does not know this emotion; it knows {names}":
     "встроенный голос не знает этой эмоции; он знает {names}",
