@@ -111,6 +111,7 @@ class Notation:
             (re.compile(rf"(?<![\d.,:-])(\d{{1,3}}\.?)(?={nouns})"), partial(_known, words))
             for nouns, words in table.get("counted", {}).items()
         ]
+        self._gap = "" if table["money"] == "{number}{unit}" else " "
         self._rules, self.rules = _compile_rules(table["rules"])
         currencies, units = (_alternatives(table[kind]) for kind in ("currencies", "units"))
         amount = rf"{_NUMBER}(?:\s?{_SCALE})?"
@@ -179,11 +180,13 @@ class Notation:
         amount = match["amount"] or match["before"]
         forms = self._table["currencies"][match["sign"] or match["behind"]].split("|")
         units, cents = (forms[:3], forms[3:]) if len(forms) > 3 else (forms, [])
-        parts = re.fullmatch(r"(\d+)[.,](\d\d)", amount) if "money" in self._table else None
-        words = self._count(parts[1] if parts else amount, units)
+        parts = re.fullmatch(r"(\d+)[.,](\d\d)", amount) if self._gap else None
+        whole = parts[1] if parts else amount
+        words = self._count(whole, units)
         if parts and (hundredths := str(int(parts[2]))) != "0":
+            unit = noun_form(units, whole)
             rest = self._count(hundredths, cents) if cents else hundredths
-            words = self._table["money"].format(whole=words, cents=rest)
+            words = self._table["money"].format(whole=agreed(whole, unit), unit=unit, cents=rest)
         return words + _stop(match)
 
     def read_hours(self, match: re.Match[str]) -> str:
@@ -201,7 +204,7 @@ class Notation:
         word = noun_form(forms, number)
         if "{number}" in word:
             return word.format(number=number)
-        return f"{agreed(number, word)}{self._table.get('glue', ' ')}{word}"
+        return f"{agreed(number, word)}{self._gap}{word}"
 
     def apply_rule(self, match: re.Match[str]) -> str:
         """Replace what a rule matched; a capital stays one, a sentence may begin there."""
