@@ -239,7 +239,7 @@ def test_server_that_hangs_is_given_up_and_killed_at_the_end(monkeypatch):
     assert library._process.returncode == -signal.SIGKILL
 
 
-def test_process_that_has_gone_is_noticed():
+def test_process_that_has_ended_is_noticed():
     library = EspeakLibrary()
     assert library.is_running
     library._process.kill()

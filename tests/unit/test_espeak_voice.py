@@ -42,7 +42,7 @@ async def speak(voice, **fields):
 @pytest.mark.parametrize(
     ("pitch", "is_limited"), [(1, False), (1.2, False), (2, True), (0.5, True)]
 )
-def test_a_pitch_beyond_the_library_is_limited_and_said(voice, pitch, is_limited):
+def test_a_pitch_beyond_the_library_is_limited_with_a_warning(voice, pitch, is_limited):
     warning = voice.prepare(request(text="Hello.", pitch=pitch)).warning
     assert ("pitch was limited" in (warning or "")) is is_limited
 
@@ -232,7 +232,7 @@ def test_emotion_words_and_names_of_other_services_are_known(voice):
     assert utterance.choice.applied == ("emotion", "speaker")
 
 
-async def test_voice_whose_process_has_gone_is_not_healthy():
+async def test_voice_whose_process_has_ended_is_not_healthy():
     voice = EspeakVoice()
     assert voice.is_healthy
     voice._library.close()

@@ -344,7 +344,7 @@ def test_own_name_never_leaves_the_models_directory(world: World, name: str) -> 
     assert find(name, world.models, hub=world.hub).directory is None
 
 
-def test_unknown_name_is_told_the_known_ones(world: World) -> None:
+def test_error_for_an_unknown_name_lists_the_known_ones(world: World) -> None:
     message = world.refusal("Qwen3-TTS-12Hz-9B-CustomVoice")
     assert f"known: {NAME}, {SMALL}" in message
     assert "no such directory" in message

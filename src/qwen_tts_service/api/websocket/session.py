@@ -44,7 +44,7 @@ POLICY_VIOLATION, TOO_BIG = 1008, 1009
 
 
 async def handle_socket(socket: WebSocket) -> None:
-    """Hold one session, from the handshake to the end of the connection."""
+    """Handle one WebSocket connection, from the handshake to its end."""
     session = Session(socket)
     await socket.accept()
     await session.run()
@@ -75,7 +75,7 @@ class Session:
         }
 
     async def run(self) -> None:
-        """Read and handle events until one of both ends."""
+        """Read events and handle them, on two tasks, until either task ends."""
         tasks = [asyncio.create_task(self._read_all()), asyncio.create_task(self._handle_all())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -218,7 +218,7 @@ class Session:
             await self._utterance.feed(text)
 
     async def _note_cancel(self, _event: ClientEvent) -> None:
-        """`_cancel` has done it; handled in order as well, so that the time limit starts anew."""
+        """Restart the time limit; `_cancel` has already stopped the utterance."""
         self._check_key(None)
 
     async def _end_text(self, _event: ClientEvent) -> None:
