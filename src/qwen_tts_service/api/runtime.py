@@ -99,6 +99,7 @@ class Runtime:
             on_failure()
             return
         # What has been loaded stays, and a full collection of it would stop all threads for 0.1 s.
+        # Without it, collections also come sooner: requests leave little that waits for one.
         gc.collect()
         gc.freeze()
         self._synthesizer = synthesizer
