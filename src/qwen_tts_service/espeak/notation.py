@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
+from qwen_tts_service.text import japanese_numbers
 from qwen_tts_service.text.numerals import agreed, noun_form
 from qwen_tts_service.text.say_as import written as said_as
 from qwen_tts_service.text.segments import SayAs
 from qwen_tts_service.types import Language
 
-from . import japanese, read_table, russian
+from . import read_table, russian
 
 _TABLES = read_table("notation.toml")
 _NEVER = "(?!)"
@@ -88,8 +89,8 @@ def write_out(text: str, language: Language) -> str:
         if language == "russian":
             text = russian.write_out_numbers(text)
         text = notation.decimal.sub(notation.read_decimal, _MINUS.sub(notation.minus, text))
-        if language == "japanese":
-            text = japanese.write_out_numbers(text)
+        if language == "japanese":  # espeak-ng reads 10,000 as English "ten thousand"
+            text = japanese_numbers.write_out(text)
     text = notation.signs.sub(notation.read_sign, text)
     text = notation.ordinal.sub(notation.read_ordinal, text)
     text = notation.capitals.sub(notation.spell, text)
