@@ -144,12 +144,12 @@ def split_evenly(frames, step):
 
 
 @pytest.fixture(scope="module")
-def codec(model):
+def codec(model) -> CodecDecoder:
     return model.codec
 
 
 @pytest.fixture(scope="module")
-def whole(codec):
+def whole(codec) -> SimpleNamespace:
     codes = random_codes(codec.config, 2, FRAMES)
     return SimpleNamespace(codes=codes, samples=codec.decode(codes, codec.new_state(slots=2)))
 

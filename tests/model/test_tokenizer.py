@@ -45,7 +45,7 @@ def visible(pieces, symbols):
 
 
 @pytest.fixture(scope="module")
-def symbols():
+def symbols() -> list[str]:
     """The byte that each symbol of byte-level BPE stands for, by its place."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = iter(range(256, 512))

@@ -35,7 +35,7 @@ CODEC = "speech_tokenizer/model.safetensors"
 
 
 @pytest.fixture
-def checkpoint(data, tmp_path: Path):
+def checkpoint(data, tmp_path: Path) -> Path:
     shutil.copytree(data / "tiny_1b7", tmp_path / "tiny")
     return tmp_path / "tiny"
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -26,7 +27,7 @@ STATEFUL = ["grandma", "whisper", "f4", "klatt4", "croak", "Reed"]
 
 
 @pytest.fixture(scope="module")
-def library():
+def library() -> Iterator[EspeakLibrary]:
     library = EspeakLibrary()
     yield library
     library.close()

@@ -1,6 +1,7 @@
 """What is no word is read as a person would: a table of ten languages, compared by phonemes."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def written_out(text, language):
 
 
 @pytest.fixture(scope="module")
-def voice():
+def voice() -> Iterator[EspeakVoice]:
     voice = EspeakVoice()
     yield voice
     voice.close()

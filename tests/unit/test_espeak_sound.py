@@ -1,6 +1,7 @@
 """What the embedded voice sounds like, measured: pitch, rate, words, and never a letter name."""
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ every_language = pytest.mark.parametrize("language", SENTENCES)
 
 
 @pytest.fixture(scope="module")
-def voice():
+def voice() -> Iterator[EspeakVoice]:
     voice = EspeakVoice()
     yield voice
     voice.close()

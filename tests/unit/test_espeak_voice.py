@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +18,7 @@ SENTENCES = "Первое предложение. Второе предложе�
 
 
 @pytest.fixture(scope="module")
-def voice():
+def voice() -> Iterator[EspeakVoice]:
     voice = EspeakVoice()
     yield voice
     voice.close()
@@ -343,7 +344,7 @@ class HeldSynthesis:
 
 
 @pytest.fixture
-def worker():
+def worker() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(1) as worker:
         yield worker
 

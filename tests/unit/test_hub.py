@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from unittest.mock import Mock
 
 import huggingface_hub.constants
@@ -717,7 +717,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name in ("MODEL_NAME", "MODEL_PATH", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     spec = importlib.util.spec_from_file_location("download_model", SCRIPT)
