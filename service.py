@@ -22,7 +22,7 @@ from qwen_tts_service.api.sockets import bound_connections
 from qwen_tts_service.api.tickets import Ticket
 from qwen_tts_service.api.timeouts import switch_off_bentomls_timer
 from qwen_tts_service.api.wire import AudioFile, AudioStream, StreamTTSInput, TTSInput
-from qwen_tts_service.build import build, check
+from qwen_tts_service.build import build, check, release
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.settings import load_settings, worker_count
 
@@ -60,7 +60,7 @@ class QwenTTS:
         settings = load_settings()
         bound_connections(settings.stall_timeout_s)
         worker = (bentoml.server_context.worker_index or 1) - 1
-        runtime.open(settings, partial(build, worker=worker), _give_up)
+        runtime.open(settings, partial(build, worker=worker), _give_up, partial(release, settings))
 
     @bentoml.on_deployment
     @staticmethod
@@ -97,7 +97,7 @@ class QwenTTS:
             yield part
 
     async def __is_ready__(self) -> bool:
-        return runtime.stage.status == "ready"
+        return runtime.stage.takes_requests
 
     async def __is_alive__(self) -> bool:
         return runtime.stage.status != "failed"

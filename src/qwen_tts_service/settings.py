@@ -47,9 +47,9 @@ class Settings(BaseModel):
     sampling_rate: int = Field(24000, ge=8000, le=48000)
     """Hz of the audio sent out; other than the model's own is resampled."""
     max_concurrent_requests: int = Field(10, ge=1, le=1024)
-    """Requests that speak at the same time, per worker."""
+    """Requests that speak at the same time, per worker; unset: fewer where memory is short."""
     use_flash_attention: bool = True
-    """Use flash-attn where it can be imported on this device; otherwise SDPA."""
+    """Use flash-attn where it runs on this device and is faster than without it."""
 
     workers: int = Field(1, ge=1, le=64)
     """Processes that serve side by side; each loads the model, on a GPU of its own if it can."""
@@ -57,8 +57,8 @@ class Settings(BaseModel):
     """Threads of the model on the CPU, per worker; unset is one for each core."""
     cpu_weights: Literal["half", "int8", "float"] | None = None
     """Number format of the weights on the CPU; unset is half, exact for the published weights."""
-    codec_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the codec; bfloat16 is faster and adds a little noise."""
+    codec_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Number format of the codec; tf32 (on CUDA) and bfloat16 are faster and add a little noise."""
     torch_compile: bool = False
     """On CUDA, fuse kernels by torch.compile instead of our own Triton kernels: a longer start."""
     deterministic: bool = False
@@ -77,8 +77,11 @@ class Settings(BaseModel):
     """Longest wait for a whole file, or for a stream's first audio."""
     stall_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     """A client that takes nothing of its stream for so long is cut off."""
+    keep_alive_s: Annotated[float, Field(gt=0, le=30 * 24 * 3600)] | None = None
+    """Without a request for so long, the model's memory is given back; unset: never."""
     max_positions: Annotated[int, Field(ge=256)] = 8192
-    """Longest prompt and speech of one request together, in frames and tokens; sizes the slots."""
+    """Longest prompt and speech of one part of a text together, in tokens and frames; sizes the
+    slots; unset: fewer where memory is short."""
     runaway_factor: Annotated[float, Field(ge=1, le=100)] = 4.0
     """A speech this many times longer than its text should take is stopped as a runaway."""
     russian_stress: bool = False

@@ -215,6 +215,8 @@ class Voice(Protocol):
     device: str
     longest_part_chars: int | None
     """Longer texts are spoken in parts; None for a voice that takes a text of any length."""
+    slots: int | None
+    """How many utterances it has memory to speak at once; None for any number."""
     facts: Mapping[str, str]
     """Facts for /health: attention, number formats."""
 

@@ -44,6 +44,7 @@ class SlowVoice:
     device = "cpu"
     speakers = ("slow",)
     longest_part_chars = None
+    slots = None
     facts: ClassVar[dict[str, str]] = {}
 
     def choose(self, request: SpeechRequest) -> VoiceChoice:

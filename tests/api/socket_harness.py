@@ -181,6 +181,7 @@ class FakeVoice:
     device = "cpu"
     speakers = ("fake", "other")
     longest_part_chars: int | None = None
+    slots: int | None = None
     facts: ClassVar[dict[str, str]] = {}
     is_healthy = True
 
@@ -221,12 +222,32 @@ class OpenFakeVoice(FakeVoice):
 
 
 @dataclass(frozen=True)
+class FakeKeeper:
+    """Has a voice that is always loaded."""
+
+    synthesizer: Synthesizer
+
+    def check_ready(self) -> None:
+        pass
+
+    def hold(self, at_end: Any) -> None:
+        pass
+
+    async def wake(self, _at_end: Any) -> Synthesizer:
+        return self.synthesizer
+
+
+@dataclass(frozen=True)
 class FakeRuntime:
     """What the routes share, as `Runtime` has it when the voice is ready."""
 
     settings: Any
     synthesizer: Synthesizer
     admission: Admission
+
+    @property
+    def keeper(self) -> FakeKeeper:
+        return FakeKeeper(self.synthesizer)
 
     @property
     def voice(self) -> Any:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qwen_tts_service.engine import driver as module
-from qwen_tts_service.engine.driver import CudaDriver, EagerDriver
+from qwen_tts_service.engine.driver import CudaDriver, EagerDriver, choose_driver
 
 
 class Stream:
@@ -150,3 +150,10 @@ def test_without_graphs_the_same_steps_are_plain_calls():
     assert mark.is_reached()
     memory = driver.pinned(2, 3, dtype=torch.int64)
     assert (memory.shape, memory.dtype) == ((2, 3), torch.int64)
+
+
+@pytest.mark.parametrize(("hip", "kind"), [(None, CudaDriver), ("6.2", EagerDriver)])
+def test_rocm_has_plain_calls_and_cuda_graphs(monkeypatch, hip, kind):
+    monkeypatch.setattr(module, "cuda", Cuda())
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert type(choose_driver(torch.device("cuda", 0))) is kind

@@ -132,7 +132,7 @@ def test_without_a_runner_the_device_chooses_it(model, monkeypatch: pytest.Monke
 def test_the_runner_fits_the_device(model, monkeypatch: pytest.MonkeyPatch):
     options = replace(OPTIONS, slots=1)
     assert isinstance(choose_runner(model, options, print), PlainRunner)
-    monkeypatch.setattr(module, "CudaDriver", lambda device: ("driver", device))
+    monkeypatch.setattr(module, "choose_driver", lambda device: ("driver", device))
     monkeypatch.setattr(module, "GraphRunner", lambda *given: given)
     device = torch.device("cuda", 0)
     on_cuda = replace(model, device=device)

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import conv1d, conv_transpose1d, gelu, layer_norm, linear, pad, silu
 
+from qwen_tts_service.errors import StartupError
 from qwen_tts_service.kernels.linear import can_pack
+from qwen_tts_service.model import qwen3_tts
 from qwen_tts_service.model.codec.decoder import CodecDecoder
 from qwen_tts_service.model.codec.quantizer import Dequantizer
 from qwen_tts_service.model.codec.state import Chunk, CodecState
@@ -18,6 +21,7 @@ from qwen_tts_service.model.codec.transformer import WindowedTransformer, window
 from qwen_tts_service.model.codec.vocoder import CausalConv, ConvNeXtBlock, SnakeBeta, Upsample
 from qwen_tts_service.model.config import load_config
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.types import SamplingOptions
 
 TOLERANCE = 1e-5  # "the same samples" in float32; measured: about 1e-7
 FRAMES = 60
@@ -567,6 +571,48 @@ def test_the_window_is_72_frames(windowed):
 
 
 _FIELDS = ("transformer", "codebooks", "upsampling_ratios", "upsample_rates", "window_frames")
+
+
+def test_tf32_is_allowed_while_a_codec_that_has_it_decodes_and_nowhere_else(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qwen3_tts, "prepare", lambda _device, **_asked: None)
+    model = qwen3_tts.Qwen3TTS.load(data / "tiny_1b7", codec_tf32=True)
+    assert model.codec.has_tf32
+    seen: list[tuple[str, bool, bool]] = []
+
+    def watch(name: str, module: torch.nn.Module) -> None:
+        def look(*_: object) -> None:
+            switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+            seen.append((name, *(switch.allow_tf32 for switch in switches)))
+
+        module.register_forward_pre_hook(look)
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        watch("quantizer", model.codec.quantizer)
+        watch("vocoder", model.codec.vocoder)
+        watch("talker", model.talker.stack)
+        watch("predictor", model.code_predictor.stack)
+        state = model.new_state(slots=1, max_positions=32)
+        prompt = model.prompts.build(model.tokenizer.encode("hi"), speaker="ryan")
+        model.begin(state, 0, prompt, seed=0, sampling=SamplingOptions())
+        slots = torch.tensor([0])
+        codes, _ = model.frame_step(state, slots)
+        samples = model.codec.decode(codes[..., None], model.codec.new_state(slots=1))
+        model.frame_step(state, slots)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert samples.shape == (1, 1920)
+    allowed = {name for name, *switches in seen if all(switches)}
+    refused = {name for name, *switches in seen if not any(switches)}
+    assert (allowed, refused) == ({"quantizer", "vocoder"}, {"talker", "predictor"})
+
+
+def test_tf32_on_a_cpu_is_refused(data: Path) -> None:
+    with pytest.raises(StartupError, match="CODEC_DTYPE=tf32 needs a CUDA device"):
+        qwen3_tts.Qwen3TTS.load(data / "tiny_1b7", codec_tf32=True)
 
 
 @pytest.mark.parametrize(

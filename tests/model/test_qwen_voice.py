@@ -18,7 +18,7 @@ from qwen_tts_service.qwen.limits import QwenOptions
 from qwen_tts_service.qwen.voice import QwenVoice
 from qwen_tts_service.types import SamplingOptions, SpeechRequest, VoiceAttributes
 
-OPTIONS = QwenOptions(max_positions=8192, max_text_tokens=50, runaway_factor=4.0)
+OPTIONS = QwenOptions(slots=3, max_positions=8192, max_text_tokens=50, runaway_factor=4.0)
 CONFIG = load_config(DATA / "tiny_1b7")
 TOKENIZER = Tokenizer(DATA / "tiny_1b7", CONFIG)
 TEXT = "hello the world"
@@ -59,7 +59,7 @@ def make_voice(
         encoder=encoder,
         device="cpu",
         dtype="torch.bfloat16",
-        codec=SimpleNamespace(dtype="torch.float32"),
+        codec=SimpleNamespace(dtype="torch.float32", has_tf32=False),
         attention=SimpleNamespace(name="sdpa", reason="it is there"),
         kernels=SimpleNamespace(name="torch", reason="on cpu"),
     )
@@ -177,15 +177,34 @@ def test_a_language_that_the_model_lacks_is_refused_with_those_it_has() -> None:
 
 @pytest.mark.parametrize("max_frames", [50, 4000])
 @pytest.mark.parametrize("instruct", [None, "Slowly."])
-def test_what_just_fits_its_slot_is_spoken(max_frames: int, instruct: str | None) -> None:
+@pytest.mark.parametrize(("factor", "least_factor"), [(4.0, 2.0), (1.5, 1.5)])
+def test_a_slot_with_room_for_twice_an_ordinary_reading_is_enough(
+    max_frames: int, instruct: str | None, factor: float, least_factor: float
+) -> None:
     prompt = 8 + TOKENS + len(TOKENIZER.encode_instruct(instruct or ""))
     # Eight more than the prompt has: the engine adds ids of its own.
-    needed = prompt + 8 + min(max_frames, 125 + 4 * (12 + 5 * TOKENS))
+    room = min(max_frames, int(125 + least_factor * (12 + 5 * TOKENS)))
+    needed = prompt + 8 + room
     request = ask(max_frames=max_frames, instruct=instruct)
-    assert make_voice(max_positions=needed).prepare(request).job.max_frames == max_frames
+    job = make_voice(max_positions=needed, runaway_factor=factor).prepare(request).job
+    assert (job.max_frames, job.runaway_frames) == (max_frames, room)
     with pytest.raises(InvalidRequest, match=f"{needed} .* {needed - 1};") as caught:
-        make_voice(max_positions=needed - 1).prepare(request)
+        make_voice(max_positions=needed - 1, runaway_factor=factor).prepare(request)
     assert caught.value.param == "text"
+
+
+@pytest.mark.parametrize(
+    ("positions", "chars"), [(8192, 800), (5000, 800), (4999, 435), (2048, 167), (256, 40)]
+)
+def test_parts_are_as_long_as_slots_have_room_for(positions: int, chars: int) -> None:
+    assert make_voice(max_positions=positions).longest_part_chars == chars
+
+
+@pytest.mark.parametrize("positions", [1024, 2048, 4096])
+def test_the_longest_part_fits_its_slot_with_a_token_a_character(positions: int) -> None:
+    voice = make_voice(max_positions=positions)
+    request = ask(text=None, tokens=(1,) * (voice.longest_part_chars or 0), max_frames=4096)
+    assert voice.prepare(request).job.runaway_frames > 0
 
 
 def test_the_runaway_factor_is_the_settings() -> None:
@@ -221,7 +240,7 @@ def test_it_reports_its_facts() -> None:
     voice = make_voice()
     assert (voice.model_name, voice.sample_rate_hz, voice.device) == ("qwen", 24000, "cpu")
     assert voice.speakers == CONFIG.speakers
-    assert voice.longest_part_chars == 800
+    assert (voice.longest_part_chars, voice.slots) == (800, 3)
     assert voice.facts == {
         "attention": "sdpa: it is there",
         "kernels": "torch: on cpu",

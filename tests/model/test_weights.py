@@ -409,10 +409,13 @@ def test_int8_is_not_for_the_prompt(data):
 
 def test_torch_is_prepared_for_the_device_before_anything_is_read(data, monkeypatch):
     prepared = []
-    monkeypatch.setattr("qwen_tts_service.model.qwen3_tts.prepare", prepared.append)
+    monkeypatch.setattr(
+        "qwen_tts_service.model.qwen3_tts.prepare",
+        lambda device, **asked: prepared.append((device, asked)),
+    )
     with pytest.raises(StartupError):
-        Qwen3TTS.load(data / "nothing")
-    assert prepared == [torch.device("cpu")]
+        Qwen3TTS.load(data / "nothing", fuse=True, codec_tf32=True)
+    assert prepared == [(torch.device("cpu"), {"fuse": True, "tf32": True})]
 
 
 def test_rotary_tables_reach_the_last_position(model):

@@ -231,22 +231,22 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 740,
-    "api": 1570,
+    "": 770,
+    "api": 1760,
     "audio": 320,
     "cli": 370,
-    "engine": 1060,
+    "engine": 1230,
     "espeak": 1200,
     "hub": 335,
-    "kernels": 1150,
-    "model": 1840,
-    "qwen": 325,
+    "kernels": 1330,
+    "model": 1860,
+    "qwen": 345,
     "speech": 960,
     "telemetry": 140,
     "text": 2480,
     "voice": 415,
 }
-MAX_LINES_OF_ALL = 12800
+MAX_LINES_OF_ALL = 13300
 
 
 def lines_of_code(path: Path) -> int:

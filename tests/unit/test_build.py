@@ -23,6 +23,11 @@ from qwen_tts_service.settings import load_settings
             id="compile on a CPU",
         ),
         pytest.param(
+            {"CODEC_DTYPE": "tf32", "DEVICE": "cpu"},
+            "CODEC_DTYPE=tf32 needs CUDA, but DEVICE=cpu",
+            id="TF32 on a CPU",
+        ),
+        pytest.param(
             {"CPU_WEIGHTS": "int8", "DEVICE": "cuda:1"},
             "CPU_WEIGHTS=int8 is for the CPU only, but DEVICE=cuda:1",
             id="weights of a CPU on CUDA",

@@ -34,6 +34,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "request_timeout_s": 1800,
         "stall_timeout_s": 120,
         "max_positions": 8192,
+        "keep_alive_s": None,
         "runaway_factor": 4,
         "russian_stress": False,
         "stress_marks": "drop",

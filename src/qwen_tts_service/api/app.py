@@ -55,7 +55,7 @@ def describe(runtime: Runtime) -> dict[str, object]:
     admission = runtime.admission
     state: dict[str, object] = {
         "status": stage.status,
-        "ready": stage.status == "ready",
+        "ready": stage.takes_requests,
         "version": __version__,
         "model": runtime.settings.model_name,
         "sampling_rate": runtime.settings.sampling_rate,
@@ -67,6 +67,5 @@ def describe(runtime: Runtime) -> dict[str, object]:
         },
     }
     if stage.status != "ready":
-        return state | {"step": stage.step, "progress": round(stage.progress, 3)}
-    voice = runtime.synthesizer.voice
-    return state | {"device": voice.device, **voice.facts, "speakers": list(voice.speakers)}
+        state |= {"step": stage.step, "progress": round(stage.progress, 3)}
+    return state | (runtime.facts if stage.takes_requests else {})

@@ -8,6 +8,7 @@ import base64
 import json
 import math
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, shown
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
+from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.types import FRAME_S, AudioFormat, OnUnspeakable, SpeechRequest, Voice
 from qwen_tts_service.validation import folded, ignored_fields, meaning_of, unknown_field
 from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
@@ -209,7 +211,8 @@ async def list_audio_models(http: Request) -> Response:
 async def list_voices(http: Request) -> Response:
     """GET /v1/audio/voices: speakers, then OpenAI's names; `?legacy=true` gives bare ids."""
     try:
-        voices = _voices(_runtime(http))
+        with ExitStack() as at_end:
+            voices = _voices(await _runtime(http).keeper.wake(at_end.callback))
     except NotReady as error:
         return response_of(error)
     if http.query_params.get("legacy") == "true":
@@ -229,8 +232,8 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "qwen-tts-service"}
 
 
-def _voices(runtime: Runtime) -> list[dict[str, Any]]:
-    voice = runtime.synthesizer.voice
+def _voices(synthesizer: Synthesizer) -> list[dict[str, Any]]:
+    voice = synthesizer.voice
     own = [_describe(speaker, speaker) for speaker in voice.speakers]
     speaking = {name: _who_speaks(voice, name) for name in OPENAI_VOICES}
     return own + [_describe(name, speaker) for name, speaker in speaking.items() if speaker]

@@ -21,4 +21,4 @@ class NoTimeout:
 
 def switch_off_bentomls_timer() -> None:
     """Replace the middleware; before the server makes its app."""
-    traffic.TimeoutMiddleware = NoTimeout
+    traffic.TimeoutMiddleware = NoTimeout  # type: ignore[misc,assignment]

@@ -129,3 +129,8 @@ class CudaDriver:
 
     def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(*shape, dtype=dtype, pin_memory=True)
+
+
+def choose_driver(device: torch.device) -> Driver:
+    """Return CUDA's graphs, or plain calls on ROCm, whose graphs have never been tried."""
+    return CudaDriver(device) if torch.version.hip is None else EagerDriver()

@@ -14,7 +14,7 @@ from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.types import EngineStatistics, ReportProgress, Samples
 
-from .driver import CudaDriver
+from .driver import choose_driver
 from .graphs import GraphRunner
 from .job import Job
 from .loop import EngineLoop, OnStep
@@ -104,5 +104,5 @@ class Engine:
 def choose_runner(model: Qwen3TTS, options: EngineOptions, on_progress: ReportProgress) -> Runner:
     """Return captured graphs for CUDA and plain calls for anything else."""
     if model.device.type == "cuda":
-        return GraphRunner(model, options, CudaDriver(model.device), on_progress)
+        return GraphRunner(model, options, choose_driver(model.device), on_progress)
     return PlainRunner(model, options)

@@ -51,6 +51,7 @@ class EspeakVoice:
     sample_rate_hz = SAMPLE_RATE_HZ
     device = "cpu"
     longest_part_chars: int | None = None  # it cuts by itself
+    slots: int | None = None
 
     def __init__(self) -> None:
         self._kana = readings.KanaReader()

@@ -221,7 +221,7 @@ def make_linear(
     """
     layer = _KINDS[arithmetic](weight, bias)
     if arithmetic != "float":
-        _return_freed_memory()
+        return_freed_memory()
     return layer
 
 
@@ -234,7 +234,7 @@ def _find_trim() -> Callable[[int], int] | None:
 _trim = _find_trim()
 
 
-def _return_freed_memory() -> None:
+def return_freed_memory() -> None:
     """Give what packing freed back to the system.
 
     Packed weights land between temporary copies, and glibc keeps the holes: 1.3 GB of 3.2 after

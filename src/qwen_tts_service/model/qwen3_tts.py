@@ -7,15 +7,17 @@ State is passed in (`SlotState`, `CodecState`).
 Letters: S slots, B rows, P prompt rows, Q codebooks, C width, V = codes + 1.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from qwen_tts_service.errors import InvalidRequest, StartupError
+from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.kernels.attention import Attention, CachePositions, choose_attention
-from qwen_tts_service.kernels.device import prepare, with_number
+from qwen_tts_service.kernels.device import network_dtype, prepare, with_number
 from qwen_tts_service.kernels.fused.choice import KernelChoice, choose_kernels
 from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
 from qwen_tts_service.kernels.fused.finish import finish_frame
@@ -35,6 +37,20 @@ from .talker import Talker
 from .tokenizer import Split, Tokenizer
 from .voice_encoder import VoiceEncoder
 from .weights import CheckpointFile
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSetup:
+    """How the checkpoint in `path` is going to run, known before its weights are read."""
+
+    path: Path
+    config: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+    codec_dtype: torch.dtype
+    linear: Arithmetic
+    attention: Attention
+    is_fused: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,55 +80,55 @@ class Qwen3TTS:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         codec_dtype: torch.dtype = torch.float32,
+        codec_tf32: bool = False,
         linear: Arithmetic | None = None,
         use_flash_attention: bool = True,
         fuse: bool = False,
         fused_kernels: bool | None = None,
         split: Split = "qwen2",
+        before_weights: Callable[[ModelSetup], object] = lambda _setup: None,
         on_progress: ReportProgress = lambda _step, _fraction: None,
     ) -> "Qwen3TTS":
         """Read a checkpoint; raises StartupError that names every file, field or tensor amiss.
 
-        dtype: of talker and code predictor; None is bfloat16 on CUDA and float32 on the CPU
-        codec_dtype: of the codec, which is published in float32
-        linear: arithmetic of the matrices of talker and code predictor; None is "float" but on
-            the CPU, where it is "half" for float32 (as exact, half the bytes) and "packed" for
-            bfloat16; "int8" is faster there and rounds. The codec is "packed" unless "float".
-        fuse: compile talker and code predictor for fewer kernels; for CUDA alone
-        fused_kernels: run those of kernels/fused; None: on CUDA, where Triton can
+        dtype, linear: of talker and code predictor; None: by `network_dtype`, `choose_arithmetic`
+        codec_dtype, codec_tf32: of the codec, published in float32; whether it multiplies in TF32
+        fuse, fused_kernels: compile the networks (for CUDA); run kernels/fused, None: if it can
+        before_weights: called before any weight is read; what it raises ends the loading
         """
         device = with_number(torch.device(device))
-        prepare(device)
-        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-        if fuse and device.type != "cuda":
-            raise StartupError(f"fused kernels (TORCH_COMPILE=1) need CUDA, and this is {device}")
+        prepare(device, fuse=fuse, tf32=codec_tf32)
+        dtype = dtype or network_dtype(device)
         linear = choose_arithmetic(linear, device, dtype)
-        attention = choose_attention(device, dtype, use_flash=use_flash_attention)
-        kernels = choose_kernels(device, asked=False if fuse else fused_kernels)
         on_progress("reading the configuration", 0.0)
         tokenizer = Tokenizer(path, config := load_config(path), split)
-        with CheckpointFile(
+        fused = (kernels := choose_kernels(device, asked=False if fuse else fused_kernels)).is_fused
+        attention = choose_attention(
+            device, dtype, config.talker, use_flash=use_flash_attention, is_fused=fused
+        )
+        setup = ModelSetup(path, config, device, dtype, codec_dtype, linear, attention, fused)
+        before_weights(setup)
+        read = partial(CheckpointFile, device=device)
+        with read(
             path / "model.safetensors",
-            device=device,
             dtype=dtype,
             arithmetic=linear,
             ignored=SpeakerEncoder.PREFIXES,  # of a Base, or left in one that was fine-tuned
             on_take=lambda taken: on_progress("loading the networks", 0.05 + 0.65 * taken),
         ) as weights:
-            talker = Talker(config, weights, attention, is_fused=kernels.is_fused)
-            code_predictor = CodePredictor(config, weights, is_fused=kernels.is_fused)
+            talker = Talker(config, weights, attention, is_fused=fused)
+            code_predictor = CodePredictor(config, weights, is_fused=fused)
             for stack in (talker.stack, code_predictor.stack) if fuse else ():
                 stack.fuse()
             prompts = PromptEmbedder(config, weights, talker.embedding, code_predictor.embed)
-        with CheckpointFile(
+        with read(
             path / "speech_tokenizer" / "model.safetensors",
-            device=device,
             dtype=codec_dtype,
             arithmetic="float" if linear == "float" else "packed",
             ignored=CodecDecoder.IGNORED,
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
-            codec = CodecDecoder(config.codec, weights, is_fused=kernels.is_fused)
+            codec = CodecDecoder(config.codec, weights, is_fused=fused, has_tf32=codec_tf32)
         encoder = VoiceEncoder.load(path, config) if config.kind == "base" else None
         on_progress("loaded", 1.0)
         networks = (prompts, talker, code_predictor, codec)

@@ -26,11 +26,16 @@ from qwen_tts_service.voice.cloned import choose_clone
 from qwen_tts_service.voice.description import describe_voice
 from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice
 
-from .limits import PROMPT_FRAME_TOKENS, QwenOptions, expected_frames, runaway_frames
+from .limits import (
+    LEAST_FACTOR,
+    PROMPT_FRAME_TOKENS,
+    QwenOptions,
+    expected_frames,
+    part_chars,
+    runaway_frames,
+)
 from .open_text import QwenOpenUtterance
 
-LONGEST_PART_CHARS = 800
-"""About a minute of speech, three in Chinese: the model keeps its voice and finds the end."""
 _OPEN_TEXT = "a text that is still being written is spoken without the voice's recording"
 NO_VOICES: Mapping[str, KeptVoice] = {}
 _CANNOT_CLONE = (
@@ -48,6 +53,11 @@ def _not_applied(request: SpeechRequest) -> str | None:
     }
     names = [name for name, is_asked in asked.items() if is_asked]
     return f"this model cannot apply: {', '.join(names)}" if names else None
+
+
+def _number_format(model: Qwen3TTS) -> str:
+    codec = "tf32" if model.codec.has_tf32 else str(model.codec.dtype)
+    return f"{model.dtype}, codec {codec}".replace("torch.", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +78,6 @@ class QwenUtterance:
 class QwenVoice:
     """Speaks with a Qwen3-TTS checkpoint of any kind."""
 
-    longest_part_chars: int | None = LONGEST_PART_CHARS
-
     def __init__(
         self,
         model: Qwen3TTS,
@@ -88,10 +96,12 @@ class QwenVoice:
         self.model_name = name
         self.sample_rate_hz = model.config.codec.sample_rate_hz
         self.device = str(model.device)
+        self.slots: int | None = options.slots
+        self.longest_part_chars: int | None = part_chars(options.max_positions)
         self.facts: Mapping[str, str] = {
             "attention": f"{model.attention.name}: {model.attention.reason}",
             "kernels": f"{model.kernels.name}: {model.kernels.reason}",
-            "number_format": f"{model.dtype}, codec {model.codec.dtype}".replace("torch.", ""),
+            "number_format": _number_format(model),
         }
         self._model = model
         self._engine = engine
@@ -130,7 +140,7 @@ class QwenVoice:
             runaway_frames=runaway_frames(tokens, self._options.runaway_factor),
             **self._who(choice, voice),
         )
-        self._check_fit(job)
+        job = self._fitted(job, tokens)
         expected_s = expected_frames(tokens) * FRAME_S
         return QwenUtterance(job, choice, expected_s, self._engine.submit, _not_applied(request))
 
@@ -261,14 +271,18 @@ class QwenVoice:
             return tokens
         raise InvalidRequest(f"tokens must be text token ids, 0 to {limit - 1}", param="tokens")
 
-    def _check_fit(self, job: Job) -> None:
+    def _fitted(self, job: Job, tokens: int) -> Job:
+        """Let a job run as far as its slot goes; refuse it where even LEAST_FACTOR has no room."""
         prompt = len(job.ids) + len(job.instruct_ids) + PROMPT_FRAME_TOKENS
         if job.voice is not None:
             prompt += len(job.reference_ids) + len(job.voice.codes)
-        most = prompt + min(job.max_frames, job.runaway_frames)
-        if most > self._options.max_positions:
+        factor = min(LEAST_FACTOR, self._options.runaway_factor)
+        least = prompt + min(job.max_frames, runaway_frames(tokens, factor))
+        room = self._options.max_positions
+        if least > room:
             raise InvalidRequest(
-                f"text and speech may need {most} positions, but MAX_POSITIONS is "
-                f"{self._options.max_positions}; send less text or set a smaller max_length",
+                f"text and speech may need {least} positions, but MAX_POSITIONS is {room}; "
+                "send less text or set a smaller max_length",
                 param="text",
             )
+        return replace(job, runaway_frames=min(job.runaway_frames, room - prompt))

@@ -48,7 +48,8 @@ CANCELLATIONS = Counter("tts_cancellations", "Speech stopped early, by reason.",
 ACTIVE = _gauge("tts_active_requests", "Requests that hold a slot now.")
 QUEUED = _gauge("tts_queued_requests", "Requests that wait for a slot now.")
 SLOTS = _gauge("tts_slots", "Requests that can speak at once.")
-READY = _gauge("tts_ready", "Workers that are ready to speak.")
+READY = _gauge("tts_ready", "Workers that take requests.")
+LOADED = _gauge("tts_loaded", "Workers whose voice is in memory; see KEEP_ALIVE_S.")
 ENGINE_STEP_S = Histogram(
     "tts_engine_step_seconds",
     "One step of the engine: a frame for every active row, and their audio, seconds.",

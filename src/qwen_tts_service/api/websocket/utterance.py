@@ -49,6 +49,7 @@ class WebSocketUtterance:
             runtime.synthesizer, plan.request, plan.output, by_token=plan.is_by_token
         )
         self._call = Call(f"{session_id}.{index}", route=PATH, status=101)
+        runtime.keeper.hold(self._call.at_end)
         self._call.note(format=plan.output.format, seed=plan.request.seed)
         self._task = asyncio.create_task(self._run())
 
