@@ -7,7 +7,6 @@ reads the connection, another handles events, and each utterance is spoken by a 
 import asyncio
 import hmac
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import count
 
 from starlette.routing import WebSocketRoute
@@ -197,14 +196,10 @@ class Session:
         self._is_key_deferred = False
 
     def _make_plan(self, body: SessionConfig, synthesizer: Synthesizer) -> SessionPlan:
-        if body.text is not None or body.tokens is not None:
-            raise InvalidRequest("send text with input.text, not in session.config", param="text")
-        # A body needs a text to become a request; this one is never spoken.
-        request = body.model_copy(update={"text": "-"}).to_request(self._id, self._runtime.settings)
         can_by_token = can_speak_by_token(synthesizer) and body.input_type != "ssml"
         by_default = body.split is None and can_by_token
         return SessionPlan(
-            request=replace(request, text=None),
+            request=body.to_request(self._id, self._runtime.settings),
             output=Output(body.format, is_stream=True),
             is_by_token=body.split == "token" or by_default,
         )
