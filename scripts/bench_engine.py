@@ -3,16 +3,17 @@
 
     scripts/bench_engine.py CHECKPOINT [--batch 1,2,4,8,16] [--frames 48] [--device cpu]
                             [--threads N] [--layout full_text] [--linear half] [--compile]
-                            [--recording 10] [--closed 1,64] [--open 1,20] [--requests 64]
-                            [--json FILE]
+                            [--recording 10] [--start-steps 3]
+                            [--closed 1,64] [--open 1,20] [--requests 64] [--json FILE]
 
 CHECKPOINT may come from scripts/make_random_checkpoint.py: what is measured does not depend on
 the weights, as every utterance is made to last for exactly the frames asked for. For each batch
 so many utterances start together. `talker`, `predictor`, `other` (sampling, embeddings) and
 `codec` are means per step over the steps in which all rows advanced and no prompt was read; `own`
 is the CPU time of the engine's thread outside these, that is of its Python. `prompt` is what
-reading one prompt takes, `first` and `last` when the first and the last of them got audio, and
-`x real` all audio made by all the time taken, prompts included. `roofline` compares the time that
+reading one prompt takes, `first`, `mean` and `last` when the first, the mean and the last of them
+got audio, `last/mean` how much longer than the mean the last one waits, and `x real` all audio made
+by all the time taken, prompts included. `roofline` compares the time that
 the weights of a frame need at the bandwidth of a large copy, measured here, with the time the
 frame took.
 
@@ -134,9 +135,9 @@ class TimedRunner:
         ends.wait = self._clock.timed("frame", lambda: [False] * len(wait()))
         return ends
 
-    def decode(self, *what: Any) -> Any:
+    def decode(self, *what: Any, **how: Any) -> Any:
         with self._clock.part("codec"):
-            sound = self._inner.decode(*what)
+            sound = self._inner.decode(*what, **how)
         sound.wait = self._clock.timed("codec", sound.wait)
         return sound
 
@@ -156,7 +157,9 @@ class Row:
     own_us_per_row: float
     prompt: float
     first: float
+    mean_first: float
     last_first: float
+    last_to_mean: float
     x_real_time: float
     roofline: float
 
@@ -175,8 +178,10 @@ def main() -> int:
         forward = clock.timed("predictor", model.code_predictor.forward)
         model.code_predictor.forward = forward  # type: ignore[method-assign]
     voices = make_voices(model, arguments.recording, facts)
-    head = ("voice", "batch", "step", *PARTS, "own/row", "prompt", "first", "last", "x real")
-    print_line((*head, "roofline"))
+    waits = ("first", "mean", "last", "last/mean")
+    print_line(
+        ("voice", "batch", "step", *PARTS, "own/row", "prompt", *waits, "x real", "roofline")
+    )
     rows, references = [], []
     for batch in map(int, arguments.batch):
         for who in voices:
@@ -220,6 +225,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--open", type=numbers, default=[], help="requests per second, Poisson")
     parser.add_argument("--requests", type=int, default=64, help="of each load")
     parser.add_argument("--frames", type=int, default=48)
+    parser.add_argument("--start-steps", type=int, default=3, help="as in EngineOptions")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--recording", type=float, default=10.0, help="seconds, of a cloned voice")
@@ -274,6 +280,10 @@ def measure(
     finally:
         engine.close()
     steps = [spent for rows, spent in clock.steps if rows == batch and "prompt" not in spent]
+    if not steps:
+        raise SystemExit(
+            f"all {batch} never spoke together: ask for more than {arguments.frames} frames"
+        )
     mean = {
         name: sum(spent.get(name, 0.0) for spent in steps) / len(steps)
         for name in ("step", "frame", "talker", "predictor", "codec", "own")
@@ -292,7 +302,9 @@ def measure(
         own_us_per_row=1e6 * mean["own"] / batch,
         prompt=1e3 * sum(spent.get("prompt", 0.0) for _, spent in clock.steps) / batch,
         first=1e3 * min(first),
+        mean_first=1e3 * sum(first) / batch,
         last_first=1e3 * max(first),
+        last_to_mean=max(first) * batch / sum(first),
         x_real_time=batch * arguments.frames * FRAME_S / whole_s,
         roofline=frame_bytes(model) / mean["frame"],
     )
@@ -404,6 +416,7 @@ def engine_options(model: Qwen3TTS, slots: int, arguments: argparse.Namespace) -
         max_positions=min(model.config.max_positions, arguments.frames + 128 + recording),
         silence_rms=0.0,
         max_lead_s=3600,
+        start_steps=arguments.start_steps,
     )
 
 
@@ -532,7 +545,9 @@ def print_row(row: Row) -> None:
             f"{row.own_us_per_row:.0f} us",
             f"{row.prompt:.0f}",
             f"{row.first:.0f}",
+            f"{row.mean_first:.0f}",
             f"{row.last_first:.0f}",
+            f"{row.last_to_mean:.2f}",
             f"{row.x_real_time:.2f}",
             f"{100 * row.roofline:.0f} %",
         ]

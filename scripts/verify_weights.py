@@ -109,7 +109,8 @@ def observe(model: Qwen3TTS, text: str, *, frames: int = 2) -> Values:
     state = model.new_state(slots=1, max_positions=len(prompt.rows) + frames)
     slots = torch.zeros(1, dtype=torch.int64, device=model.device)
     with torch.inference_mode():
-        hidden = model.prefill(state, slots, prompt.rows[None])[0, 0]
+        piece = model.piece(slots, 0, len(prompt.rows))
+        hidden = model.prefill(state, prompt.rows, [piece])[0]
     model.begin(state, 0, prompt, seed=0, sampling=GREEDY)
     model.read_prompt(state, 0, prompt)
     codes = []

@@ -42,6 +42,8 @@ def test_the_engine_is_measured_by_part_and_under_load(
     assert {"command", "commit", "device", "cpu_flags", "date"} <= set(figures["facts"])
     assert [row["batch"] for row in figures["rows"]] == [1, 3]
     for row in figures["rows"]:
+        assert row["first"] <= row["mean_first"] <= row["last_first"]
+        assert row["last_to_mean"] * row["mean_first"] == pytest.approx(row["last_first"])
         parts = [row[name] for name in ("talker", "predictor", "other", "codec")]
         assert min(parts) > 0
         assert sum(parts) < row["step"] * 1.01
@@ -78,7 +80,7 @@ def test_parts_of_a_captured_frame_are_timed_by_themselves(
     bench, kind: str, request: pytest.FixtureRequest
 ):
     model = request.getfixturevalue(kind)
-    options = bench.engine_options(model, 3, bench.argparse.Namespace(frames=6))
+    options = bench.engine_options(model, 3, bench.argparse.Namespace(frames=6, start_steps=3))
     driver = RecordingDriver()
     seconds = bench.captured_parts(model, driver, 3, options)
     assert driver.captured == ["frames"] * 3

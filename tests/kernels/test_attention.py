@@ -78,19 +78,34 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(cache):
 
 @pytest.mark.parametrize("start", [0, 7])
 def test_prefill_sees_what_lies_before_and_itself(cache, start):
-    q, k, v = new_rows(2, T=5)
-    slots = torch.tensor([3, 1])
+    q, k, v = new_rows(1, T=5)
     before = [x.clone() for x in cache]
-    out = prefill(q, k, v, cache, CachePositions(slots, torch.arange(start, start + 5), start + 5))
-    for row, slot in enumerate(slots):
-        for step in range(5):
-            keys, values = (
-                torch.cat((old[slot, :start], new[row, : step + 1]))
-                for old, new in zip(before, (k, v), strict=True)
-            )
-            torch.testing.assert_close(out[row, step], plain(q[row, step], keys, values))
-    assert torch.equal(cache[0][slots, start : start + 5], k)
-    assert torch.equal(cache[1][slots, start : start + 5], v)
+    piece = CachePositions(torch.tensor([3]), torch.arange(start, start + 5), start + 5)
+    out = prefill(q, k, v, cache, [piece])
+    for step in range(5):
+        keys, values = (
+            torch.cat((old[3, :start], new[0, : step + 1]))
+            for old, new in zip(before, (k, v), strict=True)
+        )
+        torch.testing.assert_close(out[0, step], plain(q[0, step], keys, values))
+    assert torch.equal(cache[0][3, start : start + 5], k[0])
+    assert torch.equal(cache[1][3, start : start + 5], v[0])
+
+
+def test_a_piece_has_the_same_bits_beside_others_and_sees_those_before_it(cache):
+    q, k, v = new_rows(1, T=12)
+    places = [(3, 0, 5), (1, 4, 3), (3, 5, 4)]  # slot, first position, rows
+    pieces = [
+        CachePositions(torch.tensor([s]), torch.arange(a, a + n), a + n) for s, a, n in places
+    ]
+    other = tuple(x.clone() for x in cache)
+    together = prefill(q, k, v, cache, pieces)
+    alone = [
+        prefill(*(x[:, first : first + len(piece.positions)] for x in (q, k, v)), other, [piece])
+        for first, piece in zip((0, 5, 8), pieces, strict=True)
+    ]
+    assert torch.equal(together, torch.cat(alone, dim=1))
+    assert all(torch.equal(a, b) for a, b in zip(cache, other, strict=True))
 
 
 class FakeLibrary:

@@ -59,9 +59,9 @@ def test_the_code_is_traced_whole_and_gives_the_same_bits(data):
     ):
         assert torch.equal(codes, expected[0])
         assert torch.equal(logits, expected[1])
-    # Two functions for: the prompt, as a slice in the first block and whole in the others, and
-    # one and three rows of talker, of the predictor's first two positions and of its others.
-    assert counters["stats"]["unique_graphs"] == 2 * (2 + 2 * 3)
+    # Two functions for: the prompt, and one and three rows of talker, of the predictor's first two
+    # positions and of its others.
+    assert counters["stats"]["unique_graphs"] == 2 * (1 + 2 * 3)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor itself, torch 2.13

@@ -246,7 +246,7 @@ MAX_LINES = {
     "text": 2480,
     "voice": 415,
 }
-MAX_LINES_OF_ALL = 13300
+MAX_LINES_OF_ALL = 13400
 
 
 def lines_of_code(path: Path) -> int:

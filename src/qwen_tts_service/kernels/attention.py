@@ -1,7 +1,7 @@
 """Decode and prefill attention over the KV cache of all slots, and the choice of implementation.
 
 Each slot of the cache holds the keys and values of one utterance. A decode step brings one new
-position for each of B rows, a prefill brings many for the same start. All functions first write
+position for each of B rows, a prefill brings pieces of prompts. All functions first write
 the new keys and values into the cache in place and then attend. "Attention Is All You Need",
 scale 1/√D; grouped heads as in "GQA".
 
@@ -12,7 +12,7 @@ also cost a copy of the cache for every step.)
 Letters: S slots, L positions, B rows, T new positions, H heads, K key/value heads, D head size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import import_module
@@ -31,8 +31,8 @@ class CachePositions:
     """Where the rows of one call lie.
 
     slots:        int64 [B]
-    positions:    int64, the cache positions that new keys take: [B] for one of each row, [T] for
-                  the same several of all rows
+    positions:    int64, the cache positions that new keys take: [B] for one of each row; a piece
+                  of a prompt has one slot and [T] positions
     bound:        static; every position is below it
     """
 
@@ -50,11 +50,19 @@ class CachePositions:
         """How many positions each row has then, and its slot, int32 [B] as flash-attn has it."""
         return (self.positions + 1).to(torch.int32), self.slots.to(torch.int32)
 
-    def for_each_row(self, T: int) -> "CachePositions":
-        """Return the slot and position of each of B * T rows, for T positions shared by B slots."""
-        # Kernels read them one after another: of one slot alone, `expand` would stay a view.
-        slots = self.slots[:, None].expand(-1, T).contiguous().view(-1)
-        return CachePositions(slots, self.positions.repeat(len(self.slots)), self.bound)
+    @classmethod
+    def for_each_row(cls, pieces: Sequence["CachePositions"]) -> "CachePositions":
+        """Return the slot and position of each row of some pieces of prompts.
+
+        A piece may have a slot for each of its positions already.
+        """
+        # Kernels read them one after another, and `expand` alone would leave a view of one number.
+        slots = [piece.slots.expand(len(piece.positions)).contiguous() for piece in pieces]
+        positions = [piece.positions for piece in pieces]
+        bound = max(piece.bound for piece in pieces)
+        if len(pieces) == 1:
+            return cls(slots[0], positions[0], bound)
+        return cls(torch.cat(slots), torch.cat(positions), bound)
 
 
 _FLASH_TOLERANCE = 0.02
@@ -87,6 +95,21 @@ class Attention(Protocol):
 
 
 def prefill(
+    q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], pieces: Sequence[CachePositions]
+) -> Tensor:
+    """Add pieces of prompts one after the other, each by itself: no other changes its bits.
+
+    q [1, R, H, D], k and v [1, R, K, D] -> [1, R, H, D]; cache: keys, values [S, L, K, D]
+    """
+    outs, row = [], 0
+    for piece in pieces:
+        rows = slice(row, row + len(piece.positions))
+        outs.append(_prefill_piece(q[:, rows], k[:, rows], v[:, rows], cache, piece))
+        row = rows.stop
+    return torch.cat(outs, dim=1)
+
+
+def _prefill_piece(
     q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
 ) -> Tensor:
     """Add T positions to each row; each sees itself and what lies before it.

@@ -133,6 +133,12 @@ class PromptEmbedder(nn.Module):
             key = (*key, voice, layout, *reference_ids)
         return PromptEmbeddings(torch.cat((start, body)), rest, len(start) + shared, key)
 
+    def prepare(self, role_ids: Sequence[int]) -> None:
+        """Make the rows that all utterances of a speaker and a language share, before the first."""
+        for speaker in self.config.speakers:
+            for language in ("auto", *self.config.languages):
+                self._constant_rows(tuple(role_ids), self._tags(speaker, None, language), None)
+
     def _one_after_another(self, text: Tensor, frames: Tensor) -> Tensor:
         """The text [N, C] and its end, begin of speech, and the frames [T, C] of a recording."""
         codec = self._codec_embedding

@@ -4,10 +4,10 @@
 `frame_step` makes the next 16 codes of any set of slots, `codec.decode` turns codes into audio.
 State is passed in (`SlotState`, `CodecState`).
 
-Letters: S slots, B rows, P prompt rows, Q codebooks, C width, V = codes + 1.
+Letters: S slots, B rows, R prompt rows, Q codebooks, C width, V = codes + 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.kernels.attention import Attention, CachePositions, choose_attention
-from qwen_tts_service.kernels.device import network_dtype, prepare, with_number
+from qwen_tts_service.kernels.device import network_dtype, prepare, upload, with_number
 from qwen_tts_service.kernels.fused.choice import KernelChoice, choose_kernels
 from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
 from qwen_tts_service.kernels.fused.finish import finish_frame
@@ -32,9 +32,9 @@ from .config import ModelConfig, load_config
 from .prompt_embeddings import PromptEmbedder, PromptEmbeddings
 from .sampling import MIN_FRAMES, CounterDraw, Draw, Sampler, penalise
 from .speaker_encoder import SpeakerEncoder
-from .state import SlotState, allocate_slots
+from .state import SlotState, StartNumbers, allocate_slots
 from .talker import Talker
-from .tokenizer import Split, Tokenizer
+from .tokenizer import ROLE_TOKENS, Split, Tokenizer
 from .voice_encoder import VoiceEncoder
 from .weights import CheckpointFile
 
@@ -176,6 +176,11 @@ class Qwen3TTS:
         return self.codec.hear(torch.tensor(voice.codes, device=self.device).T[None])
 
     @torch.inference_mode()
+    def prepare(self) -> None:
+        """Make the prompt rows of every voice and language now, not at the first use."""
+        self.prompts.prepare(self.tokenizer.encode("")[:ROLE_TOKENS])
+
+    @torch.inference_mode()
     def begin(
         self,
         state: SlotState,
@@ -197,20 +202,24 @@ class Qwen3TTS:
                 f"text and instruct need more than {longest} positions", param="text"
             )
         self._check_text_rows(state, len(prompt.text_rows))
-        state.begin(
-            slot,
-            length=len(prompt.rows) - 1,
-            seed=seed,
-            text_rows=len(prompt.text_rows),
-            talker=sampling,
-            predictor=predictor_sampling or sampling,
+        numbers = StartNumbers.of(
+            slot, prompt, seed=seed, talker=sampling, predictor=predictor_sampling or sampling
         )
-        state.next_input[slot] = prompt.rows[-1]
+        integers, reals = (upload(part, self.device) for part in numbers.tensors())
+        state.begin(integers, reals, prompt.rows[-1])
         state.text_rows[slot, : len(prompt.text_rows)] = prompt.text_rows
 
     def read_prompt(self, state: SlotState, slot: int, prompt: PromptEmbeddings) -> None:
         """Read at once all rows of a prompt that its slot has begun, but for the last."""
-        self.prefill(state, torch.tensor([slot], device=self.device), prompt.rows[None, :-1])
+        slots, rows = torch.tensor([slot], device=self.device), prompt.rows[:-1]
+        self.prefill(state, rows, [self.piece(slots, 0, len(rows))])
+
+    def piece(
+        self, slot: Tensor, start: int, rows: int, *, bound: int | None = None
+    ) -> CachePositions:
+        """Say where `rows` prompt rows go: to a slot int64 [1], from position `start` on."""
+        positions = torch.arange(start, start + rows, device=self.device)
+        return CachePositions(slot, positions, bound or start + rows)
 
     @torch.inference_mode()
     def append_text(self, state: SlotState, slot: int, rows: Tensor, *, start: int) -> None:
@@ -227,26 +236,13 @@ class Qwen3TTS:
             raise InvalidRequest(f"streamed text is too long; {most} tokens at most", param="text")
 
     @torch.inference_mode()
-    def prefill(
-        self,
-        state: SlotState,
-        slots: Tensor,
-        rows: Tensor,
-        *,
-        start: int | Tensor = 0,
-        bound: int | None = None,
-    ) -> Tensor:
-        """Read prompt rows [B, P, C] into the slots int64 [B]; normed hidden states [B, P, C].
+    def prefill(self, state: SlotState, rows: Tensor, pieces: Sequence[CachePositions]) -> Tensor:
+        """Read rows [R, C] of one or more prompts, side by side; normed hidden states [R, C].
 
-        start: position of the first row; for a CUDA graph an int64 [] and, in `bound`, a static
-        number that all positions are below; None is exactly what is needed
-        Rows may be padded at their end: what padding writes lies behind the row's length.
+        pieces: where they go, in their order: consecutive rows of one slot each, as `piece` says;
+        with fused kernels also any rows, with a slot for each
         """
-        P = rows.shape[1]
-        bound = int(start) + P if bound is None else bound
-        positions = torch.arange(P, device=self.device) + start
-        positions = positions.clamp(max=state.max_positions - 1)
-        return self.talker.prefill(rows, state, CachePositions(slots, positions, bound))
+        return self.talker.prefill(rows, state, pieces)
 
     @torch.inference_mode()
     def frame_step(
