@@ -1,5 +1,6 @@
 """The C library in its process: checked names, no memory of earlier calls, prompt stop."""
 
+import ctypes
 import gc
 import os
 import re
@@ -74,6 +75,28 @@ def test_stopped_synthesis_leaves_nothing_for_the_next(library):
     expected = synthesise(library, RUSSIAN, "f2")
     begin_and_stop(library, RUSSIAN)
     np.testing.assert_array_equal(synthesise(library, RUSSIAN, "f2"), expected)
+
+
+class OneChunk:
+    """A library that makes one chunk of a single sample and does nothing else."""
+
+    def espeak_SetSynthCallback(self, callback):  # noqa: N802 - the library's name
+        self.callback = callback
+
+    def espeak_Synth(self, *_arguments):  # noqa: N802 - the library's name
+        self.callback((ctypes.c_short * 1)(5), 1, None)
+        return 0
+
+
+def test_caller_who_leaves_with_samples_unread_ends_the_fork(monkeypatch):
+    exits = []
+    monkeypatch.setattr(server.os, "_exit", exits.append)
+
+    def send(_chunk):
+        raise ConnectionResetError
+
+    server._synthesise(OneChunk(), send, "text", [], False)
+    assert exits == [0]
 
 
 def test_samples_are_float32_up_to_one(library):

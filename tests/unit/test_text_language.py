@@ -442,6 +442,22 @@ def test_the_default_language_is_for_texts_without_letters(text, language):
 
 
 @pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("- [ ] todo", "english"),
+        ("- [ ] todo\n- [x] done", "english"),
+        ("Buy milk:\n* [X] TODO fix", "english"),
+        ("- [ ] todo\n- [ ] Comprar leche y pan", "spanish"),
+        ("- [ ] Todo dia", "portuguese"),
+        ("- [x] готово", "russian"),
+        ("Todo bien", "spanish"),
+    ],
+)
+def test_the_marks_of_a_task_list_do_not_count(text, language):
+    assert detect_language(text) == language
+
+
+@pytest.mark.parametrize(
     ("text", "tells"),
     [
         ("Да.", True),
@@ -451,6 +467,7 @@ def test_the_default_language_is_for_texts_without_letters(text, language):
         ("ivan@mail.ru", False),
         ("😊!", False),
         ("<b>1</b>", False),
+        ("- [ ] todo", False),
     ],
 )
 def test_only_words_tell_a_language(text, tells):

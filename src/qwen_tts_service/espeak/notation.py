@@ -58,7 +58,8 @@ _MINUS = re.compile(rf"{_START}(?<![)\]])[-–−](?=\d)")
 _HOURS = re.compile(rf"{_START}(\d{{1,2}}){_SPACE}?[hH](?:{_SPACE}?(\d\d))?(?!/){_NO_LETTER}")
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])/(?=[^\W\d_])")
 _INITIAL = re.compile(
-    r"(?<!\w)([A-HJ-ZÀ-ÝА-ЮЁ])\.\s?(?=[A-ZÀ-ÝА-ЯЁ,;)]|\Z)|(?<=[A-Z]\.)([A-Z])\.(?=\s[a-zß-ÿ])"
+    r"(?<!\w)([A-HJ-ZÀ-ÝА-ЮЁ]|(?<=[А-ЮЁ]\. )Я)\.\s?(?=[A-ZÀ-ÝА-ЯЁ,;)]|\Z)"
+    r"|(?<=[A-Z]\.)([A-Z])\.(?=\s[a-zß-ÿ])"
 )
 _CAPITALS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5}(?![A-Za-z])")
 # Words in capitals, which are not spelled.
@@ -117,6 +118,7 @@ class Notation:
         currencies, units = (_alternatives(table[kind]) for kind in ("currencies", "units"))
         amount = rf"{_NUMBER}(?:\s?{_SCALE})?"
         self.money = re.compile(
+            rf"(?:(?<![{_LETTERS}])|(?![{_LETTERS}]))"  # no "р." of "стр. 5"
             rf"(?P<sign>{currencies})\s?(?P<amount>(?<!\d){amount}){_NO_LETTER}"
             rf"|{_START}(?P<before>{amount})\s?(?P<behind>{currencies}){_NO_LETTER}"
         )

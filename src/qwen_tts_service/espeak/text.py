@@ -22,6 +22,8 @@ _MAX_WORD_CHARS = 40
 # A secondary stress, composed.
 _GRAVE = {"ѐ": "е", "ѝ": "и", "Ѐ": "Е", "Ѝ": "И"}
 
+_POWER = re.compile("(?<=[0-9])[⁰¹²³⁴-⁹]++")  # "10⁶" is not 106
+
 # With the marks that close it, so that it is read alike within a text and alone.
 _CLOSING = r"(?<=[.!?…])[»”’\"')\]]*(?:[ \u00a0\u202f]»)?"
 _SENTENCE_END = re.compile(
@@ -36,8 +38,12 @@ _LONG_WORD = re.compile(rf"([^\W{_HAN}]{{{_MAX_WORD_CHARS}}})(?=[^\W{_HAN}])")
 
 def clean(text: str) -> str:
     """Compose, widen and drop until only characters are left that espeak-ng may meet."""
-    composed = unicodedata.normalize("NFC", text)
+    composed = _POWER.sub(_with_caret, unicodedata.normalize("NFC", text))
     return unicodedata.normalize("NFC", "".join(map(_plain, composed))).strip()
+
+
+def _with_caret(power: re.Match[str]) -> str:
+    return power[0] if power[0] in "²³" else "^" + unicodedata.normalize("NFKC", power[0])
 
 
 def _plain(char: str) -> str:

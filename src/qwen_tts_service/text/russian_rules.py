@@ -7,6 +7,7 @@ the case. What no rule matches is left to the library, and so is everything that
 
 import re
 import tomllib
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -431,7 +432,8 @@ def _read_votes(match: re.Match[str]) -> str:
 
 
 def _read_power(match: re.Match[str]) -> str:
-    return " в квадрате" if match[0] == "²" else " в кубе"
+    words = {"²": " в квадрате", "³": " в кубе"}
+    return words.get(match[0]) or " в степени " + unicodedata.normalize("NFKC", match[0])
 
 
 def _read_minutes(match: re.Match[str]) -> str:
@@ -710,6 +712,19 @@ def _read_anniversary(match: re.Match[str]) -> str:
     return stems.get(number, cardinal(number, "genitive").replace(" ", "")) + match["word"]
 
 
+_BEFORE_ADJECTIVE = re.compile(
+    r"(?<![\w.,/-])(?P<number>\d{1,3})-й(?= [А-ЯЁа-яё-]+ой (?P<noun>[а-яё]+))"
+)
+
+
+def _read_before_adjective(match: re.Match[str]) -> str | None:
+    """Read "1-й Тверской переулок" and "в 1-й городской больнице": the noun shows the gender."""
+    number, tag = int(match["number"]), parses_of(match["noun"])[0].tag
+    if _is_masculine(tag):
+        return ordinal(number)
+    return ordinal(number, "genitive", "f") if {"femn", "sing"} in tag else None
+
+
 # The rules, in their order -----------------------------------------------------------------
 
 _NUMBER = r"(?P<number>\d{1,3}(?: \d{3}){1,3}|\d{1,9})"
@@ -723,12 +738,16 @@ _SCALE = r"(?: ?(?P<scale>тыс\.?|млн|млрд|трлн|(?:тысяч|ми�
 @cache
 def rules() -> tuple[Rule, ...]:
     """Every rule; the first that matches a stretch of text takes it."""
-    return tuple(
-        Rule(re.compile(pattern, re.IGNORECASE if is_any_case else 0), read)
-        for pattern, read, is_any_case in _PATTERNS
-    ) + tuple(
-        Rule(re.compile(rf"(?<![\w.]){_with_capital(pattern)}"), _abbreviation(words))
-        for pattern, words in _TABLES["abbreviations"].items()
+    return (
+        tuple(
+            Rule(re.compile(pattern, re.IGNORECASE if is_any_case else 0), read)
+            for pattern, read, is_any_case in _PATTERNS
+        )
+        + tuple(
+            Rule(re.compile(rf"(?<![\w.]){_with_capital(pattern)}"), _abbreviation(words))
+            for pattern, words in _TABLES["abbreviations"].items()
+        )
+        + (Rule(_BEFORE_ADJECTIVE, _read_before_adjective),)
     )
 
 
@@ -848,7 +867,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     (r"(?<![\d\-])\d{4}(?:[ -]\d{4}){3}(?![\d\-])", _read_in_pairs, False),
     (r"(?<![\w.,])\d{12,40}(?![\w]|[.,]\d)", _read_in_groups, False),
     (r"(?<=[²³)]) ?\+ ?(?=\w)", lambda _: " плюс ", False),
-    (r"(?<=[\dA-Za-z)])[²³](?!\w)", _read_power, False),
+    (r"(?<=[\dA-Za-z)])[²³](?!\w)|(?<=\d)[⁰¹²³⁴-⁹]+(?!\w)", _read_power, False),
     (r"(?<![\w.,°])(\d{1,3})′(?: ?(\d{1,2})″)?", _read_minutes, False),
     (r"(?<= )\+(?= [A-Za-z\d])", lambda _: "плюс", False),
     (r"(?<= )−(?= [A-Za-z\d])", lambda _: "минус", False),
