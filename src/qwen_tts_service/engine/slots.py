@@ -115,8 +115,8 @@ class SlotTensors:
 
     def prefill(self, pieces: Sequence[PromptPiece]) -> None:
         """Read pieces of prompts, side by side."""
-        places = [self.model.piece(self.index(p.slot), p.start, p.rows) for p in pieces]
-        self.model.prefill(self.state, rows_of(pieces), places)
+        positions = [self.model.piece(self.index(p.slot), p.start, p.rows) for p in pieces]
+        self.model.prefill(self.state, rows_of(pieces), positions)
         self.keep_prefixes(pieces)
 
     def keep_prefixes(self, pieces: Sequence[PromptPiece]) -> None:

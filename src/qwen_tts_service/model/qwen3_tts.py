@@ -283,8 +283,8 @@ class Qwen3TTS:
         """`frame_step` with fused kernels, which read each slot's parameters where they lie."""
         frames, end = state.frame[slots], self.config.codes
         positions = state.length[slots].clamp(max=state.max_positions - 1)
-        places = CachePositions(slots, positions, state.max_positions)
-        hidden, logits = self.talker.step(state.next_input[slots], state, places)
+        at = CachePositions(slots, positions, state.max_positions)
+        hidden, logits = self.talker.step(state.next_input[slots], state, at)
         state.length.index_put_((slots,), positions + 1)
         noise = race_noise(state.seed[slots], frames, self.config.codebooks, logits.shape[1])
         codes = slots.new_empty(len(slots), self.config.codebooks)
@@ -314,8 +314,8 @@ class Qwen3TTS:
         """Feed the talker what each slot has waiting; hidden [B, C], logits float32 [B, V]."""
         # A row that runs on after its end stays inside its own slot.
         positions = state.length[slots].clamp(max=state.max_positions - 1)
-        places = CachePositions(slots, positions, bound or state.max_positions)
-        hidden, logits = self.talker.step(state.next_input[slots], state, places)
+        at = CachePositions(slots, positions, bound or state.max_positions)
+        hidden, logits = self.talker.step(state.next_input[slots], state, at)
         state.logits[slots] = logits
         state.length[slots] = positions + 1
         return hidden, logits
