@@ -41,7 +41,7 @@ class SlotTensors:
     """
 
     def __init__(self, model: Qwen3TTS, options: EngineOptions, *, spare: int = 0) -> None:
-        """Allocate, once, for options.slots utterances and `spare` slots that nobody gets."""
+        """Allocate, once, for options.slots utterances and `spare` slots that no job gets."""
         self.model = model
         self.options = options
         self.count = options.slots + spare
