@@ -230,7 +230,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--recording", type=float, default=10.0, help="seconds, of a cloned voice")
     parser.add_argument("--layout", choices=["full_text", "streaming_text"], default="full_text")
-    parser.add_argument("--linear", choices=["float", "packed", "half", "int8"])
+    parser.add_argument("--linear", choices=["float", "packed", "half", "bfloat16", "int8"])
     parser.add_argument("--compile", action="store_true", help="TORCH_COMPILE=1, on CUDA")
     parser.add_argument("--codec-dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--reference", help="the Python of .venv-reference: time the official too")
@@ -460,7 +460,7 @@ def frame_bytes(model: Qwen3TTS) -> float:
     per_pass = block_weights(predictor) + predictor.width * config.codes
     if predictor.width != config.width:
         per_pass += predictor.width * config.width
-    size = {"half": 2, "int8": 1}.get(model.linear, model.dtype.itemsize)
+    size = {"half": 2, "bfloat16": 2, "int8": 1}.get(model.linear, model.dtype.itemsize)
     return float(size * (talker + books * per_pass))
 
 

@@ -639,3 +639,13 @@ def test_load_reports_progress_in_order(data):
     names = load_file(data / "tiny_1b7" / CODEC).keys()
     read = [name for name in names if not name.startswith(CodecDecoder.IGNORED)]
     assert codec[-1] == pytest.approx(0.7 + 0.3 * len(read) / len(names))
+
+
+def test_weights_that_no_cache_holds_are_moved_into_large_pages(data, monkeypatch):
+    moves = []
+    monkeypatch.setattr("qwen_tts_service.model.qwen3_tts.use_large_pages", lambda: moves.append(1))
+    Qwen3TTS.load(data / "tiny_1b7", linear="float")
+    assert moves == []
+    monkeypatch.setattr("qwen_tts_service.model.qwen3_tts._MANY_BYTES", 1)
+    Qwen3TTS.load(data / "tiny_1b7", linear="float")
+    assert moves == [1]

@@ -7,6 +7,7 @@ State is passed in (`SlotState`, `CodecState`).
 Letters: S slots, B rows, R prompt rows, Q codebooks, C width, V = codes + 1.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,8 @@ from qwen_tts_service.kernels.fused.choice import KernelChoice, choose_kernels
 from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
 from qwen_tts_service.kernels.fused.finish import finish_frame
 from qwen_tts_service.kernels.fused.noise import race_noise
-from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
+from qwen_tts_service.kernels.large_pages import use_large_pages
+from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic, describe_arithmetic
 from qwen_tts_service.types import KeptVoice, ReportProgress, SamplingOptions
 
 from .code_predictor import CodePredictor, sum_embeddings
@@ -37,6 +39,11 @@ from .talker import Talker
 from .tokenizer import ROLE_TOKENS, Split, Tokenizer
 from .voice_encoder import VoiceEncoder
 from .weights import CheckpointFile
+
+logger = logging.getLogger(__name__)
+
+_MANY_BYTES = 256 << 20
+"""Weights that no cache holds: from here on large pages pay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,7 @@ class Qwen3TTS:
         with read(
             path / "model.safetensors",
             dtype=dtype,
-            arithmetic=linear,
+            arithmetic="ordered" if fused and linear == "float" else linear,
             ignored=SpeakerEncoder.PREFIXES,  # of a Base, or left in one that was fine-tuned
             on_take=lambda taken: on_progress("loading the networks", 0.05 + 0.65 * taken),
         ) as weights:
@@ -130,14 +137,27 @@ class Qwen3TTS:
         ) as weights:
             codec = CodecDecoder(config.codec, weights, is_fused=fused, has_tf32=codec_tf32)
         encoder = VoiceEncoder.load(path, config) if config.kind == "base" else None
-        on_progress("loaded", 1.0)
         networks = (prompts, talker, code_predictor, codec)
-        return cls(config, tokenizer, *networks, device, dtype, linear, kernels, encoder)
+        model = cls(config, tokenizer, *networks, device, dtype, linear, kernels, encoder)
+        model.settle()
+        on_progress("loaded", 1.0)
+        return model
+
+    def settle(self) -> None:
+        """Move weights that no cache holds into large pages, and log what was chosen."""
+        if self.device.type == "cpu" and self.weight_bytes >= _MANY_BYTES:
+            use_large_pages()
+        logger.info("linear layers: %s", self.linear_layers)
 
     @property
     def attention(self) -> Attention:
         """The attention in use: `name` and `reason` are for people."""
         return self.talker.attention
+
+    @property
+    def linear_layers(self) -> str:
+        """What linear layers compute in, for people."""
+        return describe_arithmetic(self.linear)
 
     @property
     def is_fused(self) -> bool:
