@@ -712,6 +712,14 @@ def _read_anniversary(match: re.Match[str]) -> str:
     return stems.get(number, cardinal(number, "genitive").replace(" ", "")) + match["word"]
 
 
+def _read_decade(match: re.Match[str]) -> str | None:
+    """Read "в 90-е" as years; "90-е место" is left to the library."""
+    tag = parses_of(match["noun"])[0].tag if match["noun"] else ()
+    if "neut" in tag and "VERB" not in tag:
+        return None
+    return inflect(ordinal(int(match["number"])), {"plur", "nomn"})
+
+
 _BEFORE_ADJECTIVE = re.compile(
     r"(?<![\w.,/-])(?P<number>\d{1,3})-й(?= [А-ЯЁа-яё-]+ой (?P<noun>[а-яё]+))"
 )
@@ -847,6 +855,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     # Addresses, scores, ratios, sizes.
     (r"(?<=\d)(?P<part>к)(?=\d)", _read_building, False),
     (r"№№ ?", lambda _: "номера ", False),
+    (r"(?<![\w&])#(?=\d)", lambda _: "номер ", False),
     (r"(?<![\w.,/])(\d{1,2})/(\d{1,2}) эт\b\.?", lambda m: f"{m[1]} этаж из {m[2]}", False),
     (r"(?<![\w.])(?:(?P<part>стр|к)\.(?= ?\d)|д\.(?= ?\d+(?:/\d|[а-я]\b)))", _read_building, True),
     (r"(?<![\d:.,])(\d{1,4}):(\d{1,3}(?: \d{3}){1,2}|\d{1,5})(?![\d:]|[.,]\d)", _read_ratio, False),
@@ -943,6 +952,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
         _read_ordinal,
         False,
     ),
+    (r"(?<![\w.,–—-])(?P<number>[2-9]0)-е(?!\w)(?=(?: (?P<noun>[а-яё]+))?)", _read_decade, False),
     (r"(?<![\w.,])(?P<number>\d{1,4})[-–‑ ]?(?P<word>лети[еяюй]\w*)", _read_anniversary, False),
     (r"(?<=\d) г(?=[.,!?]?\Z)", _read_grams, False),
 )
