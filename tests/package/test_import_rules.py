@@ -239,7 +239,7 @@ MAX_LINES = {
     "espeak": 1090,
     "hub": 330,
     "kernels": 1430,
-    "model": 1880,
+    "model": 1890,
     "qwen": 350,
     "speech": 960,
     "telemetry": 140,
