@@ -27,7 +27,7 @@ On CUDA a frame is one graph; `talker`, `predictor` and, for `other` and `roofli
 then captured and timed by themselves, and `prompt` is what launching takes.
 
 --closed and --open are the loads of scripts/bench_http.py, without HTTP: first audio is counted
-from the job's submission to its first samples at the engine's door.
+from the job's submission until the engine hands over its first samples.
 """
 
 import argparse

@@ -93,7 +93,7 @@ def test_rows_may_join_late_leave_early_and_lie_anywhere(model, state, solo):
     assert torch.equal(torch.cat((second[0], third[1])), solo[2][:9])
 
 
-def test_a_slot_remembers_nothing_of_who_used_it_before(model, state, solo):
+def test_a_slot_remembers_nothing_of_its_last_job(model, state, solo):
     for wish in (WISHES[2], WISHES[3], WISHES[1]):
         join(model, state, 2, wish)
         speak(model, state, [2], 6)

@@ -367,7 +367,7 @@ def test_error_for_an_unknown_name_lists_the_known_ones(world: World) -> None:
         pytest.param({"config.json": None}, "has no config.json", id="no config"),
     ],
 )
-def test_refusal_says_why_a_directory_does_not_count(
+def test_error_names_why_a_directory_does_not_count(
     world: World, change: dict[str, bytes | None], reason: str
 ) -> None:
     files = {name: data for name, data in (world.files | change).items() if data is not None}
@@ -375,7 +375,7 @@ def test_refusal_says_why_a_directory_does_not_count(
     assert reason in world.refusal(is_offline=True)
 
 
-def test_refusal_says_where_it_looked_and_what_to_do(world: World, tmp_path: Path) -> None:
+def test_error_names_where_it_looked_and_what_to_do(world: World, tmp_path: Path) -> None:
     message = world.refusal(is_offline=True)
     assert f"{world.target}: no such directory" in message
     assert f"other directories under {world.models}: none" in message
