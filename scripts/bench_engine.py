@@ -27,7 +27,7 @@ On CUDA a frame is one graph; `talker`, `predictor` and, for `other` and `roofli
 then captured and timed by themselves, and `prompt` is what launching takes.
 
 --closed and --open are the loads of scripts/bench_http.py, without HTTP: first audio is counted
-from the job's submission to its first samples at the engine's door.
+from the job's submission until the engine hands over its first samples.
 """
 
 import argparse
@@ -318,10 +318,10 @@ def captured_parts(
     state = model.new_state(slots=batch, max_positions=options.max_positions)
     state.length.fill_(options.max_positions // 2)
     slots = torch.arange(batch, device=model.device)
-    places = CachePositions(slots, state.length[slots], options.max_positions)
+    at = CachePositions(slots, state.length[slots], options.max_positions)
     hidden = torch.zeros(batch, model.config.width, dtype=model.dtype, device=model.device)
     work: dict[str, Callable[[], Any]] = {
-        "talker": lambda: model.talker.step(hidden, state, places),
+        "talker": lambda: model.talker.step(hidden, state, at),
         "predictor": predictor_work(model, state, slots, hidden),
         "frame": lambda: model.frame_step(
             state, slots, full_sort=False, bound=options.max_positions

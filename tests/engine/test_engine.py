@@ -139,7 +139,7 @@ def test_the_runner_fits_the_device(model, monkeypatch: pytest.MonkeyPatch):
     assert choose_runner(on_cuda, options, print) == (on_cuda, options, ("driver", device), print)
 
 
-def test_work_is_done_on_a_thread_that_is_gone_afterwards():
+def test_work_is_done_on_a_thread_that_has_ended_afterwards():
     def work(number, *, more):
         return threading.current_thread(), number + more
 

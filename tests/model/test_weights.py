@@ -35,7 +35,7 @@ CODEC = "speech_tokenizer/model.safetensors"
 
 
 @pytest.fixture
-def checkpoint(data, tmp_path: Path):
+def checkpoint(data, tmp_path: Path) -> Path:
     shutil.copytree(data / "tiny_1b7", tmp_path / "tiny")
     return tmp_path / "tiny"
 
@@ -121,14 +121,14 @@ def test_a_cut_file_is_a_startup_error_that_names_it(checkpoint, file):
 def test_a_tensor_in_the_wanted_dtype_lies_in_the_mapped_file(data):
     path = (data / "tiny_1b7" / MAIN).resolve()
     weights = CheckpointFile(path, device=torch.device("cpu"), dtype=torch.float32)
-    place = weights.take("talker.model.text_embedding.weight", 512, 48).data_ptr()
+    address = weights.take("talker.model.text_embedding.weight", 512, 48).data_ptr()
     regions = (line.split() for line in Path("/proc/self/maps").read_text().splitlines())
     mapped = [
         [int(edge, 16) for edge in region[0].split("-")]
         for region in regions
         if region[-1] == str(path)
     ]
-    assert any(start <= place < end for start, end in mapped)
+    assert any(start <= address < end for start, end in mapped)
 
 
 class Ledger:

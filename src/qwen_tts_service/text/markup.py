@@ -366,7 +366,7 @@ class SentenceReader:
         self._manner = Segment()
         self._held = ""  # sentences that are read together with the next one
         self._is_mid_line = False
-        self._pauses: deque[tuple[int, Pause]] = deque()  # by their place in the text
+        self._pauses: deque[tuple[int, Pause]] = deque()  # by their position in the text
         self._read_chars = 0
         self._given_chars = 0
         self._waiting: list[Pause] = []  # pauses of what has been left out
@@ -407,9 +407,9 @@ class SentenceReader:
     def _is_within_markdown(self) -> bool:
         """Whether what is held ends where only the whole line says how it is read."""
         end = self._given_chars + len(self._held)
-        places = [place for place, _ in self._pauses if place < end]
-        text = self._held[places[-1] - self._given_chars :] if places else self._held
-        is_mid_line = self._is_mid_line and not places
+        positions = [position for position, _ in self._pauses if position < end]
+        text = self._held[positions[-1] - self._given_chars :] if positions else self._held
+        is_mid_line = self._is_mid_line and not positions
         return self._has_markup and is_within_markdown(text, is_mid_line=is_mid_line)
 
     def _parsed(self) -> Iterator[ParsedText]:
@@ -431,10 +431,10 @@ class SentenceReader:
         start, self._given_chars = self._given_chars, self._given_chars + len(sentence)
         at = start
         while self._pauses and self._pauses[0][0] < self._given_chars:
-            place, pause = self._pauses.popleft()
-            builder.add(sentence[at - start : place - start], self._manner)
+            position, pause = self._pauses.popleft()
+            builder.add(sentence[at - start : position - start], self._manner)
             builder.add_pause(pause.duration_s)
-            at = place
+            at = position
         builder.add(sentence[at - start :], self._manner)
         parts = list(builder.build())
         if parts and self._is_mid_line and isinstance(first := parts[0], Segment):

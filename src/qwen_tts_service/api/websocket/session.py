@@ -7,7 +7,6 @@ reads the connection, another handles events, and each utterance is spoken by a 
 import asyncio
 import hmac
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import count
 
 from starlette.routing import WebSocketRoute
@@ -45,7 +44,7 @@ POLICY_VIOLATION, TOO_BIG = 1008, 1009
 
 
 async def handle_socket(socket: WebSocket) -> None:
-    """Hold one session, from the handshake to the end of the connection."""
+    """Handle one WebSocket connection, from the handshake to its end."""
     session = Session(socket)
     await socket.accept()
     await session.run()
@@ -76,7 +75,7 @@ class Session:
         }
 
     async def run(self) -> None:
-        """Read and handle events until one of both ends."""
+        """Read events and handle them, on two tasks, until either task ends."""
         tasks = [asyncio.create_task(self._read_all()), asyncio.create_task(self._handle_all())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -197,14 +196,10 @@ class Session:
         self._is_key_deferred = False
 
     def _make_plan(self, body: SessionConfig, synthesizer: Synthesizer) -> SessionPlan:
-        if body.text is not None or body.tokens is not None:
-            raise InvalidRequest("send text with input.text, not in session.config", param="text")
-        # A body needs a text to become a request; this one is never spoken.
-        request = body.model_copy(update={"text": "-"}).to_request(self._id, self._runtime.settings)
         can_by_token = can_speak_by_token(synthesizer) and body.input_type != "ssml"
         by_default = body.split is None and can_by_token
         return SessionPlan(
-            request=replace(request, text=None),
+            request=body.to_request(self._id, self._runtime.settings),
             output=Output(body.format, is_stream=True),
             is_by_token=body.split == "token" or by_default,
         )
@@ -224,7 +219,7 @@ class Session:
             await self._utterance.feed(text)
 
     async def _note_cancel(self, _event: ClientEvent) -> None:
-        """`_cancel` has done it; handled in order as well, so that the time limit starts anew."""
+        """Restart the time limit; `_cancel` has already stopped the utterance."""
         self._check_key(None)
 
     async def _end_text(self, _event: ClientEvent) -> None:
