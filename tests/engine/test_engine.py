@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.engine.harness import OPTIONS, make_job, read, running, until, whole
+from tests.engine.harness import OPTIONS, WAIT_S, make_job, read, running, until, whole
 from tests.engine.test_steps import Script
 
 from qwen_tts_service.engine import engine as module
@@ -19,6 +19,8 @@ from qwen_tts_service.engine.threads import on_a_thread_that_ends
 from qwen_tts_service.errors import InvalidRequest, NotReady
 
 FRAME = 4  # of a scripted runner
+# `run_whole` waits as long as it takes, and an engine that is broken may take for ever.
+pytestmark = pytest.mark.timeout(WAIT_S, func_only=True)
 
 
 def scripted(script):
