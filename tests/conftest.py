@@ -28,7 +28,7 @@ SLOW = "tests.api.slow_service:QwenTTS"
 KEY = "secret=key/1"
 READY_S = 120.0
 WARMS_UP = "starting: warm-up"
-WARM_UP_S = 30.0
+WARM_UP_S = 20.0
 """How long a voice that has loaded may take for its first utterance: a broken one takes for ever."""
 STOP_S = 60.0
 

@@ -1,7 +1,7 @@
 """An engine around its loop: who may call it, how it starts and ends, what it says of itself."""
 
 import threading
-from dataclasses import replace
+from dataclasses import astuple, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,6 +58,11 @@ async def test_a_channel_holds_as_many_seconds_as_it_may(model, lead_s, capacity
     with running(model, runner=scripted(Script()), max_lead_s=lead_s) as engine:
         assert await room(engine, capacity - 1)
         assert not await room(engine, capacity)
+
+
+def test_an_engine_that_has_done_nothing_has_counted_nothing(model):
+    with running(model, runner=scripted(Script())) as engine:
+        assert not any(astuple(engine.statistics))
 
 
 async def test_the_statistics_are_those_of_every_step(model):
