@@ -20,12 +20,14 @@ from qwen_tts_service.api.responses import PendingFile, speak_stream
 from qwen_tts_service.api.runtime import Runtime
 from qwen_tts_service.api.sockets import bound_connections
 from qwen_tts_service.api.tickets import Ticket
+from qwen_tts_service.api.timeouts import switch_off_bentomls_timer
 from qwen_tts_service.api.wire import AudioFile, AudioStream, StreamTTSInput, TTSInput
-from qwen_tts_service.build import build, check
+from qwen_tts_service.build import build, check, release
 from qwen_tts_service.errors import StartupError
-from qwen_tts_service.settings import MAX_REQUEST_TIMEOUT_S, load_settings, worker_count
+from qwen_tts_service.settings import load_settings, worker_count
 
 runtime = Runtime()
+switch_off_bentomls_timer()
 
 
 def _end_with_failure(*_: object) -> None:
@@ -46,8 +48,6 @@ def _give_up() -> None:
     name="qwen_tts",
     resources={"gpu": worker_count()},
     workers=worker_count(),
-    # Our own timeout must expire first: its response has our error body.
-    traffic={"timeout": MAX_REQUEST_TIMEOUT_S + 300},
     http={"port": 8188},
     # BentoML labels metrics and logs with every path a client sends; ours replace them.
     metrics={"enabled": False},
@@ -60,11 +60,11 @@ class QwenTTS:
         settings = load_settings()
         bound_connections(settings.stall_timeout_s)
         worker = (bentoml.server_context.worker_index or 1) - 1
-        runtime.open(settings, partial(build, worker=worker), _give_up)
+        runtime.open(settings, partial(build, worker=worker), _give_up, partial(release, settings))
 
     @bentoml.on_deployment
     @staticmethod
-    def find_out_early() -> None:
+    def check_settings() -> None:
         """End the process with one message if these settings cannot be served."""
         signal.signal(signal.SIGUSR1, _end_with_failure)  # runs in the supervisor
         try:
@@ -97,7 +97,7 @@ class QwenTTS:
             yield part
 
     async def __is_ready__(self) -> bool:
-        return runtime.stage.status == "ready"
+        return runtime.stage.takes_requests
 
     async def __is_alive__(self) -> bool:
         return runtime.stage.status != "failed"

@@ -3,6 +3,7 @@
 
     scripts/bench_engine.py CHECKPOINT [--batch 1,2,4,8,16] [--frames 48] [--device cpu]
                             [--threads N] [--layout full_text] [--linear half] [--compile]
+                            [--recording 10] [--start-steps 3]
                             [--closed 1,64] [--open 1,20] [--requests 64] [--json FILE]
 
 CHECKPOINT may come from scripts/make_random_checkpoint.py: what is measured does not depend on
@@ -10,12 +11,17 @@ the weights, as every utterance is made to last for exactly the frames asked for
 so many utterances start together. `talker`, `predictor`, `other` (sampling, embeddings) and
 `codec` are means per step over the steps in which all rows advanced and no prompt was read; `own`
 is the CPU time of the engine's thread outside these, that is of its Python. `prompt` is what
-reading one prompt takes, `first` and `last` when the first and the last of them got audio, and
-`x real` all audio made by all the time taken, prompts included. `roofline` compares the time that
+reading one prompt takes, `first`, `mean` and `last` when the first, the mean and the last of them
+got audio, `last/mean` how much longer than the mean the last one waits, and `x real` all audio made
+by all the time taken, prompts included. `roofline` compares the time that
 the weights of a frame need at the bandwidth of a large copy, measured here, with the time the
 frame took.
 
 The second prompt of a voice is measured: its prefix has been read, as in a service that runs.
+
+A Base checkpoint (--kind base) is measured with two cloned voices: one without its recording, which
+has the prompt of a speaker, and one whose recording lasts for --recording seconds. How long it
+takes to make that voice, and the codec to hear its recording, once each, is printed before.
 
 On CUDA a frame is one graph; `talker`, `predictor` and, for `other` and `roofline`, the frame are
 then captured and timed by themselves, and `prompt` is what launching takes.
@@ -41,6 +47,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench_common import (
@@ -68,7 +75,7 @@ from qwen_tts_service.model.config import ModelConfig, TransformerConfig
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.model.sampling import CounterDraw, Sampler
 from qwen_tts_service.model.state import SlotState
-from qwen_tts_service.types import FRAME_S, SamplingOptions
+from qwen_tts_service.types import FRAME_S, KeptVoice, SamplingOptions, VoiceReference
 
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody knows why it does."
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
@@ -128,9 +135,9 @@ class TimedRunner:
         ends.wait = self._clock.timed("frame", lambda: [False] * len(wait()))
         return ends
 
-    def decode(self, *what: Any) -> Any:
+    def decode(self, *what: Any, **how: Any) -> Any:
         with self._clock.part("codec"):
-            sound = self._inner.decode(*what)
+            sound = self._inner.decode(*what, **how)
         sound.wait = self._clock.timed("codec", sound.wait)
         return sound
 
@@ -139,6 +146,7 @@ class TimedRunner:
 class Row:
     """One line of the table; times in ms."""
 
+    voice: str
     batch: int
     step: float
     talker: float
@@ -149,7 +157,9 @@ class Row:
     own_us_per_row: float
     prompt: float
     first: float
+    mean_first: float
     last_first: float
+    last_to_mean: float
     x_real_time: float
     roofline: float
 
@@ -167,14 +177,19 @@ def main() -> int:
         model.talker.step = clock.timed("talker", model.talker.step)  # type: ignore[method-assign]
         forward = clock.timed("predictor", model.code_predictor.forward)
         model.code_predictor.forward = forward  # type: ignore[method-assign]
+    voices = make_voices(model, arguments.recording, facts)
+    waits = ("first", "mean", "last", "last/mean")
     print_line(
-        ["batch", "step", *PARTS, "own/row", "prompt", "first", "last", "x real", "roofline"]
+        ("voice", "batch", "step", *PARTS, "own/row", "prompt", *waits, "x real", "roofline")
     )
     rows, references = [], []
     for batch in map(int, arguments.batch):
-        rows.append(measure(model, clock, batch, arguments, facts["copy_bandwidth_gb_s"]))
-        print_row(rows[-1])
-    under_load = measure_loads(model, arguments)
+        for who in voices:
+            rows.append(measure(model, clock, batch, arguments, who))
+            bandwidth = facts["copy_bandwidth_gb_s"] * 1e9
+            rows[-1] = replace(rows[-1], roofline=rows[-1].roofline / bandwidth)
+            print_row(rows[-1])
+    under_load = measure_loads(model, arguments, voices[-1])
     facts["peak_memory_mib"] = peak_memory_mib(model.device)
     print(f"peak memory: {facts['peak_memory_mib']:.0f} MiB")
     for row in rows if arguments.reference else ():
@@ -210,10 +225,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--open", type=numbers, default=[], help="requests per second, Poisson")
     parser.add_argument("--requests", type=int, default=64, help="of each load")
     parser.add_argument("--frames", type=int, default=48)
+    parser.add_argument("--start-steps", type=int, default=3, help="as in EngineOptions")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--recording", type=float, default=10.0, help="seconds, of a cloned voice")
     parser.add_argument("--layout", choices=["full_text", "streaming_text"], default="full_text")
-    parser.add_argument("--linear", choices=["float", "packed", "half", "int8"])
+    parser.add_argument("--linear", choices=["float", "packed", "half", "bfloat16", "int8"])
     parser.add_argument("--compile", action="store_true", help="TORCH_COMPILE=1, on CUDA")
     parser.add_argument("--codec-dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--reference", help="the Python of .venv-reference: time the official too")
@@ -221,8 +238,32 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+Who = tuple[str, KeptVoice | None]
+"""What a voice is called in the table, and the voice itself if it is cloned."""
+
+
+def make_voices(model: Qwen3TTS, recording_s: float, facts: dict[str, Any]) -> list[Who]:
+    """Return the voices to measure; of a Base checkpoint two, and what making one has taken."""
+    if model.encoder is None:
+        return [("speaker", None)]
+    noise = np.random.default_rng(0).normal(0, 0.1, round(recording_s * 24000))
+    reference = VoiceReference(samples=noise.astype(np.float32), transcript=TEXT)
+    voice = model.encoder.keep(reference)  # once for what happens at the first time only
+    started = time.perf_counter()
+    voice = model.encoder.keep(reference)
+    encoded = time.perf_counter()
+    model.hear(voice).memory[0, 0].item()
+    facts["encode_ms"] = 1e3 * (encoded - started)
+    facts["hear_ms"] = 1e3 * (time.perf_counter() - encoded)
+    print(
+        f"a recording of {recording_s:g} s: encoded in {facts['encode_ms']:.0f} ms, heard by the "
+        f"codec in {facts['hear_ms']:.0f} ms"
+    )
+    return [("clone", voice.without_recording()), (f"{recording_s:g} s", voice)]
+
+
 def measure(
-    model: Qwen3TTS, clock: Clock, batch: int, arguments: argparse.Namespace, copy_gb_s: float
+    model: Qwen3TTS, clock: Clock, batch: int, arguments: argparse.Namespace, who: Who
 ) -> Row:
     """Speak `batch` utterances at once and average the steps in which all advanced."""
     options = engine_options(model, batch, arguments)
@@ -230,15 +271,19 @@ def measure(
     runner = TimedRunner(plain, clock)
     engine = Engine(model, options, on_step=clock.end_step, runner=runner)
     try:
-        asyncio.run(speak(engine, [make_job(model, 99, arguments)]))
+        asyncio.run(speak(engine, [make_job(model, 99, arguments, who)]))
         clock.steps.clear()
         started = time.perf_counter()
-        jobs = [make_job(model, seed, arguments) for seed in range(batch)]
+        jobs = [make_job(model, seed, arguments, who) for seed in range(batch)]
         first = asyncio.run(speak(engine, jobs))
         whole_s = time.perf_counter() - started
     finally:
         engine.close()
     steps = [spent for rows, spent in clock.steps if rows == batch and "prompt" not in spent]
+    if not steps:
+        raise SystemExit(
+            f"all {batch} never spoke together: ask for more than {arguments.frames} frames"
+        )
     mean = {
         name: sum(spent.get(name, 0.0) for spent in steps) / len(steps)
         for name in ("step", "frame", "talker", "predictor", "codec", "own")
@@ -246,6 +291,7 @@ def measure(
     if model.device.type == "cuda":
         mean |= captured_parts(model, CudaDriver(model.device), batch, options)
     return Row(
+        voice=who[0],
         batch=batch,
         step=1e3 * mean["step"],
         talker=1e3 * mean["talker"],
@@ -256,9 +302,11 @@ def measure(
         own_us_per_row=1e6 * mean["own"] / batch,
         prompt=1e3 * sum(spent.get("prompt", 0.0) for _, spent in clock.steps) / batch,
         first=1e3 * min(first),
+        mean_first=1e3 * sum(first) / batch,
         last_first=1e3 * max(first),
+        last_to_mean=max(first) * batch / sum(first),
         x_real_time=batch * arguments.frames * FRAME_S / whole_s,
-        roofline=frame_bytes(model) / (copy_gb_s * 1e9) / mean["frame"],
+        roofline=frame_bytes(model) / mean["frame"],
     )
 
 
@@ -340,7 +388,7 @@ class EngineClient(Collector):
             self.count(player)
 
 
-def measure_loads(model: Qwen3TTS, arguments: argparse.Namespace) -> list[LoadRow]:
+def measure_loads(model: Qwen3TTS, arguments: argparse.Namespace, who: Who) -> list[LoadRow]:
     """Run the loads on one engine with as many slots as the largest needs, and print a table."""
     runs = loads(arguments.closed, arguments.open)
     if not runs:
@@ -350,7 +398,7 @@ def measure_loads(model: Qwen3TTS, arguments: argparse.Namespace) -> list[LoadRo
     rate_hz, rows = model.config.codec.sample_rate_hz, []
     try:
         for load in runs:
-            job = make_job(model, 0, arguments)
+            job = make_job(model, 0, arguments, who)
             asyncio.run(EngineClient(engine, job, rate_hz).ask())
             collector = EngineClient(engine, job, rate_hz)
             rows.append(asyncio.run(load.run(collector, arguments.requests)))
@@ -362,11 +410,13 @@ def measure_loads(model: Qwen3TTS, arguments: argparse.Namespace) -> list[LoadRo
 
 def engine_options(model: Qwen3TTS, slots: int, arguments: argparse.Namespace) -> EngineOptions:
     """Options under which every utterance runs for the frames asked for."""
+    recording = 0 if model.encoder is None else 128 + round(arguments.recording / FRAME_S)
     return EngineOptions(
         slots=slots,
-        max_positions=min(model.config.max_positions, arguments.frames + 128),
+        max_positions=min(model.config.max_positions, arguments.frames + 128 + recording),
         silence_rms=0.0,
         max_lead_s=3600,
+        start_steps=arguments.start_steps,
     )
 
 
@@ -383,11 +433,15 @@ async def speak(engine: Engine, jobs: list[Job]) -> list[float]:
     return await asyncio.gather(*[one(job) for job in jobs])
 
 
-def make_job(model: Qwen3TTS, seed: int, arguments: argparse.Namespace) -> Job:
+def make_job(model: Qwen3TTS, seed: int, arguments: argparse.Namespace, who: Who) -> Job:
     """Return an utterance of the usual kind."""
+    voice = who[1]
+    said = model.tokenizer.encode_reference(voice.transcript) if voice and voice.codes else ()
     return Job(
         ids=tuple(model.tokenizer.encode(TEXT)),
-        speaker=model.config.speakers[0],
+        speaker=model.config.speakers[0] if model.config.speakers else None,
+        voice=voice,
+        reference_ids=tuple(said),
         language="english",
         layout=arguments.layout,
         seed=seed,
@@ -406,7 +460,7 @@ def frame_bytes(model: Qwen3TTS) -> float:
     per_pass = block_weights(predictor) + predictor.width * config.codes
     if predictor.width != config.width:
         per_pass += predictor.width * config.width
-    size = {"half": 2, "int8": 1}.get(model.linear, model.dtype.itemsize)
+    size = {"half": 2, "bfloat16": 2, "int8": 1}.get(model.linear, model.dtype.itemsize)
     return float(size * (talker + books * per_pass))
 
 
@@ -457,7 +511,7 @@ def describe(model: Qwen3TTS) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the kernel tells it."""
+    """Return the processor's name as the kernel reports it."""
     return next((line for line in cpu_lines("model name")), platform.machine())
 
 
@@ -485,12 +539,15 @@ def print_row(row: Row) -> None:
     times = [row.step, *[getattr(row, part) for part in PARTS]]
     print_line(
         [
+            row.voice,
             str(row.batch),
             *[f"{value:.1f}" for value in times],
             f"{row.own_us_per_row:.0f} us",
             f"{row.prompt:.0f}",
             f"{row.first:.0f}",
+            f"{row.mean_first:.0f}",
             f"{row.last_first:.0f}",
+            f"{row.last_to_mean:.2f}",
             f"{row.x_real_time:.2f}",
             f"{100 * row.roofline:.0f} %",
         ]

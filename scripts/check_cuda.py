@@ -86,12 +86,12 @@ def run(check: Callable[[Qwen3TTS], Outcome], model: Qwen3TTS) -> bool:
     """Run a check and print what came of it; an error is a failure, and the others still run."""
     began_s = time.perf_counter()
     try:
-        is_passed, told = check(model)
-    except Exception as error:  # noqa: BLE001 - told, with its traceback
+        is_passed, report = check(model)
+    except Exception as error:  # noqa: BLE001 - reported with its traceback
         traceback.print_exc()
-        is_passed, told = False, repr(error)
+        is_passed, report = False, repr(error)
     took_s = time.perf_counter() - began_s
-    print(f"{'ok' if is_passed else 'FAILED'}  {told} ({took_s:.1f} s)", flush=True)
+    print(f"{'ok' if is_passed else 'FAILED'}  {report} ({took_s:.1f} s)", flush=True)
     return is_passed
 
 
@@ -106,8 +106,8 @@ def codec_stream(model: Qwen3TTS) -> Outcome:
     state = codec.new_state(slots=2)
     parts = [codec.decode(part, state) for part in torch.split(codes, chunks, dim=2)]
     error, peak = float((torch.cat(parts, dim=1) - whole).abs().max()), float(whole.abs().max())
-    told = f"codec: a stream is {error:.1e} off the whole decode, whose peak is {peak:.2f}"
-    return error <= CODEC_TOLERANCE < peak, told
+    report = f"codec: a stream is {error:.1e} off the whole decode, whose peak is {peak:.2f}"
+    return error <= CODEC_TOLERANCE < peak, report
 
 
 def graphs_are_plain_calls(model: Qwen3TTS) -> Outcome:
@@ -131,8 +131,8 @@ def bits_in_any_company(model: Qwen3TTS) -> Outcome:
     """Speak each job alone and all at once, in the deterministic mode and by default."""
     exact = equal(*alone_and_together(model, replace(OPTIONS, deterministic=True)))
     usual = equal(*alone_and_together(model, OPTIONS), within=1e-2)
-    told = f"company: {exact}/{JOBS} utterances keep their bits in the deterministic mode"
-    return exact == JOBS, f"{told}, by default {usual} keep their samples within 0.01"
+    report = f"company: {exact}/{JOBS} utterances keep their bits in the deterministic mode"
+    return exact == JOBS, f"{report}, by default {usual} keep their samples within 0.01"
 
 
 def a_known_prefix(model: Qwen3TTS) -> Outcome:
@@ -171,8 +171,8 @@ def compiled_kernels(load: Load) -> Outcome:
     compiled, plain = load(fuse=True), load(fused_kernels=False)
     with engine_with(compiled, lambda: CudaDriver(compiled.device), OPTIONS) as engine:
         length = len(engine.run_whole(make_jobs(compiled)[0]))
-    is_near, told = near(plain, compiled, BFLOAT16_TOLERANCE, "compiled and torch's own kernels")
-    return is_near and length > 0, told
+    is_near, report = near(plain, compiled, BFLOAT16_TOLERANCE, "compiled and torch's own kernels")
+    return is_near and length > 0, report
 
 
 @torch.inference_mode()

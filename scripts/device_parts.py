@@ -273,12 +273,11 @@ def frame_parts(
 def prompt_ms(setup: Setup, model: Qwen3TTS, rows: int) -> float:
     """Milliseconds of reading one piece of a prompt as a graph."""
     state = model.new_state(slots=1, max_positions=256, max_text_rows=64)
-    slots = torch.zeros(1, dtype=torch.int64, device=model.device)
-    start = torch.zeros((), dtype=torch.int64, device=model.device)
-    piece = torch.zeros(1, rows, model.config.width, dtype=model.dtype, device=model.device)
+    slot = torch.zeros(1, dtype=torch.int64, device=model.device)
+    inputs = torch.zeros(rows, model.config.width, dtype=model.dtype, device=model.device)
 
     def read() -> None:
-        model.prefill(state, slots, piece, start=start, bound=256)
+        model.prefill(state, inputs, [model.piece(slot, 0, rows, bound=256)])
 
     return round(setup.call_ms(setup.driver().capture(read, "frames")), 3)
 
@@ -325,7 +324,7 @@ def some_codes(model: Qwen3TTS, rows: int, frames: int) -> Tensor:
 def codec_graph(setup: Setup, model: Qwen3TTS, codes: Tensor) -> Callable[[], Any]:
     """Capture a codec call on these codes."""
     state = model.codec.new_state(slots=len(codes))
-    return setup.driver().capture(lambda: model.codec.decode(codes, state), "codec")
+    return setup.driver().capture(lambda: model.codec.decode(codes, state), "bulk")
 
 
 # 5 ------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def _obtain(model_name: str, path: Path, hub: weights.Hub) -> None:
         _announce(release, path / model_name)
         with _bar(release.total_bytes) as on_progress:
             directory = weights.find_or_download(model_name, path, hub=hub, on_progress=on_progress)
-        print(f"{directory} is complete, every size and SHA-256 as published.")
+        print(f"{directory} is complete, every known size and SHA-256 as published.")
     else:
         _verify(release, search.directory)
 
@@ -84,7 +84,8 @@ def _obtain(model_name: str, path: Path, hub: weights.Hub) -> None:
 def _announce(release: Release, directory: Path) -> None:
     print(f"{release.repository} at revision {release.revision}, to {directory}:")
     for file in release.files:
-        print(f"  {file.size_bytes:>15,} bytes  {file.name}")
+        size = "unknown" if file.size_bytes is None else f"{file.size_bytes:,}"
+        print(f"  {size:>15} bytes  {file.name}")
     print(f"  {release.total_bytes:>15,} bytes  together ({weights.in_gb(release.total_bytes)})")
 
 

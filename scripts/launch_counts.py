@@ -8,9 +8,9 @@ kernel is counted. Whatever would make the device wait for the host, or has a sh
 values, is an error: a CUDA graph could not record it.
 
 frame   one frame step of B rows: talker, code predictor, sampling, bookkeeping
-prompt  one piece of a prompt, 64 rows
+prompt  64 rows of prompts, of one or of several side by side
 codec   decoding 4 frames of B rows
-begin   starting an utterance in a slot, which is not part of a graph
+begin   starting an utterance in a slot: one graph, and the copies that fill its inputs
 
 Counting rules: views and allocations 0, topk 2, sort 4, scatter 2, rms_norm 1 (2 where its input
 is not contiguous), masked scaled_dot_product_attention 4, a convolution 2; any other operation,
@@ -38,18 +38,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from qwen_tts_service.engine.options import EngineOptions
 from qwen_tts_service.engine.slots import SlotTensors
-from qwen_tts_service.kernels.attention import MaskedAttention
+from qwen_tts_service.kernels.attention import CachePositions, MaskedAttention
 from qwen_tts_service.kernels.fused.choice import KernelChoice
 from qwen_tts_service.kernels.fused.jit import KERNELS
 from qwen_tts_service.kernels.linear import Arithmetic
 from qwen_tts_service.model.code_predictor import CodePredictor
 from qwen_tts_service.model.codec.decoder import CodecDecoder
 from qwen_tts_service.model.config import ModelConfig, load_config
-from qwen_tts_service.model.prompt_embeddings import PromptEmbedder, PromptEmbeddings
+from qwen_tts_service.model.prompt_embeddings import PromptEmbedder
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.model.talker import Talker
 from qwen_tts_service.model.tokenizer import Tokenizer
-from qwen_tts_service.types import SamplingOptions
 
 SIZES = ("1.7b", "0.6b")
 FRAME_ROWS = (1, 16, 64)
@@ -147,14 +146,15 @@ def shapes(size: str) -> ModelConfig:
 
 def empty_model(config: ModelConfig, *, is_fused: bool) -> Qwen3TTS:
     """Build the networks as they are on CUDA without flash-attn, with no values in them."""
-    weights = EmptyWeights(torch.bfloat16)
+    weights = EmptyWeights(torch.bfloat16, arithmetic="ordered" if is_fused else "float")
     talker = Talker(config, weights, MaskedAttention("counted"), is_fused=is_fused)
+    code_predictor = CodePredictor(config, weights, is_fused=is_fused)
     return Qwen3TTS(
         config=config,
         tokenizer=cast("Tokenizer", None),
-        prompts=PromptEmbedder(config, weights, talker.embedding),
+        prompts=PromptEmbedder(config, weights, talker.embedding, code_predictor.embed),
         talker=talker,
-        code_predictor=CodePredictor(config, weights, is_fused=is_fused),
+        code_predictor=code_predictor,
         codec=CodecDecoder(config.codec, EmptyWeights(torch.float32), is_fused=is_fused),
         device=META,
         dtype=torch.bfloat16,
@@ -204,12 +204,12 @@ def count_frame(slots: SlotTensors, rows: int, *, full_sort: bool) -> int:
 
 
 def count_prompt(slots: SlotTensors) -> int:
-    """Count one piece of a prompt."""
-    model, target = slots.model, _numbers(2)
-    rows = torch.empty(1, PROMPT_ROWS, model.config.width, dtype=model.dtype, device=META)
+    """Count one call for rows of prompts, of one or of several."""
+    model, where = slots.model, _numbers(PROMPT_ROWS)
+    rows = torch.empty(PROMPT_ROWS, model.config.width, dtype=model.dtype, device=META)
 
     def work() -> None:
-        model.prefill(slots.state, target[:1], rows, start=target[1], bound=POSITIONS)
+        model.prefill(slots.state, rows, [CachePositions(where, where, POSITIONS)])
 
     return count(work).total
 
@@ -226,15 +226,10 @@ def count_codec(slots: SlotTensors, rows: int) -> int:
 
 def count_begin(slots: SlotTensors) -> int:
     """Count what starting an utterance launches."""
-    model = slots.model
-    rows = torch.empty(PROMPT_ROWS, model.config.width, dtype=model.dtype, device=META)
-    prompt = PromptEmbeddings(rows, rows[:0], prefix_rows=9, prefix=(1,))
-
-    def work() -> None:
-        model.begin(slots.state, 0, prompt, seed=1, sampling=SamplingOptions())
-        model.codec.reset(slots.codec_state, slots.index(0))
-
-    return count(work, is_captured=False).total
+    integers, reals = _numbers(7), torch.zeros(5, dtype=torch.float64, device=META)
+    row = torch.empty(slots.model.config.width, dtype=slots.model.dtype, device=META)
+    copies = len((integers, reals, row))
+    return copies + count(lambda: slots.restart(integers, reals, row)).total
 
 
 def main() -> int:

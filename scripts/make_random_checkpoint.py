@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write a checkpoint of random weights in the layout of the published ones.
 
-    scripts/make_random_checkpoint.py SIZE DIRECTORY [--seed N] [--never-ends]
+    scripts/make_random_checkpoint.py SIZE DIRECTORY [--kind base] [--seed N] [--never-ends]
 
 SIZE is 1.7b, 0.6b (the published shapes and ids: 4.5 and 2.5 GB) or tiny (3 MB, for tests). It
 speaks noise, yet loads, runs and streams like the real one, for benchmarks and tests on machines
@@ -107,18 +107,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("size", choices=("1.7b", "0.6b", "tiny"))
     parser.add_argument("directory", type=Path)
+    parser.add_argument(
+        "--kind", choices=("custom_voice", "voice_design", "base"), default="custom_voice"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--never-ends", action="store_true")
     arguments = parser.parse_args()
     write_checkpoint(
-        arguments.size, arguments.directory, seed=arguments.seed, never_ends=arguments.never_ends
+        arguments.size,
+        arguments.directory,
+        kind=arguments.kind,
+        seed=arguments.seed,
+        never_ends=arguments.never_ends,
     )
     return 0
 
 
-def write_checkpoint(size: str, directory: Path, *, seed: int = 0, never_ends: bool) -> None:
-    """Write all files of a checkpoint; the same size and seed give the same bytes."""
-    config, codec = main_config(size), codec_config(size)
+def write_checkpoint(
+    size: str, directory: Path, *, kind: str = "custom_voice", seed: int = 0, never_ends: bool
+) -> None:
+    """Write all files of a checkpoint; the same size, kind and seed give the same bytes."""
+    config, codec = main_config(size, kind), codec_config(size)
     (directory / "speech_tokenizer").mkdir(parents=True, exist_ok=True)
     for name, content in {
         "config.json": config,
@@ -146,10 +155,16 @@ def write_checkpoint(size: str, directory: Path, *, seed: int = 0, never_ends: b
 # Configuration files ------------------------------------------------------------------
 
 
-def main_config(size: str) -> dict[str, Any]:
+def main_config(size: str, kind: str = "custom_voice") -> dict[str, Any]:
     """Return config.json: the published values, or tiny ones with the codec ids moved down."""
     first_special = 256 + len(merge_chains()) if size == "tiny" else 151643
     text_id = {token: first_special + index for index, token in enumerate(SPECIAL_TOKENS)}
+    talker = talker_config(size)
+    if kind != "custom_voice":
+        talker |= {"spk_id": {}, "spk_is_dialect": {}}
+        for dialect in DIALECTS.values():
+            del talker["codec_language_id"][dialect]
+    encoder = {"enc_dim": talker["hidden_size"], "sample_rate": 24000}
     return {
         "architectures": ["Qwen3TTSForConditionalGeneration"],
         "assistant_token_id": merge_ids(first_special)["assistant"],
@@ -161,9 +176,10 @@ def main_config(size: str) -> dict[str, Any]:
         "model_type": "qwen3_tts",
         "tokenizer_type": "qwen3_tts_tokenizer_12hz",
         "tts_model_size": "0b6" if size == "0.6b" else "1b7",
-        "tts_model_type": "custom_voice",
+        "tts_model_type": kind,
         "transformers_version": "4.57.3",
-        "talker_config": talker_config(size),
+        "talker_config": talker,
+        **({"speaker_encoder_config": encoder} if kind == "base" else {}),
     }
 
 
@@ -271,6 +287,8 @@ def codec_config(size: str) -> dict[str, Any]:
         "num_key_value_heads": 2 if tiny else 8,
         "head_dim": 16 if tiny else 64,
         "intermediate_size": 32 if tiny else 2048,
+        "norm_eps": 1e-05,
+        "rope_theta": 10000.0,
         "codebook_size": 64 if tiny else 2048,
         "codebook_dim": 16 if tiny else 256,
         "num_quantizers": 32,
@@ -416,6 +434,26 @@ def main_tensors(config: dict[str, Any]) -> Inventory:
         yield f"{name}.model.codec_embedding.{book}.weight", (predictor["vocab_size"], width)
         yield f"{name}.lm_head.{book}.weight", (predictor["vocab_size"], small)
     yield from decoder_layers(f"{name}.model", predictor, head_norms=True)
+    if "speaker_encoder_config" in config:
+        yield from speaker_encoder_tensors(width)
+
+
+def speaker_encoder_tensors(width: int) -> Inventory:
+    """Yield names and shapes of the speaker encoder, whose inner sizes are the same for all."""
+    name, channels, wide, narrow = "speaker_encoder", 512, 1536, 128
+    yield from layer(f"{name}.blocks.0.conv", (channels, 128, 5))
+    for block in range(1, 4):
+        prefix, part = f"{name}.blocks.{block}", channels // 8
+        yield from layer(f"{prefix}.tdnn1.conv", (channels, channels, 1))
+        for step in range(7):
+            yield from layer(f"{prefix}.res2net_block.blocks.{step}.conv", (part, part, 3))
+        yield from layer(f"{prefix}.tdnn2.conv", (channels, channels, 1))
+        yield from layer(f"{prefix}.se_block.conv1", (narrow, channels, 1))
+        yield from layer(f"{prefix}.se_block.conv2", (channels, narrow, 1))
+    yield from layer(f"{name}.mfa.conv", (wide, wide, 1))
+    yield from layer(f"{name}.asp.tdnn.conv", (narrow, 3 * wide, 1))
+    yield from layer(f"{name}.asp.conv", (wide, narrow, 1))
+    yield from layer(f"{name}.fc", (width, 2 * wide, 1))
 
 
 def decoder_layers(name: str, config: dict[str, Any], *, head_norms: bool) -> Inventory:

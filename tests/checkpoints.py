@@ -1,7 +1,8 @@
-"""A checkpoint that speaks several times as fast as the tiny ones of tests/data.
+"""Checkpoints for tests: the tiny ones of tests/data, and one that speaks several times as fast.
 
-It is for tests of what is around the networks: engine, voice, routes. What the networks compute is
-tested with tests/data.
+The quick one is for tests of what is around the networks: engine, voice, routes. What the networks
+compute is tested with the tiny ones. Those of tests/data/voices share their talkers with tiny_1b7
+and tiny_0b6, and one codec, so that they are put together here.
 """
 
 import json
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 DATA = Path(__file__).parent / "data"
+VOICES = DATA / "voices"
 CODEBOOKS = 4
 END_OF_SPEECH = 166
 NARROWER = 4
@@ -22,9 +24,23 @@ LEFT_OUT = re.compile(
     rf"talker\.code_predictor\.(lm_head|model\.codec_embedding)\.(?![0-{CODEBOOKS - 2}]\.)"
     rf"|decoder\.quantizer\.rvq_rest\.vq\.layers\.(?![0-{CODEBOOKS - 2}]\.)"
     r"|talker\.code_predictor\.model\.layers\.1\."
-    r"|encoder\."
 )
-"""Names of tensors of the other codebooks, the code predictor's second layer and the encoder."""
+"""Names of tensors of the other codebooks and of the code predictor's second layer."""
+
+
+def write_tiny_checkpoint(directory: Path, tiny: str) -> None:
+    """Write one of tests/data: tiny_1b7, tiny_0b6, or a tiny_<kind>_<size> of tests/data/voices."""
+    config, size = VOICES / f"{tiny}.json", tiny[-3:]
+    shutil.copytree(DATA / f"tiny_{size}", directory)
+    if not config.exists():
+        return
+    shutil.copy(config, directory / "config.json")
+    shutil.copytree(VOICES / "speech_tokenizer", directory / "speech_tokenizer", dirs_exist_ok=True)
+    tensors = load_file(directory / "model.safetensors")
+    if "base" in tiny:
+        tensors |= load_file(VOICES / f"speaker_encoder_{size}.safetensors")
+    # Without metadata, as the official script for fine-tuning leaves it.
+    save_file(tensors, directory / "model.safetensors")
 
 
 def write_quick_checkpoint(
@@ -34,7 +50,7 @@ def write_quick_checkpoint(
 
     never_ends: no speech with `top_k` up to 10 ends by itself
     """
-    shutil.copytree(DATA / tiny, directory)
+    write_tiny_checkpoint(directory, tiny)
     config = directory / "config.json"
     talker = {"num_code_groups": CODEBOOKS}
     _change_json(config, "talker_config", talker)
@@ -46,6 +62,8 @@ def write_quick_checkpoint(
     _change_json(speech / "config.json", "decoder_config", codec)
     for file in (directory / "model.safetensors", speech / "model.safetensors"):
         kept = {name: t for name, t in load_file(file).items() if not LEFT_OUT.match(name)}
+        if "base" not in tiny:
+            kept = {name: t for name, t in kept.items() if not name.startswith("encoder.")}
         if file.parent == directory:  # in bfloat16 as the published ones
             kept = {name: tensor.bfloat16() for name, tensor in kept.items()}
             if never_ends:

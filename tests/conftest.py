@@ -29,7 +29,7 @@ KEY = "secret=key/1"
 READY_S = 120.0
 WARMS_UP = "starting: warm-up"
 WARM_UP_S = 20.0
-"""How long a voice that has loaded may take for its first utterance: a broken one takes for ever."""
+"""How long the first utterance of a loaded voice may take; that of a broken engine never ends."""
 STOP_S = 60.0
 
 

@@ -1,3 +1,3 @@
-"""Serve Qwen3-TTS over HTTP: whole files and speech that plays while it is being made."""
+"""Serve Qwen3-TTS over HTTP: whole audio files, and streams that play while they are generated."""
 
 __version__ = "0.1.0"

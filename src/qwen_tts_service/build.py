@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
@@ -19,11 +20,14 @@ from .telemetry.engine import EngineMetrics
 from .text.accent import Accentor
 from .types import ReportProgress, Voice
 
+if TYPE_CHECKING:
+    from .engine.memory import CapacityWish
+
 _CAN_USE_CUDA = "import sys, torch; torch.zeros(1, device=sys.argv[1])"
 
 
 def check(settings: Settings) -> None:
-    """Find out before anything is started whether these settings can be served.
+    """Check, before anything starts, whether these settings can be served.
 
     Raises StartupError that says where it looked and what to do.
     """
@@ -45,6 +49,14 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
     return Synthesizer(
         voice, sample_rate_hz=settings.sampling_rate, text_options=_text_options(settings)
     )
+
+
+def release(settings: Settings) -> None:
+    """Give back to system and device what an unloaded voice has freed."""
+    if not settings.is_embedded:
+        from .kernels.device import return_memory  # noqa: PLC0415
+
+        return_memory()
 
 
 def _text_options(settings: Settings) -> TextOptions:
@@ -80,6 +92,8 @@ def _check_qwen(settings: Settings) -> None:
     device = settings.device or ""
     if settings.torch_compile and device == "cpu":
         raise StartupError("TORCH_COMPILE=1 needs CUDA, but DEVICE=cpu. Unset one of them.")
+    if settings.codec_dtype == "tf32" and device == "cpu":
+        raise StartupError("CODEC_DTYPE=tf32 needs CUDA, but DEVICE=cpu. Unset one of them.")
     if device.startswith("cuda") and settings.cpu_weights not in (None, "float"):
         raise StartupError(
             f"CPU_WEIGHTS={settings.cpu_weights} is for the CPU only, but DEVICE={device}. "
@@ -118,6 +132,7 @@ def _load_espeak() -> Voice:
 
 def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice:
     from .engine.engine import Engine  # noqa: PLC0415
+    from .engine.memory import POSITIONS_PER_TEXT_ROW, MemoryPlanner  # noqa: PLC0415
     from .engine.options import EngineOptions  # noqa: PLC0415
     from .engine.threads import on_a_thread_that_ends  # noqa: PLC0415
     from .hub.download import Hub, find_or_download  # noqa: PLC0415
@@ -125,6 +140,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
     from .qwen.limits import QwenOptions  # noqa: PLC0415
     from .qwen.voice import QwenVoice  # noqa: PLC0415
+    from .voice.catalogue import read_speakers  # noqa: PLC0415
 
     directory = find_or_download(
         settings.model_name,
@@ -132,36 +148,53 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
         hub=Hub(is_offline=settings.hf_hub_offline),
         on_progress=report,
     )
+    device = choose_device(settings.device, worker)
+    devices = [choose_device(settings.device, other) for other in range(settings.workers)]
+    planner = MemoryPlanner(
+        _capacity_wish(settings),
+        deterministic=settings.deterministic,
+        sharers=max(1, devices.count(device)),
+    )
     model = on_a_thread_that_ends(
         Qwen3TTS.load,
         directory,
-        device=choose_device(settings.device, worker),
+        device=device,
         codec_dtype=dtype_named(settings.codec_dtype),
+        codec_tf32=settings.codec_dtype == "tf32",
         linear=settings.cpu_weights,
         use_flash_attention=settings.use_flash_attention,
         fuse=settings.torch_compile,
+        before_weights=planner,
         on_progress=report,
     )
-    if settings.max_positions > model.config.max_positions:
-        raise StartupError(
-            f"MAX_POSITIONS={settings.max_positions} is more than this model supports: "
-            f"{model.config.max_positions} at most"
-        )
-    # Speech has four frames and more to a token: more tokens than this could not be said.
-    max_text_rows = settings.max_positions // 4
+    plan = planner.plan
     options = EngineOptions(
-        slots=settings.max_concurrent_requests,
-        max_positions=settings.max_positions,
-        max_text_rows=max_text_rows,
+        slots=plan.slots,
+        max_positions=plan.positions,
+        max_text_rows=plan.positions // POSITIONS_PER_TEXT_ROW,
         threads=_threads(settings),
         deterministic=settings.deterministic,
     )
     limits = QwenOptions(
-        max_positions=settings.max_positions,
-        max_text_tokens=max_text_rows,
+        slots=plan.slots,
+        max_positions=plan.positions,
+        max_text_tokens=options.max_text_rows,
         runaway_factor=settings.runaway_factor,
         default_language=settings.default_language,
         keeps_stress=settings.stress_marks == "keep",
     )
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
-    return QwenVoice(model, engine, settings.model_name, limits)
+    known = read_speakers(directory / "speakers.json")
+    return QwenVoice(model, engine, settings.model_name, limits, known=known)
+
+
+def _capacity_wish(settings: Settings) -> "CapacityWish":
+    from .engine.memory import CapacityWish  # noqa: PLC0415
+
+    asked = settings.model_fields_set
+    return CapacityWish(
+        slots=settings.max_concurrent_requests,
+        positions=settings.max_positions,
+        is_slots_asked="max_concurrent_requests" in asked,
+        is_positions_asked="max_positions" in asked,
+    )

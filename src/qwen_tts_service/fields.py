@@ -144,6 +144,11 @@ class SpeechBody(ForgivingBody):
         MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Longest audio, in frames of 80 ms."
     )
 
+    @property
+    def warning(self) -> str | None:
+        """What the caller should know of the body itself."""
+        return None
+
     @field_validator("pronunciations", mode="before")
     @classmethod
     def _checked_entries(cls, entries: Any) -> Any:

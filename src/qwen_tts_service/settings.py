@@ -28,7 +28,7 @@ EMBEDDED_VOICE = "espeak-ng"
 DEFAULT_MODEL = "Qwen3-TTS-12Hz-1.7B-CustomVoice"
 
 MAX_REQUEST_TIMEOUT_S = 3600
-"""The most that REQUEST_TIMEOUT_S may be."""
+"""Largest REQUEST_TIMEOUT_S."""
 
 _PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -39,26 +39,26 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     model_name: str = Field(DEFAULT_MODEL, min_length=1)
-    """A Qwen3-TTS CustomVoice checkpoint, or `espeak-ng` for the embedded voice."""
+    """A Qwen3-TTS checkpoint, or `espeak-ng` for the embedded voice."""
     model_path: str = "/app/models"
-    """Where checkpoints lie: MODEL_PATH/MODEL_NAME, or the checkpoint itself."""
+    """Where checkpoints are: MODEL_PATH/MODEL_NAME, or the checkpoint itself."""
     device: str | None = Field(None, pattern=r"^(cpu|cuda(:\d+)?)$")
     """`cuda`, `cuda:N` or `cpu`; unset takes cuda if it is usable, and says so."""
     sampling_rate: int = Field(24000, ge=8000, le=48000)
     """Hz of the audio sent out; other than the model's own is resampled."""
     max_concurrent_requests: int = Field(10, ge=1, le=1024)
-    """Requests that speak at the same time, per worker."""
+    """Requests that speak at the same time, per worker; unset: fewer where memory is short."""
     use_flash_attention: bool = True
-    """Use flash-attn where it can be imported on this device; otherwise SDPA."""
+    """Use flash-attn where it runs on this device and is faster than without it."""
 
     workers: int = Field(1, ge=1, le=64)
     """Processes that serve side by side; each loads the model, on a GPU of its own if it can."""
     cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Threads of the model on the CPU, per worker; unset is one for each core."""
-    cpu_weights: Literal["half", "int8", "float"] | None = None
-    """Number format of the weights on the CPU; unset is half, exact for the published weights."""
-    codec_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the codec; bfloat16 is faster and adds a little noise."""
+    cpu_weights: Literal["half", "bfloat16", "int8", "float"] | None = None
+    """Number format on the CPU; unset is half (exact); bfloat16 is faster with AMX, and rounds."""
+    codec_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Number format of the codec; tf32 (on CUDA) and bfloat16 are faster and add a little noise."""
     torch_compile: bool = False
     """On CUDA, fuse kernels by torch.compile instead of our own Triton kernels: a longer start."""
     deterministic: bool = False
@@ -68,7 +68,7 @@ class Settings(BaseModel):
     max_text_chars: _PositiveInt = 4096
     """Longest text of one request, in characters."""
     default_language: Language = "english"
-    """Language of texts that have no letters to tell it by, such as digits and emoji."""
+    """Language of texts without letters, such as digits and emoji."""
     lexicon: Path | None = None
     """A file of words and how they are spoken, a tab between them; read again when it changes."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
@@ -77,8 +77,11 @@ class Settings(BaseModel):
     """Longest wait for a whole file, or for a stream's first audio."""
     stall_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     """A client that takes nothing of its stream for so long is cut off."""
+    keep_alive_s: Annotated[float, Field(gt=0, le=30 * 24 * 3600)] | None = None
+    """Without a request for so long, the model's memory is given back; unset: never."""
     max_positions: Annotated[int, Field(ge=256)] = 8192
-    """Longest prompt and speech of one request together, in frames and tokens; sizes the slots."""
+    """Longest prompt and speech of one part of a text together, in tokens and frames; sizes the
+    slots; unset: fewer where memory is short."""
     runaway_factor: Annotated[float, Field(ge=1, le=100)] = 4.0
     """A speech this many times longer than its text should take is stopped as a runaway."""
     russian_stress: bool = False
@@ -158,7 +161,7 @@ def worker_count() -> int:
 
 
 def metrics_directory() -> Path | None:
-    """Where workers put their numbers together; the server sets it, and nobody else should."""
+    """Where workers add up their metrics; only the server sets it."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     return Path(directory) if directory else None
 

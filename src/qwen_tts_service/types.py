@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,12 @@ NormalizeLevel = Literal["auto", "none", "light", "full"]
 InputType = Literal["text", "ssml"]
 """What a text is: words, possibly with some markup, or an SSML document; see text/markup.py."""
 OnUnspeakable = Literal["error", "silence"]
-"""What becomes of text without a reading: an error, or a short silence and a warning."""
+"""How text without a reading is handled: an error, or a short silence and a warning."""
 Layout = Literal["full_text", "streaming_text"]
 """Where a model's text stands: all of it before the first frame, or along with the frames."""
+ModelKind = Literal["custom_voice", "voice_design", "base"]
+"""Where a Qwen3-TTS checkpoint has its voices from: its own, a description, a recording."""
+MODEL_KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
 FinishReason = Literal["stop", "length", "runaway", "cancelled", "error"]
 Samples = NDArray[np.float32]
 """Mono audio, float32 [N] in [-1, 1]."""
@@ -47,7 +50,7 @@ Language = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoiceAttributes:
-    """How the caller would like the voice to be; every field is optional."""
+    """Requested attributes of the voice; every field is optional."""
 
     gender: Gender | None = None
     age: int | None = None
@@ -64,12 +67,51 @@ class SamplingOptions:
     repetition_penalty: float = 1.05
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VoiceReference:
+    """A recording to clone a voice from.
+
+    samples: mono, at the rate of the model's codec (24 kHz), as it was recorded: float32 [N]
+    transcript: exactly what is said in it, all of it; without one, how the speaker sounds is cloned
+        and not how this recording was spoken
+    """
+
+    samples: Samples
+    transcript: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptVoice:
+    """A cloned voice: all that speaking with it needs, to be stored and used again.
+
+    What a Base model made of a `VoiceReference` (`CloningVoice.clone`); the encoders need not run
+    again. Plain numbers, so that it goes into JSON and back as it is, and equal values are the
+    same voice. It fits models of the same width only: 1.7B-Base 2048, 0.6B-Base 1024.
+
+    embedding: how the speaker sounds; each number is a float32
+    codes: the recording itself, frames of 80 ms of one code per codebook; () without a transcript
+    transcript: what is said in the recording; "" without its codes
+    """
+
+    embedding: tuple[float, ...]
+    codes: tuple[tuple[int, ...], ...] = ()
+    transcript: str = ""
+
+    def without_recording(self) -> "KeptVoice":
+        """Return the same speaker without the recording."""
+        return KeptVoice(embedding=self.embedding)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechRequest:
     """One validated request. Exactly one of `text` and `tokens` is set.
 
+    speaker: a name: of the checkpoint's own speakers, or of a kept voice
+    voice: a cloned voice that has no name, or not yet: it speaks where `speaker` names nobody, so
+        that names in the markup of a text still mean kept voices
     is_seed_drawn: the caller gave no seed, so another one may be tried after a runaway
-    rate: how fast; 1 is as usual. A voice that cannot says so in its utterance's warning
+    rate, pitch: how fast and how high, as factors; 1 is as usual. A voice that cannot says so in
+        its utterance's warning
     phonemes: how the text is pronounced, in the alphabet of espeak-ng; the same holds
     pronunciations: pairs of a word and how it is spoken, checked
     """
@@ -81,12 +123,14 @@ class SpeechRequest:
     tokens: tuple[int, ...] | None = None
     attributes: VoiceAttributes = field(default_factory=VoiceAttributes)
     speaker: str | None = None
+    voice: KeptVoice | None = None
     language: Language | None = None
     instruct: str | None = None
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     normalize: NormalizeLevel = "auto"
     input_type: InputType = "text"
     rate: float = 1.0
+    pitch: float = 1.0
     phonemes: str | None = None
     pronunciations: tuple[tuple[str, str], ...] = ()
     on_unspeakable: OnUnspeakable = "error"
@@ -95,10 +139,10 @@ class SpeechRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoiceChoice:
-    """Which voice answers a request and what became of each wish.
+    """Resolved voice of a request, and which attributes were applied.
 
-    applied: wishes that were honoured, for example ``("gender", "emotion")``
-    not_applied: wish -> plain reason, for example ``{"age": "speaker was given"}``
+    applied: attributes that took effect, for example ``("gender", "emotion")``
+    not_applied: attribute -> reason, for example ``{"age": "speaker was given"}``
     """
 
     speaker: str
@@ -153,7 +197,7 @@ class Utterance(Protocol):
 
     @property
     def warning(self) -> str | None:
-        """What the caller should know before the first byte, in ASCII."""
+        """Warning for the caller before the first byte, in ASCII."""
 
     @property
     def expected_s(self) -> float:
@@ -169,11 +213,16 @@ class Voice(Protocol):
     model_name: str
     sample_rate_hz: int
     device: str
-    speakers: tuple[str, ...]
     longest_part_chars: int | None
     """Longer texts are spoken in parts; None for a voice that takes a text of any length."""
+    slots: int | None
+    """How many utterances it has memory to speak at once; None for any number."""
     facts: Mapping[str, str]
-    """More about how it speaks, for /health: attention, number formats."""
+    """Facts for /health: attention, number formats."""
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """The names that a request's `speaker` may have; kept voices come and go."""
 
     def choose(self, request: SpeechRequest) -> VoiceChoice:
         """Choose speaker, language and instruct; needs no text, raises `TTSError` on refusal.
@@ -182,7 +231,7 @@ class Voice(Protocol):
         """
 
     def prepare(self, request: SpeechRequest) -> Utterance:
-        """Choose the voice and read the text; quick, pure, raises `TTSError` on refusal."""
+        """Choose the voice and read the text; pure, on any thread. Raises `TTSError` on refusal."""
 
     def warm_up(self) -> None:
         """Make one real utterance on the calling thread; raises if that fails."""
@@ -193,6 +242,18 @@ class Voice(Protocol):
 
     def close(self) -> None:
         """Stop for good and free the model."""
+
+
+@runtime_checkable
+class CloningVoice(Protocol):
+    """What a voice also is if it may clone voices; whether it can, its model decides."""
+
+    def clone(self, reference: VoiceReference) -> KeptVoice:
+        """Make a voice of a recording; takes seconds, on any thread but the event loop's.
+
+        Raises CannotSpeak with code `cloning_not_supported` if the loaded model cannot, and
+        InvalidRequest for a recording that is too short or no sound at all.
+        """
 
 
 class OpenUtterance(PcmStream, Protocol):

@@ -1,4 +1,4 @@
-"""Broken rules of a request in our words: the field as it was sent, what is allowed, what is meant.
+"""Error messages for invalid requests: the field as it was sent, what is allowed, what is meant.
 
 Other names of fields are in hints.toml. It does not know which fields there are.
 """
@@ -16,10 +16,12 @@ from .errors import MAX_SHOWN_CHARS, InvalidRequest, kind_of, printable, shown
 
 UNKNOWN_FIELD = "unknown_field"
 """The code of the error for a field that there is not."""
+MAX_NAMED_FIELDS = 3
+"""Of those that are ignored."""
 _LEAST_LIKENESS = 0.8
 """Below it `test` would be taken for `text`, and `send` for `seed`."""
 _LEAST_CHARS = 3
-"""Shorter names are like too many others."""
+"""Shorter names resemble too many others to suggest one."""
 
 _TABLE: dict[str, Any] = tomllib.loads(files(__package__).joinpath("hints.toml").read_text("utf-8"))
 
@@ -87,7 +89,7 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
     return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
 
 
-# Fields that there are not -----------------------------------------------------------
+# Unknown fields ----------------------------------------------------------------------
 
 
 def unknown_field(
@@ -103,6 +105,18 @@ def unknown_field(
         param=".".join([*parents, printable(name)]),
         code=UNKNOWN_FIELD,
     )
+
+
+def ignored_fields(names: Sequence[str], schema: type[BaseModel]) -> str | None:
+    """A warning that names the fields that the schema does not have, and what may be meant."""
+    if not names:
+        return None
+    named = [
+        f"unknown field {shown(name)} is ignored.{hint(name, schema)}"
+        for name in names[:MAX_NAMED_FIELDS]
+    ]
+    more = len(names) - len(named)
+    return " ".join([*named, *([f"So are {more} more."] if more else [])])
 
 
 def hint(

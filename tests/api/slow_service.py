@@ -1,4 +1,4 @@
-"""The real service with a voice that takes its time, for tests of waiting and leaving.
+"""The real service with a slow voice, for tests of waiting and disconnecting.
 
 Served as `tests.api.slow_service:QwenTTS`. A text is a list of words: a number makes that many
 frames of 80 ms, one every FRAME_EVERY_S; `fail` fails there, `runaway` ends there as a runaway.
@@ -44,6 +44,7 @@ class SlowVoice:
     device = "cpu"
     speakers = ("slow",)
     longest_part_chars = None
+    slots = None
     facts: ClassVar[dict[str, str]] = {}
 
     def choose(self, request: SpeechRequest) -> VoiceChoice:
@@ -65,7 +66,7 @@ class SlowVoice:
         stopped = threading.Event()
         for word in utterance.words:
             if word == "fail":
-                channel.fail(SynthesisFailed("the slow voice was told to fail"))
+                channel.fail(SynthesisFailed("this text fails"))
                 return
             if word == "runaway":
                 channel.close("runaway")
@@ -82,8 +83,7 @@ class SlowVoice:
         channel.close()
 
     def warm_up(self) -> None:
-        if os.environ.get("IS_MUTE"):
-            raise SynthesisFailed("the slow voice was told to be mute")
+        pass
 
     @property
     def is_healthy(self) -> bool:
@@ -99,7 +99,7 @@ def build_slow(settings: Settings, report: ReportProgress, worker: int) -> Synth
     while not Path(os.environ.get("LOADS_UNTIL_FILE", "/")).exists():
         threading.Event().wait(0.02)
     if os.environ.get("LOAD_FAILS"):
-        raise RuntimeError("the slow voice was told not to load")
+        raise RuntimeError("LOAD_FAILS is set")
     return Synthesizer(SlowVoice(), sample_rate_hz=settings.sampling_rate)
 
 

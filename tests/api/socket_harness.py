@@ -10,7 +10,7 @@ import re
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -114,7 +114,11 @@ class FakeUtterance:
         self._left = request.max_frames * FRAME_SAMPLES
         self._made = 0
         self._broken: Exception | None = None
-        self.channel = PcmChannel(capacity_samples=10**9)
+
+    @cached_property
+    def channel(self) -> PcmChannel:
+        """Made on the event loop that reads it, as an utterance may be prepared on a thread."""
+        return PcmChannel(capacity_samples=10**9)
 
     def feed(self, text: str) -> None:
         if "toolong" in text:
@@ -177,6 +181,7 @@ class FakeVoice:
     device = "cpu"
     speakers = ("fake", "other")
     longest_part_chars: int | None = None
+    slots: int | None = None
     facts: ClassVar[dict[str, str]] = {}
     is_healthy = True
 
@@ -217,12 +222,32 @@ class OpenFakeVoice(FakeVoice):
 
 
 @dataclass(frozen=True)
+class FakeKeeper:
+    """Has a voice that is always loaded."""
+
+    synthesizer: Synthesizer
+
+    def check_ready(self) -> None:
+        pass
+
+    def hold(self, at_end: Any) -> None:
+        pass
+
+    async def wake(self, _at_end: Any) -> Synthesizer:
+        return self.synthesizer
+
+
+@dataclass(frozen=True)
 class FakeRuntime:
     """What the routes share, as `Runtime` has it when the voice is ready."""
 
     settings: Any
     synthesizer: Synthesizer
     admission: Admission
+
+    @property
+    def keeper(self) -> FakeKeeper:
+        return FakeKeeper(self.synthesizer)
 
     @property
     def voice(self) -> Any:

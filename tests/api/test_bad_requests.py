@@ -1,4 +1,4 @@
-"""Every rule a request can break: the status, the body's shape, and no text of the caller's.
+"""Invalid requests: status and error body of every rule, and no request text in them.
 
 Each bad request carries a marker that may never be in the log, and in the answer only where it
 stood for a name or a listed value.
@@ -191,7 +191,7 @@ def test_text_without_a_reading_is_a_422(server: Server, route: str) -> None:
     assert check_error(response, 422)["param"] == "text"
 
 
-def test_a_request_id_of_ones_own_comes_back_and_a_strange_one_does_not(server: Server) -> None:
+def test_a_clients_request_id_is_returned_and_a_malformed_one_is_not(server: Server) -> None:
     url = server.base_url + "/tts"
     own = httpx.post(url, json={}, headers={"X-Request-Id": "call-7"})
     strange = httpx.post(url, json={}, headers={"X-Request-Id": f"{MARKER} <script>"})

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from qwen_tts_service import build as build_module
-from qwen_tts_service.engine import engine
-from qwen_tts_service.errors import StartupError
+from qwen_tts_service.engine import engine, memory
 from qwen_tts_service.hub import download
-from qwen_tts_service.kernels import device
+from qwen_tts_service.kernels import device as device_module
 from qwen_tts_service.model import qwen3_tts
 from qwen_tts_service.qwen import voice as qwen
 from qwen_tts_service.settings import load_settings
+from qwen_tts_service.voice.catalogue import SPEAKERS
 
 SETTINGS = {
     "MODEL_NAME": "m",
@@ -24,8 +24,8 @@ SETTINGS = {
     "CPU_WEIGHTS": "int8",
     "USE_FLASH_ATTENTION": "0",
     "TORCH_COMPILE": "1",
-    "MAX_CONCURRENT_REQUESTS": "3",
-    "MAX_POSITIONS": "1022",
+    "MAX_CONCURRENT_REQUESTS": "5",
+    "MAX_POSITIONS": "2000",
     "CPU_THREADS": "5",
     "DETERMINISTIC": "1",
     "RUNAWAY_FACTOR": "7",
@@ -35,7 +35,7 @@ SETTINGS = {
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What each part was made of; a model with 1022 positions."""
+    """What each part was made of; the plan is for 3 slots of 1022 positions."""
     made: dict[str, Any] = {}
 
     def find(name: str, path: Path, *, hub: Any, on_progress: Any) -> Path:
@@ -44,19 +44,30 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Path("/found")
 
     def load(directory: Path, **options: Any) -> Any:
+        options.pop("before_weights")("setup")
         made["load"] = (directory, options)
-        return SimpleNamespace(config=SimpleNamespace(max_positions=1022))
+        return "model"
+
+    class FakePlanner:
+        plan = SimpleNamespace(slots=3, positions=1022)
+
+        def __init__(self, wish: Any, **options: Any) -> None:
+            made["wish"], made["planner"] = wish, options
+
+        def __call__(self, setup: str) -> None:
+            made["setup"] = setup
 
     def start(*args: Any, **options: Any) -> str:
         made["engine"] = (args, options)
         return "engine"
 
     monkeypatch.setattr(download, "find_or_download", find)
-    monkeypatch.setattr(device, "choose_device", lambda *args: ("device", *args))
-    monkeypatch.setattr(device, "dtype_named", lambda name: ("dtype", name))
+    monkeypatch.setattr(device_module, "choose_device", lambda *args: ("device", *args))
+    monkeypatch.setattr(device_module, "dtype_named", lambda name: ("dtype", name))
     monkeypatch.setattr(qwen3_tts.Qwen3TTS, "load", load)
     monkeypatch.setattr(engine, "Engine", start)
-    monkeypatch.setattr(qwen, "QwenVoice", lambda *args: args)
+    monkeypatch.setattr(memory, "MemoryPlanner", FakePlanner)
+    monkeypatch.setattr(qwen, "QwenVoice", lambda *args, known: (*args, known))
     monkeypatch.setattr(build_module, "EngineMetrics", lambda: SimpleNamespace(observe="observe"))
     return made
 
@@ -77,11 +88,16 @@ def test_every_setting_reaches_the_part_that_it_is_for(parts: dict[str, Any]) ->
         {
             "device": ("device", "cpu", 2),
             "codec_dtype": ("dtype", "bfloat16"),
+            "codec_tf32": False,
             "linear": "int8",
             "use_flash_attention": False,
             "fuse": True,
             "on_progress": report,
         },
+    )
+    assert (parts["setup"], parts["planner"]) == ("setup", {"deterministic": True, "sharers": 1})
+    assert parts["wish"] == memory.CapacityWish(
+        slots=5, positions=2000, is_slots_asked=True, is_positions_asked=True
     )
     (model, options), watchers = parts["engine"]
     assert watchers == {"on_step": "observe", "on_progress": report}
@@ -89,12 +105,41 @@ def test_every_setting_reaches_the_part_that_it_is_for(parts: dict[str, Any]) ->
         slots=3, max_positions=1022, max_text_rows=255, threads=5, deterministic=True
     )
     limits = qwen.QwenOptions(
-        max_positions=1022, max_text_tokens=255, runaway_factor=7, default_language="german"
+        slots=3,
+        max_positions=1022,
+        max_text_tokens=255,
+        runaway_factor=7,
+        default_language="german",
     )
-    assert voice == (model, "engine", "m", limits)
+    assert voice == (model, "engine", "m", limits, SPEAKERS)
 
 
-def test_one_position_more_than_the_model_has_is_refused(parts: dict[str, Any]) -> None:
-    with pytest.raises(StartupError, match=r"MAX_POSITIONS=1023 .* 1022 at most"):
-        build_module.build(load_settings({**SETTINGS, "MAX_POSITIONS": "1023"}), print, 0)
-    assert "engine" not in parts
+def test_what_a_checkpoint_says_of_its_speakers_is_read_beside_it(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "speakers.json").write_text('{"Vera": {"gender": "female", "age": 30}}')
+    monkeypatch.setattr(download, "find_or_download", lambda *_, **__: tmp_path)
+    voice: Any = build_module.build(load_settings(SETTINGS), lambda *_: None, 0).voice
+    assert (voice[-1]["vera"].gender, voice[-1]["vera"].ages) == ("female", ("young",))
+
+
+@pytest.mark.parametrize(
+    ("device", "worker", "sharers"),
+    [("cpu", 0, 3), ("cuda", 0, 2), ("cuda", 1, 1), ("cuda:1", 0, 3)],
+)
+def test_workers_of_one_device_share_its_memory(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, device: str, worker: int, sharers: int
+) -> None:
+    def choose(asked: str, number: int) -> str:
+        return f"cuda:{number % 2}" if asked == "cuda" else asked
+
+    monkeypatch.setattr(device_module, "choose_device", choose)
+    build_module.build(load_settings({"DEVICE": device, "WORKERS": "3"}), print, worker)
+    assert parts["planner"]["sharers"] == sharers
+    assert parts["wish"] == memory.CapacityWish(slots=10, positions=8192)
+
+
+def test_tf32_reaches_the_codec(parts: dict[str, Any]) -> None:
+    build_module.build(load_settings({"CODEC_DTYPE": "TF32"}), print, 0)
+    options = parts["load"][1]
+    assert (options["codec_dtype"], options["codec_tf32"]) == (("dtype", "tf32"), True)

@@ -1,4 +1,4 @@
-"""What well-known clients send, replayed as they send it, and read as they read it.
+"""Requests of well-known clients, replayed as they send them, responses read as they read them.
 
 Each test is one client: its fields, its headers, its way of reading the answer. The clients
 themselves, where they install, are run by scripts/test_clients. It does not know what the
@@ -165,7 +165,7 @@ async def test_livekit_reads_events(base: str, format: Any) -> None:
     assert usage["output_tokens"] > 0
 
 
-def test_livekit_with_tts_1_reads_audio_of_the_type_it_is_told(base: str) -> None:
+def test_livekit_with_tts_1_reads_audio_by_its_content_type(base: str) -> None:
     with openai.OpenAI(base_url=base, api_key="any", max_retries=0) as client:
         answer = client.audio.speech.create(
             input=TEXT, model="tts-1", voice="ash", response_format="mp3", stream_format="audio"

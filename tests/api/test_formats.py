@@ -1,4 +1,4 @@
-"""Every format through both routes: what is streamed decodes to what the file holds."""
+"""Every format through both routes: a stream decodes to the samples of the file."""
 
 import io
 from typing import Any

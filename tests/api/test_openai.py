@@ -1,10 +1,11 @@
-"""The OpenAI routes, asked by OpenAI's own client."""
+"""The OpenAI routes, called by OpenAI's own client."""
 
 import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import numpy as np
@@ -125,9 +126,9 @@ def test_a_voice_may_be_an_object_with_an_id(server: Server) -> None:
 
 
 def test_our_own_fields_work_beside_theirs(client: openai.OpenAI) -> None:
-    wish = {"voice_attributes": {"gender": "female", "age": 70}, "seed": 7, "language": "ru"}
-    wish |= {"max_length": 10, "temperature": 0.2, "normalize": "light"}
-    answer = create(client, voice="auto", response_format="pcm", extra_body=wish)
+    fields = {"voice_attributes": {"gender": "female", "age": 70}, "seed": 7, "language": "ru"}
+    fields |= {"max_length": 10, "temperature": 0.2, "normalize": "light"}
+    answer = create(client, voice="auto", response_format="pcm", extra_body=fields)
     headers = answer.response.headers
     assert headers["x-voice-applied"] == "gender, age"
     assert (headers["x-seed"], headers["x-language"]) == ("7", "russian")
@@ -154,6 +155,18 @@ def test_null_is_absent_and_unknown_fields_are_ignored(server: Server) -> None:
     )
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "audio/mpeg"
+
+
+def test_ignored_fields_are_named_with_what_may_be_meant(server: Server) -> None:
+    fields = {"emotion": MARKER, "lang": MARKER, "Ж" * 50: MARKER, "user": 1, "text": MARKER}
+    answer = post(server, **fields)
+    assert answer.status_code == 200
+    warning = unquote(answer.headers["x-warning"])
+    assert 'unknown field "emotion" is ignored. Did you mean voice_attributes.emotion?' in warning
+    assert 'unknown field "lang" is ignored. Did you mean language?' in warning
+    assert f'"{"Ж" * 39}…" is ignored. So are 2 more.' in warning
+    assert MARKER not in warning
+    assert "x-warning" not in post(server).headers
 
 
 @pytest.mark.parametrize("speed", [1, 1.0, None])
@@ -205,7 +218,7 @@ def test_events_come_while_speech_is_made(slow: Server) -> None:
     assert events[-1]["usage"]["output_tokens"] == 30
 
 
-def test_events_tell_that_max_length_ended_the_speech(client: openai.OpenAI) -> None:
+def test_events_report_that_max_length_ended_the_speech(client: openai.OpenAI) -> None:
     answer = create(client, stream_format="sse", extra_body={"max_length": 5})
     assert events_of(answer.iter_lines())[-1]["finish_reason"] == "length"
 
@@ -233,7 +246,7 @@ def test_the_clients_stream_raises_on_the_error_event(slow: Server) -> None:
             stream_cls=openai.Stream[object],
         )
         got = []
-        with pytest.raises(openai.APIError, match="told to fail") as caught:
+        with pytest.raises(openai.APIError, match="this text fails") as caught:
             got.extend(events)
     assert caught.value.code == "internal_error"
 
@@ -473,8 +486,8 @@ def test_voices_are_the_speakers_and_openais_names(server: Server) -> None:
 def test_a_checkpoint_has_a_speaker_of_the_right_gender_for_every_name(qwen: Server) -> None:
     voices = httpx.get(f"{qwen.base_url}/v1/audio/voices").json()["voices"]
     genders = {voice["id"]: voice["gender"] for voice in voices}
-    wish = {"instructions": "Whisper.", "max_length": 4, "response_format": "pcm"}
-    answer = post(qwen, voice="marin", **wish)
+    fields = {"instructions": "Whisper.", "max_length": 4, "response_format": "pcm"}
+    answer = post(qwen, voice="marin", **fields)
     with client_of(qwen) as client:
         assert next(iter(client.models.list())).id == "quick"
     speakers = {voice["id"] for voice in voices if voice["id"] == voice["speaker"]}

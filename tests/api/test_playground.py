@@ -1,4 +1,4 @@
-"""The page to listen, in a real headless Chromium against a small server that plays a tone.
+"""The playground page, in a real headless Chromium against a small server that plays a tone.
 
 Skipped where chromium or its driver is missing (Debian: `apt-get install chromium
 chromium-driver`). The server speaks the service's wire: the same routes, headers and errors.
@@ -375,7 +375,7 @@ def test_waveform_is_drawn(page: Page) -> None:
 
 
 @in_browser
-def test_request_says_what_the_form_says(page: Page) -> None:
+def test_request_has_the_values_of_the_form(page: Page) -> None:
     Select(page.at("gender")).select_by_value("female")
     Select(page.at("emotion")).select_by_value("happy")
     Select(page.at("language")).select_by_value("russian")
@@ -527,7 +527,7 @@ def test_refusal_is_shown_with_its_field(page: Page) -> None:
 
 
 @in_browser
-def test_refusal_is_said_in_the_language_of_the_page_as_far_as_it_is_known(page: Page) -> None:
+def test_errors_are_shown_in_the_language_of_the_page_where_translated(page: Page) -> None:
     page.browser.find_element(By.CSS_SELECTOR, '[data-page-language="ru"]').click()
     for message, shown in (
         (
@@ -594,7 +594,7 @@ def test_still_page_shows_the_waveform_without_animation(page: Page) -> None:
 
 
 @in_browser
-def test_busy_server_says_when_to_come_back(page: Page) -> None:
+def test_busy_server_names_when_to_retry(page: Page) -> None:
     page.service.refusal = refusal(429, "busy", "all slots are taken")
     page.service.refusal.headers["Retry-After"] = "7"
     page.speak()

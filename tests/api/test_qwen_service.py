@@ -73,8 +73,8 @@ def test_an_emotion_changes_the_speech(qwen: Server) -> None:
 
 
 def test_the_small_model_reports_instructions_as_not_applied(small: Server) -> None:
-    wish = {"voice_attributes": {"emotion": "happy"}, "instruct": "Whisper.", "speaker": "vivian"}
-    response = speak(small, **wish)
+    fields = {"voice_attributes": {"emotion": "happy"}, "instruct": "Whisper.", "speaker": "vivian"}
+    response = speak(small, **fields)
     assert "emotion: " in response.headers["x-voice-not-applied"]
     assert "instruct: " in response.headers["x-voice-not-applied"]
     check_same(samples(response), samples(speak(small, speaker="vivian")))

@@ -1,4 +1,4 @@
-"""What service.py joins: the worker's number, how a start that failed ends, readiness."""
+"""service.py: worker numbers, the end of a failed start, readiness."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from typing import Any
 import bentoml
 import pytest
 import service
+from tests.conftest import ROOT
 
 from qwen_tts_service.api.runtime import Stage
 from qwen_tts_service.errors import StartupError
@@ -53,14 +54,14 @@ def test_workers_are_numbered_from_0_and_bounded_before_they_load(
     assert on_failure is service._give_up
 
 
-@pytest.mark.parametrize(("index", "told"), [(None, []), (1, [(os.getppid(), signal.SIGUSR1)])])
-def test_a_worker_that_gives_up_tells_its_supervisor_and_ends(
-    index: int | None, told: list[Any], ends: list[Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("index", "signals"), [(None, []), (1, [(os.getppid(), signal.SIGUSR1)])])
+def test_a_worker_that_gives_up_signals_its_supervisor_and_ends(
+    index: int | None, signals: list[Any], ends: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_worker(monkeypatch, index)
     with pytest.raises(Ended):
         service._give_up()
-    assert ends == [*told, 1]
+    assert ends == [*signals, 1]
 
 
 def test_a_supervisor_ends_its_workers_and_then_itself(
@@ -84,10 +85,40 @@ def test_settings_that_cannot_be_served_end_the_process_with_one_message(
     monkeypatch.setattr(signal, "signal", lambda *args: listening.append(args))
     monkeypatch.setattr(service, "check", refuse)
     with pytest.raises(Ended):
-        service.QwenTTS.inner.find_out_early()
+        service.QwenTTS.inner.check_settings()
     assert ends == [1]
     assert capsys.readouterr().err == "error: no such voice\n"
     assert listening == [(signal.SIGUSR1, service._end_with_failure)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        pytest.param(
+            {"MODEL_NAME": "espeak-ng", "MAX_QUEUE": "many"}, ["MAX_QUEUE"], id="wrong-setting"
+        ),
+        pytest.param(
+            {"DEVICE": "cuda", "MODEL_PATH": str(ROOT / "tests/data/tiny_1b7")},
+            ["DEVICE=cuda", "DEVICE=cpu"],
+            id="no-cuda",
+        ),
+    ],
+)
+def test_a_wrong_setting_and_a_missing_device_end_the_process_with_one_message(
+    settings: dict[str, str],
+    words: list[str],
+    ends: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(Ended):
+        service.QwenTTS.inner.check_settings()
+    said = capsys.readouterr().err
+    assert (ends, said.count("error: ")) == ([1], 1)
+    assert all(word in said for word in words)
 
 
 def test_settings_that_can_be_served_are_let_pass(
@@ -96,7 +127,7 @@ def test_settings_that_can_be_served_are_let_pass(
     checked: list[Any] = []
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(service, "check", checked.append)
-    service.QwenTTS.inner.find_out_early()
+    service.QwenTTS.inner.check_settings()
     assert checked == [load_settings()]
     assert ends == []
 

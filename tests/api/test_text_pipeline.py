@@ -46,7 +46,7 @@ def test_the_stream_has_the_samples_of_the_file(server: Server, fields: dict[str
     assert np.array_equal(whole, stream)
 
 
-def test_a_pause_lasts_as_long_as_it_says(server: Server) -> None:
+def test_a_pause_lasts_as_long_as_written(server: Server) -> None:
     alone = [samples(ask(server, text=text)) for text in ("Раз.", "Два.")]
     both = samples(ask(server, text="Раз. [pause:1.5s] Два."))
     # Resampling from 22,050 Hz rounds once for each answer.
@@ -75,7 +75,7 @@ def test_full_reads_russian_numbers_out(server: Server) -> None:
     assert "x-warning" not in full.headers
 
 
-def test_full_says_when_a_language_has_no_full_rules(server: Server) -> None:
+def test_full_warns_when_a_language_has_no_full_rules(server: Server) -> None:
     response = ask(server, "/stream-tts", text="It is 5 past 3.", normalize="full")
     assert "english" in response.headers["x-warning"]
 
@@ -150,7 +150,9 @@ def checkpoint() -> Iterator[Any]:
     synthesizer.close()
 
 
-async def test_a_checkpoint_says_behind_a_pause_what_it_says_alone(checkpoint: Any) -> None:
+async def test_a_checkpoint_speaks_a_part_after_a_pause_as_it_speaks_it_alone(
+    checkpoint: Any,
+) -> None:
     async def hear(text: str, max_frames: int) -> Any:
         request = SpeechRequest(request_id="r", seed=5, text=text, max_frames=max_frames)
         data, _ = await checkpoint.speak_whole(request, "pcm")
@@ -183,10 +185,10 @@ READ = "Моя **джи пи ю**, Нижний и gpu."
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_words_are_read_as_the_request_says(server: Server, route: str) -> None:
-    told = ask(server, route, text=TEXT, language="ru", pronunciations=WORDS)
+def test_the_pronunciations_of_the_request_are_used(server: Server, route: str) -> None:
+    response = ask(server, route, text=TEXT, language="ru", pronunciations=WORDS)
     expected = samples(ask(server, text=READ, language="ru"))
-    assert np.array_equal(samples(told), expected)
+    assert np.array_equal(samples(response), expected)
     assert not np.array_equal(samples(ask(server, text=TEXT, language="ru")), expected)
 
 

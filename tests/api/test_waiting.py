@@ -1,4 +1,4 @@
-"""Waiting, leaving, being sent away, stopping: with a voice that takes its time."""
+"""Queueing, disconnects, 429, timeouts and shutdown, with a slow voice."""
 
 import re
 import signal

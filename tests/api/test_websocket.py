@@ -1,4 +1,4 @@
-"""Text in as it is written, audio out meanwhile: real servers, real sockets."""
+"""WebSocket sessions over real servers and sockets: text in as it is written, audio out."""
 
 import io
 import json
@@ -333,7 +333,7 @@ def test_sessions_do_not_disturb_each_other(qwen: Server) -> None:
             assert are_same(other, alone[seed - 1])
 
 
-def test_a_text_that_stops_in_its_middle_waits_and_keeps_nobody_waiting(qwen: Server) -> None:
+def test_an_unfinished_text_waits_and_delays_no_other_request(qwen: Server) -> None:
     with Client(qwen) as waiting, Client(qwen) as other:
         for client in (waiting, other):
             client.configure(seed=3, max_length=20, language="english")
@@ -561,7 +561,7 @@ def test_a_text_with_nothing_to_speak_is_refused(server: Server, qwen: Server, t
 
 
 @pytest.mark.parametrize("text", ["...", "😊 **"])
-def test_a_text_with_nothing_to_say_is_a_moment_of_silence(
+def test_a_text_with_nothing_to_speak_is_a_moment_of_silence(
     server: Server, qwen: Server, text: str
 ) -> None:
     for speaking in (server, qwen):
@@ -574,7 +574,9 @@ def test_a_text_with_nothing_to_say_is_a_moment_of_silence(
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_words_are_read_as_the_session_says(server: Server, qwen: Server, size: int) -> None:
+def test_the_pronunciations_of_the_session_are_used(
+    server: Server, qwen: Server, size: int
+) -> None:
     words = {"GPU": "graphics card", "New York": "the city"}
     for speaking, seed in ((server, 1), (qwen, 7)):
         with Client(speaking) as client:

@@ -1,4 +1,4 @@
-"""What a session does with each message, limit and end: in process, on a clock of its own."""
+"""WebSocket sessions in process, on a fake clock: every message, limit and end."""
 
 import asyncio
 import json
@@ -80,6 +80,18 @@ async def test_ready_reports_the_configuration_in_force(voice: Voice) -> None:
     }
 
 
+@at_once
+async def test_ready_names_the_fields_that_are_ignored_and_what_may_be_meant() -> None:
+    async with SocketClient(make_runtime()) as talk:
+        assert "warning" not in await talk.configure(language="ru")
+        ready = await talk.configure(emotion="happy", volume=3)
+        assert ready["warning"] == (
+            'unknown field "emotion" is ignored. Did you mean voice_attributes.emotion? '
+            'unknown field "volume" is ignored. '
+            "There is no volume control; turn it up where the audio is played."
+        )
+
+
 @pytest.mark.parametrize(
     ("fields", "voice", "language"),
     [
@@ -126,7 +138,7 @@ async def test_a_seed_is_drawn_once_and_every_utterance_speaks_with_it(voice: Vo
 
 @both
 @at_once
-async def test_the_wishes_of_the_session_reach_the_voice(voice: Voice) -> None:
+async def test_the_configuration_of_the_session_reaches_the_voice(voice: Voice) -> None:
     runtime = make_runtime(voice())
     async with SocketClient(runtime) as talk:
         await talk.configure(
@@ -191,7 +203,7 @@ def test_every_audio_start_describes_its_audio() -> None:
 
 
 @at_once
-async def test_seconds_of_audio_are_told_in_milliseconds() -> None:
+async def test_seconds_of_audio_are_sent_to_the_millisecond() -> None:
     async with SocketClient(make_runtime()) as talk:
         await talk.configure()
         events, _ = await talk.say("bit.")
@@ -645,7 +657,7 @@ async def sent_away_after(talk: SocketClient) -> float:
 
 
 @at_once
-async def test_a_new_session_may_say_nothing_for_10_s() -> None:
+async def test_a_new_session_may_send_nothing_for_10_s() -> None:
     async with SocketClient(make_runtime()) as talk:
         assert await sent_away_after(talk) == pytest.approx(10, abs=0.01)
 

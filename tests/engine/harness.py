@@ -29,12 +29,15 @@ class RecordingDriver(EagerDriver):
 
     def __init__(self):
         self.captured = []
+        self.asked = []
 
-    def capture(self, work, pool):
-        self.captured.append(pool)
-        return super().capture(work, pool)
+    def capture(self, work, stream):
+        self.captured.append(stream)
+        return super().capture(work, stream)
 
     def pinned(self, *shape, dtype):
+        """Notes the memory, and how many graphs there were by then."""
+        self.asked.append((shape, dtype, len(self.captured)))
         return torch.full(shape, 77).to(dtype)
 
 
@@ -47,10 +50,14 @@ class LateMark:
         self.stream = stream
         self.is_done = False
 
-    def is_reached(self):
+    def is_reached(self, *, within_s=0.0):
+        if within_s:
+            self._driver.let_pass()
         return self.is_done
 
     def wait(self):
+        if not self.is_done:
+            self._driver.waits.append(self.stream)
         self._driver.work_off(self.stream, self)
         # Who has waited takes what was written at once; the memory then goes to somebody else.
         for buffer in self._written:
@@ -61,30 +68,33 @@ class LateMark:
 class LateDriver(EagerDriver):
     """A device that does nothing until somebody waits for it, as the slowest CUDA device might.
 
-    Each of its two streams is a queue. Work is done when the host waits for a mark behind it, or
-    when the other stream has to; a stream in `prompt` does it at once, as the fastest might.
-    Host memory is handed out again as soon as it may be. `device` is around all calls of a
-    runner: in it, changes of tensors are work of the current stream.
+    Each of its streams is a queue. Work is done when the host waits for a mark behind it, or when
+    another stream has to, and piece by piece while the host lets time pass; a stream in `prompt`
+    does it at once, as the fastest might. Host memory is handed out again as soon as it may be.
+    `device` is around all calls of a runner: in it, changes of tensors are work of the current
+    stream. holds: (stream, other) for each that had to wait for a mark of the other; waits: the
+    stream of each mark that the host had to wait for
     """
 
     def __init__(self, prompt=()):
         self.prompt = set(prompt)
         self.holds = []
+        self.waits = []
         self.is_working = False
         self.memory = set()
-        self._queues = {"frames": deque(), "codec": deque()}
+        self._queues = {"frames": deque(), "first": deque(), "bulk": deque()}
         self._stream = "frames"
         self._written = defaultdict(list)
         self._free = defaultdict(list)
         self._handed = {}
 
-    def capture(self, work, pool):
+    def capture(self, work, stream):
         work()
         return lambda: self.give(work)
 
     @contextmanager
-    def codec_stream(self):
-        self._stream = "codec"
+    def stream(self, stream):
+        self._stream = stream
         try:
             yield
         finally:
@@ -125,6 +135,14 @@ class LateDriver(EagerDriver):
         queue = self._queues[stream]
         while queue and not (mark and mark.is_done):
             queue.popleft()()
+        self.is_working = before
+
+    def let_pass(self):
+        """Do the next piece of work of each stream, as time goes by."""
+        before, self.is_working = self.is_working, True
+        for queue in self._queues.values():
+            if queue:
+                queue.popleft()()
         self.is_working = before
 
     def device(self):
@@ -183,7 +201,8 @@ class OnDevice:
         self.driver = driver
         self.run_ahead = inner.run_ahead
         slots, calls = inner._slots, (inner._frames, inner._prefills, inner._audio)
-        owned = [slots.state, slots.codec_state, slots.ring, *[c.values() for c in calls]]
+        owned = [slots.state, slots.codec_state, slots.ring, inner._begin.inputs]
+        owned += [call.values() for call in calls]
         driver.memory.update(map(place, tensors(owned)))
 
     def __getattr__(self, name):
@@ -226,10 +245,11 @@ def make_job(model, number, **changes):
         SamplingOptions(temperature=1.3, top_k=0, top_p=0.9),
         SamplingOptions(top_k=5, repetition_penalty=1.3),
     ]
+    speakers = model.config.speakers or (None,)
     job = Job(
         ids=tuple(model.tokenizer.encode(text)),
         instruct_ids=tuple(model.tokenizer.encode_instruct("Slowly." if number % 3 == 0 else "")),
-        speaker=model.config.speakers[number % len(model.config.speakers)],
+        speaker=speakers[number % len(speakers)],
         language=("auto", *model.config.languages)[number % 3],
         layout=("full_text", "streaming_text")[number % 2],
         seed=number,
@@ -294,10 +314,10 @@ class Endless:
         ends.wait = lambda: [False for _ in wait()]
         return ends
 
-    def decode(self, *what):
+    def decode(self, *what, **how):
         if "sound" in self.failing:
             raise RuntimeError("out of luck")
-        sound = self._inner.decode(*what)
+        sound = self._inner.decode(*what, **how)
         if self.silent:
             wait = sound.wait
             sound.wait = lambda: wait() * 0

@@ -1,4 +1,4 @@
-"""What CUDA is asked for, with a stand-in for torch.cuda that writes everything down."""
+"""Calls of CudaDriver to torch.cuda, recorded by a stand-in."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qwen_tts_service.engine import driver as module
-from qwen_tts_service.engine.driver import CudaDriver, EagerDriver
+from qwen_tts_service.engine.driver import CudaDriver, EagerDriver, choose_driver
 
 
 class Stream:
@@ -91,7 +91,7 @@ def driver(cuda):
     return driver
 
 
-@pytest.mark.parametrize("pool", ["frames", "codec"])
+@pytest.mark.parametrize("pool", ["frames", "first", "bulk"])
 def test_work_is_warmed_up_and_recorded_on_the_stream_of_its_pool(cuda, driver, pool):
     replay = driver.capture(lambda: cuda.calls.append(f"work on {cuda.current.name}"), pool)
     assert cuda.current.name == "default"
@@ -110,24 +110,42 @@ def test_work_is_warmed_up_and_recorded_on_the_stream_of_its_pool(cuda, driver, 
 
 
 def test_graphs_of_one_pool_share_memory_and_of_two_do_not(cuda, driver):
-    for pool in ("frames", "codec", "frames", "codec", "frames"):
+    for pool in ("frames", "first", "bulk", "first", "frames"):
         driver.capture(lambda: None, pool)
     used = [call.split(",")[0] for call in cuda.calls if call.startswith("record in")]
-    assert used == [f"record in pool {number}" for number in (1, 2, 1, 2, 1)]
+    assert used == [f"record in pool {number}" for number in (1, 2, 3, 2, 1)]
 
 
-def test_the_codec_goes_before_the_frames(cuda, driver):
-    with driver.codec_stream():
-        assert cuda.current.name == "codec"
-    assert [stream.priority for stream in cuda.streams] == [0, -1]
+def test_first_chunks_go_before_frames_and_those_before_all_other_chunks(cuda, driver):
+    for name in ("first", "bulk"):
+        with driver.stream(name):
+            assert cuda.current.name == name
+    with driver.stream("frames"):
+        assert cuda.current.name == "default"
+    priorities = {stream.name: stream.priority for stream in cuda.streams}
+    assert priorities["first"] < priorities["frames"] < priorities["bulk"] == 0
+
+
+def test_a_mark_that_is_not_reached_is_looked_at_again_after_a_moment(
+    cuda, driver, monkeypatch: pytest.MonkeyPatch
+):
+    slept = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    mark = driver.mark()
+    assert not mark.is_reached()
+    assert not mark.is_reached(within_s=0.5)
+    assert slept == [0.5]
+    mark.event.is_done = True
+    assert mark.is_reached(within_s=0.5)
+    assert slept == [0.5], "nobody waits for what is there"
 
 
 def test_a_mark_is_in_the_current_stream_and_reached_when_cuda_says_so(cuda, driver):
-    with driver.codec_stream():
+    with driver.stream("bulk"):
         mark = driver.mark()
     assert not mark.is_reached()
     driver.hold(mark)
-    assert cuda.calls == ["default waits for an event of codec"]
+    assert cuda.calls == ["default waits for an event of bulk"]
     mark.wait()
     assert mark.is_reached()
 
@@ -143,10 +161,17 @@ def test_without_graphs_the_same_steps_are_plain_calls():
     driver, calls = EagerDriver(), []
     driver.capture(lambda: calls.append("work"), "frames")()
     assert calls == ["work", "work"]
-    with driver.codec_stream():
+    with driver.stream("bulk"):
         mark = driver.mark()
     driver.hold(mark)
     mark.wait()
     assert mark.is_reached()
     memory = driver.pinned(2, 3, dtype=torch.int64)
     assert (memory.shape, memory.dtype) == ((2, 3), torch.int64)
+
+
+@pytest.mark.parametrize(("hip", "kind"), [(None, CudaDriver), ("6.2", EagerDriver)])
+def test_rocm_has_plain_calls_and_cuda_graphs(monkeypatch, hip, kind):
+    monkeypatch.setattr(module, "cuda", Cuda())
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert type(choose_driver(torch.device("cuda", 0))) is kind

@@ -1,4 +1,4 @@
-"""An engine around its loop: who may call it, how it starts and ends, what it says of itself."""
+"""The engine around its loop: who may call it, start and end, health and statistics."""
 
 import threading
 from dataclasses import astuple, replace
@@ -128,18 +128,18 @@ def test_without_a_runner_the_device_chooses_it(model, monkeypatch: pytest.Monke
     made = []
     monkeypatch.setattr(module, "choose_runner", lambda *given: (made.append(given), Script())[1])
 
-    def told(_step, _fraction):
+    def report(_step, _fraction):
         pass
 
-    engine = Engine(model, OPTIONS, on_progress=told)
+    engine = Engine(model, OPTIONS, on_progress=report)
     engine.close()
-    assert made == [(model, OPTIONS, told)]
+    assert made == [(model, OPTIONS, report)]
 
 
 def test_the_runner_fits_the_device(model, monkeypatch: pytest.MonkeyPatch):
     options = replace(OPTIONS, slots=1)
     assert isinstance(choose_runner(model, options, print), PlainRunner)
-    monkeypatch.setattr(module, "CudaDriver", lambda device: ("driver", device))
+    monkeypatch.setattr(module, "choose_driver", lambda device: ("driver", device))
     monkeypatch.setattr(module, "GraphRunner", lambda *given: given)
     device = torch.device("cuda", 0)
     on_cuda = replace(model, device=device)

@@ -1,4 +1,4 @@
-"""What a request sounds like depends on the request and on nothing else."""
+"""The samples of a request depend on that request alone, whatever the batch."""
 
 import asyncio
 import random
@@ -84,7 +84,7 @@ async def test_requests_that_are_cancelled_change_no_other(model, jobs, alone, r
 @pytest.mark.parametrize("runner", RUNNERS)
 async def test_a_prompt_read_in_pieces_among_others_gives_the_same_speech(model, runner):
     long = make_job(model, 4, ids=tuple(model.tokenizer.encode("far too long " * 12)))
-    pieces = {"prefill_piece_rows": 16, "prefill_tokens_per_step": 16}
+    pieces = {"prefill_piece_rows": 16, "prefill_rows_per_step": 16}
     with running(model, runner=runner, **pieces) as engine:
         expected = await speak_late(engine, long, 0)
         others = [speak_late(engine, make_job(model, n), 0) for n in range(6)]

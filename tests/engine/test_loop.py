@@ -1,4 +1,4 @@
-"""Leaving, stalling, running away and failing: the affair of one request, and nothing hangs."""
+"""Disconnects, slow readers, runaways and failures concern one request, and nothing hangs."""
 
 import asyncio
 import threading
@@ -247,9 +247,10 @@ def test_graphs_of_all_sizes_are_made_at_the_start(model):
     driver, told = RecordingDriver(), []
     GraphRunner(model, OPTIONS, driver, lambda step, done: told.append((step, done)))
     # Buckets 1, 2, 4, 8, 16; each with and without the full sort, and four sizes of chunks.
-    # Prompts in pieces of 16, 32 and 64 rows, up to position 256 and beyond.
-    assert driver.captured.count("frames") == 10 + 6
-    assert driver.captured.count("codec") == 20
+    # Prompts in pieces of 16, 32 and 64 rows, up to position 256 and beyond. One to begin.
+    assert driver.captured.count("frames") == 10 + 6 + 1
+    assert driver.captured.count("bulk") == 20
+    assert driver.captured.count("first") == 5
     assert told[0] == ("capturing graphs", 0.0)
     assert told[-1] == ("capturing graphs", 1.0)
     assert told == sorted(told)

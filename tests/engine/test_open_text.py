@@ -1,4 +1,4 @@
-"""A text that is still being written sounds as it would have sounded all at once."""
+"""A text that is still being written gives the samples of the whole text."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A prefix that was read before is not read again, and nobody hears the difference."""
+"""The prefix cache: a known prefix is not read again, and the samples are the same."""
 
 from dataclasses import replace
 
@@ -24,9 +24,9 @@ class Recording:
     def __getattr__(self, name):
         return getattr(self._inner, name)
 
-    def prefill(self, slot, prompt, start, rows):
-        self.read.append((start, rows))
-        self._inner.prefill(slot, prompt, start, rows)
+    def prefill(self, pieces):
+        self.read += [(piece.start, piece.rows) for piece in pieces]
+        self._inner.prefill(pieces)
 
 
 async def rows_read(model, runner, jobs, **changes):

@@ -1,4 +1,4 @@
-"""What a runner keeps in its slots, and what it refuses to put there."""
+"""What a runner keeps in its slots, and what it refuses."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from tests.engine.harness import OPTIONS, RUNNERS, make_job
 
 from qwen_tts_service.engine.job import TextFeed
 from qwen_tts_service.engine.runner import PlainRunner
-from qwen_tts_service.engine.slots import RING_FRAMES, tensor_bytes
+from qwen_tts_service.engine.slots import RING_FRAMES, PromptPiece, tensor_bytes
 from qwen_tts_service.errors import InvalidRequest
 
 SMALL = replace(OPTIONS, slots=2, max_positions=64)
@@ -43,7 +43,7 @@ def begin(runner, slot, job):
     prompt, known = runner.begin(slot, job)
     for start, end in ((known, prompt.prefix_rows), (prompt.prefix_rows, len(prompt.rows) - 1)):
         if start < end:
-            runner.prefill(slot, prompt, start, end - start)
+            runner.prefill([PromptPiece(slot, prompt, start, end - start)])
     return prompt, known
 
 
@@ -104,7 +104,7 @@ def test_a_slot_is_begun_as_if_new(model, runner):
     begin(runner, 1, job)
     for _ in range(3):
         runner.frame([1], full_sort=True, positions=60).wait()
-    runner.decode([1], [0], 2).wait()
+    runner.decode([1], [0], 2, is_first=False).wait()
     assert slots.codec_state.frames.tolist()[:2] == [0, 2]
     prompt, _ = runner.begin(1, make_job(model, 2))
     assert slots.codec_state.frames.tolist()[:2] == [0, 0]
@@ -120,7 +120,7 @@ def test_after_clearing_nothing_is_left_in_the_slots_and_the_rest_stays(model, r
     for slot in (0, 1):
         begin(runner, slot, make_job(model, slot))
     runner.frame([0, 1], full_sort=True, positions=60).wait()
-    runner.decode([0, 1], [0, 0], 1).wait()
+    runner.decode([0, 1], [0, 0], 1, is_first=False).wait()
     slots.state.keys[:, 1, 50:].fill_(torch.nan)
     slots.codec_state.tails[0][1].fill_(torch.nan)
     kept = slots.state.length[0].item()
@@ -159,11 +159,11 @@ def test_a_known_prefix_brings_its_keys_and_values(model, runner):
 def test_a_prefix_is_kept_only_when_just_that_has_been_read(model, runner):
     job = make_job(model, 0)
     prompt, _ = runner.begin(0, job)
-    runner.prefill(0, prompt, 0, prompt.prefix_rows + 1)
+    runner.prefill([PromptPiece(0, prompt, 0, prompt.prefix_rows + 1)])
     assert runner.begin(1, job)[1] == 0
-    runner.prefill(1, prompt, 0, prompt.prefix_rows - 1)
+    runner.prefill([PromptPiece(1, prompt, 0, prompt.prefix_rows - 1)])
     assert runner.begin(0, job)[1] == 0
-    runner.prefill(1, prompt, prompt.prefix_rows - 1, 1)
+    runner.prefill([PromptPiece(1, prompt, prompt.prefix_rows - 1, 1)])
     assert runner.begin(0, job)[1] == prompt.prefix_rows
 
 
@@ -201,7 +201,7 @@ def test_frames_are_decoded_across_the_end_of_the_ring(model, runner):
             return decode(codes, *rest)
 
     runner._slots.model = replace(model, codec=Codec())
-    runner.decode([1], [first], 4).wait()
+    runner.decode([1], [first], 4, is_first=False).wait()
     places = [first, first + 1, 0, 1]
     assert torch.equal(seen[0], ring[1, places].T[None])
 
@@ -234,14 +234,14 @@ def test_frames_are_decoded_row_by_row_where_bits_must_not_change(model, determi
     runner = PlainRunner(model, replace(SMALL, deterministic=deterministic))
     seen, sound = [], runner._slots.decode
     runner._slots.decode = lambda slots, *rest: seen.append(len(slots)) or sound(slots, *rest)
-    assert runner.decode([1, 0], [0, 0], 1).wait().shape == (2, 1920)
+    assert runner.decode([1, 0], [0, 0], 1, is_first=False).wait().shape == (2, 1920)
     assert seen == calls
 
 
 def test_outcomes_of_plain_calls_are_there_at_once(model, runner):
     begin(runner, 0, make_job(model, 0))
     runner.frame([0], full_sort=True, positions=60)
-    assert runner.decode([0], [0], 1).is_ready()
+    assert runner.decode([0], [0], 1, is_first=False).is_ready()
     assert runner.run_ahead == 0
 
 

@@ -1,4 +1,4 @@
-"""What the loop asks of a runner and hands out, step by step, with runners that are scripts."""
+"""Calls from the loop to its runner, and what it hands out, step by step, with scripted runners."""
 
 import threading
 from collections import deque
@@ -48,9 +48,12 @@ class Reader:
 class Outcome:
     def __init__(self, runner, note, value):
         self._runner, self._note, self._value = runner, note, value
+        self._born = runner.looks
 
-    def is_ready(self):
-        return self._runner.is_quick
+    def is_ready(self, *, within_s=0.0):
+        self._runner.looks += within_s > 0
+        late = self._runner.late if self._note[0] == "heard" else 2 * (self._runner.late > 0)
+        return self._runner.looks - self._born >= late
 
     def wait(self):
         self._runner._try(self._note[0])
@@ -61,17 +64,19 @@ class Outcome:
 class Script:
     """A runner that notes its calls; frame f of every speech sounds as `level(f)` does.
 
+    late: how often somebody must look, for a while, before audio is there; frames are
+        there after two looks at most
     lasts: the frame at which each job, by its seed, draws its end
     failing: calls of which each takes one failure out of its list: True fails
     """
 
     def __init__(self, *, run_ahead=0, rows=3, text_rows=0, known=0, lasts=None, level=None):
-        self.run_ahead, self.is_quick = run_ahead, True
+        self.run_ahead, self.late, self.looks = run_ahead, 0, 0
         self.rows, self.text_rows, self.known = rows, text_rows, known
         self.lasts = lasts or {}
         self.level = level or (lambda _: LOUD)
         self.failing = {}
-        self.calls, self._seeds, self._made = [], {}, {}
+        self.calls, self.firsts, self._seeds, self._made = [], [], {}, {}
 
     def _try(self, name):
         left = self.failing.get(name)
@@ -90,9 +95,9 @@ class Script:
         rows, text = torch.zeros(self.rows, 1), torch.zeros(self.text_rows, 1)
         return PromptEmbeddings(rows, text, min(2, self.rows), ()), self.known
 
-    def prefill(self, slot, prompt, start, rows):
+    def prefill(self, pieces):
         self._try("prefill")
-        self.calls.append(("prefill", slot, start, rows))
+        self.calls.append(("prefill", *[(piece.slot, piece.start, piece.rows) for piece in pieces]))
 
     def append_text(self, slot, ids, *, start, is_end):
         self._try("append_text")
@@ -106,9 +111,10 @@ class Script:
             self._made[slot] += 1
         return Outcome(self, ("ends", slots), ends)
 
-    def decode(self, slots, first, frames):
+    def decode(self, slots, first, frames, *, is_first):
         self._try("sound")
         self.calls.append(("sound", slots, first, frames))
+        self.firsts.append(is_first)
         rows = [[self.level(begin + n) for n in range(frames)] for begin in first]
         samples = np.repeat(np.array(rows, np.float32), FRAME, axis=1)
         return Outcome(self, ("heard", slots, first, frames), samples)
@@ -153,7 +159,7 @@ def work(runner, jobs, after=lambda _loop, _step: None, *, steps=200, until_end=
     def run():
         try:
             loop.run()
-        except BaseException as error:  # noqa: BLE001 - told to the test below
+        except BaseException as error:  # noqa: BLE001 - for the test below
             trouble.append(error)
 
     loop = make_loop(runner, on_step, **changes)
@@ -228,8 +234,7 @@ def test_a_speech_is_read_made_and_decoded_in_this_order():
     _, [reader], _ = work(runner, [job(7, max_frames=9)], prefill_piece_rows=2)
     assert runner.calls == [
         ("begin", 0, 7),
-        ("prefill", 0, 1, 1),
-        ("prefill", 0, 2, 2),
+        ("prefill", (0, 1, 1), (0, 2, 2)),
         ("frame", [0], False, 5),
         ("ends", [0]),
         ("sound", [0], [0], 1),
@@ -306,8 +311,8 @@ def test_the_samples_of_each_row_go_to_its_reader():
     runner = Script()
     sound = runner.decode
 
-    def by_slot(slots, first, frames):
-        outcome = sound(slots, first, frames)
+    def by_slot(slots, first, frames, **how):
+        outcome = sound(slots, first, frames, **how)
         outcome._value = np.array([[slot + 1.0] * frames * FRAME for slot in slots], np.float32)
         return outcome
 
@@ -319,19 +324,66 @@ def test_the_samples_of_each_row_go_to_its_reader():
 # Audio that is late ------------------------------------------------------------------
 
 
-def test_samples_that_are_late_are_waited_for_at_first_and_at_the_end_only():
+def test_frames_are_made_while_audio_is_late():
     runner = Script(run_ahead=1)
-    runner.is_quick = False
+    runner.late = 20
     frames_at = []
 
     def after(_loop, _step):
         frames_at.append((len(runner.called("frame")), len(runner.called("heard"))))
 
     _, [reader], _ = work(runner, [job(max_frames=9)], after, chunk_frames=(1, 2))
-    assert frames_at[1] == (2, 1), "the first chunk is waited for"
-    assert (9, 1) in frames_at, "the others are not while frames are made"
+    assert (9, 0) in frames_at, "not even for the first chunk does anybody wait"
     assert runner.called("heard") == runner.called("sound"), "all, and in their order"
     assert (len(reader.samples), reader.finish_reason) == (9 * FRAME, "length")
+
+
+def test_audio_that_gets_ready_during_a_frame_is_handed_out_before_the_frame_is_there():
+    runner = Script(run_ahead=1)
+    runner.late = 1
+    work(runner, [job(max_frames=4)], chunk_frames=(1,))
+    names = [call[0] for call in runner.calls if call[0] in {"frame", "ends", "sound", "heard"}]
+    # A chunk is decoded as soon as its frame is known; the next frame is under way by then.
+    assert names[:8] == ["frame", "frame", "ends", "sound", "frame", "heard", "ends", "sound"]
+
+
+def test_somebody_may_begin_while_the_last_audio_of_another_is_late():
+    runner, readers = Script(), [Reader(), Reader()]
+    runner.late = 50
+
+    def on_step(_statistics):
+        steps.append(len(runner.called("heard")))
+        if len(steps) == 5:
+            loop.put(job(1, max_frames=1), readers[1])
+        if all(reader.finish_reason for reader in readers):
+            loop.stop()
+
+    steps = []
+    loop = make_loop(runner, on_step)
+    loop.put(job(0, max_frames=1), readers[0])
+    loop.run()
+    names = [call[0] for call in runner.calls]
+    assert names.index("heard") > names.index("begin", 1), "nothing had been heard by then"
+
+
+def test_first_chunks_are_decoded_and_handed_out_before_others():
+    runner, late = Script(), Reader()
+    readers = [Reader(), late]
+
+    def on_step(_statistics):
+        if len(runner.called("sound")) == 3:
+            loop.put(job(1, max_frames=2), late)
+        if all(reader.finish_reason for reader in readers):
+            loop.stop()
+
+    loop = make_loop(runner, on_step, chunk_frames=(1,))
+    loop.put(job(0, max_frames=9), readers[0])
+    loop.run()
+    names = [call for call in runner.calls if call[0] in {"sound", "heard"}]
+    first = names.index(("sound", [1], [0], 1))
+    assert [call[0] for call in names[first : first + 4]] == ["sound", "heard"] * 2
+    assert names[first + 2] == ("sound", [0], [3], 1), "in the same step, and after it"
+    assert runner.firsts.count(True) == 2
 
 
 def test_samples_that_are_there_are_handed_out_at_once():
@@ -343,11 +395,11 @@ def test_samples_that_are_there_are_handed_out_at_once():
 def test_an_end_waits_for_the_last_samples_on_their_way():
     # One speech ends while the other goes on, so nobody waits for the last chunk of the first.
     runner, ends = Script(lasts={0: 2}), []
-    runner.is_quick = False
+    runner.late = 1000
 
     def after(_loop, step):
         ends.append(readers[0].finish_reason)
-        runner.is_quick = step > 6
+        runner.late = 0 if step > 6 else 1000
 
     readers = [Reader(), Reader()]
     loop = make_loop(runner, lambda _: after(loop, len(ends) + 1), chunk_frames=(1,))
@@ -377,10 +429,54 @@ def test_slots_are_given_again_and_never_two_at_a_time():
 def test_a_prompt_that_fills_the_next_step_keeps_others_waiting():
     runner, begun = Script(rows=17), []
     jobs = [job(0), job(1)]
-    options = {"prefill_tokens_per_step": 8, "prefill_piece_rows": 8}
+    options = {"prefill_rows_per_step": 8, "prefill_piece_rows": 8}
     work(runner, jobs, lambda *_: begun.append(len(runner.called("begin"))), **options)
     assert begun[:4] == [1, 2, 2, 2]
-    assert runner.called("prefill")[:3] == [(0, 0, 2), (0, 2, 8), (0, 10, 6)]
+    assert runner.called("prefill")[:3] == [
+        ((0, 0, 2), (0, 2, 8)),
+        ((0, 10, 6),),
+        ((1, 0, 2), (1, 2, 8)),
+    ]
+
+
+def test_the_slot_that_has_been_free_for_longest_is_taken_first():
+    runner, readers = Script(), [Reader() for _ in range(6)]
+
+    def on_step(_statistics):
+        ended = [reader for reader in readers if reader.finish_reason]
+        if len(ended) == len(readers):
+            loop.stop()
+        elif len(ended) == len(runner.called("begin")):
+            loop.put(job(len(ended), max_frames=1), readers[len(ended)])
+
+    loop = make_loop(runner, on_step, slots=4)
+    loop.put(job(0, max_frames=1), readers[0])
+    loop.run()
+    assert [slot for slot, _ in runner.called("begin")] == [0, 1, 2, 3, 0, 1]
+
+
+def test_all_of_64_who_arrive_at_once_have_begun_by_the_third_frame():
+    runner = Script(rows=86)
+    work(runner, [job(n, max_frames=5) for n in range(64)], slots=64)
+    assert [len(slots) for slots, *_ in runner.called("frame")][:3] == [22, 44, 64]
+    assert [seed for _, seed in runner.called("begin")] == list(range(64))
+
+
+def test_many_who_arrive_at_once_begin_within_three_frames_and_in_order():
+    runner, prompt = Script(rows=86), 85
+    jobs = [job(n, max_frames=6) for n in range(16)]
+    work(runner, jobs, slots=16)
+    calls = [call for call in runner.calls if call[0] in {"frame", "prefill"}]
+    assert [call[0] for call in calls[:6]] == ["prefill", "frame"] * 3
+    assert [call[1] for call in calls[1:6:2]] == [[*range(6)], [*range(12)], [*range(16)]]
+    read = [sum(rows for _, _, rows in call[1:]) for call in calls[0:6:2]]
+    assert read == [6 * prompt, 6 * prompt, 4 * prompt], "shared out between the frames"
+    # A wait is what the rows read and the rows of frames made cost by then; a row of a prompt is
+    # taken to cost as much as one of a frame, and then a tenth and nothing of it.
+    for cost in (1.0, 0.1, 0.0):
+        spent = [cost * rows + frames for rows, frames in zip(read, (6, 12, 16), strict=True)]
+        waits = np.repeat(np.cumsum(spent), (6, 6, 4))
+        assert waits.max() <= 2 * waits.mean()
 
 
 def test_who_has_left_before_the_start_gets_no_slot():
@@ -512,9 +608,9 @@ def test_a_paused_stream_is_looked_at_again_soon(gets):
     assert PAUSE_POLL_S <= 0.02
 
 
-def test_nobody_waits_while_there_is_something_to_do(gets):
+def test_the_loop_does_not_wait_while_there_is_work(gets):
     runner = Script(run_ahead=1)
-    runner.is_quick = False
+    runner.late = 3
     work(runner, [job(n, max_frames=7) for n in range(5)], slots=2)
     assert gets == [None]
 
@@ -591,7 +687,7 @@ def test_so_many_failures_in_a_row_end_the_engine(most):
     assert late.error is loop.end
 
 
-def test_a_step_in_which_nobody_advances_is_no_success():
+def test_a_step_without_a_frame_is_no_success():
     runner, full = Script(), Reader()
     full.has_room = False
     runner.failing["begin"] = [False, True, True]
@@ -616,16 +712,14 @@ def test_a_step_in_which_nobody_advances_is_no_success():
     ("call", "failed"),
     [
         pytest.param("begin", {2}, id="who could not begin"),
-        pytest.param("prefill", {2}, id="whose prompt was read"),
+        pytest.param("prefill", {0, 1, 2}, id="all whose prompts were read"),
         pytest.param("frame", {0, 1, 2}, id="all of a frame"),
         pytest.param("sound", {0, 1, 2}, id="all of a chunk"),
     ],
 )
 def test_a_failing_call_fails_those_it_worked_for(call, failed):
     runner = Script()
-    runner.failing[call] = {"begin": [False] * 2 + [True], "prefill": [False] * 2 + [True]}.get(
-        call, [True]
-    )
+    runner.failing[call] = [False] * 2 + [True] if call == "begin" else [True]
     jobs = [job(n, max_frames=4) for n in range(3)]
     _, readers, seen = work(runner, jobs, prefill_piece_rows=2)
     ended = {n for n, reader in enumerate(readers) if reader.finish_reason == "error"}
@@ -781,7 +875,7 @@ def test_the_statistics_count_what_was_done():
     assert {s.failures for s in seen} == {0}
 
 
-def test_a_job_that_nobody_has_taken_yet_is_counted_as_waiting():
+def test_a_job_that_is_not_taken_yet_counts_as_waiting():
     runner, seen = Script(), []
     loop = make_loop(runner, seen.append)
     loop.put(job(), Reader())

@@ -1,23 +1,27 @@
-"""Every attention gives the same values, and its choice says why."""
+"""Every implementation of attention gives the same values, and the choice has a reason."""
 
 import re
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
+from qwen_tts_service.kernels import attention as attention_module
 from qwen_tts_service.kernels.attention import (
     CachePositions,
     FlashAttention,
+    FlashTrial,
     MaskedAttention,
     RowwiseAttention,
     choose_attention,
     prefill,
+    try_flash,
 )
 from qwen_tts_service.model.code_predictor import _FrameCache
 
 S, L, H, K, D = 4, 24, 4, 2, 16
+SIZES = SimpleNamespace(heads=H, kv_heads=K, head_size=D)
 
 
 def plain(q, keys, values):
@@ -74,19 +78,34 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(cache):
 
 @pytest.mark.parametrize("start", [0, 7])
 def test_prefill_sees_what_lies_before_and_itself(cache, start):
-    q, k, v = new_rows(2, T=5)
-    slots = torch.tensor([3, 1])
+    q, k, v = new_rows(1, T=5)
     before = [x.clone() for x in cache]
-    out = prefill(q, k, v, cache, CachePositions(slots, torch.arange(start, start + 5), start + 5))
-    for row, slot in enumerate(slots):
-        for step in range(5):
-            keys, values = (
-                torch.cat((old[slot, :start], new[row, : step + 1]))
-                for old, new in zip(before, (k, v), strict=True)
-            )
-            torch.testing.assert_close(out[row, step], plain(q[row, step], keys, values))
-    assert torch.equal(cache[0][slots, start : start + 5], k)
-    assert torch.equal(cache[1][slots, start : start + 5], v)
+    piece = CachePositions(torch.tensor([3]), torch.arange(start, start + 5), start + 5)
+    out = prefill(q, k, v, cache, [piece])
+    for step in range(5):
+        keys, values = (
+            torch.cat((old[3, :start], new[0, : step + 1]))
+            for old, new in zip(before, (k, v), strict=True)
+        )
+        torch.testing.assert_close(out[0, step], plain(q[0, step], keys, values))
+    assert torch.equal(cache[0][3, start : start + 5], k[0])
+    assert torch.equal(cache[1][3, start : start + 5], v[0])
+
+
+def test_a_piece_has_the_same_bits_beside_others_and_sees_those_before_it(cache):
+    q, k, v = new_rows(1, T=12)
+    places = [(3, 0, 5), (1, 4, 3), (3, 5, 4)]  # slot, first position, rows
+    pieces = [
+        CachePositions(torch.tensor([s]), torch.arange(a, a + n), a + n) for s, a, n in places
+    ]
+    other = tuple(x.clone() for x in cache)
+    together = prefill(q, k, v, cache, pieces)
+    alone = [
+        prefill(*(x[:, first : first + len(piece.positions)] for x in (q, k, v)), other, [piece])
+        for first, piece in zip((0, 5, 8), pieces, strict=True)
+    ]
+    assert torch.equal(together, torch.cat(alone, dim=1))
+    assert all(torch.equal(a, b) for a, b in zip(cache, other, strict=True))
 
 
 class FakeLibrary:
@@ -126,28 +145,100 @@ def test_flash_attention_gets_the_position_of_each_row(cache):
 )
 def test_the_choice_has_a_reason(monkeypatch, device, dtype, use_flash, reason):
     monkeypatch.setitem(sys.modules, "flash_attn", None)
-    chosen = choose_attention(torch.device(device), dtype, use_flash=use_flash)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    chosen = choose_attention(
+        torch.device(device), dtype, SIZES, use_flash=use_flash, is_fused=True
+    )
     assert chosen.name == "sdpa"
     assert chosen.reason.startswith(reason)
 
 
-@pytest.mark.parametrize(("capability", "name"), [((7, 5), "sdpa"), ((8, 0), "flash-attn")])
-def test_flash_attention_is_used_where_the_device_can(monkeypatch, capability, name):
-    monkeypatch.setitem(sys.modules, "flash_attn", FakeLibrary())
+def choose_flash(monkeypatch: pytest.MonkeyPatch, library: object, capability=(8, 0), hip=None):
+    monkeypatch.setitem(sys.modules, "flash_attn", library)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    chosen = choose_attention(torch.device("cuda"), torch.bfloat16, use_flash=True)
-    assert chosen.name == name
+    monkeypatch.setattr(torch.version, "hip", hip)
+    tried = []
+    monkeypatch.setattr(attention_module, "try_flash", lambda *args: tried.append(args) or "tried")
+    chosen = choose_attention(
+        torch.device("cuda"), torch.bfloat16, SIZES, use_flash=True, is_fused=True
+    )
+    return chosen, tried
 
 
-def test_flash_attention_of_another_version_is_no_reason_to_fail(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Version 4 has a module of this name without the function."""
-    monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    chosen = choose_attention(torch.device("cuda"), torch.bfloat16, use_flash=True)
+def test_flash_attention_is_tried_where_the_device_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeLibrary()
+    chosen, tried = choose_flash(monkeypatch, library)
+    assert chosen == "tried"
+    ((attend, trial),) = tried
+    assert attend == library.flash_attn_with_kvcache
+    assert (trial.device, trial.dtype) == (torch.device("cuda"), torch.bfloat16)
+    assert (trial.sizes, trial.is_fused) == (SIZES, True)
+
+
+@pytest.mark.parametrize(
+    ("library", "how", "reason"),
+    [
+        (FakeLibrary(), {"capability": (7, 5)}, "flash-attn needs compute capability 8.0"),
+        (FakeLibrary(), {"hip": "6.2"}, "flash-attn was never tried on ROCm"),
+        # Version 4 has a module of this name without the function.
+        (ModuleType("flash_attn"), {}, "flash-attn cannot be imported: .*flash_attn_with_kvcache"),
+    ],
+)
+def test_flash_attention_that_cannot_run_is_not_tried(monkeypatch, library, how, reason):
+    chosen, tried = choose_flash(monkeypatch, library, **how)
     assert isinstance(chosen, MaskedAttention)
-    assert re.search(r"flash-attn cannot be imported: .*flash_attn_with_kvcache", chosen.reason)
+    assert re.match(reason, chosen.reason)
+    assert tried == []
+
+
+CPU = torch.device("cpu")
+
+
+def trial_with(flash_s: float, own_s: float, *, is_fused: bool = True) -> FlashTrial:
+    """A trial on the CPU whose clock says this of flash-attn and of what runs without it."""
+    times = iter((flash_s, own_s))
+
+    def seconds(work):
+        assert work().shape == (16, H * D)
+        return next(times)
+
+    return FlashTrial(CPU, torch.float32, SIZES, is_fused=is_fused, seconds=seconds)
+
+
+@pytest.mark.parametrize("is_fused", [True, False])
+@pytest.mark.parametrize(
+    ("flash_s", "own_s", "kind", "reason"),
+    [
+        (8.9e-5, 1e-4, FlashAttention, "flash-attn helps: 89 µs a step, 100 without it"),
+        (9.1e-5, 1e-4, MaskedAttention, "flash-attn does not help: 91 µs a step, 100 without it"),
+    ],
+)
+def test_flash_attention_is_used_where_it_is_clearly_faster(is_fused, flash_s, own_s, kind, reason):
+    attend = FakeLibrary().flash_attn_with_kvcache
+    chosen = try_flash(attend, trial_with(flash_s, own_s, is_fused=is_fused))
+    assert type(chosen) is kind
+    assert chosen.reason == reason
+    assert getattr(chosen, "attend", attend) == attend
+
+
+def test_flash_attention_that_fails_or_is_wrong_is_not_used():
+    def fails(*_args, **_options):
+        raise RuntimeError("no kernel image is available\nfor this device")
+
+    def doubles(*args, **options):
+        return 2 * FakeLibrary().flash_attn_with_kvcache(*args, **options)
+
+    def not_a_number(*args, **options):
+        return doubles(*args, **options) * float("nan")
+
+    for attend, reason in (
+        (fails, "flash-attn fails on this device: no kernel image is available$"),
+        (doubles, "flash-attn is wrong by 0.* on this device$"),
+        (not_a_number, "flash-attn is wrong by nan on this device$"),
+    ):
+        chosen = try_flash(attend, trial_with(1e-6, 1.0))
+        assert isinstance(chosen, MaskedAttention)
+        assert re.match(reason, chosen.reason)
 
 
 def test_the_model_speaks_the_same_with_either_sdpa(model, monkeypatch):

@@ -46,7 +46,10 @@ def _all_turned_the_other_way() -> Iterator[None]:
     ("device", "expected"),
     [("cuda", [False, False, True, False]), ("cpu", [True, True, False, True])],
 )
-def test_switches_are_set_for_cuda_alone(device: str, expected: list[bool]) -> None:
+def test_switches_are_set_for_cuda_alone(
+    device: str, expected: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
     prepare(torch.device(device))
     assert switches() == expected
 

@@ -7,11 +7,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from tests.checkpoints import write_tiny_checkpoint
 
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
+VOICES = DATA / "voices"
+TINY_VOICES = ("base_1b7", "base_0b6", "design_1b7", "finetuned_0b6")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,3 +62,22 @@ def model() -> Qwen3TTS:
 @pytest.fixture(scope="session")
 def small_model() -> Qwen3TTS:
     return Qwen3TTS.load(DATA / "tiny_0b6")
+
+
+@pytest.fixture(scope="session")
+def tiny_voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the checkpoints TINY_VOICES, as tiny_base_1b7 and so on."""
+    folder = tmp_path_factory.mktemp("voices")
+    for name in TINY_VOICES:
+        write_tiny_checkpoint(folder / f"tiny_{name}", f"tiny_{name}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base_model(tiny_voices: Path) -> Qwen3TTS:
+    return Qwen3TTS.load(tiny_voices / "tiny_base_1b7")
+
+
+@pytest.fixture(scope="session")
+def design_model(tiny_voices: Path) -> Qwen3TTS:
+    return Qwen3TTS.load(tiny_voices / "tiny_design_1b7")

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,13 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import conv1d, conv_transpose1d, gelu, layer_norm, linear, pad, silu
 
+from qwen_tts_service.errors import StartupError
 from qwen_tts_service.kernels.linear import can_pack
+from qwen_tts_service.model import qwen3_tts
 from qwen_tts_service.model.codec.decoder import CodecDecoder
 from qwen_tts_service.model.codec.quantizer import Dequantizer
 from qwen_tts_service.model.codec.state import Chunk, CodecState
 from qwen_tts_service.model.codec.transformer import WindowedTransformer, window_mask
 from qwen_tts_service.model.codec.vocoder import CausalConv, ConvNeXtBlock, SnakeBeta, Upsample
 from qwen_tts_service.model.config import load_config
+from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.types import SamplingOptions
 
 TOLERANCE = 1e-5  # "the same samples" in float32; measured: about 1e-7
 FRAMES = 60
@@ -177,7 +182,7 @@ def test_a_frame_is_1920_samples_in_range(codec, whole):
     assert 0.05 < whole.samples.abs().max() <= 1.0
 
 
-def test_rows_do_not_hear_one_another(codec, whole):
+def test_rows_do_not_influence_one_another(codec, whole):
     alone = codec.decode(whole.codes[1:], codec.new_state(slots=1))
     assert (alone[0] - whole.samples[1]).abs().max() < TOLERANCE
 
@@ -366,7 +371,7 @@ ARITHMETICS = [
     ("channels", "inner", "kernel", "dilation"),
     [(5, 5, 7, 1), (5, 5, 7, 9), (5, 5, 1, 1), (6, 1, 7, 1), (400, 400, 3, 3), (400, 400, 1, 1)],
 )
-def test_a_convolution_hears_its_past_alone(arithmetic, channels, inner, kernel, dilation):
+def test_a_convolution_depends_on_past_inputs_only(arithmetic, channels, inner, kernel, dilation):
     out = channels if inner == 1 else 4
     weight, bias, x = randoms((out, inner, kernel), (out,), (2, 40, channels))
     conv = CausalConv(weight, bias, arithmetic, dilation=dilation)
@@ -555,7 +560,7 @@ def test_a_stream_longer_than_the_window_is_a_plain_whole_forward(windowed):
     assert (streamed[0] - windowed.samples).abs().max() < TOLERANCE
 
 
-def test_the_window_of_72_frames_is_heard(windowed):
+def test_the_window_is_72_frames(windowed):
     """Without the window the plain forward departs, so the test above can see a wrong one."""
     wide = SimpleNamespace(**{name: getattr(windowed.codec.config, name) for name in _FIELDS})
     wide.window_frames = 73
@@ -566,3 +571,62 @@ def test_the_window_of_72_frames_is_heard(windowed):
 
 
 _FIELDS = ("transformer", "codebooks", "upsampling_ratios", "upsample_rates", "window_frames")
+
+
+def test_tf32_is_allowed_while_a_codec_that_has_it_decodes_and_nowhere_else(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qwen3_tts, "prepare", lambda _device, **_asked: None)
+    model = qwen3_tts.Qwen3TTS.load(data / "tiny_1b7", codec_tf32=True)
+    assert model.codec.has_tf32
+    seen: list[tuple[str, bool, bool]] = []
+
+    def watch(name: str, module: torch.nn.Module) -> None:
+        def look(*_: object) -> None:
+            switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+            seen.append((name, *(switch.allow_tf32 for switch in switches)))
+
+        module.register_forward_pre_hook(look)
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        watch("quantizer", model.codec.quantizer)
+        watch("vocoder", model.codec.vocoder)
+        watch("talker", model.talker.stack)
+        watch("predictor", model.code_predictor.stack)
+        state = model.new_state(slots=1, max_positions=32)
+        prompt = model.prompts.build(model.tokenizer.encode("hi"), speaker="ryan")
+        model.begin(state, 0, prompt, seed=0, sampling=SamplingOptions())
+        slots = torch.tensor([0])
+        codes, _ = model.frame_step(state, slots)
+        samples = model.codec.decode(codes[..., None], model.codec.new_state(slots=1))
+        model.frame_step(state, slots)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert samples.shape == (1, 1920)
+    allowed = {name for name, *switches in seen if all(switches)}
+    refused = {name for name, *switches in seen if not any(switches)}
+    assert (allowed, refused) == ({"quantizer", "vocoder"}, {"talker", "predictor"})
+
+
+def test_tf32_on_a_cpu_is_refused(data: Path) -> None:
+    with pytest.raises(StartupError, match="CODEC_DTYPE=tf32 needs a CUDA device"):
+        qwen3_tts.Qwen3TTS.load(data / "tiny_1b7", codec_tf32=True)
+
+
+@pytest.mark.parametrize(
+    ("frames", "fused"),
+    [(1, False), (10, False), (11, False), (49, False), (100, False), (49, True)],
+)
+def test_a_recording_that_is_heard_leaves_what_decoding_it_leaves(data, frames, fused):
+    codec = Qwen3TTS.load(data / "tiny_1b7", linear="float", fused_kernels=fused).codec
+    codes = torch.randint(64, (1, 16, frames + 6), generator=torch.Generator().manual_seed(frames))
+    heard, decoded = codec.hear(codes[:, :, :frames]), codec.new_state(slots=1)
+    codec.decode(codes[:, :, :frames], decoded)
+    assert torch.equal(heard.frames, decoded.frames)
+    torch.testing.assert_close(heard.memory, decoded.memory, atol=1e-5, rtol=1e-5)
+    rest = codes[:, :, frames:]
+    torch.testing.assert_close(
+        codec.decode(rest, heard), codec.decode(rest, decoded), atol=1e-5, rtol=0
+    )

@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from qwen_tts_service.errors import InvalidRequest
-from qwen_tts_service.kernels.attention import MaskedAttention, RowwiseAttention
+from qwen_tts_service.kernels.attention import CachePositions, MaskedAttention, RowwiseAttention
 from qwen_tts_service.kernels.device import zeros
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS, sum_embeddings
 from qwen_tts_service.model.state import allocate_slots
@@ -185,39 +185,47 @@ def cached(state, slot, length):
 def test_a_prompt_may_be_read_in_pieces(model, state, solo):
     prompt = prompt_of(model, WISHES[2])
     model.begin(state, 3, prompt, seed=3, sampling=GREEDY)
-    rows, at = prompt.rows[None, :-1], torch.tensor([3])
-    for start, end in ((0, 1), (1, 8), (8, 30), (30, rows.shape[1])):
-        model.prefill(state, at, rows[:, start:end], start=start)
+    rows, at = prompt.rows[:-1], torch.tensor([3])
+    for start, end in ((0, 1), (1, 8), (8, 30), (30, len(rows))):
+        model.prefill(state, rows[start:end], [model.piece(at, start, end - start)])
     join(model, state, 0, WISHES[2])
-    length = rows.shape[1]
+    length = len(rows)
     torch.testing.assert_close(cached(state, 3, length), cached(state, 0, length))
     assert torch.equal(speak(model, state, [3], 12)[0], solo[2])
 
 
-def test_prompts_of_several_lengths_may_be_read_at_once(model, state, solo):
-    prompts = [prompt_of(model, WISHES[n]) for n in (0, 2)]
-    longest = max(len(prompt.rows) for prompt in prompts) - 1
-    rows = torch.zeros(2, longest, model.config.width)
-    for row, (prompt, wish) in enumerate(zip(prompts, (WISHES[0], WISHES[2]), strict=True)):
-        model.begin(state, 1 + row, prompt, seed=wish[5], sampling=wish[4])
-        rows[row, : len(prompt.rows) - 1] = prompt.rows[:-1]
-    model.prefill(state, torch.tensor([1, 2]), rows)
-    codes = speak(model, state, [1, 2], 12)
-    assert torch.equal(codes, torch.stack((solo[0], solo[2])))
+def test_pieces_of_several_prompts_read_at_once_have_the_bits_of_each_alone(model, state, solo):
+    wishes = (WISHES[0], WISHES[2], WISHES[0])
+    prompts = [prompt_of(model, wish) for wish in wishes]
+    pieces, rows = [], []
+    for slot, (prompt, wish) in enumerate(zip(prompts, wishes, strict=True)):
+        model.begin(state, slot, prompt, seed=wish[5], sampling=wish[4])
+        for start, end in ((0, 8), (8, len(prompt.rows) - 1)):
+            pieces.append(model.piece(torch.tensor([slot]), start, end - start))
+            rows.append(prompt.rows[start:end])
+    model.prefill(state, torch.cat(rows), pieces)
+    for slot, prompt in enumerate(prompts):
+        at, end = torch.tensor([3]), len(prompt.rows) - 1
+        model.prefill(state, prompt.rows[:8], [model.piece(at, 0, 8)])
+        model.prefill(state, prompt.rows[8:end], [model.piece(at, 8, end - 8)])
+        assert torch.equal(cached(state, slot, end), cached(state, 3, end))
+    codes = speak(model, state, [0, 1, 2], 12)
+    assert torch.equal(codes, torch.stack((solo[0], solo[2], solo[0])))
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2])
 @pytest.mark.parametrize("start", [0, 30])
 def test_padding_behind_a_prompt_that_nearly_fills_its_slot_does_no_harm(model, solo, spare, start):
     prompt = prompt_of(model, WISHES[2])
-    rows = prompt.rows[None, :-1]
+    rows = prompt.rows[:-1]
     state = model.new_state(slots=2, max_positions=len(prompt.rows) + spare)
     model.begin(state, 0, prompt, seed=3, sampling=GREEDY)
     at, bound = torch.tensor([0]), state.max_positions
     if start:
-        model.prefill(state, at, rows[:, :start])
-    padded = torch.cat((rows[:, start:], torch.ones(1, 7, rows.shape[2])), dim=1)
-    model.prefill(state, at, padded, start=start, bound=bound)
+        model.prefill(state, rows[:start], [model.piece(at, 0, start)])
+    padded = torch.cat((rows[start:], torch.ones(7, rows.shape[1])))
+    positions = torch.tensor([*range(start, len(rows)), *[bound - 1] * 7])
+    model.prefill(state, padded, [CachePositions(at, positions, bound)])
     assert torch.equal(speak(model, state, [0], 1 + spare)[0], solo[2][: 1 + spare])
     assert not state.keys[:, 1].any()
 

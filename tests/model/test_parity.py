@@ -1,4 +1,4 @@
-"""The official package's recorded outputs, case by case."""
+"""The official package's recorded outputs, case by case and recording by recording."""
 
 import json
 import shutil
@@ -85,5 +85,81 @@ def test_0b6_drops_the_instruction(parity, data, tmp_path: Path):
     (tmp_path / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     obeying = parity.Qwen3TTS.load(tmp_path / "model")
     case = json.loads((data / "golden_0b6.json").read_text(encoding="utf-8"))[0]
-    ids = obeying.tokenizer.encode(case["text"])
-    assert parity.speak(obeying, ids, case) != case["codes"]
+    prompt = parity.build_prompt(obeying, obeying.tokenizer.encode(case["text"]), case, None)
+    assert parity.speak(obeying, prompt, case) != case["codes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "cases"), [("base_1b7", 10), ("base_0b6", 5), ("design_1b7", 6), ("finetuned_0b6", 2)]
+)
+def test_voices_of_every_kind_are_equal(run, data, tiny_voices, name, cases):
+    golden = data / "voices" / f"golden_{name}.json"
+    status, lines = run(tiny_voices / f"tiny_{name}", golden, "--linear", "float")
+    recordings, spoken = lines[: -cases - 1], lines[-cases - 1 : -1]
+    assert len(recordings) == (13 if name.startswith("base") else 0)
+    assert all(": equal (" in line for line in (*recordings, *spoken))
+    assert lines[-1] == f"{cases}/{cases} cases equal"
+    assert status == 0
+
+
+@pytest.mark.parametrize(
+    "options", [["--frames", "3"], ["--frames", "3", "--linear", "float", "--fused"]]
+)
+def test_cloned_voices_are_equal_in_every_arithmetic(run, data, tiny_voices, options):
+    golden = data / "voices" / "golden_base_1b7.json"
+    _, lines = run(tiny_voices / "tiny_base_1b7", golden, *options)
+    assert lines[-1] == "10/10 cases equal"
+
+
+def spoil_ref_ids(case, arrays):
+    case["ref_ids"][3] += 1
+
+
+def spoil_rows(case, arrays):
+    arrays["prompt"] += np.float32(9e-5)
+
+
+def spoil_text_rows(case, arrays):
+    arrays["text_rows"] = arrays["text_rows"][1:]
+
+
+def spoil_first_sample(case, arrays):
+    arrays["case"][0] = 9
+
+
+def spoil_last_sample(case, arrays):
+    arrays["case"][-1] = 9
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_ref_ids, "ref_ids differ"),
+        (spoil_rows, "prompt differs by 9"),
+        (spoil_text_rows, "text_rows has shape (1, 64), official (0, 64)"),
+        (spoil_first_sample, "equal"),
+        (spoil_last_sample, "waveform differs by"),
+    ],
+)
+def test_a_cloned_voice_that_differs_is_reported(parity, data, base_model, spoil, said):
+    """The official waveform of this case begins one sample early."""
+    folder = data / "voices"
+    case = json.loads((folder / "golden_base_1b7.json").read_text(encoding="utf-8"))[3]
+    with np.load(folder / "golden_base_1b7.npz") as recorded:
+        arrays = {name: recorded[f"{name}_3"] for name in ("case", "prompt", "text_rows")}
+    spoil(case, arrays)
+    assert (parity.compare(base_model, case, arrays, folder) or "equal").startswith(said)
+
+
+def test_recordings_that_differ_are_reported(parity, data, base_model):
+    folder = data / "voices"
+    row = json.loads((folder / "references.json").read_text(encoding="utf-8"))[1]
+    samples = parity.read_recording(folder, "ref_b")
+    embedding = np.array(base_model.encoder.embed(samples), np.float32)
+    arrays = {"ref_b_embedding": embedding + np.float32(0.25), "ref_b_mel": np.zeros((128, 3))}
+    row["codes"][2][5] ^= 1
+    assert list(parity.recording_problems(base_model, samples, row, arrays)) == [
+        "codes differ",
+        "mel has shape (128, 119), official (128, 3)",
+        "embedding differs by 2.5e-01",
+    ]

@@ -33,9 +33,9 @@ def test_a_prompt_has_its_rows(model, options, rows, text_rows):
 
 def test_an_instruction_comes_first(model):
     ids = model.tokenizer.encode_instruct("sad")
-    plain, told = build(model), build(model, instruct_ids=ids)
-    assert torch.equal(told.rows[len(ids) :], plain.rows)
-    assert torch.equal(told.rows[: len(ids)], model.prompts.text_rows(ids))
+    plain, instructed = build(model), build(model, instruct_ids=ids)
+    assert torch.equal(instructed.rows[len(ids) :], plain.rows)
+    assert torch.equal(instructed.rows[: len(ids)], model.prompts.text_rows(ids))
 
 
 def test_the_small_model_drops_an_instruction(small_model):
@@ -58,14 +58,14 @@ def test_a_dialect_speaker_speaks_it_under_chinese_and_auto_only(model):
 @pytest.mark.parametrize("instruct", ["", "sad"])
 def test_the_prefix_is_what_comes_before_the_text(model, layout, instruct):
     config = model.config
-    told = model.tokenizer.encode_instruct(instruct)
-    prompt = build(model, layout=layout, instruct_ids=told)
+    instruct_ids = model.tokenizer.encode_instruct(instruct)
+    prompt = build(model, layout=layout, instruct_ids=instruct_ids)
     tags = (config.think_id, config.think_bos_id, config.language_ids["english"])
     tags += (config.think_eos_id, config.speaker_ids["vivian"])
     role = model.tokenizer.encode("x")[:3]
-    assert prompt.prefix == (*told, *role, *tags)
-    assert prompt.prefix_rows == len(told) + 3 + 5 + 1
-    other = build(model, text="b", layout=layout, instruct_ids=told)
+    assert prompt.prefix == (*instruct_ids, *role, *tags)
+    assert prompt.prefix_rows == len(instruct_ids) + 3 + 5 + 1
+    other = build(model, text="b", layout=layout, instruct_ids=instruct_ids)
     assert torch.equal(prompt.rows[: prompt.prefix_rows], other.rows[: prompt.prefix_rows])
     assert not torch.equal(prompt.rows[prompt.prefix_rows], other.rows[prompt.prefix_rows])
 
@@ -140,9 +140,10 @@ def test_names_may_be_written_in_any_case(model):
 
 def test_constant_rows_are_made_once_per_speaker_and_language(model):
     first, second = build(model, text="a"), build(model, text="b")
-    before = dict(model.prompts._constants)
+    before = model.prompts._constant_rows.cache_info()
     build(model, text="c")
-    assert model.prompts._constants.keys() == before.keys()
+    after = model.prompts._constant_rows.cache_info()
+    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
     assert torch.equal(first.rows[:9], second.rows[:9])
 
 
@@ -191,7 +192,7 @@ def test_a_text_that_goes_on_has_no_end_yet(model):
     assert torch.equal(open_.text_rows, closed.text_rows[:-1])
 
 
-def test_a_whole_text_has_its_end_though_it_be_called_open(model):
+def test_a_whole_text_has_its_end_even_if_marked_open(model):
     assert torch.equal(build(model, is_open=True).rows, build(model).rows)
 
 

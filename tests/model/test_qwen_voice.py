@@ -1,8 +1,8 @@
-"""What the Qwen voice asks of the engine: ids and limits to the number, and nothing too early."""
+"""Jobs that the Qwen voice submits to the engine: exact ids and limits, and none too early."""
 
 import asyncio
 from dataclasses import replace
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from qwen_tts_service.qwen.limits import QwenOptions
 from qwen_tts_service.qwen.voice import QwenVoice
 from qwen_tts_service.types import SamplingOptions, SpeechRequest, VoiceAttributes
 
-OPTIONS = QwenOptions(max_positions=8192, max_text_tokens=50, runaway_factor=4.0)
+OPTIONS = QwenOptions(slots=3, max_positions=8192, max_text_tokens=50, runaway_factor=4.0)
 CONFIG = load_config(DATA / "tiny_1b7")
 TOKENIZER = Tokenizer(DATA / "tiny_1b7", CONFIG)
 TEXT = "hello the world"
@@ -50,22 +50,27 @@ class FakeEngine:
         self.is_closed = True
 
 
-def make_voice(config: Any = CONFIG, **limits: Any) -> Any:
+def make_voice(
+    config: Any = CONFIG, *, encoder: Any = None, about: Any = MappingProxyType({}), **limits: Any
+) -> Any:
     model = SimpleNamespace(
         config=config,
         tokenizer=TOKENIZER,
+        encoder=encoder,
         device="cpu",
         dtype="torch.bfloat16",
-        codec=SimpleNamespace(dtype="torch.float32"),
+        codec=SimpleNamespace(dtype="torch.float32", has_tf32=False),
         attention=SimpleNamespace(name="sdpa", reason="it is there"),
         kernels=SimpleNamespace(name="torch", reason="on cpu"),
+        linear_layers="float: plain",
     )
     stand_ins: Any = (model, FakeEngine())
-    return QwenVoice(*stand_ins, "qwen", replace(OPTIONS, **limits))
+    return QwenVoice(*stand_ins, "qwen", replace(OPTIONS, **limits), **about)
 
 
 def like_config(**changes: Any) -> Any:
-    names = ("codec", "speakers", "languages", "follows_instruct")
+    names = ("codec", "speakers", "languages", "follows_instruct", "kind", "width", "is_fine_tuned")
+    names += ("codebooks", "codes")
     return SimpleNamespace(**{name: getattr(CONFIG, name) for name in names} | changes)
 
 
@@ -99,7 +104,12 @@ def test_a_request_becomes_a_job_with_its_fields() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({}, None), ({"rate": 0.8}, "rate"), ({"phonemes": "x", "rate": 2.0}, "rate, phoneme")],
+    [
+        ({}, None),
+        ({"rate": 0.8}, "rate"),
+        ({"pitch": 1.2}, "pitch"),
+        ({"phonemes": "x", "rate": 2.0}, "rate, phoneme"),
+    ],
 )
 def test_what_it_cannot_do_is_a_warning(fields: dict[str, Any], words: str | None) -> None:
     warning = make_voice().prepare(ask(**fields)).warning
@@ -110,9 +120,9 @@ def test_without_an_instruction_there_are_no_ids_for_one() -> None:
     assert make_voice().prepare(ask()).job.instruct_ids == ()
 
 
-def test_wishes_become_a_voice_and_an_instruction() -> None:
-    wishes = VoiceAttributes(gender="male", age=60, emotion="sad")
-    utterance = make_voice().prepare(ask(speaker=None, attributes=wishes))
+def test_attributes_become_a_voice_and_an_instruction() -> None:
+    attributes = VoiceAttributes(gender="male", age=60, emotion="sad")
+    utterance = make_voice().prepare(ask(speaker=None, attributes=attributes))
     assert utterance.choice.speaker == utterance.job.speaker == "uncle_fu"
     assert utterance.job.instruct_ids == tuple(TOKENIZER.encode_instruct(utterance.choice.instruct))
     assert utterance.job.instruct_ids
@@ -150,7 +160,7 @@ def test_only_text_may_come_as_ids() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"text": ""}, {"text": None, "tokens": ()}])
-def test_without_a_token_there_is_nothing_to_say(fields: dict[str, Any]) -> None:
+def test_a_text_without_a_token_has_nothing_to_speak(fields: dict[str, Any]) -> None:
     with pytest.raises(CannotSpeak) as caught:
         make_voice().prepare(ask(**fields))
     assert (caught.value.code, caught.value.param) == ("no_reading", "text")
@@ -168,15 +178,34 @@ def test_a_language_that_the_model_lacks_is_refused_with_those_it_has() -> None:
 
 @pytest.mark.parametrize("max_frames", [50, 4000])
 @pytest.mark.parametrize("instruct", [None, "Slowly."])
-def test_what_just_fits_its_slot_is_spoken(max_frames: int, instruct: str | None) -> None:
+@pytest.mark.parametrize(("factor", "least_factor"), [(4.0, 2.0), (1.5, 1.5)])
+def test_a_slot_with_room_for_twice_an_ordinary_reading_is_enough(
+    max_frames: int, instruct: str | None, factor: float, least_factor: float
+) -> None:
     prompt = 8 + TOKENS + len(TOKENIZER.encode_instruct(instruct or ""))
     # Eight more than the prompt has: the engine adds ids of its own.
-    needed = prompt + 8 + min(max_frames, 125 + 4 * (12 + 5 * TOKENS))
+    room = min(max_frames, int(125 + least_factor * (12 + 5 * TOKENS)))
+    needed = prompt + 8 + room
     request = ask(max_frames=max_frames, instruct=instruct)
-    assert make_voice(max_positions=needed).prepare(request).job.max_frames == max_frames
+    job = make_voice(max_positions=needed, runaway_factor=factor).prepare(request).job
+    assert (job.max_frames, job.runaway_frames) == (max_frames, room)
     with pytest.raises(InvalidRequest, match=f"{needed} .* {needed - 1};") as caught:
-        make_voice(max_positions=needed - 1).prepare(request)
+        make_voice(max_positions=needed - 1, runaway_factor=factor).prepare(request)
     assert caught.value.param == "text"
+
+
+@pytest.mark.parametrize(
+    ("positions", "chars"), [(8192, 800), (5000, 800), (4999, 435), (2048, 167), (256, 40)]
+)
+def test_parts_are_as_long_as_slots_have_room_for(positions: int, chars: int) -> None:
+    assert make_voice(max_positions=positions).longest_part_chars == chars
+
+
+@pytest.mark.parametrize("positions", [1024, 2048, 4096])
+def test_the_longest_part_fits_its_slot_with_a_token_a_character(positions: int) -> None:
+    voice = make_voice(max_positions=positions)
+    request = ask(text=None, tokens=(1,) * (voice.longest_part_chars or 0), max_frames=4096)
+    assert voice.prepare(request).job.runaway_frames > 0
 
 
 def test_the_runaway_factor_is_the_settings() -> None:
@@ -208,14 +237,15 @@ def test_it_is_as_well_as_its_engine_and_ends_with_it() -> None:
     assert voice._engine.is_closed
 
 
-def test_it_says_what_it_is() -> None:
+def test_it_reports_its_facts() -> None:
     voice = make_voice()
     assert (voice.model_name, voice.sample_rate_hz, voice.device) == ("qwen", 24000, "cpu")
     assert voice.speakers == CONFIG.speakers
-    assert voice.longest_part_chars == 800
+    assert (voice.longest_part_chars, voice.slots) == (800, 3)
     assert voice.facts == {
         "attention": "sdpa: it is there",
         "kernels": "torch: on cpu",
+        "linear_layers": "float: plain",
         "number_format": "bfloat16, codec float32",
     }
 
@@ -254,12 +284,12 @@ def test_an_instruction_takes_its_rows_from_an_open_speech() -> None:
 
 async def test_an_open_utterance_submits_the_job_of_its_request() -> None:
     voice = make_voice(max_positions=400)
-    wishes = VoiceAttributes(gender="male", age=60, emotion="sad")
+    attributes = VoiceAttributes(gender="male", age=60, emotion="sad")
     request = ask(
         None,
         speaker=None,
         language="russian",
-        attributes=wishes,
+        attributes=attributes,
         sampling=SamplingOptions(temperature=0.5),
         max_frames=70,
     )
@@ -344,7 +374,7 @@ async def test_an_open_speech_begins_when_it_is_read_and_has_a_token() -> None:
     assert len(await reading) == 5
 
 
-def test_an_open_speech_that_nobody_reads_takes_no_slot() -> None:
+def test_an_open_speech_takes_no_slot_before_it_is_read() -> None:
     voice = make_voice()
     utterance = voice.open(ask(None))
     utterance.feed(TEXT + " ")
@@ -358,9 +388,9 @@ STRESSED = "hello за\u0301мок, one two гора\u0301. hello"
 
 @pytest.mark.parametrize("keeps_stress", [True, False])
 def test_the_model_gets_stress_marks_if_it_is_to(keeps_stress: bool) -> None:
-    told = make_voice(keeps_stress=keeps_stress).prepare(ask(STRESSED))
+    utterance = make_voice(keeps_stress=keeps_stress).prepare(ask(STRESSED))
     given = STRESSED if keeps_stress else STRESSED.replace("\u0301", "")
-    assert told.job.ids == tuple(TOKENIZER.encode(given))
+    assert utterance.job.ids == tuple(TOKENIZER.encode(given))
 
 
 @pytest.mark.parametrize("size", [1, 4, 9, 1000])  # 9: a cut behind a stress mark

@@ -67,14 +67,40 @@ def test_it_runs_in_bfloat16(verify_weights, data):
     assert len(verify_weights.observe(rough, "hello").frames) == 2
 
 
-def test_other_weights_end_with_1_and_say_where(
+def test_other_weights_exit_with_1_and_name_the_tensor(
     verify_weights, data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr("sys.argv", ["verify_weights.py", str(data / "tiny_1b7")])
     assert verify_weights.main() == 1
     out = capsys.readouterr().out
     assert "first_ids: " in out
+    assert "vocab.json has 2,839 bytes, published are 2,776,833" in out
+    assert "generation_config.json" not in out, "it is the published one"
     assert out.endswith("differs from the published values\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("base_0b6", 1_829_344_272), ("base_1b7", 3_857_413_744), ("design_1b7", 3_833_402_552)],
+)
+def test_of_other_kinds_the_files_are_compared_alone(
+    verify_weights, tiny_voices, monkeypatch: pytest.MonkeyPatch, capsys, *, name, published
+):
+    monkeypatch.setattr("sys.argv", ["verify_weights.py", str(tiny_voices / f"tiny_{name}")])
+    assert verify_weights.main() == 1
+    out = capsys.readouterr().out
+    assert out.startswith("no values of a sentence are published for this model")
+    assert f"bytes, published are {published:,}" in out
+    assert "first_ids" not in out
+
+
+def test_files_that_are_the_published_ones_are_equal(
+    verify_weights, tiny_voices, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setattr(verify_weights, "RELEASES", {})
+    monkeypatch.setattr("sys.argv", ["verify_weights.py", str(tiny_voices / "tiny_base_0b6")])
+    assert verify_weights.main() == 0
+    assert capsys.readouterr().out.endswith("equal\n")
 
 
 def test_a_missing_checkpoint_ends_with_1_and_a_message(

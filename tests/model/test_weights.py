@@ -16,9 +16,11 @@ from qwen_tts_service.kernels.attention import RowwiseAttention
 from qwen_tts_service.kernels.linear import HalfLinear, Linear, PackedLinear, can_pack
 from qwen_tts_service.model.code_predictor import CodePredictor
 from qwen_tts_service.model.codec.decoder import CodecDecoder
-from qwen_tts_service.model.config import load_config
+from qwen_tts_service.model.codec.encoder import CodecEncoder
+from qwen_tts_service.model.config import CodecEncoderConfig, SpeakerEncoderConfig, load_config
 from qwen_tts_service.model.prompt_embeddings import PromptEmbedder
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.model.speaker_encoder import SpeakerEncoder
 from qwen_tts_service.model.talker import Talker
 from qwen_tts_service.model.weights import (
     CheckpointError,
@@ -166,12 +168,34 @@ def test_the_published_main_tensors_are_all_asked_for(
     monkeypatch.setattr(PromptEmbedder, "text_rows", lambda self, ids: torch.empty(3, 1))
     ledger, config = Ledger(), write_configs(random_checkpoint, size, tmp_path)
     talker = Talker(config, ledger, RowwiseAttention("test"))
-    CodePredictor(config, ledger)
-    PromptEmbedder(config, ledger, talker.embedding)
+    predictor = CodePredictor(config, ledger)
+    PromptEmbedder(config, ledger, talker.embedding, predictor.embed)
     parameters = sum(math.prod(shape) for shape in ledger.taken.values())
     assert (len(ledger.taken), parameters) == counts
     inventory = random_checkpoint.main_tensors(random_checkpoint.main_config(size))
     assert ledger.taken == dict(inventory)
+
+
+@pytest.mark.parametrize(("width", "parameters"), [(2048, 12_001_088), (1024, 8_854_336)])
+def test_the_published_speaker_encoder_is_all_asked_for(width, parameters):
+    ledger = Ledger()
+    SpeakerEncoder(SpeakerEncoderConfig(width=width), ledger)
+    assert len(ledger.taken) == 76
+    assert sum(math.prod(shape) for shape in ledger.taken.values()) == parameters
+    assert all(name.startswith(SpeakerEncoder.PREFIXES) for name in ledger.taken)
+
+
+def test_the_published_codec_encoder_is_asked_for_but_what_it_has_no_use_for():
+    sizes = {"filters": 64, "ratios": (8, 6, 5, 4), "width": 512, "feed_forward": 2048, "layers": 8}
+    heads = {"heads": 8, "head_size": 64, "rope_theta": 1e4, "norm_eps": 1e-5}
+    ledger = Ledger()
+    CodecEncoder(CodecEncoderConfig(**sizes, **heads, codes=2048, codebook_width=256), 16, ledger)
+    unused = CodecEncoder.unused(16)
+    assert not any(name.startswith(unused) for name in ledger.taken)
+    # All of it, less the other 16 codebooks, two projections and the flags of 16 codebooks.
+    assert len(ledger.taken) == 225 - 16 * 3 - 2 - 16
+    parameters = 56_234_304 - 16 * (2048 * 256 + 2048 + 1) - 2 * 512 * 256 - 16
+    assert sum(math.prod(shape) for shape in ledger.taken.values()) == parameters
 
 
 def test_the_published_codec_tensors_are_asked_for_but_input_projections(
@@ -198,6 +222,34 @@ def test_a_random_checkpoint_has_the_official_inventory(random_checkpoint, data,
         ]
         assert shapes[0] == shapes[1]
     Qwen3TTS.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "counts"),
+    [
+        ("1.7b", "voice_design", (404, 1_916_676_352)),
+        ("1.7b", "base", (480, 1_928_677_440)),
+        ("0.6b", "base", (478, 914_643_008)),
+    ],
+)
+def test_a_random_checkpoint_of_every_kind_has_the_published_inventory(
+    random_checkpoint, tmp_path: Path, size, kind, counts
+):
+    (tmp_path / "speech_tokenizer").mkdir()
+    main = random_checkpoint.main_config(size, kind)
+    (tmp_path / "config.json").write_text(json.dumps(main))
+    codec = random_checkpoint.codec_config(size)
+    (tmp_path / "speech_tokenizer" / "config.json").write_text(json.dumps(codec))
+    config = load_config(tmp_path)
+    assert (config.kind, config.speakers, len(config.languages)) == (kind, (), 10)
+    inventory = dict(random_checkpoint.main_tensors(main))
+    assert (len(inventory), sum(map(math.prod, inventory.values()))) == counts
+    if kind == "base":
+        ledger = Ledger()
+        SpeakerEncoder(config.speaker_encoder, ledger)
+        CodecEncoder(config.codec_encoder, config.codebooks, ledger)
+        both = inventory | dict(random_checkpoint.encoder_tensors(codec["encoder_config"]))
+        assert ledger.taken == {name: both[name] for name in ledger.taken}
 
 
 # One file ------------------------------------------------------------------------------
@@ -357,10 +409,13 @@ def test_int8_is_not_for_the_prompt(data):
 
 def test_torch_is_prepared_for_the_device_before_anything_is_read(data, monkeypatch):
     prepared = []
-    monkeypatch.setattr("qwen_tts_service.model.qwen3_tts.prepare", prepared.append)
+    monkeypatch.setattr(
+        "qwen_tts_service.model.qwen3_tts.prepare",
+        lambda device, **asked: prepared.append((device, asked)),
+    )
     with pytest.raises(StartupError):
-        Qwen3TTS.load(data / "nothing")
-    assert prepared == [torch.device("cpu")]
+        Qwen3TTS.load(data / "nothing", fuse=True, codec_tf32=True)
+    assert prepared == [(torch.device("cpu"), {"fuse": True, "tf32": True})]
 
 
 def test_rotary_tables_reach_the_last_position(model):
@@ -393,9 +448,18 @@ def edit_config(checkpoint, change, file="config.json"):
         (lambda c: c["talker_config"].update(head_dim="x"), "head_dim must be an integer"),
         (lambda c: c["talker_config"].update(head_dim=True), "head_dim must be an integer"),
         (lambda c: c["talker_config"].update(spk_id=[]), "spk_id must be an object"),
+        (lambda c: c["talker_config"].update(spk_id={}), "spk_id has no speakers"),
+        (
+            lambda c: c.update(tts_model_type="music"),
+            "tts_model_type must be one of custom_voice, voice_design, base, not 'music'",
+        ),
         (
             lambda c: c.update(tts_model_type="base"),
-            "tts_model_type must be 'custom_voice', not 'base'",
+            "config.json: the field speaker_encoder_config is missing",
+        ),
+        (
+            lambda c: c.update(tokenizer_type="qwen3_tts_tokenizer_25hz"),
+            "tokenizer_type must be 'qwen3_tts_tokenizer_12hz'",
         ),
         (lambda c: c["talker_config"].update(attention_bias=True), "attention_bias must be False"),
         (
@@ -514,11 +578,11 @@ def test_code_groups_of_talker_and_predictor_must_agree(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("size", "obeys"), [("1b7", True), ("0b6", False), ("b6", False), ("0.6b", True)]
+    ("size", "follows"), [("1b7", True), ("0b6", False), ("b6", False), ("0.6b", True)]
 )
-def test_only_the_size_0b6_drops_instructions_as_officially_tested(checkpoint, size, obeys):
+def test_only_the_size_0b6_drops_instructions_as_officially_tested(checkpoint, size, follows):
     edit_config(checkpoint, lambda c: c.update(tts_model_size=size))
-    assert load_config(checkpoint).follows_instruct is obeys
+    assert load_config(checkpoint).follows_instruct is follows
 
 
 def test_names_become_lower_case_and_false_is_no_dialect(checkpoint):
@@ -575,3 +639,13 @@ def test_load_reports_progress_in_order(data):
     names = load_file(data / "tiny_1b7" / CODEC).keys()
     read = [name for name in names if not name.startswith(CodecDecoder.IGNORED)]
     assert codec[-1] == pytest.approx(0.7 + 0.3 * len(read) / len(names))
+
+
+def test_weights_that_no_cache_holds_are_moved_into_large_pages(data, monkeypatch):
+    moves = []
+    monkeypatch.setattr("qwen_tts_service.model.qwen3_tts.use_large_pages", lambda: moves.append(1))
+    Qwen3TTS.load(data / "tiny_1b7", linear="float")
+    assert moves == []
+    monkeypatch.setattr("qwen_tts_service.model.qwen3_tts._MANY_BYTES", 1)
+    Qwen3TTS.load(data / "tiny_1b7", linear="float")
+    assert moves == [1]

@@ -1,4 +1,4 @@
-"""The Bento: it is built from bentofile.yaml, holds all it needs and serves from anywhere."""
+"""The Bento: built from bentofile.yaml, complete, and served from anywhere."""
 
 import os
 import subprocess
@@ -44,9 +44,9 @@ def test_bento_holds_nothing_but_the_service(bento: Path) -> None:
 
 
 def test_image_gets_the_locked_versions(bento: Path) -> None:
-    told = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
+    listed = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
     locked = (ROOT / "requirements-image.txt").read_text().splitlines()
-    assert {line for line in locked if "==" in line} <= set(told)
+    assert {line for line in locked if "==" in line} <= set(listed)
 
 
 def test_image_needs_no_system_packages_and_is_told_its_paths(bento: Path) -> None:
@@ -54,6 +54,10 @@ def test_image_needs_no_system_packages_and_is_told_its_paths(bento: Path) -> No
     assert manifest["spec"] == 2
     assert {"name": "MODEL_PATH", "value": "/app/models"}.items() <= manifest["envs"][0].items()
     assert "ffmpeg" not in (bento / "env" / "docker" / "Dockerfile").read_text()
+
+
+def test_image_has_the_compiler_that_triton_needs(bento: Path) -> None:
+    assert "build-essential" in (bento / "env" / "docker" / "Dockerfile").read_text()
 
 
 def test_bento_serves_from_outside_the_checkout(

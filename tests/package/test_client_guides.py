@@ -1,4 +1,4 @@
-"""The pages for clients: what can be run here is run, and what they list is complete."""
+"""The pages for clients: snippets are run, lists are complete."""
 
 import re
 import sys

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-from tests.conftest import clean_environment
+from tests.conftest import Server, clean_environment
 
 from qwen_tts_service import __version__
 from qwen_tts_service.api.wire import TTSBody
@@ -71,7 +71,7 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
-def test_the_example_makes_a_file_and_says_how_to_have_it_again(cli: Cli) -> None:
+def test_the_example_makes_a_file_and_names_its_seed(cli: Cli, say: Any, capsys: Any) -> None:
     code, out, err = cli("say", TEXT, "--out", "hello.wav")
     assert (code, out) == (0, b"")
     audio, rate_hz = soundfile.read(cli.folder / "hello.wav")
@@ -79,14 +79,16 @@ def test_the_example_makes_a_file_and_says_how_to_have_it_again(cli: Cli) -> Non
     assert abs(audio).max() > 0.05
     assert cli.files() == {"hello.wav"}
     seed = err.strip().rpartition(" ")[2]
-    assert cli("say", TEXT, "--out", "again.wav", "--seed", seed)[0] == 0
+    assert say(capsys, TEXT, "--out", "again.wav", "--seed", seed)[0] == 0
     assert (cli.folder / "again.wav").read_bytes() == (cli.folder / "hello.wav").read_bytes()
 
 
-def test_it_makes_what_the_service_makes(cli: Cli, server: Any) -> None:
+def test_it_makes_what_the_service_makes(
+    say: Any, capsys: Any, tmp_path: Path, server: Server
+) -> None:
     options = ["--gender", "female", "--age", "70", "--emotion", "happy", "--language", "ru"]
     options += ["--seed", "7", "--max-length", "20", "--normalize", "none", "--temperature", "0.5"]
-    code, _, err = cli("say", TEXT, "--out", "hello.flac", *options)
+    code, err = say(capsys, TEXT, "--out", "hello.flac", *options)
     assert (code, "max-length" in err) == (0, False)
     body = {
         "text": TEXT,
@@ -99,14 +101,17 @@ def test_it_makes_what_the_service_makes(cli: Cli, server: Any) -> None:
         "temperature": 0.5,
     }
     answer = httpx.post(server.base_url + "/tts", json=body, timeout=60)
-    assert (cli.folder / "hello.flac").read_bytes() == answer.content
+    assert (tmp_path / "hello.flac").read_bytes() == answer.content
 
 
-def test_standard_output_carries_a_stream_of_the_same_samples(cli: Cli) -> None:
+def test_standard_output_carries_a_stream_of_the_same_samples(
+    cli: Cli, say: Any, capsys: Any
+) -> None:
     code, streamed, _ = cli("say", "-", "--out", "-", stdin=f"\ufeff{TEXT}".encode())
     assert code == 0
     assert streamed[4:8] == b"\xff\xff\xff\xff"
-    _, raw, _ = cli("say", TEXT, "--out", "-", "--format", "pcm")
+    assert say(capsys, TEXT, "--out", "raw", "--format", "pcm")[0] == 0
+    raw = (cli.folder / "raw").read_bytes()
     assert streamed[44:] == raw
     assert np.abs(np.frombuffer(raw, "<i2")).max() > 1000
 
@@ -157,45 +162,57 @@ def test_ctrl_c_while_a_file_is_made_leaves_no_file(
 
 
 PLAYER = """#!/bin/sh
-echo "$@" >{folder}/options
-exec /bin/cat >{folder}/played
+echo "$@" >options
+exec /bin/cat >played
 """
 
 
-def add_player(cli: Cli, name: str, script: str) -> None:
-    folder = cli.folder / "bin"
-    folder.mkdir()
-    (folder / name).write_text(script)
-    (folder / name).chmod(0o755)
-    cli.environment["PATH"] = str(folder)
+@pytest.fixture
+def add_player(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that makes a script the only player there is."""
+
+    def add(name: str, script: str) -> None:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder))
+
+    return add
 
 
 @pytest.mark.parametrize("name", ["ffplay", "aplay"])
-def test_a_player_that_is_there_gets_the_stream(cli: Cli, name: str) -> None:
-    add_player(cli, name, PLAYER.format(folder=cli.folder))
-    code, _, err = cli("say", TEXT, "--play", "--seed", "1")
+def test_a_player_that_is_installed_gets_the_stream(
+    say: Any, add_player: Any, capsys: Any, tmp_path: Path, name: str
+) -> None:
+    add_player(name, PLAYER)
+    code, err = say(capsys, TEXT, "--play", "--seed", "1")
     assert code == 0, err
-    played = (cli.folder / "played").read_bytes()
-    assert played == cli("say", TEXT, "--out", "-", "--seed", "1")[1]
-    assert (cli.folder / "options").read_text().split()[-1] == "-"
+    say(capsys, TEXT, "--out", "a.wav", "--seed", "1")
+    played = (tmp_path / "played").read_bytes()
+    assert played[:4] == b"RIFF"
+    assert played[44:] == (tmp_path / "a.wav").read_bytes()[44:]
+    assert (tmp_path / "options").read_text().split()[-1] == "-"
 
 
-def test_a_player_that_fails_is_an_error(cli: Cli) -> None:
-    add_player(cli, "ffplay", "#!/bin/sh\n/bin/cat >/dev/null; exit 3\n")
-    code, _, err = cli("say", TEXT, "--play")
-    assert (code, err) == (1, "error: --play: ffplay ended with code 3\n")
+def test_a_player_that_fails_is_an_error(say: Any, add_player: Any, capsys: Any) -> None:
+    add_player("ffplay", "#!/bin/sh\n/bin/cat >/dev/null; exit 3\n")
+    expected = "error: --play: ffplay ended with code 3\n"
+    assert say(capsys, TEXT, "--play") == (1, expected)
 
 
-def test_a_player_that_goes_early_is_an_error(cli: Cli) -> None:
-    add_player(cli, "ffplay", "#!/bin/sh\nexit 0\n")
-    code, _, err = cli("say", LONG, "--play")
+def test_a_player_that_ends_early_is_an_error(say: Any, add_player: Any, capsys: Any) -> None:
+    add_player("ffplay", "#!/bin/sh\nexit 0\n")
+    code, err = say(capsys, LONG, "--play")
     assert code == 1
-    assert err.startswith("error: --play: ffplay went before")
+    assert err.startswith("error: --play: ffplay ended before")
 
 
-def test_without_a_player_it_says_which_there_could_be(cli: Cli) -> None:
-    cli.environment["PATH"] = "/nowhere"
-    code, _, err = cli("say", TEXT, "--play")
+def test_without_a_player_the_error_lists_players(
+    say: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, err = say(capsys, TEXT, "--play")
     assert code == 1
     assert "ffplay" in err
 
@@ -288,16 +305,14 @@ def test_format_is_refused_before_a_voice_is_loaded(
     assert (code, "24000" in err, "nobody" in err) == (1, True, False)
 
 
-def test_what_became_of_each_wish_is_said(say: Any, capsys: Any) -> None:
+def test_what_was_not_applied_is_reported(say: Any, capsys: Any) -> None:
     _, err = say(capsys, TEXT, "--out", "a.wav", "--instruct", "Sing.", "--max-length", "5")
     assert "instruct was not applied: " in err
     assert "max_length" in err
     assert "cut at --max-length" in err
 
 
-def test_text_that_cannot_be_spoken_is_silence_if_asked_and_words_are_read_as_said(
-    say: Any, capsys: Any
-) -> None:
+def test_silence_for_unspeakable_text_and_pronunciations_are_options(say: Any, capsys: Any) -> None:
     assert "letter or digit" in say(capsys, "...", "--out", "a.wav")[1]
     code, err = say(capsys, "...", "--out", "a.wav", "--on-unspeakable", "silence")
     assert (code, "0.2 s of silence" in err) == (0, True)
@@ -306,7 +321,7 @@ def test_text_that_cannot_be_spoken_is_silence_if_asked_and_words_are_read_as_sa
     assert Path("b.wav").read_bytes() == Path("c.wav").read_bytes()
 
 
-def test_quiet_is_quiet(say: Any, capsys: Any) -> None:
+def test_quiet_prints_nothing(say: Any, capsys: Any) -> None:
     assert say(capsys, TEXT, "--out", "a.wav", "--instruct", "Sing.", "--quiet") == (0, "")
 
 

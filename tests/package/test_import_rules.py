@@ -1,7 +1,8 @@
-"""The rules of the house: who may import whom, who reads the environment, how long things get."""
+"""Import rules, who reads the environment, lengths of functions and rooms."""
 
 import ast
 import io
+import os
 import re
 import subprocess
 import sys
@@ -125,6 +126,20 @@ def test_every_permission_is_used(part: str) -> None:
     assert MAY_IMPORT[part] <= set().union(*used)
 
 
+def test_the_diagram_has_the_arrows_that_are_allowed() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    edges = re.findall(r"^ +(\w+)(?:\[.*?\])? -->(?:\|.*?\|)? (\w+)", text, re.MULTILINE)
+    drawn = {(start, end) for start, end in edges if start not in {"service", "build"}}
+    schema = LEAVES | {"settings", "fields", "validation"}
+    left_out = dict.fromkeys(("api", "cli"), schema | {"voice", "audio"})
+    rooms = {edge for edges in drawn for edge in edges}
+    assert drawn == {
+        (room, name.partition(".")[0])
+        for room in rooms
+        for name in (MAY_IMPORT[room] or set()) - left_out.get(room, schema)
+    }
+
+
 def test_only_kernels_model_and_engine_import_torch() -> None:
     for path in MODULES:
         used = {name.split(".")[0] for name in imported_by(path)} & HEAVY
@@ -156,11 +171,17 @@ def test_only_settings_reads_the_environment() -> None:
         assert path == SOURCE / "settings.py" or not used, f"{path} must not read the environment"
 
 
-def test_importing_the_service_loads_no_model_library() -> None:
+def test_importing_the_service_needs_no_model_and_loads_no_model_library() -> None:
     heavy = sorted(HEAVY | {"espeakng_loader", "pykakasi", "av"})
     code = f"import sys, service; print([m for m in {heavy} if m in sys.modules])"
+    environment = {**os.environ, "MODEL_NAME": "no-such-model", "DEVICE": "cuda"}
     ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert ran.stdout.strip() == "[]"
 
@@ -190,7 +211,7 @@ def test_functions_stay_short() -> None:
 
 def test_the_model_stays_short_enough_to_read() -> None:
     files = (SOURCE / "model").rglob("*.py")
-    assert sum(len(path.read_text().splitlines()) for path in files) < 2250
+    assert sum(len(path.read_text().splitlines()) for path in files) < 2900
 
 
 def test_class_names_and_type_aliases_are_unique() -> None:
@@ -210,22 +231,22 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 720,
-    "api": 1560,
+    "": 770,
+    "api": 1760,
     "audio": 320,
     "cli": 370,
-    "engine": 1060,
-    "espeak": 1130,
-    "hub": 325,
-    "kernels": 1130,
-    "model": 1440,
-    "qwen": 250,
-    "speech": 905,
+    "engine": 1230,
+    "espeak": 1200,
+    "hub": 335,
+    "kernels": 1330,
+    "model": 1860,
+    "qwen": 345,
+    "speech": 960,
     "telemetry": 140,
-    "text": 2300,
-    "voice": 290,
+    "text": 2480,
+    "voice": 415,
 }
-MAX_LINES_OF_ALL = 11800
+MAX_LINES_OF_ALL = 13400
 
 
 def lines_of_code(path: Path) -> int:
@@ -256,7 +277,7 @@ def test_the_repository_stands_alone() -> None:
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
-    # Written in pieces, so that this file obeys itself: places and builds of one machine.
+    # Written in pieces, so that this file passes its own test: places and builds of one machine.
     forbidden = re.compile(r"(^|[^\w.])/wo[r]k/|\.\./sha[r]ed|torch==[\w.]+[+]c[p]u")
     found = [
         path.name

@@ -154,30 +154,30 @@ def test_both_languages_have_the_same_snippets() -> None:
 
 @each_readme
 def test_settings_table_is_complete_and_true(readme: Path) -> None:
-    told = {row[0]: row[1] for row in rows_of(readme, "settings")}
-    del told["HOST"], told["PORT"]
-    assert told.keys() == {name.upper() for name in Settings.model_fields}
-    defaults = Settings(**{name.lower(): value for name, value in told.items() if value})
+    listed = {row[0]: row[1] for row in rows_of(readme, "settings")}
+    del listed["HOST"], listed["PORT"]
+    assert listed.keys() == {name.upper() for name in Settings.model_fields}
+    defaults = Settings(**{name.lower(): value for name, value in listed.items() if value})
     assert defaults == Settings()
 
 
 @each_readme
 def test_errors_table_is_complete_and_true(readme: Path) -> None:
-    told = {(int(status), code) for status, code, _ in rows_of(readme, "errors")}
+    listed = {(int(status), code) for status, code, _ in rows_of(readme, "errors")}
     ours = {(status, kind.code) for kind, status in STATUS.items() if kind is not errors.ClientLeft}
-    assert told == ours | {(status, PLAIN[status][0]) for status in (404, 405)}
+    assert listed == ours | {(status, PLAIN[status][0]) for status in (404, 405)}
 
 
 @each_readme
 def test_fields_table_is_complete(readme: Path) -> None:
-    told = {row[0] for row in rows_of(readme, "fields")}
-    assert told == TTSBody.model_fields.keys() | StreamTTSBody.model_fields.keys()
+    listed = {row[0] for row in rows_of(readme, "fields")}
+    assert listed == TTSBody.model_fields.keys() | StreamTTSBody.model_fields.keys()
 
 
 @each_readme
 def test_formats_table_is_complete(readme: Path) -> None:
-    told = {name for row in rows_of(readme, "formats") for name in row[0].split(", ")}
-    assert told == set(get_args(AudioFormat))
+    listed = {name for row in rows_of(readme, "formats") for name in row[0].split(", ")}
+    assert listed == set(get_args(AudioFormat))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))

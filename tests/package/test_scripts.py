@@ -191,8 +191,11 @@ def test_test_fails_when_a_check_or_a_test_does(checkout: Checkout, failing: str
 
 def test_all_tests_run_in_two_processes(checkout: Checkout) -> None:
     checkout.run("scripts/test")
-    expected = "-m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder"
-    assert expected in checkout.calls()
+    parallel = "--numprocesses 2 --dist loadfile --no-loadscope-reorder"
+    rules = "tests/package/test_import_rules.py"  # among the checks
+    calls = checkout.calls()
+    assert f"-m pytest {parallel} --ignore {rules}" in calls
+    assert f"-m pytest -q {rules}" in calls
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, ROOT / ".ci" / "run"], ids=lambda c: c.name)

@@ -98,15 +98,17 @@ async def test_who_leaves_the_queue_changes_nothing_about_the_time_to_come_back(
 
 
 async def test_each_change_is_told_once_it_has_happened() -> None:
-    told: list[tuple[int, int]] = []
+    changes: list[tuple[int, int]] = []
     admission = Admission(
-        slots=1, queue_limit=2, on_change=lambda: told.append((admission.active, admission.queued))
+        slots=1,
+        queue_limit=2,
+        on_change=lambda: changes.append((admission.active, admission.queued)),
     )
     first, second, third = (admission.enter() for _ in range(3))
     second.release()
     first.release()
     third.release()
-    assert told == [(1, 0), (1, 1), (1, 2), (1, 1), (1, 0), (0, 0)]
+    assert changes == [(1, 0), (1, 1), (1, 2), (1, 1), (1, 0), (0, 0)]
 
 
 async def test_a_queued_request_waits_until_a_slot_is_free() -> None:

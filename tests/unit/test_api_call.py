@@ -1,4 +1,4 @@
-"""What a call gathers: its line in the log, its numbers, and what it frees."""
+"""`Call`: log line, metrics, clean-up."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""The OpenAPI document: our routes, every status with its words, and no schema that is not ours."""
+"""The OpenAPI document: our routes, every status with its description, only our schemas."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ def test_a_route_that_speaks_names_every_status_with_our_error(
     assert "Retry-After" in responses["429"]["description"]
 
 
-def test_what_bentoml_says_of_its_own_routes_is_kept(document: dict[str, Any]) -> None:
+def test_bentomls_documentation_of_its_routes_is_kept(document: dict[str, Any]) -> None:
     assert document["paths"]["/tts"]["post"]["responses"]["200"] == {"description": "ok"}
     assert document["paths"]["/readyz"] == {"get": {"responses": {"200": {}}}}
     assert document["components"]["schemas"]["TTSInput"] == {"a": 1}

@@ -1,4 +1,4 @@
-"""Errors on the wire: status, type, headers and words of each."""
+"""Error responses: status, type, headers and message of each."""
 
 import json
 from typing import Literal
@@ -47,7 +47,7 @@ def test_each_error_has_its_status_type_code_and_headers(
     assert {k: v for k, v in response.headers.items() if k != "content-length"} == own
 
 
-def test_a_code_and_a_field_of_ones_own_are_told() -> None:
+def test_a_code_and_a_field_of_its_own_are_sent() -> None:
     response = response_of(e.CannotSpeak("m", param="text", code="runaway"))
     error = json.loads(response.body)["error"]
     assert (error["code"], error["param"]) == ("runaway", "text")

@@ -1,4 +1,4 @@
-"""What is around every route: the key, origins, ids, headers, one error shape, one end."""
+"""The middleware: API key, origins, ids, headers, one error body, one end per request."""
 
 import asyncio
 import json
@@ -248,7 +248,7 @@ async def test_a_preflight_lists_the_allowed_methods(method: str, status: int) -
 
 
 @pytest.mark.parametrize("given", ["a", "call-7", "A.b_C-9", "x" * 64])
-async def test_a_request_id_of_ones_own_is_kept(given: str) -> None:
+async def test_a_clients_request_id_is_kept(given: str) -> None:
     answer = await ask(x_request_id=given)
     assert answer.headers["x-request-id"] == answer.call.request_id == given
 
@@ -290,7 +290,7 @@ async def test_a_socket_is_accepted_with_its_own_headers_and_the_id() -> None:
     assert [m["type"] for m in answer.messages[1:]] == ["websocket.send", "websocket.close"]
 
 
-async def test_a_socket_that_nobody_accepts_is_a_404_with_our_body() -> None:
+async def test_a_socket_on_an_unknown_route_is_a_404_with_our_body() -> None:
     async def close(_scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "websocket.close", "code": 1000})
 

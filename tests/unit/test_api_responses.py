@@ -1,4 +1,4 @@
-"""Speech over HTTP without a server: what is read, sent, freed, counted and said on failure."""
+"""Audio responses without a server: bodies, headers, clean-up, metrics and failures."""
 
 import asyncio
 import json
@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 from starlette.background import BackgroundTask
 from starlette.requests import Request
+from tests.api.socket_harness import FakeKeeper
 
 from qwen_tts_service.api import call as call_module
 from qwen_tts_service.api import responses, tickets
@@ -87,7 +88,7 @@ class FakeVoice:
         self.seeds.append(utterance.request.seed)
         for word in (utterance.request.text or "").split():
             if word == "fail":
-                channel.fail(SynthesisFailed("told to fail"))
+                channel.fail(SynthesisFailed("asked to fail"))
             elif word in ("runaway", "cancelled"):
                 channel.close(word)
             elif word == "runaway-at-7":
@@ -109,9 +110,11 @@ class Client:
     def __init__(self, text: str, *, schema: Any = StreamTTSBody, **settings: str) -> None:
         self.voice = FakeVoice()
         self.schema = schema
+        synthesizer = Synthesizer(self.voice, sample_rate_hz=RATE)
         self.runtime: Any = SimpleNamespace(
             settings=load_settings({name.upper(): value for name, value in settings.items()}),
-            synthesizer=Synthesizer(self.voice, sample_rate_hz=RATE),
+            synthesizer=synthesizer,
+            keeper=FakeKeeper(synthesizer),
             admission=Admission(slots=1, queue_limit=1),
         )
         self.fields: dict[str, Any] = {"text": text, "format": "pcm", "seed": 7}
@@ -293,19 +296,34 @@ async def test_the_settings_bound_the_body_and_the_text() -> None:
 
 
 async def test_who_comes_before_the_voice_is_ready_takes_no_place() -> None:
-    class Starting(SimpleNamespace):
-        @property
-        def synthesizer(self) -> Synthesizer:
+    class Starting(FakeKeeper):
+        def check_ready(self) -> None:
             raise NotReady("starting")
 
     client = Client("1")
     admission = client.runtime.admission
-    client.runtime = Starting(settings=client.runtime.settings, admission=admission)
+    client.runtime.keeper = Starting(client.runtime.synthesizer)
     ticket = await client.ticket()
     assert isinstance(ticket.error, NotReady)
     assert (admission.active, admission.queued) == (0, 0)
     response = await answer(ticket)
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+
+
+async def test_who_waits_in_vain_for_the_voice_gives_its_slot_back() -> None:
+    class Unloaded(FakeKeeper):
+        async def wake(self, _at_end: Any) -> Synthesizer:
+            raise NotReady("not loaded within 50 s")
+
+    client = Client("1")
+    client.runtime.keeper = Unloaded(client.runtime.synthesizer)
+    ticket = await client.ticket()
+    assert isinstance(ticket.error, NotReady)
+    assert client.runtime.admission.active == 1
+    response = await answer(ticket)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    client.call.end()
+    assert client.runtime.admission.active == 0
 
 
 # A whole file ------------------------------------------------------------------------
@@ -420,7 +438,7 @@ async def test_a_client_that_leaves_stops_its_file() -> None:
     assert client.voice.channels[0].is_cancelled
 
 
-async def test_a_file_that_nobody_waits_for_is_stopped_when_its_call_ends() -> None:
+async def test_an_unread_file_is_stopped_when_its_call_ends() -> None:
     client = Client("wait")
     responses.PendingFile(await client.ticket())
     await until(lambda: client.voice.channels)
@@ -489,7 +507,7 @@ async def test_a_failure_on_the_way_leaves_the_answer_unfinished(text: str, code
 @pytest.mark.parametrize(
     ("text", "status", "code", "words"),
     [
-        ("fail", 500, "internal_error", "told to fail"),
+        ("fail", 500, "internal_error", "asked to fail"),
         ("die", 500, "internal_error", "the speech failed; the log has the details"),
         ("silence", 500, "internal_error", "the voice made no sound for this text"),
         ("runaway", 500, "runaway", "did not find an end"),

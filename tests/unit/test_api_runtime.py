@@ -1,7 +1,10 @@
 """Starting, failing, falling ill and stopping; and what /health says of it."""
 
+import asyncio
 import logging
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +18,7 @@ from qwen_tts_service.api import runtime as runtime_module
 from qwen_tts_service.api.app import make_app
 from qwen_tts_service.api.runtime import Runtime
 from qwen_tts_service.api.tickets import RUNTIME_KEY
-from qwen_tts_service.errors import NotReady
+from qwen_tts_service.errors import InvalidRequest, NotReady
 from qwen_tts_service.settings import load_settings
 
 WAIT_S = 10
@@ -27,6 +30,7 @@ class FakeSynthesizer:
             model_name="fake",
             device="cpu",
             speakers=("zoya", "anna"),
+            slots=None,
             facts={"attention": "plain"},
             is_healthy=True,
         )
@@ -42,7 +46,10 @@ class FakeSynthesizer:
 class Started:
     """A runtime whose voice loads for as long as the test lets it."""
 
-    def __init__(self, error: Exception | None = None, **settings: str) -> None:
+    def __init__(
+        self, error: Exception | None = None, released: list[str] | None = None, **settings: str
+    ) -> None:
+        released = [] if released is None else released
         self.synthesizer: Any = FakeSynthesizer()
         self.error = error
         self.loading, self.may_end = threading.Event(), threading.Event()
@@ -52,7 +59,9 @@ class Started:
         given = {name.upper(): value for name, value in settings.items()}
         self.settings = load_settings({"MODEL_NAME": "fake", **given})
         self.runtime._log_ready = self._log_ready
-        self.runtime.open(self.settings, self.build, self.give_up)
+        self.runtime.open(
+            self.settings, self.build, self.give_up, lambda: released.append("release")
+        )
         assert self.loading.wait(WAIT_S)
 
     def build(self, settings: Any, report: Any) -> Any:
@@ -75,6 +84,7 @@ class Started:
     def end_loading(self) -> "Started":
         self.may_end.set()
         assert self.ended.wait(WAIT_S)
+        until(lambda: self.runtime.stage.status != "starting")
         return self
 
     def get(self, path: str) -> Any:
@@ -85,6 +95,13 @@ class Started:
             await app(scope, receive, send)
 
         return TestClient(with_runtime).get(path, follow_redirects=False)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
 
 
 @pytest.fixture(autouse=True)
@@ -158,11 +175,24 @@ def test_a_voice_that_has_loaded_is_warmed_up_and_ready(log: Any) -> None:
         "speakers": ["zoya", "anna"],
     }
     assert started.runtime.stage.progress == 1
+    started.synthesizer.voice.speakers = ("zoya",)
+    assert started.get("/health").json()["speakers"] == ["zoya"]
     assert (
         f"ready: version={__version__} model=fake device=cpu sampling_rate=16000 slots=3 queue=4 "
         "key=none: open to everyone"
     ) in log.messages
     assert "embedded" not in log.text
+
+
+@pytest.mark.parametrize(("given", "queue"), [({}, 8), ({"max_queue": "3"}, 3)])
+def test_a_voice_with_memory_for_fewer_slots_gets_no_more(
+    given: dict[str, str], queue: int, log: Any
+) -> None:
+    started = Started(**given)
+    started.synthesizer.voice.slots = 4
+    slots = started.end_loading().get("/health").json()["slots"]
+    assert (slots["total"], slots["queue_limit"], gauge("tts_slots")) == (4, queue, 4)
+    assert f"slots=4 queue={queue}" in log.text
 
 
 def test_the_log_says_that_a_key_is_set_and_not_which(log: Any) -> None:
@@ -204,6 +234,23 @@ def test_an_unhealthy_voice_has_failed_for_good() -> None:
 
 
 @pytest.mark.usefixtures("log")
+async def test_health_of_an_unloaded_voice_is_good_and_says_so() -> None:
+    released: list[str] = []
+    started = Started(released=released, keep_alive_s="0.01").end_loading()
+    until(lambda: bool(released))
+    assert started.synthesizer.said == ["warm-up", "close"]
+    health = started.get("/health")
+    assert health.status_code == 200
+    described = health.json()
+    assert (described["status"], described["ready"]) == ("unloaded", True)
+    assert (described["device"], described["step"]) == ("cpu", "the next request loads the voice")
+    started.synthesizer.voice.choose = lambda _request: SimpleNamespace(speaker="anna")
+    voices = await asyncio.to_thread(started.get, "/v1/audio/voices")
+    assert voices.status_code == 200
+    assert started.synthesizer.said.count("warm-up") == 2
+
+
+@pytest.mark.usefixtures("log")
 def test_closing_stops_the_voice_the_sampling_and_new_requests(
     stops: list[threading.Event],
 ) -> None:
@@ -224,7 +271,9 @@ def test_closing_before_the_voice_is_there_is_harmless() -> None:
     started = Started()
     started.runtime.close()
     assert started.runtime.stage.status == "stopping"
-    started.end_loading()
+    started.may_end.set()
+    until(lambda: started.synthesizer.said == ["warm-up", "close"])
+    assert started.runtime.stage.status == "stopping"
 
 
 @pytest.mark.usefixtures("log")
@@ -320,6 +369,22 @@ def test_voices_are_the_speakers_and_openais_names_with_who_speaks() -> None:
     legacy = started.get("/v1/audio/voices?legacy=true").json()["voices"]
     assert legacy == list(voices)
     assert started.get("/v1/audio/voices?legacy=no").json()["voices"] == list(voices.values())
+
+
+@pytest.mark.usefixtures("log")
+def test_names_that_a_voice_refuses_are_not_listed() -> None:
+    started = Started().end_loading()
+    voice = started.synthesizer.voice
+    voice.speakers = ("anna",)
+
+    def choose(request: Any) -> Any:
+        if request.speaker != "nova":
+            raise InvalidRequest("unknown", param="speaker")
+        return SimpleNamespace(speaker="anna")
+
+    voice.choose = choose
+    listed = started.get("/v1/audio/voices").json()["voices"]
+    assert [voice["id"] for voice in listed] == ["anna", "nova"]
 
 
 # The page to listen ------------------------------------------------------------------

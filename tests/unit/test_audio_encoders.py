@@ -295,7 +295,7 @@ def test_sink_seeks_as_a_file_does():
 @pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "pcm"])
 @pytest.mark.parametrize("sample_rate_hz", [8000, 48000])
-def test_every_file_says_its_own_rate_and_one_channel(name, is_stream, sample_rate_hz):
+def test_every_file_declares_its_rate_and_one_channel(name, is_stream, sample_rate_hz):
     encoder = make_encoder(name, sample_rate_hz, is_stream=is_stream)
     data = encoder.encode(_speechlike(FRAME * 4, sample_rate_hz)) + encoder.finish()
     assert len(_decode(data, name, sample_rate_hz)) > 0

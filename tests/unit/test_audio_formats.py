@@ -1,4 +1,4 @@
-"""Which format takes which rate, and what a refusal says."""
+"""Which format supports which sample rate, and the error for others."""
 
 import sys
 
@@ -34,7 +34,7 @@ EVERYTHING = ("wav", "pcm", "mp3", "ogg", "opus", "flac", "aac")
         pytest.param(96000, ("wav", "pcm", "flac"), id="96 kHz"),
     ],
 )
-def test_table_says_which_formats_take_a_rate(sample_rate_hz, formats):
+def test_table_lists_which_formats_take_a_rate(sample_rate_hz, formats):
     assert available_formats(sample_rate_hz) == formats
     for name in formats:
         check_format(name, sample_rate_hz)

@@ -1,4 +1,4 @@
-"""One answer's way from float samples to bytes."""
+"""The pipe of one response: float samples in, bytes out."""
 
 import io
 import threading

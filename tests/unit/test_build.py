@@ -1,4 +1,4 @@
-"""What cannot work together is refused before anything is looked for or loaded."""
+"""Settings that exclude each other are refused before anything is searched or loaded."""
 
 import sys
 from pathlib import Path
@@ -21,6 +21,11 @@ from qwen_tts_service.settings import load_settings
             {"TORCH_COMPILE": "1", "DEVICE": "cpu"},
             "TORCH_COMPILE=1 needs CUDA, but DEVICE=cpu",
             id="compile on a CPU",
+        ),
+        pytest.param(
+            {"CODEC_DTYPE": "tf32", "DEVICE": "cpu"},
+            "CODEC_DTYPE=tf32 needs CUDA, but DEVICE=cpu",
+            id="TF32 on a CPU",
         ),
         pytest.param(
             {"CPU_WEIGHTS": "int8", "DEVICE": "cuda:1"},
@@ -70,7 +75,7 @@ def test_a_checkpoint_is_looked_for_with_its_packages_and_the_device_that_was_na
     assert looked_for == [*packages, ("m", Path("/p"), True), *devices]
 
 
-def test_a_lexicon_that_is_wrong_is_said_before_anything_is_looked_for(
+def test_a_wrong_lexicon_is_reported_before_weights_are_searched(
     tmp_path: Path, looked_for: list[Any]
 ) -> None:
     lexicon = tmp_path / "lexicon.tsv"

@@ -89,7 +89,7 @@ def test_player_takes_no_format() -> None:
     ("variable", "option", "expected"),
     [(None, None, "models"), ("there", None, "there"), ("there", "here", "here")],
 )
-def test_checkpoints_lie_where_the_option_says_else_the_variable_else_in_models(
+def test_checkpoints_are_searched_by_option_else_variable_else_in_models(
     monkeypatch: pytest.MonkeyPatch, variable: str | None, option: str | None, expected: str
 ) -> None:
     monkeypatch.delenv("MODEL_PATH", raising=False)

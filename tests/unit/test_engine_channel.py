@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 
+import anyio
 import numpy as np
 import pytest
 
@@ -85,7 +86,7 @@ def test_a_producer_outlives_the_loop_of_its_reader() -> None:
     async def make() -> PcmChannel:
         return PcmChannel(capacity_samples=10)
 
-    channel = asyncio.run(make())  # a loop that has ended
+    channel = anyio.run(make)  # a loop that has ended
     channel.put(samples(3))
     channel.close()
     assert channel.is_cancelled

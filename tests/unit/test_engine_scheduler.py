@@ -1,4 +1,4 @@
-"""What a step does, as tables: no tensors, no threads, no clock."""
+"""The scheduler's plans as tables: no tensors, no threads, no clock."""
 
 from dataclasses import replace
 
@@ -6,16 +6,18 @@ import pytest
 
 from qwen_tts_service.engine.options import EngineOptions
 from qwen_tts_service.engine.scheduler import (
+    DecodeGroup,
     SequenceState,
     chunk_frames,
     end_of,
     may_join,
     plan_decode,
     plan_step,
+    prompts_per_step,
 )
 
 OPTIONS = EngineOptions(
-    slots=4, max_positions=100, prefill_piece_rows=8, prefill_tokens_per_step=16, margin_s=0.05
+    slots=4, max_positions=100, prefill_piece_rows=8, prefill_rows_per_step=16, margin_s=0.05
 )
 
 
@@ -44,69 +46,188 @@ def speaking(**state):
 )
 def test_who_advances(state, advances):
     candidate = stream(**state)
-    assert plan_step([candidate], OPTIONS).advance == [candidate] * advances
+    assert plan_step([candidate], 0, OPTIONS).advance == [candidate] * advances
 
 
-def test_prompts_are_read_in_equal_pieces_within_the_budget():
-    first, second = stream(prompt_rows=20), stream(prompt_rows=20)
-    plan = plan_step([first, second], OPTIONS)
-    assert plan.prefill == [(first, 0, 8), (first, 8, 8)]
-    first.prefilled = 16
-    plan = plan_step([first, second], OPTIONS)
-    assert plan.prefill == [(first, 16, 4), (second, 0, 8), (second, 8, 8)]
-    assert plan.advance == [first]
+def test_a_prompt_is_read_in_equal_pieces_and_no_more_of_it_than_a_step_may():
+    long = stream(prompt_rows=20)
+    plan = plan_step([long], 0, OPTIONS)
+    assert (plan.prefill, plan.advance) == ([(long, 0, 8), (long, 8, 8)], [])
+    long.prefilled = 16
+    plan = plan_step([long], 0, OPTIONS)
+    assert (plan.prefill, plan.advance) == ([(long, 16, 4)], [long])
+
+
+def test_prompts_are_read_side_by_side_in_order_of_arrival():
+    streams = [stream(prompt_rows=20 - n) for n in range(4)]
+    first, second, *_ = streams
+    plan = plan_step(streams, 0, OPTIONS)
+    assert plan.prefill == [(first, 0, 8), (first, 8, 8), (second, 0, 8), (second, 8, 8)]
+    assert plan.advance == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "read"),
+    [
+        pytest.param([5, 5, 6, 1], 3, id="as many as a step may read"),
+        pytest.param([5, 5, 7, 1], 2, id="not one row more, and nobody overtakes"),
+        pytest.param([17, 1], 1, id="none beside a long one"),
+    ],
+)
+def test_short_prompts_share_a_step(rows, read):
+    streams = [stream(prompt_rows=n) for n in rows]
+    options = replace(OPTIONS, start_steps=9)
+    plan = plan_step(streams, 0, options)
+    assert list(dict.fromkeys(s for s, _, _ in plan.prefill)) == streams[:read]
 
 
 def test_a_prefix_is_read_by_itself():
     shared = stream(prompt_rows=20, prefix_rows=3)
-    assert plan_step([shared], OPTIONS).prefill == [(shared, 0, 3), (shared, 3, 8), (shared, 11, 8)]
+    plan = plan_step([shared], 0, OPTIONS)
+    assert plan.prefill == [(shared, 0, 3), (shared, 3, 8), (shared, 11, 8)]
     long = stream(prompt_rows=20, prefix_rows=10)
-    assert plan_step([long], OPTIONS).prefill == [(long, 0, 8), (long, 8, 2), (long, 10, 8)]
+    assert plan_step([long], 0, OPTIONS).prefill == [(long, 0, 8), (long, 8, 2), (long, 10, 8)]
     known = stream(prompt_rows=20, prefix_rows=10, prefilled=10)
-    assert plan_step([known], OPTIONS).prefill == [(known, 10, 8), (known, 18, 2)]
+    assert plan_step([known], 0, OPTIONS).prefill == [(known, 10, 8), (known, 18, 2)]
 
 
 def test_a_prompt_that_is_all_prefix_and_known_speaks_at_once():
     known = stream(prefix_rows=5, prefilled=5)
-    plan = plan_step([known], OPTIONS)
+    plan = plan_step([known], 0, OPTIONS)
     assert (plan.prefill, plan.advance) == ([], [known])
 
 
 def test_a_piece_larger_than_the_budget_is_still_read():
     waiting = stream(prompt_rows=20)
-    small = replace(OPTIONS, prefill_tokens_per_step=1)
-    assert plan_step([waiting], small).prefill == [(waiting, 0, 8)]
+    small = replace(OPTIONS, prefill_rows_per_step=1)
+    assert plan_step([waiting], 0, small).prefill == [(waiting, 0, 8)]
 
 
 def test_long_prompts_do_not_stop_those_who_speak():
     running = speaking()
-    plan = plan_step([stream(prompt_rows=10_000), running], OPTIONS)
+    plan = plan_step([stream(prompt_rows=10_000), running], 0, OPTIONS)
     assert plan.advance == [running]
-    assert sum(rows for _, _, rows in plan.prefill) <= OPTIONS.prefill_tokens_per_step
+    assert sum(rows for _, _, rows in plan.prefill) <= OPTIONS.prefill_rows_per_step
 
 
 def test_planning_changes_nothing():
     state = {"prompt_rows": 20, "frames": 3, "started": 3}
     one, twin = stream(**state), stream(**state)
-    assert plan_step([one], OPTIONS).prefill == [(one, 0, 8), (one, 8, 8)]
+    assert plan_step([one], 0, OPTIONS).prefill == [(one, 0, 8), (one, 8, 8)]
     plan_decode([one], OPTIONS, now_s=1.0, step_s=0.01)
     slots = SequenceState.__slots__
     assert [getattr(one, name) for name in slots] == [getattr(twin, name) for name in slots]
 
 
 @pytest.mark.parametrize(
-    ("unread", "may"),
+    ("there", "waiting", "prompts"),
     [
-        pytest.param([], True, id="nobody there"),
-        pytest.param([0, 0], True, id="all prompts read"),
-        pytest.param([15], True, id="room left in the next step"),
-        pytest.param([16], False, id="the next step is full"),
-        pytest.param([8, 8], False, id="full of two"),
+        pytest.param(0, 0, 0, id="nobody"),
+        pytest.param(1, 0, 1, id="one"),
+        pytest.param(0, 1, 1, id="one without a slot yet"),
+        pytest.param(3, 0, 1, id="a step for each"),
+        pytest.param(2, 2, 2, id="all who are there count"),
+        pytest.param(16, 0, 6, id="a third"),
+        pytest.param(16, 100, 22, id="no more than there are slots"),
     ],
 )
-def test_who_may_join(unread, may):
+def test_a_step_reads_a_third_of_the_prompts(there, waiting, prompts):
+    options = replace(OPTIONS, slots=64)
+    assert prompts_per_step([speaking()] * there, waiting, options) == prompts
+
+
+@pytest.mark.parametrize(
+    ("unread", "waiting", "may"),
+    [
+        pytest.param([], 1, True, id="nobody there"),
+        pytest.param([0, 0], 1, True, id="all prompts read"),
+        pytest.param([15], 1, True, id="rows left in the next step"),
+        pytest.param([16], 1, False, id="a step has its prompt"),
+        pytest.param([16], 9, True, id="a step reads another"),
+        pytest.param([16, 1], 9, False, id="it has two"),
+        pytest.param([8, 8], 1, False, id="full of two"),
+    ],
+)
+def test_who_may_join(unread, waiting, may):
     streams = [stream(prompt_rows=rows) for rows in unread]
-    assert may_join(streams, OPTIONS) is may
+    assert may_join(streams, waiting, OPTIONS) is may
+
+
+# Many at once -----------------------------------------------------------------------------
+
+
+def arrive(rows, options, cost):
+    """Have so many utterances with prompts of these rows come at once; simulate joining and steps.
+
+    cost: of a step, for the rows that it reads and the sequences that it advances
+    returns: the steps after which each has made its first frame, and what had been spent by then
+    """
+    waiting = [stream(prompt_rows=n, max_frames=999, runaway_frames=999) for n in rows]
+    everyone, there, spent, step = list(waiting), [], 0.0, 0
+    begun = {}
+    while len(begun) < len(everyone):
+        while waiting and len(there) < options.slots and may_join(there, len(waiting), options):
+            there.append(waiting.pop(0))
+        plan = plan_step(there, len(waiting), options)
+        assert plan.prefill or plan.advance
+        step += 1
+        spent += cost(sum(rows for _, _, rows in plan.prefill), len(plan.advance))
+        for sequence, start, count in plan.prefill:
+            assert start == sequence.prefilled
+            sequence.prefilled += count
+        for sequence in plan.advance:
+            sequence.started += 1
+            begun.setdefault(sequence, (step, spent))
+    return [begun[sequence] for sequence in everyone]
+
+
+MANY = EngineOptions(slots=64, max_positions=4096)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 64])
+def test_all_who_arrive_at_once_have_begun_within_three_frames(count):
+    begun = arrive([85] * count, MANY, lambda _rows, _frames: 1)
+    steps = [step for step, _ in begun]
+    assert max(steps) <= 3
+    assert steps == sorted(steps), "nobody overtakes"
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 10, 13, 16, 33, 64])
+@pytest.mark.parametrize("row_of_frame", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("prompt", [1.0, 2.0, 10.0])
+def test_nobody_waits_longer_than_twice_the_mean(count, row_of_frame, prompt):
+    # In units of what a frame costs whatever its rows are: a row of it more, and a whole prompt.
+    def cost(rows, frames):
+        return rows * prompt / 85 + 1 + frames * row_of_frame
+
+    waits = [spent for _, spent in arrive([85] * count, MANY, cost)]
+    assert max(waits) <= 2 * sum(waits) / count
+
+
+def test_prompts_of_several_lengths_wait_no_longer_either():
+    rows = [20 + 37 * n % 100 for n in range(16)]
+    begun = arrive(rows, MANY, lambda rows, frames: rows * 4.5 + 205 + 29 * frames)
+    waits = [spent for _, spent in begun]
+    assert max(waits) <= 2 * sum(waits) / 16
+
+
+def test_with_one_prompt_a_step_the_last_would_wait_longer():
+    # As it was: what the test above measures depends on how many are read at a time.
+    one = replace(MANY, start_steps=64)
+    waits = [
+        spent for _, spent in arrive([85] * 16, one, lambda rows, n: rows * 4.5 + 205 + 29 * n)
+    ]
+    assert max(waits) > 2 * sum(waits) / 16
+
+
+def test_a_long_prompt_lets_others_begin_beside_it():
+    begun = arrive([85, 3000, 85, 85, 85, 85], MANY, lambda _rows, _frames: 1)
+    steps = [step for step, _ in begun]
+    assert steps[1] == -(-3000 // 128)
+    assert max(steps[:1] + steps[2:]) <= 5
+
+
+# The end ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -168,8 +289,14 @@ def test_fixed_chunks_ignore_the_clock():
 def test_streams_that_decode_as_much_go_together():
     fresh, other, far = speaking(frames=1), speaking(frames=1), speaking(frames=8, chunks=9)
     full, idle = speaking(frames=1, has_room=False), speaking()
-    groups = plan_decode([fresh, far, full, other, idle], OPTIONS, now_s=0.0, step_s=0.01)
-    assert groups == {1: [fresh, other], 8: [far]}
+    groups = plan_decode([far, fresh, full, other, idle], OPTIONS, now_s=0.0, step_s=0.01)
+    assert groups == [DecodeGroup(1, True, [fresh, other]), DecodeGroup(8, False, [far])]
+
+
+def test_first_chunks_go_before_others_of_the_same_size():
+    second, first = speaking(frames=2, decoded=1, chunks=1), speaking(frames=1)
+    groups = plan_decode([second, first], OPTIONS, now_s=0.0, step_s=0.01)
+    assert groups == [DecodeGroup(1, True, [first]), DecodeGroup(1, False, [second])]
 
 
 @pytest.mark.parametrize("started", [0, 1, 7])
@@ -195,9 +322,9 @@ def test_what_can_move(state, can_move):
 
 def test_a_stream_advances_as_far_as_its_text_goes():
     candidate = speaking(text_rows=2, started=1)
-    assert plan_step([candidate], OPTIONS).advance == [candidate]
+    assert plan_step([candidate], 0, OPTIONS).advance == [candidate]
     candidate.started = 2
-    assert plan_step([candidate], OPTIONS).advance == []
+    assert plan_step([candidate], 0, OPTIONS).advance == []
 
 
 @pytest.mark.parametrize(
@@ -219,23 +346,23 @@ def test_the_smaller_limit_counts(most, runaway):
 
 
 def test_an_ended_prompt_is_read_no_further():
-    assert plan_step([stream(end="cancelled")], OPTIONS).prefill == []
+    assert plan_step([stream(end="cancelled")], 0, OPTIONS).prefill == []
 
 
 def test_a_prompt_is_read_while_its_reader_has_no_room():
     full = stream(has_room=False)
-    plan = plan_step([full], OPTIONS)
+    plan = plan_step([full], 0, OPTIONS)
     assert (plan.prefill, plan.advance) == ([(full, 0, 5)], [])
 
 
-def test_a_second_prompt_waits_when_the_first_took_the_budget():
+def test_a_second_prompt_waits_when_a_step_reads_one():
     first, second = stream(prompt_rows=16), stream(prompt_rows=16)
-    assert plan_step([first, second], OPTIONS).prefill == [(first, 0, 8), (first, 8, 8)]
+    assert plan_step([first, second], 0, OPTIONS).prefill == [(first, 0, 8), (first, 8, 8)]
 
 
 @pytest.mark.parametrize(("prefilled", "may"), [(0, False), (4, False), (5, True), (20, True)])
-def test_only_rows_that_are_not_read_yet_keep_others_out(prefilled, may):
-    assert may_join([stream(prompt_rows=20, prefilled=prefilled)], OPTIONS) is may
+def test_only_prompts_that_are_not_read_yet_keep_others_out(prefilled, may):
+    assert may_join([stream(prompt_rows=20, prefilled=prefilled)], 1, OPTIONS) is may
 
 
 @pytest.mark.parametrize(
@@ -260,9 +387,9 @@ def test_before_the_first_chunk_was_sent_nothing_is_late():
 
 def test_the_time_of_a_step_is_passed_on_to_each_chunk():
     late = speaking(chunks=2, decoded=2, frames=3, first_sent_s=0.0)
-    assert plan_decode([late], OPTIONS, now_s=100.0, step_s=0.01) == {1: [late]}
-    assert plan_decode([late], OPTIONS, now_s=0.0, step_s=0.01) == {}
-    assert plan_decode([late], OPTIONS, now_s=100.0, step_s=1.0) == {}
+    assert plan_decode([late], OPTIONS, now_s=100.0, step_s=0.01) == [DecodeGroup(1, False, [late])]
+    assert plan_decode([late], OPTIONS, now_s=0.0, step_s=0.01) == []
+    assert plan_decode([late], OPTIONS, now_s=100.0, step_s=1.0) == []
 
 
 @pytest.mark.parametrize(("there", "frames"), [(1, 0), (2, 2), (3, 2)])
@@ -287,7 +414,8 @@ def test_default_options_are_the_measured_ones():
         max_text_rows=1024,
         chunk_frames=(1, 1, 2, 4, 8),
         prefill_piece_rows=64,
-        prefill_tokens_per_step=64,
+        prefill_rows_per_step=128,
+        start_steps=3,
         prefix_cache_rows=1024,
         max_lead_s=8.0,
         margin_s=0.05,

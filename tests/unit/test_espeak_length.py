@@ -1,4 +1,4 @@
-"""How long the embedded voice takes, foretold and measured: words, figures, single letters."""
+"""How long the embedded voice takes, estimated and measured: words, figures, single letters."""
 
 import math
 from collections.abc import Iterator
@@ -95,7 +95,7 @@ def test_the_estimate_is_near_the_speech(voice: EspeakVoice) -> None:
 
 
 @pytest.mark.parametrize("attributes", [{"age": 80, "emotion": "sad"}, {"emotion": "excited"}])
-def test_a_slow_or_quick_delivery_is_foretold(
+def test_the_estimate_follows_a_slow_or_quick_delivery(
     voice: EspeakVoice, attributes: dict[str, object]
 ) -> None:
     asked = request(TEXTS["english"][-1], "english", attributes=VoiceAttributes(**attributes))  # type: ignore[arg-type]
@@ -105,18 +105,18 @@ def test_a_slow_or_quick_delivery_is_foretold(
 @pytest.mark.parametrize(
     "text", ["9182736455" * 4, "Q. R. S. T. " * 8, "Yes [pause:5s] no [pause:5s] yes", "Hm. " * 20]
 )
-async def test_a_speech_that_is_cut_is_foretold_and_one_that_fits_is_not(
+async def test_a_speech_that_will_be_cut_has_a_warning_and_one_that_fits_has_none(
     voice: EspeakVoice, text: str
 ) -> None:
     synthesizer = Synthesizer(voice, sample_rate_hz=24000)
     output = Output("pcm", is_stream=True)
     _, whole = await synthesizer.speak_whole(request(text, "english", max_frames=4096), "pcm")
     frames = whole.audio_s / FRAME_S
-    for factor, is_foretold in ((1 / NEARLY_ALWAYS, True), (NEARLY_ALWAYS, False)):
+    for factor, has_warning in ((1 / NEARLY_ALWAYS, True), (NEARLY_ALWAYS, False)):
         asked = request(text, "english", max_frames=math.ceil(frames * factor))
-        speech = synthesizer.speak(asked, output)
+        speech = await synthesizer.speak(asked, output)
         await speech.aclose()
-        assert ("max_length" in (speech.info.warning or "")) == is_foretold, (frames, speech.info)
+        assert ("max_length" in (speech.info.warning or "")) == has_warning, (frames, speech.info)
 
 
 def test_every_part_of_a_text_takes_time() -> None:

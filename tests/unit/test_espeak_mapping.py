@@ -1,4 +1,4 @@
-"""The table from wishes to a delivery: total, and honest about every wish."""
+"""The table from attributes to a delivery: every attribute is applied or has a reason."""
 
 import itertools
 from dataclasses import replace
@@ -82,7 +82,7 @@ def test_gender_and_age_have_their_voice(gender, age, variant, pitch, rate_wpm):
 
 
 @pytest.mark.parametrize("age", [1, 12, 13, 19, 20, None, 54, 55])
-def test_voice_without_a_wished_gender_is_male(age):
+def test_voice_without_a_requested_gender_is_male(age):
     assert choose(age=age)[1] == choose(gender="male", age=age)[1]
 
 
@@ -156,19 +156,19 @@ def test_mapping_is_total_and_within_what_espeak_accepts():
         assert 0 <= delivery.volume <= 200
 
 
-def test_every_wish_is_reported_once():
+def test_every_attribute_is_reported_once():
     choice, _ = choose(gender="female", age=25, emotion="happy")
     assert set(choice.applied) == {"gender", "age", "emotion"}
     assert choice.not_applied == {}
 
 
-def test_no_wish_is_reported_when_there_was_none():
+def test_nothing_is_reported_for_a_request_without_attributes():
     choice, _ = choose()
     assert choice.applied == ()
     assert choice.not_applied == {}
 
 
-def test_speaker_wins_over_gender_and_age_and_says_so():
+def test_speaker_wins_over_gender_and_age_with_a_reason():
     choice, delivery = choose(speaker="annie", gender="male", age=70, emotion="sad")
     assert delivery.variant == choice.speaker == "Annie"
     assert set(choice.applied) == {"speaker", "emotion"}
@@ -259,8 +259,14 @@ def test_tables_have_every_language_gender_age_and_emotion():
 
 
 @pytest.mark.parametrize("blank", [None, "", "  "])
-def test_blank_wishes_are_no_wishes(blank):
+def test_blank_attributes_count_as_not_given(blank):
     assert choose(speaker=blank, instruct=blank, emotion=blank) == choose()
+
+
+@pytest.mark.parametrize(("factor", "pitch"), [(1, 48), (1.2, 66), (0.8, 24), (2, 99), (0.5, 0)])
+def test_the_pitch_of_a_request_is_within_what_the_library_takes(factor, pitch):
+    plain = SpeechRequest(request_id="t", seed=1)
+    assert choose_delivery(replace(plain, pitch=factor), SPEAKERS)[1].pitch == pitch
 
 
 @pytest.mark.parametrize(

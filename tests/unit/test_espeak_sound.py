@@ -32,7 +32,7 @@ def voice():
     voice.close()
 
 
-def speak(voice, text, language, *, speaker=None, **attributes):
+def speak(voice, text, language, *, speaker=None, pitch=1.0, **attributes):
     """Synthesise at once on this thread; float32 [N]."""
     request = SpeechRequest(
         request_id="test",
@@ -40,6 +40,7 @@ def speak(voice, text, language, *, speaker=None, **attributes):
         text=text,
         language=language,
         speaker=speaker,
+        pitch=pitch,
         attributes=VoiceAttributes(**attributes),
     )
     utterance = voice.prepare(request)
@@ -223,13 +224,22 @@ def test_silence_is_not_understood(recognise):
 
 def test_the_voices_of_the_table_are_understood(voice, recognise):
     """Not each sentence by each voice: formant voices differ, but words must come through."""
-    wishes = itertools.product(("male", "female", "neutral"), (None, 8, 75))
-    cases = [(*wish, sentence) for wish in wishes for sentence in sorted(VOCABULARY)]
+    kinds = itertools.product(("male", "female", "neutral"), (None, 8, 75))
+    cases = [(*kind, sentence) for kind in kinds for sentence in sorted(VOCABULARY)]
     right = sum(
         recognise(speak(voice, sentence, "english", gender=gender, age=age)) == sentence
         for gender, age, sentence in cases
     )
     assert right >= 0.9 * len(cases)
+
+
+@pytest.mark.parametrize("factor", [0.75, 0.8, 1.2, 1.45])
+def test_a_factor_of_pitch_is_heard_as_such(voice, factor):
+    plain, other = (
+        median_pitch_hz(speak(voice, SENTENCES["english"], "english", pitch=pitch))
+        for pitch in (1, factor)
+    )
+    assert other / plain == pytest.approx(factor, rel=0.08)
 
 
 def test_pitch_moves_the_whole_voice_and_pitch_range_hardly(voice):

@@ -39,6 +39,14 @@ async def speak(voice, **fields):
 # Refusals --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("pitch", "is_limited"), [(1, False), (1.2, False), (2, True), (0.5, True)]
+)
+def test_a_pitch_beyond_the_library_is_limited_and_said(voice, pitch, is_limited):
+    warning = voice.prepare(request(text="Hello.", pitch=pitch)).warning
+    assert ("pitch was limited" in (warning or "")) is is_limited
+
+
 def test_tokens_are_refused(voice):
     with pytest.raises(CannotSpeak) as caught:
         voice.prepare(SpeechRequest(request_id="test", seed=1, tokens=(1, 2)))
@@ -64,10 +72,10 @@ def test_text_without_a_reading_is_refused(voice, text, language):
     assert (caught.value.code, caught.value.param) == ("no_reading", "text")
 
 
-def test_text_that_turns_out_silent_fails_before_its_first_chunk(voice):
+async def test_text_that_turns_out_silent_fails_before_its_first_chunk(voice):
     # An Aegean number is a number to Python, and English espeak-ng says nothing for it.
     with pytest.raises(CannotSpeak, match="nothing that the embedded voice can speak"):
-        asyncio.run(speak(voice, text="\U00010107", language="english"))
+        await speak(voice, text="\U00010107", language="english")
 
 
 def test_unknown_speaker_is_refused(voice):
@@ -84,7 +92,7 @@ def test_kanji_are_read_in_kana_with_particles_as_spoken(voice):
     assert pieces == ("わたし わ にほんご を べんきょう します 。", "とうきょう え いく 。")
 
 
-def test_emoji_and_figures_do_not_trouble_the_kana_reader(voice):
+def test_emoji_and_digits_pass_the_kana_reader(voice):
     pieces = voice.prepare(request("ＯＫ 😀 100円！ 二〇年 한국 café\n", "japanese")).pieces
     assert " ".join(" ".join(pieces).split()) == "おー けー 😀 ひゃくえん ！ に ぜろ ねん 한국 café"
 
@@ -98,9 +106,11 @@ def test_emoji_and_figures_do_not_trouble_the_kana_reader(voice):
         ("안녕 мой друг", "russian", "안녕,", "korean"),
     ],
 )
-def test_foreign_word_sounds_as_in_its_own_language(voice, text, language, alone, language_alone):
-    whole, _ = asyncio.run(speak(voice, text=text, language=language))
-    word, _ = asyncio.run(speak(voice, text=alone, language=language_alone))
+async def test_foreign_word_sounds_as_in_its_own_language(
+    voice, text, language, alone, language_alone
+):
+    whole, _ = await speak(voice, text=text, language=language)
+    word, _ = await speak(voice, text=alone, language=language_alone)
     start = len(np.trim_zeros(word)) // 2
     np.testing.assert_array_equal(whole[:start], word[:start])
 
@@ -109,39 +119,39 @@ def test_foreign_word_sounds_as_in_its_own_language(voice, text, language, alone
     "text",
     ["The word привет means hello.", "I live in 東京 now.", "Say 안녕 to ねこ and мир friend."],
 )
-def test_change_of_language_leaves_no_gap(voice, text):
-    samples, _ = asyncio.run(speak(voice, text=text, language="english"))
+async def test_change_of_language_leaves_no_gap(voice, text):
+    samples, _ = await speak(voice, text=text, language="english")
     loud = np.flatnonzero(np.abs(samples) > 0.003)
     assert np.diff(loud).max() < 0.1 * voice.sample_rate_hz
 
 
-def test_comma_before_a_foreign_word_keeps_its_pause(voice):
-    samples, _ = asyncio.run(speak(voice, text="He said, привет.", language="english"))
+async def test_comma_before_a_foreign_word_keeps_its_pause(voice):
+    samples, _ = await speak(voice, text="He said, привет.", language="english")
     loud = np.flatnonzero(np.abs(samples) > 0.003)
     assert np.diff(loud).max() > 0.12 * voice.sample_rate_hz
 
 
-def test_length_cap_cuts_within_foreign_words(voice):
+async def test_length_cap_cuts_within_foreign_words(voice):
     text = "The word привет means hello."
-    whole, _ = asyncio.run(speak(voice, text=text, language="english"))
+    whole, _ = await speak(voice, text=text, language="english")
     for max_frames in (3, 8):
-        cut, reason = asyncio.run(
-            speak(voice, text=text, language="english", max_frames=max_frames)
-        )
+        cut, reason = await speak(voice, text=text, language="english", max_frames=max_frames)
         assert reason == "length"
         np.testing.assert_array_equal(cut, whole[: len(cut)])
 
 
-def test_mark_of_stress_moves_the_stress_or_changes_nothing(voice):
-    def sound(text, language="russian"):
-        return asyncio.run(speak(voice, text=text, language=language))[0]
+async def test_mark_of_stress_moves_the_stress_or_changes_nothing(voice):
+    async def sound(text, language="russian"):
+        return (await speak(voice, text=text, language=language))[0]
 
-    np.testing.assert_array_equal(sound("Москва\u0301 и го\u0301род"), sound("Москва и город"))
-    castle, lock = sound("за\u0301мок"), sound("замо\u0301к")
-    np.testing.assert_array_equal(lock, sound("замок"))
-    np.testing.assert_array_equal(castle, sound("з+амок"))
+    marked, plain = await sound("Москва\u0301 и го\u0301род"), await sound("Москва и город")
+    np.testing.assert_array_equal(marked, plain)
+    castle, lock = await sound("за\u0301мок"), await sound("замо\u0301к")
+    np.testing.assert_array_equal(lock, await sound("замок"))
+    np.testing.assert_array_equal(castle, await sound("з+амок"))
     assert len(castle) != len(lock)
-    assert len(sound("the за\u0301мок", "english")) != len(sound("the замок", "english"))
+    marked, plain = [await sound(f"the {word}", "english") for word in ("за\u0301мок", "замок")]
+    assert len(marked) != len(plain)
 
 
 def test_russian_dates_are_spoken_as_dates(voice):
@@ -152,9 +162,9 @@ def test_russian_dates_are_spoken_as_dates(voice):
     assert dated == written
 
 
-def test_phonemes_are_spoken_instead_of_the_text(voice):
-    asked, _ = asyncio.run(speak(voice, text="other", language="english", phonemes="h@l'oU"))
-    hello, _ = asyncio.run(speak(voice, text="hello", language="english"))
+async def test_phonemes_are_spoken_instead_of_the_text(voice):
+    asked, _ = await speak(voice, text="other", language="english", phonemes="h@l'oU")
+    hello, _ = await speak(voice, text="hello", language="english")
     assert len(asked) == pytest.approx(len(hello), rel=0.1)
 
 
@@ -164,11 +174,9 @@ def test_brackets_are_no_way_to_phonemes(voice):
         assert language == "english" or "[" not in piece
 
 
-def test_phoneme_names_in_english_text_are_spoken_as_text(voice):
-    bracketed, word = (
-        asyncio.run(speak(voice, text=text, language="english"))[0]
-        for text in ("[[h@l'oU]]", "hello")
-    )
+async def test_phoneme_names_in_english_text_are_spoken_as_text(voice):
+    bracketed, _ = await speak(voice, text="[[h@l'oU]]", language="english")
+    word, _ = await speak(voice, text="hello", language="english")
     assert len(bracketed) > 1.4 * len(word)
 
 
@@ -201,7 +209,7 @@ def test_choice_names_the_speaker_and_what_was_applied(voice):
     assert set(choice.not_applied) == {"emotion"}
 
 
-def test_voice_says_what_it_is(voice):
+def test_voice_reports_its_facts(voice):
     assert (voice.model_name, voice.device, voice.sample_rate_hz) == ("espeak-ng", "cpu", 22050)
     assert {"f1", "m3", "Annie"} <= set(voice.speakers)
     assert voice.longest_part_chars is None
@@ -224,78 +232,75 @@ def test_emotion_words_and_names_of_other_services_are_known(voice):
     assert utterance.choice.applied == ("emotion", "speaker")
 
 
-def test_voice_whose_process_has_gone_is_not_healthy():
+async def test_voice_whose_process_has_gone_is_not_healthy():
     voice = EspeakVoice()
     assert voice.is_healthy
     voice._library.close()
     assert not voice.is_healthy
     with pytest.raises(SynthesisFailed):
-        asyncio.run(speak(voice))
+        await speak(voice)
     voice.close()
 
 
 # Streaming -------------------------------------------------------------------------
 
 
-def test_same_request_gives_the_same_samples(voice):
-    (first, _), (second, _) = (asyncio.run(speak(voice, text=SENTENCES)) for _ in range(2))
+async def test_same_request_gives_the_same_samples(voice):
+    (first, _), (second, _) = [await speak(voice, text=SENTENCES) for _ in range(2)]
     np.testing.assert_array_equal(first, second)
 
 
-def test_speech_ends_with_stop(voice):
-    samples, reason = asyncio.run(speak(voice))
+async def test_speech_ends_with_stop(voice):
+    samples, reason = await speak(voice)
     assert reason == "stop"
     assert samples.dtype == np.float32
     assert np.abs(samples).max() > 0.1
 
 
-def test_concurrent_utterances_equal_their_solo_results(voice):
+async def test_concurrent_utterances_equal_their_solo_results(voice):
     asked = [
         {"text": SENTENCES, "attributes": VoiceAttributes(gender="female", emotion="happy")},
         {"text": "Hello there. How are you?", "language": "english", "speaker": "grandma"},
         {"text": "你好。今天天气很好。", "language": "chinese"},
     ]
-    solo = [asyncio.run(speak(voice, **fields))[0] for fields in asked]
-
-    async def together():
-        return await asyncio.gather(*(speak(voice, **fields) for fields in asked))
-
-    for expected, (samples, _) in zip(solo, asyncio.run(together()), strict=True):
+    solo = [(await speak(voice, **fields))[0] for fields in asked]
+    together = await asyncio.gather(*(speak(voice, **fields) for fields in asked))
+    for expected, (samples, _) in zip(solo, together, strict=True):
         np.testing.assert_array_equal(samples, expected)
 
 
 @pytest.mark.parametrize("max_frames", [1, 5, 12])
-def test_length_cap_cuts_exactly_and_says_so(voice, max_frames):
-    whole, _ = asyncio.run(speak(voice, text=SENTENCES))
-    samples, reason = asyncio.run(speak(voice, text=SENTENCES, max_frames=max_frames))
+async def test_length_cap_cuts_exactly_with_finish_reason_length(voice, max_frames):
+    whole, _ = await speak(voice, text=SENTENCES)
+    samples, reason = await speak(voice, text=SENTENCES, max_frames=max_frames)
     assert reason == "length"
     assert len(samples) == round(max_frames * FRAME_S * voice.sample_rate_hz)
     np.testing.assert_array_equal(samples, whole[: len(samples)])
 
 
-def test_length_cap_across_pieces_cuts_exactly(voice):
+async def test_length_cap_across_pieces_cuts_exactly(voice):
     first_piece = voice.prepare(request(text=SENTENCES)).pieces[0]
-    first, _ = asyncio.run(speak(voice, text=first_piece))
+    first, _ = await speak(voice, text=first_piece)
     max_frames = int(len(first) / voice.sample_rate_hz / FRAME_S) + 5
-    samples, reason = asyncio.run(speak(voice, text=SENTENCES, max_frames=max_frames))
+    samples, reason = await speak(voice, text=SENTENCES, max_frames=max_frames)
     assert reason == "length"
     assert len(samples) == round(max_frames * FRAME_S * voice.sample_rate_hz)
 
 
-def test_expected_length_is_near_the_real_one(voice):
-    samples, _ = asyncio.run(speak(voice, text=SENTENCES))
+async def test_expected_length_is_near_the_real_one(voice):
+    samples, _ = await speak(voice, text=SENTENCES)
     expected_s = voice.prepare(request(text=SENTENCES)).expected_s
     assert expected_s == pytest.approx(len(samples) / voice.sample_rate_hz, rel=0.5)
 
 
-def test_warm_up_speaks_and_fails_when_nothing_is_heard(voice, monkeypatch):
+def test_warm_up_speaks_and_fails_without_sound(voice, monkeypatch):
     voice.warm_up()
     monkeypatch.setattr(voice._library, "synthesise", lambda *_args: None)
     with pytest.raises(SynthesisFailed):
         voice.warm_up()
 
 
-def test_warm_up_is_content_with_one_chunk_that_is_heard(voice, monkeypatch):
+def test_warm_up_needs_one_chunk_with_sound(voice, monkeypatch):
     def speak_softly(_delivery, _text, on_chunk):
         assert all(on_chunk(np.full(9, level, np.float32)) for level in (0, 0.1, 0))
 
@@ -308,16 +313,12 @@ def test_warm_up_is_content_with_one_chunk_that_is_heard(voice, monkeypatch):
         voice.warm_up()
 
 
-def test_closed_voice_is_not_ready():
+async def test_closed_voice_is_not_ready():
     voice = EspeakVoice()
     utterance = voice.prepare(request())
     voice.close()
-
-    async def speak_late():
-        await collect(utterance.speak())
-
     with pytest.raises(NotReady):
-        asyncio.run(speak_late())
+        await collect(utterance.speak())
     voice.close()
 
 
@@ -349,90 +350,67 @@ def worker():
         yield worker
 
 
-def test_first_piece_arrives_while_the_rest_is_not_synthesised(worker):
+async def test_first_piece_arrives_while_the_rest_is_not_synthesised(worker):
     held = HeldSynthesis()
     held.may_end.set()
-
-    async def first_chunk():
-        stream = EspeakStream("abcdef", held, worker, max_samples=1000)
-        chunk = await anext(aiter(stream))
-        reason = stream.finish_reason
-        await stream.aclose()
-        return chunk, reason
-
-    chunk, reason = asyncio.run(first_chunk())
-    assert len(chunk) == 10
-    assert reason is None
+    stream = EspeakStream("abcdef", held, worker, max_samples=1000)
+    assert len(await anext(aiter(stream))) == 10
+    assert stream.finish_reason is None
+    await stream.aclose()
     assert set(held.started) <= {"a", "b"}
 
 
-def test_pieces_of_two_utterances_take_turns(worker):
+async def test_pieces_of_two_utterances_take_turns(worker):
     held = HeldSynthesis()
     held.may_end.set()
-
-    async def two():
-        streams = [EspeakStream(p, held, worker, max_samples=1000) for p in ("aaaa", "bbbb")]
-        await asyncio.gather(*map(collect, streams))
-
-    asyncio.run(two())
+    streams = [EspeakStream(p, held, worker, max_samples=1000) for p in ("aaaa", "bbbb")]
+    await asyncio.gather(*map(collect, streams))
     assert sorted(held.started) == list("aaaabbbb")
     assert held.started[:4].count("b") == 2
 
 
-def test_leaving_stops_the_piece_in_the_making_within_one_chunk(worker):
+async def test_closing_stops_the_current_piece_within_one_chunk(worker):
     held = HeldSynthesis()
-
-    async def leave():
-        stream = EspeakStream("ab", held, worker, max_samples=1000)
-        await asyncio.to_thread(held.is_running.wait)
-        await stream.aclose()
-        await stream.aclose()
-        held.may_end.set()
-        return stream, [chunk async for chunk in stream]
-
-    stream, chunks = asyncio.run(leave())
+    stream = EspeakStream("ab", held, worker, max_samples=1000)
+    await asyncio.to_thread(held.is_running.wait)
+    await stream.aclose()
+    await stream.aclose()
+    held.may_end.set()
+    assert [chunk async for chunk in stream] == []
     worker.shutdown()
-    assert chunks == []
     assert stream.finish_reason == "cancelled"
     assert held.started == ["a"]
     assert held.chunks <= 1
 
 
-def test_leaving_before_ones_turn_costs_nothing(worker):
+async def test_a_stream_closed_before_its_turn_synthesises_nothing(worker):
     held = HeldSynthesis()
-
-    async def leave():
-        busy = EspeakStream("a", held, worker, max_samples=1000)
-        waiting = EspeakStream("b", held, worker, max_samples=1000)
-        reader = asyncio.ensure_future(collect_all(waiting))
-        await asyncio.to_thread(held.is_running.wait)
-        await waiting.aclose()
-        heard = await reader
-        held.may_end.set()
-        await collect(busy)
-        return heard
 
     async def collect_all(stream):
         return [chunk async for chunk in stream]
 
-    assert asyncio.run(leave()) == []
+    busy = EspeakStream("a", held, worker, max_samples=1000)
+    waiting = EspeakStream("b", held, worker, max_samples=1000)
+    reader = asyncio.ensure_future(collect_all(waiting))
+    await asyncio.to_thread(held.is_running.wait)
+    await waiting.aclose()
+    assert await reader == []
+    held.may_end.set()
+    await collect(busy)
     assert held.started == ["a"]
 
 
-def test_failure_inside_reaches_the_reader(worker):
+async def test_failure_inside_reaches_the_reader(worker):
     def fail(_piece, _on_chunk):
         raise SynthesisFailed("espeak-ng failed with status 1")
 
-    async def read():
-        stream = EspeakStream("a", fail, worker, max_samples=1000)
-        with pytest.raises(SynthesisFailed):
-            await collect(stream)
-        return stream.finish_reason
-
-    assert asyncio.run(read()) == "error"
+    stream = EspeakStream("a", fail, worker, max_samples=1000)
+    with pytest.raises(SynthesisFailed):
+        await collect(stream)
+    assert stream.finish_reason == "error"
 
 
-def spoken(pieces, samples_of, worker, max_samples=1000):
+async def spoken(pieces, samples_of, worker, max_samples=1000):
     """Read a stream of pieces with these samples, and leave; its chunks, its end, any error."""
     is_begun = threading.Event()
 
@@ -442,30 +420,27 @@ def spoken(pieces, samples_of, worker, max_samples=1000):
             if not on_chunk(np.asarray(chunk, np.float32)):
                 return
 
-    async def read():
-        stream = EspeakStream(pieces, synthesise, worker, max_samples=max_samples)
-        assert stream.finish_reason is None
-        is_begun.set()
-        chunks = []
-        try:
-            async for chunk in stream:
-                chunks += [chunk.tolist()]
-        except TTSError as error:
-            return chunks, stream.finish_reason, error
-        await stream.aclose()
-        return chunks, stream.finish_reason, None
-
-    return asyncio.run(read())
+    stream = EspeakStream(pieces, synthesise, worker, max_samples=max_samples)
+    assert stream.finish_reason is None
+    is_begun.set()
+    chunks = []
+    try:
+        async for chunk in stream:
+            chunks += [chunk.tolist()]
+    except TTSError as error:
+        return chunks, stream.finish_reason, error
+    await stream.aclose()
+    return chunks, stream.finish_reason, None
 
 
-def test_one_chunk_has_one_piece_and_silent_pieces_are_left_out(worker):
+async def test_one_chunk_has_one_piece_and_silent_pieces_are_left_out(worker):
     sounds = {"a": [[1, 2], [3]], "b": [[0, 0]], "c": [[0], [4]], "d": []}
-    assert spoken("abcd", sounds, worker) == ([[1, 2, 3], [0, 4]], "stop", None)
+    assert await spoken("abcd", sounds, worker) == ([[1, 2, 3], [0, 4]], "stop", None)
 
 
 @pytest.mark.parametrize("sounds", [{"a": []}, {"a": [[0, 0]]}])
-def test_speech_without_a_sound_is_an_error(worker, sounds):
-    chunks, reason, error = spoken("aa", sounds, worker)
+async def test_speech_without_a_sound_is_an_error(worker, sounds):
+    chunks, reason, error = await spoken("aa", sounds, worker)
     assert (chunks, reason) == ([], "error")
     assert isinstance(error, CannotSpeak)
     assert (error.code, error.param) == ("no_reading", "text")
@@ -482,31 +457,28 @@ def test_speech_without_a_sound_is_an_error(worker, sounds):
         (7, [[1, 2, 3], [0, 4], [5]], "stop"),
     ],
 )
-def test_speech_is_cut_at_its_length_though_that_be_silence(worker, max_samples, chunks, reason):
+async def test_speech_is_cut_at_its_length_even_in_a_silence(worker, max_samples, chunks, reason):
     sounds = {"a": [[1, 2], [3]], "b": [[0, 4]], "c": [[5]]}
-    assert spoken("abc", sounds, worker, max_samples) == (chunks, reason, None)
+    assert await spoken("abc", sounds, worker, max_samples) == (chunks, reason, None)
 
 
-def test_silence_alone_up_to_the_length_is_no_error(worker):
-    assert spoken("a", {"a": [[0, 0, 0]]}, worker, 2) == ([[0, 0]], "length", None)
+async def test_silence_alone_up_to_the_length_is_no_error(worker):
+    assert await spoken("a", {"a": [[0, 0, 0]]}, worker, 2) == ([[0, 0]], "length", None)
 
 
-def test_synthesis_stops_where_the_length_is_reached(worker):
+async def test_synthesis_stops_where_the_length_is_reached(worker):
     made = []
 
     def synthesise(_piece, on_chunk):
         made.append(on_chunk(np.ones(2, np.float32)))
         made.append(on_chunk(np.ones(2, np.float32)))
 
-    async def read():
-        return await collect(EspeakStream("ab", synthesise, worker, max_samples=4))
-
-    assert len(asyncio.run(read())) == 4
+    assert len(await collect(EspeakStream("ab", synthesise, worker, max_samples=4))) == 4
     worker.shutdown()
     assert made == [True, False]
 
 
-def test_next_piece_is_made_while_the_reader_has_the_first(worker):
+async def test_next_piece_is_made_while_the_reader_has_the_first(worker):
     is_second_made = threading.Event()
 
     def synthesise(piece, on_chunk):
@@ -514,15 +486,12 @@ def test_next_piece_is_made_while_the_reader_has_the_first(worker):
         if piece == "b":
             is_second_made.set()
 
-    async def read():
-        stream = EspeakStream("ab", synthesise, worker, max_samples=9)
-        await anext(aiter(stream))
-        return await asyncio.to_thread(is_second_made.wait, 30)
-
-    assert asyncio.run(read())
+    stream = EspeakStream("ab", synthesise, worker, max_samples=9)
+    await anext(aiter(stream))
+    assert await asyncio.to_thread(is_second_made.wait, 30)
 
 
-def test_unforeseen_failure_inside_is_a_failure_of_synthesis_and_logged(
+async def test_unforeseen_failure_inside_is_a_failure_of_synthesis_and_logged(
     worker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(logging.getLogger("qwen_tts_service"), "propagate", True)
@@ -530,34 +499,27 @@ def test_unforeseen_failure_inside_is_a_failure_of_synthesis_and_logged(
     def fail(_piece, _on_chunk):
         raise OSError("no such file")
 
-    async def read():
-        await collect(EspeakStream("a", fail, worker, max_samples=9))
-
     with pytest.raises(SynthesisFailed, match="the embedded voice failed"):
-        asyncio.run(read())
+        await collect(EspeakStream("a", fail, worker, max_samples=9))
     assert "no such file" in caplog.text
 
 
-def test_failure_of_a_later_piece_follows_the_pieces_before_it(worker):
+async def test_failure_of_a_later_piece_follows_the_pieces_before_it(worker):
     class Sounds(dict):
         def __missing__(self, _):
             raise SynthesisFailed("espeak-ng failed with status 1")
 
-    chunks, reason, error = spoken("ab", Sounds(a=[[1]]), worker)
+    chunks, reason, error = await spoken("ab", Sounds(a=[[1]]), worker)
     assert (chunks, reason) == ([[1]], "error")
     assert isinstance(error, SynthesisFailed)
 
 
-def test_stream_is_not_ready_for_a_next_piece_after_the_worker_has_ended():
+async def test_stream_is_not_ready_for_a_next_piece_after_the_worker_has_ended():
     worker = ThreadPoolExecutor(1)
-
-    async def read():
-        stream = EspeakStream(
-            "ab", lambda _, on_chunk: on_chunk(np.ones(1, np.float32)), worker, max_samples=9
-        )
-        worker.shutdown()
-        with pytest.raises(NotReady, match="stopping"):
-            await collect(stream)
-        return stream.finish_reason
-
-    assert asyncio.run(read()) == "error"
+    stream = EspeakStream(
+        "ab", lambda _, on_chunk: on_chunk(np.ones(1, np.float32)), worker, max_samples=9
+    )
+    worker.shutdown()
+    with pytest.raises(NotReady, match="stopping"):
+        await collect(stream)
+    assert stream.finish_reason == "error"

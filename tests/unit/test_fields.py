@@ -1,4 +1,4 @@
-"""What may be asked for: each field's range and default, and that each one is passed on."""
+"""The request schema: range and default of each field, and that each one is passed on."""
 
 import json
 import tomllib

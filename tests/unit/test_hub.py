@@ -1,4 +1,4 @@
-"""Getting weights with huggingface_hub, from a stand-in for the hub on the loopback."""
+"""Downloads with huggingface_hub, from a local stand-in for the hub."""
 
 import errno
 import hashlib
@@ -104,7 +104,7 @@ class Asked:
 
 
 class StandInHub(ThreadingHTTPServer):
-    """Serves files by /{repository}/resolve/{revision}/{name}, and misbehaves when told to."""
+    """Serves files by /{repository}/resolve/{revision}/{name}, and misbehaves on request."""
 
     daemon_threads = True
 
@@ -272,7 +272,9 @@ def world(
 # Finding ----------------------------------------------------------------------------
 
 
-def test_places_are_looked_at_in_order_and_without_a_request(world: World, tmp_path: Path) -> None:
+def test_directories_are_searched_in_order_and_without_a_request(
+    world: World, tmp_path: Path
+) -> None:
     cached = write_cache(tmp_path / "cache", world.release, world.files, ref=False)
     assert world.get() == cached
     assert write_checkpoint(world.models, world.files) == world.get()
@@ -318,6 +320,22 @@ def test_two_directories_with_the_model_are_not_guessed_between(world: World) ->
 def test_own_name_may_name_a_directory(world: World) -> None:
     own = write_checkpoint(world.models / "our-voice", contents("0b6"))
     assert world.get("our-voice") == own
+
+
+@pytest.mark.parametrize("kind", ["custom_voice", "voice_design", "base"])
+def test_own_name_may_be_of_any_kind_and_a_published_name_only_of_its_own(
+    world: World, kind: str
+) -> None:
+    own = write_checkpoint(world.models / "mine", world.files | {"config.json": config(kind=kind)})
+    assert find("mine", world.models, hub=world.hub).directory == own
+    named = find(NAME, world.models, hub=world.hub).directory
+    assert named == (own if kind == "custom_voice" else None)
+
+
+def test_a_kind_that_nobody_knows_is_refused(world: World) -> None:
+    write_checkpoint(world.models / "mine", world.files | {"config.json": config(kind="song")})
+    (reason,) = find("mine", world.models, hub=world.hub).rejected
+    assert "tts_model_type song" in reason
 
 
 @pytest.mark.parametrize("name", ["../outside", "..", ".", "", "a/b"])
@@ -713,7 +731,7 @@ def test_command_announces_downloads_and_says_what_comes_next(world: World, scri
     assert_whole(world)
     out, err = capsys.readouterr()
     assert "400,000 bytes  model.safetensors" in out
-    assert "every size and SHA-256 as published" in out
+    assert "every known size and SHA-256 as published" in out
     assert f"Next: MODEL_NAME={NAME} MODEL_PATH={world.models} ./scripts/serve" in out
     assert "100%" in err
 
@@ -778,18 +796,71 @@ def test_command_names_the_models_it_knows(world: World, script, capsys) -> None
     assert f"Known: {NAME}, {SMALL}; espeak-ng" in capsys.readouterr().err
 
 
+# A file whose size and digest are not known to us ---------------------------------------
+
+
+def without_size(world: World) -> Hub:
+    files = tuple(
+        replace(file, size_bytes=None, sha256=None) if file.name == "config.json" else file
+        for file in world.release.files
+    )
+    return replace(world.hub, releases={NAME: replace(world.release, files=files)})
+
+
+def test_a_file_of_unknown_size_is_as_long_as_the_hub_says(world: World) -> None:
+    hub, seen = without_size(world), []
+    find_or_download(
+        NAME, world.models, hub=hub, on_progress=lambda _, fraction: seen.append(fraction)
+    )
+    assert_whole(world)
+    assert max(seen) == 1
+    config = next(file for file in hub.releases[NAME].files if file.name == "config.json")
+    assert config.difference(world.target / "config.json") is None
+    assert config.difference(world.target / "nothing") == "config.json is missing"
+
+
+def test_a_file_of_a_length_that_nobody_says_is_refused(world: World) -> None:
+    world.server.tells_length = False
+    with pytest.raises(StartupError, match=r"the hub does not say how long .*config\.json is"):
+        find_or_download(NAME, world.models, hub=without_size(world))
+
+
 # The table --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "gigabytes"), [(NAME, "4.52 GB"), (SMALL, "2.50 GB")])
-def test_table_names_each_needed_file_once(name: str, gigabytes: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "gigabytes", "identity"),
+    [
+        (NAME, "4.52 GB", ("1b7", "custom_voice")),
+        (SMALL, "2.50 GB", ("0b6", "custom_voice")),
+        ("Qwen3-TTS-12Hz-1.7B-VoiceDesign", "4.52 GB", ("1b7", "voice_design")),
+        ("Qwen3-TTS-12Hz-1.7B-Base", "4.54 GB", ("1b7", "base")),
+        ("Qwen3-TTS-12Hz-0.6B-Base", "2.52 GB", ("0b6", "base")),
+    ],
+)
+def test_table_names_each_needed_file_once(
+    name: str, gigabytes: str, identity: tuple[str, str]
+) -> None:
     release = RELEASES[name]
+    assert (release.size, release.kind) == identity
+    assert len(bytes.fromhex(release.revision)) == 20
     names = [file.name for file in release.files]
     assert release.repository == f"Qwen/{name}"
     assert set(weights.NEEDED_FILES) | {"generation_config.json"} == set(names)
     assert len(names) == len(set(names))
-    assert all(len(bytes.fromhex(file.sha256)) == 32 for file in release.files)
+    unknown = [file.name for file in release.files if file.sha256 is None]
+    assert unknown == (["config.json"] if release.kind == "voice_design" else [])
+    known = [file for file in release.files if file.sha256 is not None]
+    assert all(len(bytes.fromhex(file.sha256 or "")) == 32 and file.size_bytes for file in known)
     assert weights.in_gb(release.total_bytes) == gigabytes
+
+
+def test_table_has_no_two_names_for_the_same_weights() -> None:
+    weights_of = {
+        name: next(f.sha256 for f in release.files if f.name == BIG_FILE)
+        for name, release in RELEASES.items()
+    }
+    assert len(set(weights_of.values())) == len(RELEASES) == 5
 
 
 def test_table_agrees_with_the_generation_config_in_the_repository() -> None:

@@ -34,6 +34,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "request_timeout_s": 1800,
         "stall_timeout_s": 120,
         "max_positions": 8192,
+        "keep_alive_s": None,
         "runaway_factor": 4,
         "russian_stress": False,
         "stress_marks": "drop",
@@ -142,7 +143,7 @@ def test_the_most_of_a_setting_is_taken_and_what_is_above_is_not(
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("CPU_WEIGHTS", ["half", "int8", "float"]),
+        ("CPU_WEIGHTS", ["half", "bfloat16", "int8", "float"]),
         ("CODEC_DTYPE", ["float32", "bfloat16"]),
         ("LOG_LEVEL", ["debug", "info", "warning", "error"]),
         ("DEVICE", ["cpu", "cuda", "cuda:0", "cuda:12"]),

@@ -1,4 +1,4 @@
-"""Parts and silences as one stream: order, ends, failures, leaving."""
+"""Parts and silences as one stream: order, ends, failures, closing."""
 
 import asyncio
 from contextlib import aclosing
@@ -19,15 +19,15 @@ OPEN = None
 """Stands for a part that is still being made."""
 
 
-class Teller:
+class FakeVoice:
     """A voice whose utterances are lists: samples of one value each, or how the part ends."""
 
     def __init__(self):
-        self.begun = []
+        self.started = []
         self.channels = []
 
     def speak(self, utterance):
-        self.begun.append(utterance)
+        self.started.append(utterance)
         channel = PcmChannel(capacity_samples=10**9)
         self.channels.append(channel)
         for item in utterance:
@@ -36,14 +36,14 @@ class Teller:
             elif isinstance(item, str):
                 channel.close(item)
             elif item is not OPEN:
-                channel.put(np.full(item, len(self.begun), np.float32))
+                channel.put(np.full(item, len(self.started), np.float32))
         if OPEN not in utterance:
             channel.close()
         return channel
 
 
-def stream_of(teller, *parts, max_frames=1000):
-    starts = (part if isinstance(part, Pause) else partial(teller.speak, part) for part in parts)
+def stream_of(voice, *parts, max_frames=1000):
+    starts = (part if isinstance(part, Pause) else partial(voice.speak, part) for part in parts)
     stream = PartSequence(starts, sample_rate_hz=RATE_HZ, max_frames=max_frames)
     stream.finish()
     return stream
@@ -55,12 +55,11 @@ async def collect(stream):
     return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
 
 
-async def tell(*parts, **limits):
-    """Everything that is heard, the finish reason, and the teller."""
-
-    teller = Teller()
-    stream = stream_of(teller, *parts, **limits)
-    return await collect(stream), stream.finish_reason, teller
+async def speak(*parts, **limits):
+    """All samples, the finish reason, and the voice."""
+    voice = FakeVoice()
+    stream = stream_of(voice, *parts, **limits)
+    return await collect(stream), stream.finish_reason, voice
 
 
 def runs(samples):
@@ -70,32 +69,32 @@ def runs(samples):
 
 
 async def test_parts_and_silences_come_in_order():
-    heard, reason, _ = await tell(Pause(0.1), (30, 20), Pause(0.05), Pause(2.0), (10,), Pause(0.3))
+    heard, reason, _ = await speak(Pause(0.1), (30, 20), Pause(0.05), Pause(2.0), (10,), Pause(0.3))
     assert runs(heard) == [(0, 100), (1, 50), (0, 2050), (2, 10), (0, 300)]
     assert reason == "stop"
 
 
 @pytest.mark.parametrize(("duration_s", "samples"), [(0.001, 1), (1.001, 1001), (0.57, 570)])
 async def test_no_sample_of_a_silence_is_lost(duration_s, samples):
-    heard, _, _ = await tell((10,), Pause(duration_s), (10,))
+    heard, _, _ = await speak((10,), Pause(duration_s), (10,))
     assert runs(heard) == [(1, 10), (0, samples), (2, 10)]
 
 
 async def test_silence_before_a_part_that_never_sounds_is_not_heard():
-    heard, reason, _ = await tell((10,), Pause(0.1), ("runaway",))
+    heard, reason, _ = await speak((10,), Pause(0.1), ("runaway",))
     assert (runs(heard), reason) == ([(1, 10)], "runaway")
 
 
 @pytest.mark.parametrize(("parts", "end"), [(((10,),), "stop"), (((200,),), "length")])
-async def test_leaving_afterwards_does_not_change_how_it_ended(parts, end):
-    stream = stream_of(Teller(), *parts, max_frames=2)
+async def test_closing_after_the_end_keeps_the_finish_reason(parts, end):
+    stream = stream_of(FakeVoice(), *parts, max_frames=2)
     await collect(stream)
     await stream.aclose()
     assert stream.finish_reason == end
 
 
 async def test_silence_comes_in_chunks_of_a_second_at_most():
-    stream = stream_of(Teller(), (10,), Pause(10.0), Pause(10.0))
+    stream = stream_of(FakeVoice(), (10,), Pause(10.0), Pause(10.0))
     assert max([len(chunk) async for chunk in stream]) == RATE_HZ
 
 
@@ -110,36 +109,36 @@ async def test_silence_comes_in_chunks_of_a_second_at_most():
     ],
 )
 async def test_all_parts_share_max_frames(parts, expected):
-    heard, reason, teller = await tell(*parts, max_frames=2)
+    heard, reason, voice = await speak(*parts, max_frames=2)
     assert runs(heard) == expected
     assert reason == "length"
-    assert all(channel.is_cancelled for channel in teller.channels[-1:])
+    assert all(channel.is_cancelled for channel in voice.channels[-1:])
 
 
-async def test_a_speech_that_ends_with_its_last_frame_has_not_been_cut():
-    heard, reason, _ = await tell((80,), Pause(0.04), (40,), max_frames=2)
+async def test_a_speech_that_ends_with_the_last_frame_ends_with_stop():
+    heard, reason, _ = await speak((80,), Pause(0.04), (40,), max_frames=2)
     assert len(heard) == 2 * FRAME_SAMPLES
     assert reason == "stop"
 
 
 @pytest.mark.parametrize("end", ["length", "runaway"])
-async def test_a_part_that_does_not_simply_stop_ends_the_whole(end):
-    heard, reason, teller = await tell((10,), (10, end), (10,))
+async def test_a_part_with_another_finish_reason_than_stop_ends_the_whole(end):
+    heard, reason, voice = await speak((10,), (10, end), (10,))
     assert runs(heard) == [(1, 10), (2, 10)]
     assert reason == end
-    assert len(teller.begun) == 2
+    assert len(voice.started) == 2
 
 
 async def test_a_part_that_fails_fails_the_whole():
-    teller = Teller()
-    stream = stream_of(teller, (10,), (10, SynthesisFailed("no")), (10,))
+    voice = FakeVoice()
+    stream = stream_of(voice, (10,), (10, SynthesisFailed("no")), (10,))
     with pytest.raises(SynthesisFailed):
         await collect(stream)
-    assert (stream.finish_reason, len(teller.begun)) == ("error", 2)
+    assert (stream.finish_reason, len(voice.started)) == ("error", 2)
 
 
-async def test_a_voice_that_is_closed_on_the_way_fails_the_whole():
-    class Closing(Teller):
+async def test_a_voice_that_is_closed_meanwhile_fails_the_whole():
+    class Closing(FakeVoice):
         def speak(self, utterance):
             if utterance == "late":
                 raise NotReady("the service is stopping")
@@ -151,25 +150,25 @@ async def test_a_voice_that_is_closed_on_the_way_fails_the_whole():
     assert stream.finish_reason == "error"
 
 
-async def test_nothing_is_heard_before_the_first_part_has_begun():
-    stream = stream_of(Teller(), Pause(1.0), (SynthesisFailed("no"),))
+async def test_nothing_is_heard_before_the_first_part_has_started():
+    stream = stream_of(FakeVoice(), Pause(1.0), (SynthesisFailed("no"),))
     with pytest.raises(SynthesisFailed):
         await anext(aiter(stream))
 
 
-async def test_a_part_begins_when_the_one_before_has_ended():
-    teller = Teller()
-    chunks = aiter(stream_of(teller, (10, 10), (10,)))
+async def test_a_part_starts_when_the_previous_one_has_ended():
+    voice = FakeVoice()
+    chunks = aiter(stream_of(voice, (10, 10), (10,)))
     await anext(chunks)
     await anext(chunks)
-    assert len(teller.begun) == 1
+    assert len(voice.started) == 1
     await anext(chunks)
-    assert len(teller.begun) == 2
+    assert len(voice.started) == 2
 
 
-async def test_leaving_stops_the_part_that_speaks_and_starts_no_other():
-    teller = Teller()
-    stream = stream_of(teller, (10, OPEN), (10,))
+async def test_closing_stops_the_current_part_and_starts_no_other():
+    voice = FakeVoice()
+    stream = stream_of(voice, (10, OPEN), (10,))
     chunks = aiter(stream)
     await anext(chunks)
     waiting = asyncio.create_task(anext(chunks, None))
@@ -179,12 +178,12 @@ async def test_leaving_stops_the_part_that_speaks_and_starts_no_other():
     more, reason = await waiting, stream.finish_reason
     assert more is None
     assert reason == "cancelled"
-    assert len(teller.begun) == 1
-    assert teller.channels[0].is_cancelled
+    assert len(voice.started) == 1
+    assert voice.channels[0].is_cancelled
 
 
-async def test_leaving_in_a_silence_ends_it():
-    stream = stream_of(Teller(), (10,), Pause(10.0), (10,))
+async def test_closing_in_a_silence_ends_it():
+    stream = stream_of(FakeVoice(), (10,), Pause(10.0), (10,))
     async with aclosing(stream):
         chunks = aiter(stream)
         await anext(chunks)
@@ -192,13 +191,13 @@ async def test_leaving_in_a_silence_ends_it():
     assert ([chunk async for chunk in chunks], stream.finish_reason) == ([], "cancelled")
 
 
-async def test_leaving_before_anything_has_begun_starts_nothing():
-    teller = Teller()
-    stream = stream_of(teller, (10,), (10,))
+async def test_closing_an_unread_stream_starts_nothing():
+    voice = FakeVoice()
+    stream = stream_of(voice, (10,), (10,))
     await stream.aclose()
     assert not (await collect(stream)).size
     assert stream.finish_reason == "cancelled"
-    assert not teller.begun
+    assert not voice.started
 
 
 @pytest.mark.parametrize(
@@ -213,6 +212,6 @@ async def test_leaving_before_anything_has_begun_starts_nothing():
     ],
 )
 async def test_a_gap_is_heard_only_between_two_sounds(parts, expected):
-    heard = await collect(stream_of(Teller(), *parts))
+    heard = await collect(stream_of(FakeVoice(), *parts))
     lengths = [len(run) for run in np.split(heard, np.flatnonzero(np.diff(heard)) + 1)]
     assert lengths == expected

@@ -1,15 +1,19 @@
 """How the synthesizer performs a script: refusals first, then one voice, part after part."""
 
+import asyncio
 import io
+import re
 import threading
 import wave
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import groupby
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.engine.channel import PcmChannel
@@ -24,25 +28,25 @@ STREAM = Output("pcm", is_stream=True)
 
 
 @dataclass(frozen=True)
-class Told:
+class FakeUtterance:
     request: SpeechRequest
     choice: VoiceChoice
     warning: str | None
     expected_s: float
-    start: Callable[["Told"], PcmChannel]
+    start: Callable[["FakeUtterance"], PcmChannel]
 
     def speak(self):
         return self.start(self)
 
 
-class Teller:
+class FakeVoice:
     """Speaks 10 ms for a character; refuses a text with `no`; warns of one with `hm`.
 
     ends: how its speeches end, one after the other; "stop" when there are no more
     """
 
     sample_rate_hz = RATE_HZ
-    model_name = "teller"
+    model_name = "fake"
 
     def __init__(self, longest_part_chars=None, ends=()):
         self.longest_part_chars = longest_part_chars
@@ -57,13 +61,13 @@ class Teller:
         if "no" in (request.text or ""):
             raise CannotSpeak("not this")
         warning = "said oddly" if "hm" in (request.text or "") else None
-        choice = VoiceChoice(speaker="teller", language=request.language or "english")
-        return Told(request, choice, warning, len(request.text or "") / 100, self.speak)
+        choice = VoiceChoice(speaker="default", language=request.language or "english")
+        return FakeUtterance(request, choice, warning, len(request.text or "") / 100, self.speak)
 
-    def speak(self, told):
+    def speak(self, utterance):
         channel = PcmChannel(capacity_samples=10**9)
         self.spoken.append(channel)
-        channel.put(np.full(len(told.request.text or "x") * 240, 0.5, np.float32))
+        channel.put(np.full(len(utterance.request.text or "x") * 240, 0.5, np.float32))
         channel.close(self.ends.pop(0) if self.ends else "stop")
         return channel
 
@@ -74,7 +78,7 @@ class Teller:
         self.is_closed = True
 
 
-class OpenTeller(Teller):
+class OpenFakeVoice(FakeVoice):
     """Notes the texts of the utterances it opens; says nothing."""
 
     def __init__(self, longest_part_chars=None):
@@ -83,15 +87,15 @@ class OpenTeller(Teller):
 
     def open(self, request):
         self.texts.append("")
-        return OpenTold(self)
+        return OpenFakeUtterance(self)
 
 
-class OpenTold:
-    choice = VoiceChoice(speaker="teller", language="english")
+class OpenFakeUtterance:
+    choice = VoiceChoice(speaker="default", language="english")
     finish_reason = None
 
-    def __init__(self, teller):
-        self._texts = teller.texts
+    def __init__(self, voice):
+        self._texts = voice.texts
 
     def feed(self, text):
         self._texts[-1] += text
@@ -104,87 +108,87 @@ def ask(text=None, **fields):
     return SpeechRequest(request_id="r", seed=7, text=text, **fields)
 
 
-async def begin(teller, request):
+async def begin(voice, request):
     """Begin to speak and stop; what is known by then."""
     async with aclosing(
-        Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(request, STREAM)
+        await Synthesizer(voice, sample_rate_hz=RATE_HZ).speak(request, STREAM)
     ) as speech:
         return speech
 
 
-async def hear(teller, request):
-    synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
+async def hear(voice, request):
+    synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
     data, _ = await synthesizer.speak_whole(request, "pcm")
-    async with aclosing(synthesizer.speak(request, STREAM)) as speech:
+    async with aclosing(await synthesizer.speak(request, STREAM)) as speech:
         assert b"".join([part async for part in speech]) == data
     return np.frombuffer(data, "<i2")
 
 
 async def test_an_ordinary_text_goes_to_the_voice_as_it_is_and_comes_back_untouched():
-    teller = Teller(longest_part_chars=800)
-    speech = await begin(teller, ask("Good morning.", language="english"))
-    assert teller.prepared == [ask("Good morning.", language="english")]
-    assert speech._pcm is teller.spoken[0]
+    voice = FakeVoice(longest_part_chars=800)
+    speech = await begin(voice, ask("Good morning.", language="english"))
+    assert voice.prepared == [ask("Good morning.", language="english")]
+    assert speech._pcm is voice.spoken[0]
 
 
 async def test_tokens_go_to_the_voice_as_they_are():
-    teller = Teller(longest_part_chars=1)
-    await begin(teller, ask(tokens=(1, 2)))
-    assert teller.prepared == [ask(tokens=(1, 2))]
+    voice = FakeVoice(longest_part_chars=1)
+    await begin(voice, ask(tokens=(1, 2)))
+    assert voice.prepared == [ask(tokens=(1, 2))]
 
 
 async def test_nothing_is_spoken_when_a_later_part_is_refused():
-    teller = Teller()
+    voice = FakeVoice()
     with pytest.raises(CannotSpeak):
-        await begin(teller, ask("Yes. [pause:1s] no"))
-    assert len(teller.prepared) == 2
-    assert not teller.spoken
+        await begin(voice, ask("Yes. [pause:1s] no"))
+    assert len(voice.prepared) == 2
+    assert not voice.spoken
 
 
 async def test_pauses_are_heard_for_as_long_as_they_say():
-    heard = await hear(Teller(), ask("One [pause:0.5s] two"))
+    heard = await hear(FakeVoice(), ask("One [pause:0.5s] two"))
     assert len(heard) == (3 * 240) + 12000 + (3 * 240)
     assert np.flatnonzero(heard == 0).tolist() == list(range(720, 12720))
 
 
 async def test_a_long_text_is_spoken_part_by_part():
-    teller = Teller(longest_part_chars=30)
-    heard = await hear(teller, ask("This is one. That is two. Here is three."))
-    assert [len(part.text) for part in teller.prepared[:2]] == [26, 14]
+    voice = FakeVoice(longest_part_chars=30)
+    heard = await hear(voice, ask("This is one. That is two. Here is three."))
+    assert [len(part.text) for part in voice.prepared[:2]] == [26, 14]
     assert len(heard) == 40 * 240 + 7200
-    assert {part.seed for part in teller.prepared} == {7}
+    assert {part.seed for part in voice.prepared} == {7}
 
 
 async def test_all_parts_share_max_length():
-    assert len(await hear(Teller(), ask("One [pause:0.1s] two", max_frames=2))) == 2 * 1920
+    assert len(await hear(FakeVoice(), ask("One [pause:0.1s] two", max_frames=2))) == 2 * 1920
 
 
 async def test_a_text_that_will_not_fit_as_a_whole_is_warned_about_once():
-    teller = Teller()
+    voice = FakeVoice()
     text = "Quite short. [pause:1s] Quite short."
-    assert (await begin(teller, ask(text, max_frames=20))).info.warning is None
-    warning = (await begin(teller, ask(text, max_frames=14))).info.warning
+    assert (await begin(voice, ask(text, max_frames=20))).info.warning is None
+    warning = (await begin(voice, ask(text, max_frames=14))).info.warning
     assert warning.count("max_length") == 1
     assert warning.isascii()
 
 
 async def test_warnings_of_parts_are_said_once_and_together():
     speech = await begin(
-        Teller(), ask("hm [pause:1s] hm and 5", normalize="full", language="english")
+        FakeVoice(), ask("hm [pause:1s] hm and 5", normalize="full", language="english")
     )
     assert speech.info.warning.count("said oddly") == 1
     assert "full" in speech.info.warning
 
 
 async def test_the_expected_length_is_that_of_parts_and_pauses():
-    speech = await begin(Teller(), ask("Quite [pause:2s] short"))
+    speech = await begin(FakeVoice(), ask("Quite [pause:2s] short"))
     assert speech.info.expected_s == pytest.approx(2.1)
 
 
 async def test_a_speech_says_who_speaks_with_which_seed_how_long_and_how_it_ended():
-    synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
+    synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
     request = ask("Good. [pause:1s] Доброе утро", language=None)
-    async with aclosing(synthesizer.speak(request, STREAM)) as speech:
+    async with aclosing(await synthesizer.speak(request, STREAM)) as speech:
         before = speech.finish_reason
         data = b"".join([part async for part in speech])
         assert speech.audio_s == len(data) / 2 / RATE_HZ
@@ -195,15 +199,17 @@ async def test_a_speech_says_who_speaks_with_which_seed_how_long_and_how_it_ende
 @pytest.mark.parametrize(("frames", "is_warned"), [(15, False), (14, True)])
 async def test_what_just_fits_is_not_warned_about(frames, is_warned):
     text = "a" * 120  # 1.2 s, 15 frames
-    warning = (await begin(Teller(), ask(text, max_frames=frames))).info.warning
+    warning = (await begin(FakeVoice(), ask(text, max_frames=frames))).info.warning
     assert (warning is not None) == is_warned
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
 async def test_a_file_knows_its_length_and_a_stream_does_not(is_stream):
-    synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
+    synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
     if is_stream:
-        async with aclosing(synthesizer.speak(ask("Four"), Output("wav", is_stream=True))) as s:
+        async with aclosing(
+            await synthesizer.speak(ask("Four"), Output("wav", is_stream=True))
+        ) as s:
             data = b"".join([part async for part in s])
     else:
         data, _ = await synthesizer.speak_whole(ask("Four"), "wav")
@@ -215,7 +221,7 @@ async def test_a_file_knows_its_length_and_a_stream_does_not(is_stream):
 async def test_the_voices_rate_becomes_the_rate_that_is_asked_for():
     request = ask("Quite [pause:1s] short.", max_frames=12)
     for rate_hz in (RATE_HZ, 12000, 48000):
-        synthesizer = Synthesizer(Teller(), sample_rate_hz=rate_hz)
+        synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=rate_hz)
         data, speech = await synthesizer.speak_whole(request, "pcm")
         assert len(data) / 2 == pytest.approx(0.96 * rate_hz, abs=3)
         assert speech.audio_s == pytest.approx(0.96, abs=1e-3)
@@ -239,23 +245,25 @@ async def test_formats_that_cost_time_are_encoded_beside_the_event_loop(
 
         monkeypatch.setattr(AudioPipe, name, noted)
 
-    synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
+    synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
     assert (await synthesizer.speak_whole(ask("One"), format))[0]
     assert len(threads) == 2
     assert [thread is not threading.main_thread() for thread in threads] == [is_beside] * 2
 
 
 async def test_no_empty_piece_is_handed_on():
-    synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
-    async with aclosing(synthesizer.speak(ask("One"), Output("mp3", is_stream=True))) as speech:
+    synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
+    async with aclosing(
+        await synthesizer.speak(ask("One"), Output("mp3", is_stream=True))
+    ) as speech:
         parts = [part async for part in speech]
     assert parts
     assert all(parts)
 
 
-async def speak_whole(teller, drawn_seed=None, attempts=None):
+async def speak_whole(voice, drawn_seed=None, attempts=None):
     """Speak "One" with seed 7; `drawn_seed`: the seed that is drawn next, None if 7 was given."""
-    synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
+    synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
     watch = (lambda _: None) if attempts is None else attempts.append
     request = ask("One", is_seed_drawn=drawn_seed is not None)
     with pytest.MonkeyPatch.context() as patch:
@@ -266,9 +274,9 @@ async def speak_whole(teller, drawn_seed=None, attempts=None):
 
 @pytest.mark.parametrize("drawn_seed", [0, 9])
 async def test_a_runaway_is_spoken_once_more_with_another_seed(drawn_seed):
-    teller, attempts = Teller(ends=["runaway"]), []
-    data, speech = await speak_whole(teller, drawn_seed, attempts)
-    assert [asked.seed for asked in teller.prepared] == [7, drawn_seed]
+    voice, attempts = FakeVoice(ends=["runaway"]), []
+    data, speech = await speak_whole(voice, drawn_seed, attempts)
+    assert [asked.seed for asked in voice.prepared] == [7, drawn_seed]
     assert (speech.seed, speech.finish_reason) == (drawn_seed, "stop")
     assert [attempt.seed for attempt in attempts] == [7, drawn_seed]
     assert attempts[-1] is speech
@@ -276,34 +284,34 @@ async def test_a_runaway_is_spoken_once_more_with_another_seed(drawn_seed):
 
 
 async def test_what_ends_is_spoken_once():
-    teller = Teller()
-    await speak_whole(teller, 9)
-    assert len(teller.prepared) == 1
+    voice = FakeVoice()
+    await speak_whole(voice, 9)
+    assert len(voice.prepared) == 1
 
 
 @pytest.mark.parametrize(("drawn_seed", "times"), [(None, 1), (9, 2)])
 async def test_who_runs_away_for_good_cannot_speak(drawn_seed, times):
-    teller = Teller(ends=["runaway"] * 2)
+    voice = FakeVoice(ends=["runaway"] * 2)
     with pytest.raises(CannotSpeak) as caught:
-        await speak_whole(teller, drawn_seed)
+        await speak_whole(voice, drawn_seed)
     assert caught.value.code == "runaway"
-    assert len(teller.prepared) == times
+    assert len(voice.prepared) == times
 
 
 async def test_a_speech_that_was_stopped_is_no_file():
     with pytest.raises(SynthesisFailed):
-        await speak_whole(Teller(ends=["cancelled"]), 9)
+        await speak_whole(FakeVoice(ends=["cancelled"]), 9)
 
 
 async def test_what_fails_while_it_is_watched_is_stopped():
     def broken(_speech):
         raise RuntimeError
 
-    teller = Teller()
-    synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
+    voice = FakeVoice()
+    synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
     with pytest.raises(RuntimeError):
         await synthesizer.speak_whole(ask("One"), "pcm", on_begin=broken)
-    assert teller.spoken[0].is_cancelled
+    assert voice.spoken[0].is_cancelled
 
 
 @pytest.mark.parametrize(
@@ -317,8 +325,8 @@ async def test_what_fails_while_it_is_watched_is_stopped():
     ],
 )
 async def test_an_ending_that_is_none_is_said(end, code):
-    synthesizer = Synthesizer(Teller(ends=[end]), sample_rate_hz=RATE_HZ)
-    async with aclosing(synthesizer.speak(ask("One"), STREAM)) as speech:
+    synthesizer = Synthesizer(FakeVoice(ends=[end]), sample_rate_hz=RATE_HZ)
+    async with aclosing(await synthesizer.speak(ask("One"), STREAM)) as speech:
         [part async for part in speech]
     if code is None:
         speech.check_ending()
@@ -329,28 +337,91 @@ async def test_an_ending_that_is_none_is_said(end, code):
 
 
 async def test_a_speech_that_is_left_stops_the_voice_and_gives_no_more_bytes():
-    teller = Teller()
-    speech = Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(ask("One"), Output("wav", True))
+    voice = FakeVoice()
+    speech = await Synthesizer(voice, sample_rate_hz=RATE_HZ).speak(ask("One"), Output("wav", True))
     await speech.aclose()
     await speech.aclose()
-    assert teller.spoken[0].is_cancelled
+    assert voice.spoken[0].is_cancelled
     assert [part async for part in speech] == []
 
 
-@pytest.mark.parametrize("teller", [Teller(), OpenTeller()])
-def test_a_format_that_the_rate_does_not_have_is_refused_first(teller):
-    synthesizer = Synthesizer(teller, sample_rate_hz=22050)
-    speak = partial(SpeechByToken, synthesizer)
-    speak = speak if isinstance(teller, OpenTeller) else synthesizer.speak
+OPUS = Output("opus", is_stream=True)
+
+
+async def test_a_format_that_the_rate_does_not_have_is_refused_first():
+    voice = FakeVoice()
     with pytest.raises(InvalidRequest) as caught:
-        speak(ask("no"), Output("opus", is_stream=True))
+        await Synthesizer(voice, sample_rate_hz=22050).speak(ask("no"), OPUS)
     assert caught.value.param == "format"
-    assert not teller.prepared
+    assert not voice.prepared
+
+
+def test_a_format_that_the_rate_does_not_have_is_refused_first_by_token():
+    with pytest.raises(InvalidRequest) as caught:
+        SpeechByToken(Synthesizer(OpenFakeVoice(), sample_rate_hz=22050), ask("no"), OPUS)
+    assert caught.value.param == "format"
+
+
+LONG = "Quite long, this. " * 20
+
+
+class SlowReader(FakeVoice):
+    """Reads a text for as long as nobody sets `may_go_on`."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_reading, self.may_go_on = threading.Event(), threading.Event()
+
+    def prepare(self, request):
+        self.is_reading.set()
+        assert self.may_go_on.wait(10), "the event loop had no turn"
+        return super().prepare(request)
+
+
+async def test_the_event_loop_goes_on_while_a_long_text_is_read():
+    voice = SlowReader()
+    beginning = asyncio.create_task(begin(voice, ask(LONG)))
+    assert await asyncio.to_thread(voice.is_reading.wait, 10)
+    voice.may_go_on.set()
+    await beginning
+    assert voice.spoken
+
+
+async def test_who_leaves_while_a_long_text_is_read_has_started_nothing():
+    voice = SlowReader()
+    beginning = asyncio.create_task(begin(voice, ask(LONG)))
+    assert await asyncio.to_thread(voice.is_reading.wait, 10)
+    beginning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    voice.may_go_on.set()
+    await begin(voice, ask("One"))
+    assert len(voice.spoken) == 1
+
+
+async def test_long_texts_are_read_on_as_few_threads_however_many_come():
+    names = set()
+
+    class Named(FakeVoice):
+        def prepare(self, request):
+            names.add(threading.current_thread().name)
+            return super().prepare(request)
+
+    synthesizer = Synthesizer(Named(), sample_rate_hz=RATE_HZ)
+    for speech in await asyncio.gather(*(synthesizer.speak(ask(LONG), STREAM) for _ in range(20))):
+        await speech.aclose()
+    synthesizer.close()
+    assert names <= {f"text_{index}" for index in range(synthesizer_module.READERS)}
+
+
+async def test_a_long_text_that_is_refused_is_an_error_of_its_caller():
+    with pytest.raises(CannotSpeak):
+        await begin(FakeVoice(), ask(LONG + "no"))
 
 
 def test_only_a_voice_that_takes_words_takes_words():
-    assert can_speak_by_token(Synthesizer(OpenTeller(), sample_rate_hz=RATE_HZ))
-    synthesizer = Synthesizer(Teller(), sample_rate_hz=RATE_HZ)
+    assert can_speak_by_token(Synthesizer(OpenFakeVoice(), sample_rate_hz=RATE_HZ))
+    synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
     assert not can_speak_by_token(synthesizer)
     with pytest.raises(InvalidRequest) as caught:
         open_speech(synthesizer, ask(), STREAM, by_token=True)
@@ -359,12 +430,12 @@ def test_only_a_voice_that_takes_words_takes_words():
 
 @pytest.mark.parametrize(("longest_part_chars", "chars"), [(None, 407), (800, 407), (60, 33)])
 async def test_an_open_text_is_divided_at_half_a_part(longest_part_chars, chars):
-    teller = OpenTeller(longest_part_chars)
-    synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
+    voice = OpenFakeVoice(longest_part_chars)
+    synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
     request = ask(language="english", normalize="none")
     speech = open_speech(synthesizer, request, STREAM, by_token=True)
     speech.feed("Some word. " * 80)  # of 11 characters
-    assert len(teller.texts[0]) == chars
+    assert len(voice.texts[0]) == chars
 
 
 @pytest.mark.parametrize("has_russian", [True, False])
@@ -380,60 +451,98 @@ def test_before_the_first_request_everything_is_loaded(
 
     monkeypatch.setattr(synthesizer_module, "preload_detector", lambda: loaded.append("detector"))
     monkeypatch.setattr(synthesizer_module, "preload_russian", preload_russian)
-    teller = Teller()
-    synthesizer = Synthesizer(teller, sample_rate_hz=RATE_HZ)
+    voice = FakeVoice()
+    synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
     synthesizer.warm_up()
     assert loaded == ["detector", "russian"][: 1 + has_russian]
-    assert (teller.is_warm, teller.is_closed) == (True, False)
+    assert (voice.is_warm, voice.is_closed) == (True, False)
     synthesizer.close()
-    assert teller.is_closed
+    assert voice.is_closed
 
 
 # Markup and dialogue --------------------------------------------------------------------
 
 
-class Cast(Teller):
+class DialogueVoice(FakeVoice):
     """Tells as the speaker who is asked for, and knows only a and b."""
 
     def choose(self, request):
-        return VoiceChoice(speaker=request.speaker or "teller", language="english")
-
-    def prepare(self, request):
         if request.speaker not in (None, "a", "b"):
             raise InvalidRequest("known: a, b", param="speaker", code="unknown_speaker")
-        told = super().prepare(request)
-        return replace(told, choice=replace(told.choice, speaker=request.speaker or "teller"))
+        return VoiceChoice(speaker=request.speaker or "default", language="english")
+
+    def prepare(self, request):
+        self.choose(request)
+        utterance = super().prepare(request)
+        return replace(
+            utterance, choice=replace(utterance.choice, speaker=request.speaker or "default")
+        )
+
+
+class OpenCast(DialogueVoice, OpenFakeVoice):
+    """The same, by token too."""
 
 
 async def test_the_speakers_of_a_dialogue_are_said_in_order():
-    speech = await begin(Cast(), ask("One [voice:b] two [voice:a] three [voice:b] four"))
-    assert speech.info.speakers == ("teller", "b", "a")
-    assert speech.info.choice.speaker == "teller"
+    speech = await begin(DialogueVoice(), ask("One [voice:b] two [voice:a] three [voice:b] four"))
+    assert speech.info.speakers == ("default", "b", "a")
+    assert speech.info.choice.speaker == "default"
 
 
 @pytest.mark.parametrize(
-    "text", ["One. [voice:Bob] two", '<speak>One.<voice name="Bob">two</voice></speak>']
+    "text",
+    [
+        "One. [voice:Bob] two",
+        "One. [voice:Bob]",
+        "[voice:Bob][voice:a]One.",
+        "One. [voice:Bob][pause:1s][/voice] two",
+        '<speak>One.<voice name="Bob">two</voice></speak>',
+        '<speak>One.<voice name="Bob"><break/></voice></speak>',
+    ],
 )
 async def test_an_unknown_voice_is_refused_before_anything_is_spoken(text):
-    teller = Cast()
+    voice = DialogueVoice()
     with pytest.raises(InvalidRequest) as caught:
-        await begin(teller, ask(text))
+        await begin(voice, ask(text))
     assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
     assert '"Bob": known: a, b' in caught.value.message
-    assert not teller.spoken
+    assert not voice.spoken
+
+
+async def test_a_voice_without_english_knows_its_speakers_in_another_language():
+    class Russian(DialogueVoice):
+        def choose(self, request):
+            if request.language != "russian":
+                raise InvalidRequest("known: russian", param="language")
+            return super().choose(request)
+
+    speech = await begin(Russian(), ask("Раз. [voice:a] Два."))
+    assert speech.info.speakers == ("default", "a")
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+async def test_an_unknown_voice_in_a_text_that_is_written_is_refused_when_its_name_is_complete(
+    by_token,
+):
+    synthesizer = Synthesizer(OpenCast(), sample_rate_hz=RATE_HZ)
+    speech = open_speech(synthesizer, ask(), STREAM, by_token=by_token)
+    speech.feed("One. [voice:a]Two. Three [voice:Bo")
+    with pytest.raises(InvalidRequest) as caught:
+        speech.feed("b]")
+    assert (caught.value.param, caught.value.code) == ("text", "unknown_speaker")
 
 
 async def test_an_unknown_speaker_of_the_request_is_the_requests_fault():
     with pytest.raises(InvalidRequest) as caught:
-        await begin(Cast(), ask("One [voice:a] two", speaker="Bob"))
+        await begin(DialogueVoice(), ask("One [voice:a] two", speaker="Bob"))
     assert caught.value.param == "speaker"
 
 
-async def said_by_sentence(pieces, teller=None, **fields):
+async def spoken_by_sentence(pieces, voice=None, **fields):
     """What is prepared: (speaker, text) for each part of each sentence, and seconds."""
-    teller = teller or Cast()
+    voice = voice or DialogueVoice()
     speech = open_speech(
-        Synthesizer(teller, sample_rate_hz=RATE_HZ), ask(**fields), STREAM, by_token=False
+        Synthesizer(voice, sample_rate_hz=RATE_HZ), ask(**fields), STREAM, by_token=False
     )
     for piece in pieces:
         speech.feed(piece)
@@ -448,7 +557,7 @@ async def said_by_sentence(pieces, teller=None, **fields):
             async with aclosing(sentence):
                 [part async for part in sentence]
             heard_s.append(round(sentence.audio_s, 3))
-    return [(part.speaker, part.text) for part in teller.prepared], heard_s
+    return [(part.speaker, part.text) for part in voice.prepared], heard_s
 
 
 TALK = (
@@ -460,7 +569,7 @@ TALK = (
 @pytest.mark.parametrize("size", [1, 3, 8, 1000])
 async def test_sentences_with_markup_are_the_same_however_they_are_cut(size):
     pieces = [TALK[at : at + size] for at in range(0, len(TALK), size)]
-    assert await said_by_sentence(pieces, language="english") == (
+    assert await spoken_by_sentence(pieces, language="english") == (
         [
             (None, "One two."),
             (None, "Tom & I."),
@@ -484,12 +593,12 @@ async def test_sentences_with_markup_are_the_same_however_they_are_cut(size):
     ],
 )
 async def test_sentences_of_several_speakers_take_as_long_as_the_whole(text):
-    whole = Synthesizer(Cast(), sample_rate_hz=RATE_HZ).speak(
+    whole = await Synthesizer(DialogueVoice(), sample_rate_hz=RATE_HZ).speak(
         ask(text=text, language="russian"), STREAM
     )
     async with aclosing(whole):
         [part async for part in whole]
-    _, heard_s = await said_by_sentence([text], language="russian")
+    _, heard_s = await spoken_by_sentence([text], language="russian")
     assert sum(heard_s) == pytest.approx(whole.audio_s, abs=0.02)
 
 
@@ -506,12 +615,83 @@ async def test_sentences_of_several_speakers_take_as_long_as_the_whole(text):
 )
 @pytest.mark.parametrize("size", [1, 1000])
 async def test_emphasis_over_several_sentences_is_read_as_in_the_whole(text, size):
-    teller = Cast()
-    Synthesizer(teller, sample_rate_hz=RATE_HZ).speak(ask(text=text, language="english"), STREAM)
-    whole = " ".join(part.text for part in teller.prepared)
+    voice = DialogueVoice()
+    await Synthesizer(voice, sample_rate_hz=RATE_HZ).speak(
+        ask(text=text, language="english"), STREAM
+    )
+    whole = " ".join(part.text for part in voice.prepared)
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    said, _ = await said_by_sentence(pieces, language="english")
+    said, _ = await spoken_by_sentence(pieces, language="english")
     assert " ".join(part for _, part in said).split() == whole.split()
+
+
+async def said_whole(text, **fields):
+    """What is prepared for a whole text, and seconds."""
+    voice = DialogueVoice()
+    speech = await Synthesizer(voice, sample_rate_hz=RATE_HZ).speak(
+        ask(text=text, **fields), STREAM
+    )
+    async with aclosing(speech):
+        [part async for part in speech]
+    return [(part.speaker, part.text) for part in voice.prepared], [speech.audio_s]
+
+
+def by_speaker(said, heard_s):
+    """The words of each speaker without the marks behind them, and seconds of silence."""
+    silence_s = sum(heard_s) - sum(len(text) for _, text in said) / 100
+    turns = groupby(said, key=lambda part: part[0])
+    words = [(who, " ".join(" ".join(text for _, text in turn).split())) for who, turn in turns]
+    return [(who, re.sub(r"\W+\Z", "", text)) for who, text in words], round(silence_s, 1)
+
+
+SIZES = st.sampled_from([1, 2, 3, 7, 1000])
+MARKS = st.sampled_from(
+    ["", "> ", "# ", "* ", "+ ", "- ", "1. ", "2) ", "| ", "```", "---\n", "  "]
+)
+SENTENCES = st.sampled_from(
+    [
+        "Раз. ",
+        "Два! ",
+        "три. ",
+        "10 000 книг. ",
+        "На ул. Ленина, д. 5. ",
+        "А. С. Пушкин. ",
+        "«Да. Нет». ",
+        "(Один. Два.) ",
+        "**Так. Да!** ",
+        "*Ну. И что?* ",
+        "_Он_. ",
+        "[Вот. Это](https://a.b/c) ссылка. ",
+        "[Сноска. Да] тут. ",
+        "https://a.b. ",
+        "`a. b` и `c`. ",
+        "Это <b>да. Нет</b>. ",
+        "А &amp; Б. ",
+        "| a. Б | в. Г |\n",
+        "[voice:a]Кто? ",
+        "[/voice]Я! ",
+        "Сперва [pause:1s]затем. ",
+        "```py\nx = 1. Y = 2\n```\n",
+    ]
+)
+ENDS = st.sampled_from(["", "", "\n", "\n\n"])
+
+
+@given(parts=st.lists(st.tuples(MARKS, SENTENCES, ENDS), min_size=1, max_size=6), size=SIZES)
+@settings(max_examples=60, deadline=None)
+@example(parts=[("", "Раз. ", ""), ("> ", "Два! ", "")], size=1)
+@example(parts=[("1. ", "Раз. ", ""), ("2. ", "Два! ", "")], size=1)
+@example(parts=[("", "Раз. ", ""), ("", "| a. Б | в. Г |\n", "")], size=3)
+def test_by_sentence_the_same_is_spoken_as_of_the_whole_text(parts, size):
+    text = "".join(map("".join, parts))
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    asked = {"language": "russian", "normalize": "light", "on_unspeakable": "silence"}
+
+    async def both():
+        return await said_whole(text, **asked), await spoken_by_sentence(pieces, **asked)
+
+    whole, written = asyncio.run(both())
+    assert by_speaker(*written) == by_speaker(*whole)
 
 
 SSML = (
@@ -523,14 +703,14 @@ SSML = (
 @pytest.mark.parametrize("input_type", ["text", "ssml"])
 async def test_ssml_is_spoken_as_a_whole_once_it_is_complete(size, input_type):
     pieces = [SSML[at : at + size] for at in range(0, len(SSML), size)]
-    assert await said_by_sentence(pieces, input_type=input_type, language="english") == (
+    assert await spoken_by_sentence(pieces, input_type=input_type, language="english") == (
         [(None, "One. two"), ("a", "Three.")],
         [1.14],
     )
 
 
 async def test_a_text_that_only_begins_like_ssml_is_spoken_by_sentence():
-    said, _ = await said_by_sentence(
+    said, _ = await spoken_by_sentence(
         ["<s", "pan>One. ", "Two. <spea", "k>Three"], language="english"
     )
     assert [text for _, text in said] == ["One.", "Two.", "Three"]
@@ -538,11 +718,11 @@ async def test_a_text_that_only_begins_like_ssml_is_spoken_by_sentence():
 
 async def test_a_text_that_stays_the_beginning_of_ssml_is_spoken():
     with pytest.raises(CannotSpeak):
-        await said_by_sentence(["<"])
-    assert (await said_by_sentence(["<spe"], language="english"))[0] == [(None, "<spe")]
+        await spoken_by_sentence(["<"])
+    assert (await spoken_by_sentence(["<spe"], language="english"))[0] == [(None, "<spe")]
 
 
 async def test_malformed_ssml_that_was_asked_for_is_refused_at_its_end():
     with pytest.raises(InvalidRequest) as caught:
-        await said_by_sentence(["<speak>One. ", "Two."], input_type="ssml")
+        await spoken_by_sentence(["<speak>One. ", "Two."], input_type="ssml")
     assert "line 1, column 17" in caught.value.message

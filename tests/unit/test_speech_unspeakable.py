@@ -81,7 +81,7 @@ def synthesizer(voice: Picky | None = None) -> Synthesizer:
 
 async def hear(text: str, **fields: Any) -> tuple[list[int], str | None, str]:
     """Samples between borders of sound and silence at the voice's rate; warning; language."""
-    speech = synthesizer().speak(request(text, **fields), STREAM)
+    speech = await synthesizer().speak(request(text, **fields), STREAM)
     async with aclosing(speech):
         heard = np.concatenate([samples async for samples in speech._pcm])
     assert speech.finish_reason in ("stop", "length")

@@ -43,18 +43,18 @@ class FakeUtterance:
 
     async def __aiter__(self):
         self.is_read = True
-        told = 0
+        sent = 0
         while not self.is_closed:
-            if told < len(self.pieces):
-                told += 1
-                yield np.ones(len(self.pieces[told - 1]), np.float32)
+            if sent < len(self.pieces):
+                sent += 1
+                yield np.ones(len(self.pieces[sent - 1]), np.float32)
             elif self.is_finished:
                 break
             else:
                 self._news.clear()
                 await self._news.wait()
         if self.end == "error":
-            raise SynthesisFailed("told to")
+            raise SynthesisFailed("asked to fail")
         self.finish_reason = self.finish_reason or self.end
 
     async def aclose(self):

@@ -215,7 +215,7 @@ def test_time_grows_with_the_text_only(text: str) -> None:
         ("x", 5, "word and reading must be strings"),
     ],
 )
-def test_an_entry_that_is_wrong_says_why(word: str, reading: object, why: str) -> None:
+def test_a_wrong_entry_is_an_error_with_the_reason(word: str, reading: object, why: str) -> None:
     with pytest.raises(LexiconError, match=why):
         check_entry(word, reading)
     check_entry("x" * 64, "y" * 200)

@@ -278,7 +278,7 @@ def test_sentences_keep_their_pauses_and_voices():
         [Segment("One. "), Pause(1.0)],
         [Segment("Two or. ")],
         [Segment("Three", speaker="x"), Pause(2.0), Segment(" four. ", speaker="x")],
-        [Segment("Five.", speaker="x")],
+        [Segment("Five.", speaker="x", is_mid_line=True)],
     ]
 
 
@@ -291,7 +291,7 @@ def test_pauses_of_what_is_not_spoken_come_before_what_is():
 def test_a_tag_is_never_cut_in_two():
     assert sentences_of('One <a title="Why? Who! Me.">two</a>. Three.') == [
         [Segment("One two. ")],
-        [Segment("Three.")],
+        [Segment("Three.", is_mid_line=True)],
     ]
 
 

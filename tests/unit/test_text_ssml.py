@@ -78,6 +78,36 @@ def test_the_rate_is_a_factor(rate, expected):
     assert segment.rate == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("pitch", "expected"),
+    [
+        ("x-low", 0.55),
+        ("LOW", 0.8),
+        ("medium", 1),
+        ("high", 1.2),
+        ("x-high", 1.45),
+        ("+10%", 1.1),
+        ("-25 %", 0.75),
+        ("+12st", 2),
+        ("-6st", 2**-0.5),
+        ("-0.5st", 2 ** (-0.5 / 12)),
+    ],
+)
+def test_the_pitch_is_a_factor(pitch, expected):
+    (segment,) = read(f'<prosody pitch="{pitch}">a</prosody>').segments
+    assert (segment.pitch, segment.rate) == (pytest.approx(expected), 1)
+
+
+def test_pitches_inside_each_other_multiply_up_to_an_octave():
+    parsed = read(
+        '<prosody pitch="high">a<prosody pitch="x-high" rate="slow">b</prosody></prosody>'
+    )
+    outer, inner = parsed.segments
+    assert (outer.pitch, inner.pitch, inner.rate) == (1.2, pytest.approx(1.74), 0.75)
+    (segment,) = read('<prosody pitch="+13st">a</prosody>').segments
+    assert segment.pitch == 2
+
+
 def test_rates_inside_each_other_multiply():
     outer, inner, _ = read(
         '<prosody rate="0.8">a<prosody rate="1.5">b</prosody>c</prosody>'
@@ -106,7 +136,9 @@ def test_voices_and_languages_hold_for_what_is_inside():
     [
         ("<unknown>a</unknown>", "unknown"),
         ("<mstts:silence/>a", "mstts:silence"),
-        ("<prosody pitch='high'>a</prosody>", "pitch"),
+        ("<prosody pitch='+10Hz'>a</prosody>", "pitch in Hz"),
+        ("<prosody pitch='-60%'>a</prosody>", "pitch"),
+        ("<prosody contour='(0%,+2st)'>a</prosody>", "contour"),
         ("<prosody rate='300%'>a</prosody>", "rate"),
         ("<voice gender='female'>a</voice>", "gender"),
         ("<say-as interpret-as='bleep'>a</say-as>", "bleep"),
@@ -119,7 +151,7 @@ def test_voices_and_languages_hold_for_what_is_inside():
         ("<break time='11s'/>a", "10 s"),
     ],
 )
-def test_what_is_not_applied_is_said(body, word):
+def test_what_is_not_applied_is_reported(body, word):
     (warning,) = read(body).warnings
     assert word in warning
 
@@ -177,6 +209,8 @@ def test_malformed_ssml_is_refused_with_its_place(text, line, column, words):
         ("<break time='soon'/>", ("break time", "'soon'", "500ms")),
         ("<break strength='huge'/>", ("strength", "'huge'", "x-weak")),
         ("<prosody rate='warp'>a</prosody>", ("rate", "'warp'", "x-slow")),
+        ("<prosody pitch='80%'>a</prosody>", ("pitch", "'80%'", "x-low")),
+        ("<prosody pitch='2st'>a</prosody>", ("pitch", "'2st'", "-2st")),
         ("<lang xml:lang='tlh'>a</lang>", ("xml:lang is 'tlh'; it must be one of auto, chin",)),
     ],
 )

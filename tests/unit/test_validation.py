@@ -1,4 +1,4 @@
-"""Broken rules in our words: fields as they were sent, what may be meant, what is allowed."""
+"""Error messages for invalid requests: the field as sent, what may be meant, what is allowed."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ MEANT = {
 NOTED = {
     "speed control": "speed rate speaking_rate tempo speeds sped",
     "frames of 80 ms": "max_duration duration",
-    "pitch control": "pitch",
+    "SSML": "pitch",
     "volume control": "volume",
     "One model": "model model_id",
     "/stream-tts streams": "stream streaming",
@@ -114,7 +114,7 @@ def test_a_name_like_no_other_gets_no_hint_but_the_names_there_are(name: str) ->
         ("AGE", "Did you mean voice_attributes.age?"),
         ("speaker", "Did you mean speaker, outside voice_attributes?"),
         ("lang", "Did you mean language, outside voice_attributes?"),
-        ("pitch", "There is no pitch control"),
+        ("pitch", "Only SSML has a pitch"),
         ("zzz", "voice_attributes. Known in voice_attributes: age, emotion, gender"),
     ],
 )
@@ -156,7 +156,7 @@ def test_our_names_are_answered_with_openais_on_its_route(name: str, meant: str)
     assert (error.code, error.param) == ("unknown_field", name)
     assert f"Did you mean {meant}?" in error.message
     body = parse_body(json.dumps({name: "wav", "type": "x"}).encode(), SessionConfig)
-    assert body.model_fields_set == {name}
+    assert body.model_fields_set == {name, "type"}
 
 
 @pytest.mark.parametrize("name", ["prompt", "message", "inptu", "Input"])
@@ -211,7 +211,7 @@ def test_a_body_of_many_unknown_fields_is_judged_quickly(schema: type[SpeechBody
         ({"language": 7}, "language: must be a string; got 7"),
     ],
 )
-def test_a_broken_rule_says_what_is_allowed_and_what_was_sent(
+def test_an_invalid_value_is_an_error_with_what_is_allowed_and_what_was_sent(
     fields: dict[str, Any], message: str
 ) -> None:
     error = refusal(**{"text": "a", **fields})
@@ -229,7 +229,7 @@ def test_a_number_that_is_none_is_refused() -> None:
 @pytest.mark.parametrize(
     ("sent", "kind"), [("[]", "a list"), ('"a"', "a string"), ("5", "a number"), ("null", "null")]
 )
-def test_what_is_no_object_is_said_to_be_none(sent: str, kind: str) -> None:
+def test_a_body_that_is_no_object_is_an_error_that_names_its_type(sent: str, kind: str) -> None:
     with pytest.raises(InvalidRequest, match=f"must be a JSON object; got {kind}$"):
         parse_body(sent.encode(), TTSBody)
 
@@ -286,7 +286,7 @@ BODY = json.dumps({"text": f"Привет, {MARKER}, größer"}, ensure_ascii=Fa
 @pytest.mark.parametrize(
     "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1251", "latin-1"]
 )
-def test_a_body_in_another_encoding_is_told_to_be_utf8(encoding: str) -> None:
+def test_another_encoding_than_utf8_is_an_error_that_asks_for_utf8(encoding: str) -> None:
     text = BODY.replace("Привет", "Hé") if encoding == "latin-1" else BODY.replace("ößer", "oss")
     with pytest.raises(InvalidRequest, match="not UTF-8; encode it as UTF-8") as caught:
         parse_body(text.encode(encoding), TTSBody)
@@ -298,7 +298,7 @@ def test_the_mark_of_utf8_is_taken() -> None:
     assert parse_body(BODY.encode("utf-8-sig"), TTSBody).text == json.loads(BODY)["text"]
 
 
-def test_json_that_is_cut_says_where() -> None:
+def test_truncated_json_is_an_error_with_the_position() -> None:
     with pytest.raises(InvalidRequest, match=r"not valid JSON: .* at line 1 column \d+") as caught:
         parse_body(BODY.encode()[:-3], TTSBody)
     assert MARKER not in caught.value.message

@@ -1,4 +1,4 @@
-"""Claims about turning gender, age, emotion, speaker and instruct into a voice."""
+"""Gender, age, emotion, speaker and instruct choose a voice."""
 
 from itertools import product
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_tts_service.errors import InvalidRequest, shown
+from qwen_tts_service.errors import InvalidRequest, StartupError, shown
 from qwen_tts_service.types import VoiceAttributes
 from qwen_tts_service.voice import emotions
 from qwen_tts_service.voice.catalogue import (
@@ -15,6 +15,7 @@ from qwen_tts_service.voice.catalogue import (
     SPEAKERS,
     age_band,
     gender_of_openai_voice,
+    read_speakers,
 )
 from qwen_tts_service.voice.emotions import EMOTIONS, emotion_phrase, known_emotion
 from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice, resolve_speaker
@@ -43,7 +44,7 @@ def choose(language="russian", speaker=None, instruct=None, able=LARGE, **attrib
     return choose_voice(VoiceAttributes(**attributes), language, speaker, instruct, able)
 
 
-def wishes(**given):
+def asked_for(**given):
     return {name for name, value in given.items() if value is not None}
 
 
@@ -68,10 +69,10 @@ def test_age_falls_into_its_band(age, band):
 
 @pytest.mark.parametrize("able", [LARGE, SMALL], ids=["1.7B", "0.6B"])
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_wish_of_the_whole_table_is_accounted_for(language, able):
+def test_every_attribute_is_applied_or_has_a_reason(language, able):
     for speaker, gender, age in product((None, *ALL), GENDERS, AGES):
         choice = choose(language, speaker, able=able, gender=gender, age=age)
-        asked = wishes(speaker=speaker, gender=gender, age=age)
+        asked = asked_for(speaker=speaker, gender=gender, age=age)
         assert set(choice.applied) | set(choice.not_applied) == asked
         assert set(choice.applied).isdisjoint(choice.not_applied)
         assert choice.speaker == (speaker or choice.speaker)
@@ -129,7 +130,7 @@ def test_gender_without_an_age_is_answered_by_the_adult(languages, gender, speak
         pytest.param("aiden ryan", "russian", {"gender": "female", "age": 40}, "ryan", id="adult"),
         pytest.param("dylan sohee", "chinese", {"gender": "male"}, "sohee", id="no dialect"),
         pytest.param("sohee dylan", "russian", {"gender": "male"}, "dylan", id="no Chinese text"),
-        pytest.param("sohee vivian", "russian", {"age": 40}, "sohee", id="no gender wished: age"),
+        pytest.param("sohee vivian", "russian", {"age": 40}, "sohee", id="no gender: age"),
         pytest.param("Маша aiden", "russian", {}, "aiden", id="a known one before an unknown"),
         pytest.param("dylan Маша", "chinese", {}, "Маша", id="an unknown one before a dialect"),
         pytest.param("Маша Ира", "russian", {"age": 8}, "Маша", id="the first of equals"),
@@ -158,7 +159,7 @@ def test_no_preference_gives_the_default_speaker_of_the_language(language, speak
     assert choose(language, gender=gender).speaker == speaker
 
 
-def test_neutral_gender_is_said_to_be_no_preference():
+def test_neutral_gender_is_reported_as_no_preference():
     reason = choose(gender="neutral").not_applied["gender"]
     assert reason == "no speaker is neutral, so neutral means no preference"
     assert choose(gender="neutral").instruct is None
@@ -291,7 +292,7 @@ def test_speaker_that_only_the_checkpoint_knows_is_accepted():
     }
 
 
-def test_gender_that_no_speaker_of_the_checkpoint_has_is_said_to_be_missing():
+def test_gender_that_no_speaker_of_the_checkpoint_has_is_reported():
     able = VoiceCapabilities(speakers=("ryan",), follows_instruct=True)
     assert choose(gender="female", able=able).not_applied == {
         "gender": "this model has no fitting female speaker"
@@ -306,7 +307,7 @@ def test_known_speaker_that_the_checkpoint_lacks_is_refused():
         choose(speaker="alloy", able=able)
 
 
-def test_speaker_wins_over_gender_and_age_and_says_so():
+def test_speaker_wins_over_gender_and_age_with_a_reason():
     choice = choose(speaker="ryan", gender="female", age=70)
     assert choice.speaker == "ryan"
     assert choice.instruct is None
@@ -502,7 +503,7 @@ def test_what_is_no_emotion_word_is_refused_without_repeating_it(emotion, able):
     assert emotion not in refusal.value.message
 
 
-def test_blank_emotion_and_blank_instruct_are_no_wishes():
+def test_blank_emotion_and_blank_instruct_count_as_not_given():
     assert choose(emotion=" ", instruct=" ") == choose()
 
 
@@ -536,7 +537,7 @@ def test_ages_between_get_no_phrase(age):
         assert choose(language, gender="male", age=age).instruct is None
 
 
-def test_given_instruct_wins_over_emotion_and_age_phrase_and_says_so():
+def test_instruct_wins_over_emotion_and_age_phrase_with_a_reason():
     choice = choose(gender="male", age=8, emotion="sad", instruct="  Sing it. ")
     assert choice.instruct == "  Sing it. "
     assert set(choice.applied) == {"gender", "instruct"}
@@ -562,14 +563,14 @@ def test_given_speaker_gets_no_phrase_for_an_age():
     assert choice.not_applied == {"age": "speaker was given and sounds another age"}
 
 
-def test_applied_wishes_stand_in_the_order_of_the_request():
+def test_applied_attributes_are_in_the_order_of_the_request():
     choice = choose(speaker="ryan", gender="male", age=40, emotion="sad")
     assert choice.applied == ("speaker", "gender", "age", "emotion")
     choice = choose(speaker="ryan", gender="male", age=40, emotion="sad", instruct="Sing it.")
     assert choice.applied == ("speaker", "gender", "age", "instruct")
 
 
-def test_model_that_ignores_instructions_says_so():
+def test_model_that_ignores_instructions_is_a_reason():
     choice = choose(gender="male", age=8, emotion="sad", instruct="Sing it.", able=SMALL)
     assert choice.instruct is None
     assert choice.applied == ("gender",)
@@ -578,7 +579,7 @@ def test_model_that_ignores_instructions_says_so():
     assert choice.not_applied["age"] == "no fitting speaker sounds this age"
 
 
-def test_neutral_emotion_needs_no_instruct_and_so_any_model_obeys_it():
+def test_neutral_emotion_needs_no_instruct_and_is_applied_by_any_model():
     assert choose(emotion="neutral", able=SMALL).applied == ("emotion",)
     choice = choose(emotion="neutral", instruct="Sing it.", able=SMALL)
     assert choice.applied == ("emotion",)
@@ -591,11 +592,6 @@ def test_age_counts_as_applied_where_the_speaker_sounds_it():
 
 
 # The whole ------------------------------------------------------------------------------
-
-
-def test_checkpoint_without_speakers_is_refused():
-    with pytest.raises(ValueError, match="without speakers"):
-        VoiceCapabilities(speakers=(), follows_instruct=True)
 
 
 CATALOGUE = {
@@ -612,7 +608,7 @@ CATALOGUE = {
 
 
 @pytest.mark.parametrize("speaker_id", CATALOGUE)
-def test_speaker_is_in_the_catalogue_as_listeners_hear_it(speaker_id):
+def test_speaker_is_in_the_catalogue_as_it_sounds(speaker_id):
     speaker = SPEAKERS[speaker_id]
     gender, ages, native_language, dialect, description = CATALOGUE[speaker_id]
     assert (speaker.gender, " ".join(speaker.ages)) == (gender, ages)
@@ -646,7 +642,7 @@ def test_mapping_is_total_deterministic_and_silent_about_nothing(
 ):
     choice = choose_voice(attributes, language, speaker, instruct, able)
     assert choice == choose_voice(attributes, language, speaker, instruct, able)
-    asked = wishes(speaker=speaker, gender=attributes.gender, age=attributes.age)
+    asked = asked_for(speaker=speaker, gender=attributes.gender, age=attributes.age)
     asked |= {"emotion"} if attributes.emotion else set()
     asked |= {"instruct"} if instruct and instruct.strip() else set()
     assert set(choice.applied) | set(choice.not_applied) == asked
@@ -658,3 +654,62 @@ def test_mapping_is_total_deterministic_and_silent_about_nothing(
 def test_any_set_of_speakers_gives_a_decision(speakers, language, age):
     able = VoiceCapabilities(speakers=tuple(sorted(speakers)), follows_instruct=True)
     assert choose(language, gender="female", age=age, able=able).speaker in speakers
+
+
+# Speakers of a checkpoint's own ----------------------------------------------------------
+
+
+def own(tmp_path, text):
+    file = tmp_path / "speakers.json"
+    file.write_text(text, encoding="utf-8")
+    return read_speakers(file)
+
+
+def test_nothing_is_known_of_speakers_that_nobody_describes(tmp_path):
+    known = read_speakers(tmp_path / "speakers.json")
+    assert known is SPEAKERS
+    able = VoiceCapabilities(speakers=("speaker_test",), follows_instruct=False, known=known)
+    choice = choose(gender="male", age=30, able=able)
+    assert choice.speaker == "speaker_test"
+    assert choice.not_applied == {
+        "gender": "the gender of this speaker is not known",
+        "age": "the age of this speaker is not known",
+    }
+
+
+def test_speakers_are_described_in_a_file_beside_the_checkpoint(tmp_path):
+    known = own(
+        tmp_path,
+        '{"Boris": {"gender": "male", "age": 60}, "Vera": {"gender": "female",'
+        ' "description": "Low.", "native_language": "russian"}}',
+    )
+    assert known["vivian"] is SPEAKERS["vivian"]
+    assert (known["vera"].name, known["vera"].description) == ("Vera", "Low.")
+    able = VoiceCapabilities(speakers=("vera", "boris"), follows_instruct=False, known=known)
+    assert choose(gender="male", able=able).speaker == "boris"
+    assert choose(gender="female", able=able).speaker == "vera"
+    choice = choose("russian", "Boris", gender="male", age=70, able=able)
+    assert set(choice.applied) == {"speaker", "gender", "age"}
+    assert choose("russian", "boris", age=20, able=able).not_applied == {
+        "age": "speaker was given and sounds another age"
+    }
+    assert choose("russian", "vera", age=20, able=able).not_applied == {
+        "age": "the age of this speaker is not known"
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "must be an object of speakers"),
+        ("{", "must be an object of speakers"),
+        ('{"a": 1}', "must be an object of speakers"),
+        ('{"a": {"age": 3}}', "a: no gender"),
+        ('{"a": {"gender": "m"}}', "a: no gender"),
+        ('{"a": {"gender": "male", "pitch": 1}}', r"a: unknown \['pitch'\]"),
+        ('{"a": {"gender": "male", "age": "old"}}', "must be an object of speakers"),
+    ],
+)
+def test_a_wrong_description_of_speakers_is_named(tmp_path, text, said):
+    with pytest.raises(StartupError, match=said):
+        own(tmp_path, text)

@@ -13,7 +13,7 @@ from qwen_tts_service.errors import Busy
 
 
 class Slot:
-    """A request's right to be spoken, granted at once or later; free it with `release`."""
+    """A request's right to be spoken, granted at once or after a wait; `release` frees it."""
 
     def __init__(self, admission: "Admission") -> None:
         self._admission = admission
@@ -40,14 +40,14 @@ class Slot:
         return monotonic() - self._granted_at_s
 
     def release(self) -> None:
-        """Leave the slot, or the queue; harmless when repeated."""
+        """Free the slot or leave the queue; repeated calls change nothing."""
         if not self._is_released:
             self._is_released = True
             self._admission.leave(self)
 
 
 class Admission:
-    """`slots` requests speak at once, `queue_limit` more may wait, the rest get `Busy`."""
+    """Slots for `slots` requests and a queue for `queue_limit` more; the rest get `Busy`."""
 
     def __init__(
         self, *, slots: int, queue_limit: int, on_change: Callable[[], None] = lambda: None

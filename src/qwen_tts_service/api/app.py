@@ -46,16 +46,16 @@ def make_app(runtime: Runtime, openapi: Callable[[], dict[str, Any]]) -> Starlet
 
 
 _OWN = {"X-Error-Code": "none"}
-"""Tells `Front` that a 503 from here has its own body."""
+"""Header that keeps `Front` from replacing the body of a 503 from here."""
 
 
 def describe(runtime: Runtime) -> dict[str, object]:
-    """What /health says: how far the service is, what speaks, and how busy it is."""
+    """Body of /health: state of the service, loaded voice, load."""
     stage = runtime.stage
     admission = runtime.admission
     state: dict[str, object] = {
         "status": stage.status,
-        "ready": stage.status == "ready",
+        "ready": stage.takes_requests,
         "version": __version__,
         "model": runtime.settings.model_name,
         "sampling_rate": runtime.settings.sampling_rate,
@@ -67,6 +67,5 @@ def describe(runtime: Runtime) -> dict[str, object]:
         },
     }
     if stage.status != "ready":
-        return state | {"step": stage.step, "progress": round(stage.progress, 3)}
-    voice = runtime.synthesizer.voice
-    return state | {"device": voice.device, **voice.facts, "speakers": list(voice.speakers)}
+        state |= {"step": stage.step, "progress": round(stage.progress, 3)}
+    return state | (runtime.facts if stage.takes_requests else {})

@@ -1,4 +1,4 @@
-"""Record of one HTTP request or WebSocket utterance: id, times, outcome, what must be freed.
+"""Record of one HTTP request or WebSocket utterance: id, times, outcome, resources to free.
 
 `Front` makes a `Call` for every request and ends it whatever happens, so log line, metrics and
 clean-up are written in one file.
@@ -19,7 +19,7 @@ SCOPE_KEY = "qwen_tts.call"
 
 
 class Call:
-    """One request from accepted to answered."""
+    """One request, from accepted to answered."""
 
     def __init__(
         self, request_id: str, *, route: str | None = None, status: int | None = None
@@ -39,22 +39,22 @@ class Call:
         return cast("Call", scope[SCOPE_KEY])
 
     def at_end(self, free: Callable[[], object]) -> None:
-        """Run `free` when the request has ended, however it ended."""
+        """Run `free` when the request has ended, with or without an error."""
         self._at_end.callback(free)
 
     def note(self, **facts: object) -> None:
-        """Add facts to the log line; never what the user wrote."""
+        """Add facts to the log line; never the user's text."""
         self.facts.update(facts)
 
     def first_audio(self, format: str) -> None:
-        """The first audio bytes go to the socket now; later calls change nothing."""
+        """Record that the first audio bytes go to the socket now; later calls change nothing."""
         if self._first_audio_s is None and self.route is not None:
             self._first_audio_s = monotonic() - self.accepted_s
             metrics.FIRST_AUDIO_S.labels(self.route, format).observe(self._first_audio_s)
             self.note(first_audio_ms=round(self._first_audio_s * 1000))
 
     def spoke(self, audio_s: float) -> None:
-        """This much audio was sent, in seconds."""
+        """Record seconds of audio that were sent."""
         if self.route is None or audio_s <= 0:
             return
         factor = (monotonic() - self.accepted_s) / audio_s

@@ -37,7 +37,7 @@ PLAIN: dict[int, tuple[str, str]] = {
     503: ("not_ready", "the service is not ready; GET /health says why"),
     504: ("timeout", "the answer took too long"),
 }
-"""What is said for a status that the server gave on its own, without one of our errors."""
+"""Code and message for a status that the server gave without one of our errors."""
 
 
 def status_of(error: e.TTSError) -> int:
@@ -46,7 +46,7 @@ def status_of(error: e.TTSError) -> int:
 
 
 def body_of(error: e.TTSError) -> dict[str, Any]:
-    """The JSON body that says what went wrong."""
+    """The JSON body of an error."""
     return _body(status_of(error), error.code, error.message, error.param)
 
 
@@ -74,7 +74,7 @@ def response_of(error: e.TTSError) -> JSONResponse:
 
 
 def in_words_of(schema: type[BaseModel], error: e.TTSError) -> e.TTSError:
-    """The same error for clients of `schema`, whose aliases may call the field otherwise."""
+    """The same error for clients of `schema`, whose alias for the field may differ."""
     field = schema.model_fields.get(error.param or "")
     if error.code == UNKNOWN_FIELD:  # named as it was sent
         return error

@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/", "/docs.json", "/schema.json", "/favicon.ico"})
 OPEN_PATHS |= {"/health", "/healthz", "/livez", "/readyz", "/metrics"}
-# Open WebUI asks for these without the key that it speaks with.
+# Open WebUI sends no API key to these.
 OPEN_PATHS |= {"/v1/audio/voices", "/v1/audio/models"}
 OPEN_PREFIXES = ("/static_content/", "/playground")
 SPEAKING_PATHS = frozenset({"/tts", "/stream-tts", "/v1/audio/speech"})
-"""Routes that refused requests are counted under; what else a client makes up is one more."""
+"""Routes by which refused requests are counted; all unknown paths count as one more."""
 _PAGE_POLICY = "default-src 'self' 'unsafe-inline' data: blob:"
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

@@ -8,6 +8,7 @@ import base64
 import json
 import math
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -18,8 +19,9 @@ from starlette.routing import Route
 from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, shown
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
+from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.types import FRAME_S, AudioFormat, OnUnspeakable, SpeechRequest, Voice
-from qwen_tts_service.validation import folded, meaning_of, unknown_field
+from qwen_tts_service.validation import folded, ignored_fields, meaning_of, unknown_field
 from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
 
 from .errors import body_of, response_of
@@ -37,12 +39,13 @@ ANY_VOICE = "auto"
 
 
 class CreateSpeechBody(SpeechBody):
-    """OpenAI's request, and our own fields with it; fields unknown to both are ignored.
+    """OpenAI's request, and our own fields with it; fields unknown to both are ignored and named.
 
-    Not so our own names of OpenAI's fields: a text or a speaker is not left out in silence.
+    OpenAI's clients send fields of other services, and expect no error for them. Not so our own
+    names of OpenAI's fields: a text or a speaker is not left out in silence.
     """
 
-    model_config = ConfigDict(extra="ignore", json_schema_extra=SCHEMA_EXTRA["CreateSpeechBody"])
+    model_config = ConfigDict(extra="allow", json_schema_extra=SCHEMA_EXTRA["CreateSpeechBody"])
 
     model: str | None = Field(
         None, description="The loaded model's name, or any of OpenAI's: " + ", ".join(MODEL_ALIASES)
@@ -78,6 +81,11 @@ class CreateSpeechBody(SpeechBody):
     stream_format: Literal["audio", "sse"] = Field(
         "audio", description="Audio as it is made, or events that carry it in base64."
     )
+
+    @property
+    def warning(self) -> str | None:
+        """The fields that were ignored."""
+        return ignored_fields(list(self.model_extra or ()), type(self))
 
     @model_validator(mode="before")
     @classmethod
@@ -203,7 +211,8 @@ async def list_audio_models(http: Request) -> Response:
 async def list_voices(http: Request) -> Response:
     """GET /v1/audio/voices: speakers, then OpenAI's names; `?legacy=true` gives bare ids."""
     try:
-        voices = _voices(_runtime(http))
+        with ExitStack() as at_end:
+            voices = _voices(await _runtime(http).keeper.wake(at_end.callback))
     except NotReady as error:
         return response_of(error)
     if http.query_params.get("legacy") == "true":
@@ -223,15 +232,19 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "qwen-tts-service"}
 
 
-def _voices(runtime: Runtime) -> list[dict[str, Any]]:
-    voice = runtime.synthesizer.voice
+def _voices(synthesizer: Synthesizer) -> list[dict[str, Any]]:
+    voice = synthesizer.voice
     own = [_describe(speaker, speaker) for speaker in voice.speakers]
-    return own + [_describe(name, _who_speaks(voice, name)) for name in OPENAI_VOICES]
+    speaking = {name: _who_speaks(voice, name) for name in OPENAI_VOICES}
+    return own + [_describe(name, speaker) for name, speaker in speaking.items() if speaker]
 
 
-def _who_speaks(voice: Voice, name: str) -> str:
+def _who_speaks(voice: Voice, name: str) -> str | None:
     """Ask the voice itself, so that no name is listed that would then be refused."""
-    return voice.choose(SpeechRequest(request_id="voices", seed=0, speaker=name)).speaker
+    try:
+        return voice.choose(SpeechRequest(request_id="voices", seed=0, speaker=name)).speaker
+    except InvalidRequest:
+        return None
 
 
 def _describe(name: str, who: str) -> dict[str, Any]:

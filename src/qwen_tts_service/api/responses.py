@@ -1,4 +1,4 @@
-"""Answers with audio: one whole file, or a stream that grows while speech is made."""
+"""Audio responses: one whole file, or a stream that is sent while speech is generated."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class PendingFile:
-    """A file that is being made; the batch that asked for it does not wait for it."""
+    """A file that is being made; the batch that started it does not wait for it."""
 
     def __init__(self, ticket: Ticket) -> None:
         self._ticket = ticket
@@ -85,7 +85,7 @@ async def _begin_stream(ticket: Ticket) -> tuple[AsyncIterator[bytes], bytes]:
     async with asyncio.timeout(ticket.runtime.settings.request_timeout_s):
         await ticket.slot_granted()
         output = Output(ticket.body.format, is_stream=True)
-        ticket.speech = ticket.runtime.synthesizer.speak(ticket.request, output)
+        ticket.speech = await ticket.runtime.synthesizer.speak(ticket.request, output)
         parts = aiter(ticket.speech)
         try:
             first = await anext(parts, b"")
@@ -170,7 +170,7 @@ async def stream_response(
     return kind(ticket, first, audio)
 
 
-# Headers and clients that leave ------------------------------------------------------
+# Headers and disconnects ------------------------------------------------------
 
 
 def _speech_headers(ticket: Ticket) -> dict[str, str]:
@@ -187,7 +187,7 @@ def _speech_headers(ticket: Ticket) -> dict[str, str]:
         "X-Language": choice.language,
         "X-Voice-Applied": ", ".join(choice.applied),
         "X-Voice-Not-Applied": "; ".join(f"{k}: {why}" for k, why in choice.not_applied.items()),
-        "X-Warning": info.warning or "",
+        "X-Warning": "; ".join(filter(None, [ticket.body.warning, info.warning])),
     }
     return {name: quote(value, safe=_HEADER_SAFE) for name, value in headers.items() if value}
 

@@ -1,37 +1,29 @@
-"""State shared by all routes of one worker: settings, synthesizer, admission, loading progress.
+"""State shared by all routes of one worker: settings, the voice, admission.
 
 Made empty when service.py is imported and filled when the service class is made, so that
 importing needs neither a model nor a device.
 """
 
+import gc
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import suppress
 
 from qwen_tts_service import __version__
 from qwen_tts_service.errors import NotReady
 from qwen_tts_service.settings import EMBEDDED_VOICE, Settings, metrics_directory
 from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.telemetry import logs, metrics, resources
-from qwen_tts_service.types import ReportProgress
+from qwen_tts_service.types import ReportProgress, Voice
 
 from .admission import Admission
+from .keeper import Stage, VoiceKeeper
 
 logger = logging.getLogger(__name__)
 
 Build = Callable[[Settings, ReportProgress], Synthesizer]
-"""Loads the voice; called once, on a thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """How far the service has come in starting."""
-
-    status: Literal["starting", "ready", "failed", "stopping"]
-    step: str = ""
-    progress: float = 0.0
+"""Loads the voice; called on a thread."""
 
 
 class Runtime:
@@ -39,18 +31,15 @@ class Runtime:
 
     def __init__(self) -> None:
         self._settings: Settings | None = None
-        self._synthesizer: Synthesizer | None = None
+        self._keeper: VoiceKeeper | None = None
         self._admission: Admission | None = None
         self._stop = threading.Event()
-        self._stage = Stage("starting", "settings")
+        self._facts: dict[str, object] = {}
 
     @property
     def stage(self) -> Stage:
-        """How far the service is; a voice that fell ill has failed for good."""
-        ready = self._synthesizer if self._stage.status == "ready" else None
-        if ready is not None and not ready.voice.is_healthy:
-            return Stage("failed", "the voice has failed; restart the service")
-        return self._stage
+        """How far the service is."""
+        return Stage("starting", "settings") if self._keeper is None else self._keeper.stage
 
     @property
     def settings(self) -> Settings:
@@ -59,18 +48,38 @@ class Runtime:
 
     @property
     def synthesizer(self) -> Synthesizer:
-        """The synthesizer; raises NotReady until a first utterance has been spoken."""
-        if self._synthesizer is None or self.stage.status != "ready":
-            raise NotReady(f"the service is {self.stage.status}: {self.stage.step}")
-        return self._synthesizer
+        """The synthesizer; raises NotReady while it is not there."""
+        return self.keeper.synthesizer
+
+    @property
+    def keeper(self) -> VoiceKeeper:
+        """What loads and unloads the voice, and keeps it while a request needs it."""
+        assert self._keeper is not None, "open() comes first"
+        return self._keeper
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What /health says of the voice; of one that is unloaded what was true at last."""
+        with suppress(NotReady):
+            self._facts = _facts_of(self.synthesizer.voice)
+        return self._facts
 
     @property
     def admission(self) -> Admission:
         assert self._admission is not None, "open() comes first"
         return self._admission
 
-    def open(self, settings: Settings, build: Build, on_failure: Callable[[], None]) -> None:
-        """Start loading the voice on a thread; `on_failure` is called if that fails."""
+    def open(
+        self,
+        settings: Settings,
+        build: Build,
+        on_failure: Callable[[], None],
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start loading the voice on a thread; `on_failure` is called if that fails.
+
+        release: gives memory back that an unloaded voice has freed
+        """
         logs.configure(settings.log_level)
         self._settings = settings
         self._admission = Admission(
@@ -81,31 +90,35 @@ class Runtime:
         metrics.forget_dead_workers(metrics_directory())
         metrics.SLOTS.set(settings.max_concurrent_requests)
         resources.start_sampling(self._stop)
-        threading.Thread(target=self._load, args=(build, on_failure), daemon=True).start()
+
+        def load(report: ReportProgress) -> Synthesizer:
+            synthesizer = build(settings, report)
+            report("warm-up", 0.0)
+            synthesizer.warm_up()
+            # What has been loaded stays until it is unloaded, and a full collection of it would
+            # stop all threads for 0.1 s. Without it, collections also come sooner: requests leave
+            # little that waits for one.
+            gc.collect()
+            gc.freeze()
+            return synthesizer
+
+        self._keeper = VoiceKeeper(
+            load, keep_alive_s=settings.keep_alive_s, release=release, on_ready=self._note_ready
+        )
+        self._keeper.start(on_failure)
 
     def _show_load(self) -> None:
         metrics.ACTIVE.set(self.admission.active)
         metrics.QUEUED.set(self.admission.queued)
 
-    def _load(self, build: Build, on_failure: Callable[[], None]) -> None:
-        try:
-            synthesizer = build(self.settings, self._report)
-            self._report("warm-up", 0.0)
-            synthesizer.warm_up()
-        except Exception:
-            logger.exception("the voice could not be loaded")
-            self._stage = Stage("failed", self._stage.step)
-            on_failure()
-            return
-        self._synthesizer = synthesizer
-        self._stage = Stage("ready", progress=1.0)
-        metrics.READY.set(1)
+    def _note_ready(self, synthesizer: Synthesizer) -> None:
+        voice = synthesizer.voice
+        self._facts = _facts_of(voice)
+        self.admission.slots = slots = voice.slots or self.settings.max_concurrent_requests
+        if self.settings.max_queue is None:
+            self.admission.queue_limit = 2 * slots
+        metrics.SLOTS.set(slots)
         self._log_ready(synthesizer)
-
-    def _report(self, step: str, progress: float) -> None:
-        if step != self._stage.step:
-            logger.info("starting: %s", step)
-        self._stage = Stage("starting", step, progress)
 
     def _log_ready(self, synthesizer: Synthesizer) -> None:
         settings = self.settings
@@ -115,17 +128,21 @@ class Runtime:
             synthesizer.voice.model_name,
             synthesizer.voice.device,
             settings.sampling_rate,
-            settings.max_concurrent_requests,
-            settings.queue_limit,
+            self.admission.slots,
+            self.admission.queue_limit,
             "set" if settings.api_key.get_secret_value() else "none: open to everyone",
         )
+        for name, fact in synthesizer.voice.facts.items():
+            logger.info("%s: %s", name, fact)
         if settings.model_name == EMBEDDED_VOICE:
             logger.info("MODEL_NAME=%s: using the embedded voice", EMBEDDED_VOICE)
 
     def close(self) -> None:
         """Stop for good; the server has let running requests finish by now."""
         self._stop.set()
-        self._stage = Stage("stopping", "shutdown")
-        metrics.READY.set(0)
-        if self._synthesizer is not None:
-            self._synthesizer.close()
+        if self._keeper is not None:
+            self._keeper.close()
+
+
+def _facts_of(voice: Voice) -> dict[str, object]:
+    return {"device": voice.device, **voice.facts, "speakers": list(voice.speakers)}

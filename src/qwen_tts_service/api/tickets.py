@@ -74,9 +74,10 @@ async def _accept(ticket: Ticket) -> None:
     settings, call = ticket.runtime.settings, ticket.call
     ticket.body = parse_body(await read_body(ticket.http, settings.max_body_bytes), ticket.schema)
     ticket.request = ticket.body.to_request(call.request_id, settings)
-    _ = ticket.runtime.synthesizer  # not ready is said before a slot is taken
+    ticket.runtime.keeper.check_ready()  # not ready is said before a slot is taken
     ticket.slot = ticket.runtime.admission.enter()
     call.at_end(ticket.slot.release)
+    await ticket.runtime.keeper.wake(call.at_end)
     call.note(
         format=ticket.body.format, chars=len(ticket.request.text or ""), seed=ticket.request.seed
     )

@@ -58,7 +58,7 @@ def list_voices(arguments: argparse.Namespace) -> None:
     settings = settings_of(arguments)
     if not settings.is_embedded:
         lines = [
-            f"{s.id:9} {s.gender:7} {'/'.join(s.ages):12} {s.native_language:9} {s.description}"
+            f"{s.id:9} {s.gender:7} {'/'.join(s.ages):12} {s.native_language!s:9} {s.description}"
             for s in SPEAKERS.values()
         ]
     else:
@@ -91,7 +91,7 @@ async def _say(
         write_file(target, data)
         return speech
     with target() as pipe:
-        async with aclosing(synthesizer.speak(request, output)) as speech:
+        async with aclosing(await synthesizer.speak(request, output)) as speech:
             progress.watch(speech)
             async for part in speech:
                 pipe.write(part)
@@ -101,10 +101,10 @@ async def _say(
 
 
 def _report(speech: Speech, synthesizer: Synthesizer, out: str | None) -> str:
-    """Say what was made, and what the caller should know about it."""
+    """Report what was made, and warnings about it."""
     choice = speech.info.choice
     where = {None: "played", STANDARD_IO: "standard output"}.get(out, out)
-    notes = [f"{wish} was not applied: {why}" for wish, why in choice.not_applied.items()]
+    notes = [f"{name} was not applied: {why}" for name, why in choice.not_applied.items()]
     if speech.info.warning:
         notes.append(speech.info.warning)
     if speech.finish_reason == "length":

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from qwen_tts_service.speech.synthesizer import Speech
 
 SHORT_S = 10.0
-"""A speech that is expected to be shorter shows no bar."""
+"""Shorter speeches show no bar."""
 DRAW_EVERY_S = 0.1
 LAYOUT: Any = {"bar_format": "[{bar:24}] {desc}", "ncols": 79, "nrows": 24}
 """Of a fixed size: a terminal of unknown width would show nothing."""

@@ -100,6 +100,6 @@ def _player(command: list[str]) -> Iterator[IO[bytes]]:
                 process.kill()
                 raise
     except OSError:
-        raise CommandError(f"--play: {name} went before the end of the speech") from None
+        raise CommandError(f"--play: {name} ended before the end of the speech") from None
     if process.returncode:
         raise CommandError(f"--play: {name} ended with code {process.returncode}")

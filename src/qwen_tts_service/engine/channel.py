@@ -98,7 +98,7 @@ class PcmChannel:
             return chunk, self._is_closed
 
     async def aclose(self) -> None:
-        """Leave: drop what waits and let the producer see it. Harmless when repeated."""
+        """Close: drop what waits and let the producer see it; repeated calls change nothing."""
         with self._lock:
             self.is_cancelled = True
             self._chunks.clear()

@@ -4,9 +4,10 @@
 on a CPU, and what graphs are compared with.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,10 +17,15 @@ cuda: Any = torch.cuda  # much of it has no annotations
 Work = Callable[[], None]
 
 
+Stream = Literal["frames", "first", "bulk"]
+"""Where work of a kind goes, in order: frames and prompts, first chunks, and all other chunks."""
+
+
 class Mark(Protocol):
     """An event in a device's stream of work."""
 
-    def is_reached(self) -> bool: ...
+    def is_reached(self, *, within_s: float = 0.0) -> bool:
+        """Whether it is reached; if not, ask once more after this time."""
 
     def wait(self) -> None:
         """Block this thread until it is reached."""
@@ -28,28 +34,28 @@ class Mark(Protocol):
 class Driver(Protocol):
     """Graphs, streams, events and pinned memory of one device."""
 
-    def capture(self, work: Work, pool: str) -> Work:
+    def capture(self, work: Work, stream: Stream) -> Work:
         """Run `work` to warm up, then record it; returns what repeats it on the same tensors.
 
-        Graphs of one pool share memory, so they must run one after another. Graphs of two pools
-        share nothing.
+        Graphs of one stream share memory, so they must run one after another. Graphs of two share
+        nothing.
         """
 
-    def codec_stream(self) -> AbstractContextManager[object]:
-        """Within it, work goes to the codec's own stream."""
+    def stream(self, stream: Stream) -> AbstractContextManager[object]:
+        """Within it, work goes to a stream; outside, to that of the frames."""
 
     def mark(self) -> Mark:
         """Mark the end of what the current stream has been given so far."""
 
     def hold(self, mark: Mark) -> None:
-        """Make the current stream wait for a mark of the other; returns at once."""
+        """Make the current stream wait for a mark of another; returns at once."""
 
     def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """Return host memory that copies can go to and from by themselves."""
 
 
 class _Reached:
-    def is_reached(self) -> bool:
+    def is_reached(self, *, within_s: float = 0.0) -> bool:  # noqa: ARG002
         return True
 
     def wait(self) -> None:
@@ -59,11 +65,11 @@ class _Reached:
 class EagerDriver:
     """The same steps by plain calls on one stream: what graphs must agree with to the bit."""
 
-    def capture(self, work: Work, pool: str) -> Work:  # noqa: ARG002
+    def capture(self, work: Work, stream: Stream) -> Work:  # noqa: ARG002
         work()
         return work
 
-    def codec_stream(self) -> AbstractContextManager[object]:
+    def stream(self, stream: Stream) -> AbstractContextManager[object]:  # noqa: ARG002
         return nullcontext()
 
     def mark(self) -> Mark:
@@ -83,11 +89,18 @@ class _CudaMark:
         self.event = cuda.Event()
         self.event.record()
 
-    def is_reached(self) -> bool:
+    def is_reached(self, *, within_s: float = 0.0) -> bool:
+        if within_s and not self.event.query():
+            time.sleep(within_s)
         return bool(self.event.query())
 
     def wait(self) -> None:
         self.event.synchronize()
+
+
+_PRIORITIES: dict[Stream, int] = {"first": -2, "frames": -1, "bulk": 0}
+"""The lower, the sooner. A first chunk is one short call per utterance, so it may go before frames,
+which no other chunk may; and frames wait for chunks that lag far behind."""
 
 
 class CudaDriver:
@@ -97,28 +110,32 @@ class CudaDriver:
         cuda.set_device(device)
         # cuBLAS has one workspace per stream, which graphs keep using: graphs that run at the
         # same time must be captured on different ones. So is a graph's priority its stream's.
-        self._streams = {"frames": cuda.Stream(device), "codec": cuda.Stream(device, priority=-1)}
-        self._pools: dict[str, Any] = {}
+        self._streams = {
+            name: cuda.Stream(device, priority=priority) for name, priority in _PRIORITIES.items()
+        }
+        self._pools: dict[Stream, Any] = {}
 
-    def capture(self, work: Work, pool: str) -> Work:
-        stream = self._streams[pool]
-        stream.wait_stream(cuda.current_stream())
-        with cuda.stream(stream):
+    def capture(self, work: Work, stream: Stream) -> Work:
+        recorder = self._streams[stream]
+        recorder.wait_stream(cuda.current_stream())
+        with cuda.stream(recorder):
             work()
             work()
-        cuda.current_stream().wait_stream(stream)
+        cuda.current_stream().wait_stream(recorder)
         graph = cuda.CUDAGraph()
         # Other threads may do as they like: they do not touch what is captured here.
-        how = {"stream": stream, "capture_error_mode": "thread_local"}
-        with cuda.graph(graph, pool=self._pools.get(pool), **how):
+        how = {"stream": recorder, "capture_error_mode": "thread_local"}
+        with cuda.graph(graph, pool=self._pools.get(stream), **how):
             work()
-        self._pools.setdefault(pool, graph.pool())
+        self._pools.setdefault(stream, graph.pool())
         replay: Work = graph.replay
         return replay
 
-    def codec_stream(self) -> AbstractContextManager[object]:
-        stream: AbstractContextManager[object] = cuda.stream(self._streams["codec"])
-        return stream
+    def stream(self, stream: Stream) -> AbstractContextManager[object]:
+        if stream == "frames":
+            return nullcontext()
+        current: AbstractContextManager[object] = cuda.stream(self._streams[stream])
+        return current
 
     def mark(self) -> Mark:
         return _CudaMark()
@@ -129,3 +146,8 @@ class CudaDriver:
 
     def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(*shape, dtype=dtype, pin_memory=True)
+
+
+def choose_driver(device: torch.device) -> Driver:
+    """Return CUDA's graphs, or plain calls on ROCm, whose graphs have never been tried."""
+    return CudaDriver(device) if torch.version.hip is None else EagerDriver()

@@ -14,7 +14,7 @@ from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.types import EngineStatistics, ReportProgress, Samples
 
-from .driver import CudaDriver
+from .driver import choose_driver
 from .graphs import GraphRunner
 from .job import Job
 from .loop import EngineLoop, OnStep
@@ -41,7 +41,7 @@ class Engine:
         """Allocate everything and start the thread.
 
         on_step: called on the engine's thread after every step; must be quick and never raise
-        on_progress: told what is being prepared and the fraction done
+        on_progress: called with what is being prepared and the fraction done
         runner: for tests; None chooses by the model's device
         """
         self._options = options
@@ -104,5 +104,5 @@ class Engine:
 def choose_runner(model: Qwen3TTS, options: EngineOptions, on_progress: ReportProgress) -> Runner:
     """Return captured graphs for CUDA and plain calls for anything else."""
     if model.device.type == "cuda":
-        return GraphRunner(model, options, CudaDriver(model.device), on_progress)
+        return GraphRunner(model, options, choose_driver(model.device), on_progress)
     return PlainRunner(model, options)

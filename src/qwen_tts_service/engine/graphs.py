@@ -1,20 +1,22 @@
 """Run steps on CUDA: prompts and whole frames as captured graphs, the codec on its own stream.
 
 Frames have a graph per number of rows, bound of positions and kind of sorting; prompts one per
-length of a piece and bound; the codec one per number of rows and of frames. Each reads the slots'
-numbers from a small tensor that is filled before it is replayed; what a graph has too many of goes
-to a spare slot, or behind the end. Outcomes are copied to pinned memory and looked at one frame
-later, so the device never waits for Python. driver.py is the interface to CUDA.
+number of rows, and with fused kernels those of several prompts stand side by side in it; the codec
+one per number of rows and of frames, twice for first chunks, which have a stream of their own; the
+beginning of an utterance is one more. Each reads the slots' numbers from a small tensor that is
+filled before it is replayed; what a graph has too many of goes to a spare slot, or behind the end.
+Outcomes are copied to pinned memory and looked at one frame later, so the device never waits for
+Python. driver.py is the interface to CUDA.
 
 NOT MEASURED: no CUDA device was at hand; what is tested is the logic, with a driver for the CPU.
 `scripts/check_cuda.py` is what to run on the first one.
 
-Letters: B rows of a graph, S slots, P prompt rows, C width, N samples.
+Letters: B rows of a graph, S slots, R prompt rows, C width, N samples.
 """
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, product
 from typing import Any
@@ -22,23 +24,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwen_tts_service.kernels.attention import MaskedAttention
+from qwen_tts_service.kernels.attention import CachePositions, MaskedAttention
 from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.model.state import StartNumbers
 from qwen_tts_service.types import ReportProgress
 
-from .driver import Driver, Mark, Work
+from .driver import Driver, Mark, Stream, Work
 from .job import Job
 from .options import EngineOptions
 from .runner import Outcome
-from .slots import RING_FRAMES, SlotTensors
+from .slots import RING_FRAMES, PromptPiece, SlotTensors, rows_of
 
 logger = logging.getLogger(__name__)
 
 MIN_BOUND = 256
 """The smallest bound of positions that has graphs of its own."""
-MIN_PIECE_ROWS = 16
-"""The smallest piece of a prompt that has graphs of its own."""
+MIN_PROMPT_ROWS = 16
+"""The fewest rows of prompts that have a graph of their own."""
+MAX_PROMPT_ROWS = 256
+"""The most rows of prompts in one graph, where several may stand side by side."""
+PINNED_COPIES = 4
+"""Buffers for each kind of transfer between host and device that are there from the start."""
 CODEC_LAG_STEPS = 8
 """Frame steps that the codec may lag behind before the next one waits for it."""
 assert CODEC_LAG_STEPS * 2 + 8 <= RING_FRAMES
@@ -46,10 +53,11 @@ assert CODEC_LAG_STEPS * 2 + 8 <= RING_FRAMES
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A captured graph: `run` reads the inputs and writes the output, if it has one.
+    """A captured graph: `run` reads the inputs and writes the output; an input if it has none.
 
+    begin:   int64 [7] and float64 [5], see `StartNumbers`, and the first input [C] -> nothing
     frame:   slots int64 [B] -> whether each drew end of speech, bool [B]
-    prefill: rows [1, P, C], slot and first position int64 [2] -> nothing
+    prefill: slots and positions int64 [2, R], rows [R, C] -> nothing
     decode:  slots, first frames and whether active, int64 [3, B] -> samples float32 [B, N]
     """
 
@@ -83,37 +91,65 @@ class GraphRunner:
         self._bounds = every_bound if has_bounds else (options.max_positions,)
         self._prefill_bounds = (options.max_positions,) if model.is_fused else every_bound
         self._sorts = (False,) if model.is_fused else (True, False)
-        self._pieces = doubling(MIN_PIECE_ROWS, options.prefill_piece_rows)
+        most = MAX_PROMPT_ROWS if model.is_fused else options.prefill_piece_rows
+        # Side by side, how many rows there are is a matter of company.
+        has_one = model.is_fused and options.deterministic
+        self._prompt_rows = (most,) if has_one else doubling(MIN_PROMPT_ROWS, most)
         self._chunks = sorted(set(options.chunk_frames))
+        self._first_frames = options.chunk_frames[0]
+        # A row that a prompt's graph has too many: where fused kernels read next to nothing, and
+        # where torch's own attention lets no other row see it.
+        self._unused_row = (self._spare, 0 if model.is_fused else options.max_positions - 1)
         # Two: one may not have been looked at yet when the other is filled.
         self._to_host = [driver.pinned(options.slots, dtype=torch.bool) for _ in range(2)]
         self._turn = 0
         self._frame_marks: deque[Mark] = deque(maxlen=2)
-        self._codec_mark: Mark | None = None
-        self._old_audio: deque[Mark | None] = deque()
-        self._has_new_slot = False
+        self._codec_marks: dict[Stream, Mark] = {}
+        self._slot_marks: dict[int, tuple[Stream, Mark]] = {}
+        self._old_marks: deque[list[Mark]] = deque()
         self._frames: dict[tuple[int, int, bool], _Call] = {}
         self._prefills: dict[tuple[int, int], _Call] = {}
-        self._audio: dict[tuple[int, int], _Call] = {}
+        self._audio: dict[tuple[Stream, int, int], _Call] = {}
         self._capture_all(on_progress)
         logger.info("engine memory: %s", self._slots.memory)
 
     def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
-        # The codec may still be reading the codes of the slot's last user.
-        self._has_new_slot = True
-        begun = self._slots.begin(slot, job)
-        with self._driver.codec_stream():
-            self._slots.model.codec.reset(self._slots.codec_state, self._slots.index(slot))
-        return begun
+        prompt = self._slots.build_prompt(job)
+        # The codec may still be at work for the slot's last user.
+        if slot in self._slot_marks:
+            self._hold([self._slot_marks.pop(slot)[1]])
+        numbers = StartNumbers.of(
+            slot, prompt, seed=job.seed, talker=job.sampling, predictor=job.sampling
+        )
+        integers, reals, next_input = self._begin.inputs
+        self._fill(integers, numbers.integers)
+        self._fill(reals, numbers.reals)
+        next_input.copy_(prompt.rows[-1])
+        self._begin.run()
+        self._slots.hear(slot, job.voice)
+        if len(prompt.text_rows):
+            self._slots.state.text_rows[slot, : len(prompt.text_rows)] = prompt.text_rows
+        return prompt, self._slots.take_prefix(slot, prompt)
 
-    def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
-        end = start + rows
-        call = self._prefills[smallest(self._pieces, rows), smallest(self._prefill_bounds, end)]
-        prompt_rows, target = call.inputs
-        prompt_rows[0, :rows] = prompt.rows[start:end]
-        self._fill(target, [slot, start])
-        call.run()
-        self._slots.keep_prefix(slot, prompt, end)
+    def prefill(self, pieces: Sequence[PromptPiece]) -> None:
+        together = [pieces] if self._slots.model.is_fused else [[piece] for piece in pieces]
+        for part in together:
+            self._read(part)
+        self._slots.keep_prefixes(pieces)
+
+    def _read(self, pieces: Sequence[PromptPiece]) -> None:
+        """Read the rows of pieces, as many at once as there are graphs for."""
+        rows = rows_of(pieces)
+        where = [(p.slot, p.start + row) for p in pieces for row in range(p.rows)]
+        most = self._prompt_rows[-1]
+        for first in range(0, len(where), most):
+            part = where[first : first + most]
+            size, end = smallest(self._prompt_rows, len(part)), 1 + max(at for _, at in part)
+            call = self._prefills[size, smallest(self._prefill_bounds, end)]
+            unused = [self._unused_row] * (size - len(part))
+            self._fill(call.inputs[0], list(zip(*part, *unused, strict=True)))
+            call.inputs[1][: len(part)] = rows[first : first + len(part)]
+            call.run()
 
     def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
         self._slots.append_text(slot, ids, start=start, is_end=is_end)
@@ -124,7 +160,7 @@ class GraphRunner:
         sorts = full_sort and True in self._sorts
         call = self._frames[size, smallest(self._bounds, positions), sorts]
         self._fill(call.inputs[0], [*slots, *[self._spare] * (size - rows)])
-        self._hold_for_codec()
+        self._hold_for_late_codec()
         call.run()
         ends = self._to_host[self._turn][:rows]
         ends.copy_(call.output[:rows], non_blocking=True)
@@ -133,53 +169,54 @@ class GraphRunner:
         self._turn = 1 - self._turn
         return Outcome(ends, mark)
 
-    def decode(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Outcome:
+    def decode(
+        self, slots: Sequence[int], first: Sequence[int], frames: int, *, is_first: bool
+    ) -> Outcome:
         rows = len(slots)
         size = smallest(self._buckets, rows)
+        stream: Stream = "first" if is_first else "bulk"
         # Only the last chunk of an utterance has a length of its own. What the graph decodes
         # behind it is cut off, and its state is never used again.
-        call = self._audio[size, smallest(self._chunks, frames)]
-        # The codec wants no slot twice: rows that nobody needs are others' slots, inactive.
-        others = [slot for slot in range(self._slots.count) if slot not in slots][: size - rows]
-        unused = [0] * len(others)
-        with self._driver.codec_stream():
+        length = self._first_frames if is_first else smallest(self._chunks, frames)
+        call = self._audio[stream, size, length]
+        # Both streams may be at work at once, so rows that nobody needs are the spare slot's.
+        unused = [self._spare] * (size - rows)
+        none = [0] * len(unused)
+        earlier = [self._slot_marks[slot] for slot in slots if slot in self._slot_marks]
+        with self._driver.stream(stream):
             # Codes that are asked for were seen to be made one frame step ago.
-            if self._frame_marks:
-                self._driver.hold(self._frame_marks[0])
-            self._fill(
-                call.inputs[0], [[*slots, *others], [*first, *unused], [*[1] * rows, *unused]]
-            )
+            self._hold(list(self._frame_marks)[:1])
+            self._hold({mark for other, mark in earlier if other != stream})
+            self._fill(call.inputs[0], [[*slots, *unused], [*first, *none], [*[1] * rows, *none]])
             call.run()
-            samples = self._driver.pinned(rows, call.output.shape[1], dtype=torch.float32)
-            samples.copy_(call.output[:rows], non_blocking=True)
-            self._codec_mark = self._driver.mark()
-        length = frames * self._slots.model.config.codec.samples_per_frame
-        return Outcome(samples[:, :length], self._codec_mark)
+            samples = self._driver.pinned(*call.output.shape, dtype=torch.float32)
+            samples.copy_(call.output, non_blocking=True)
+            mark = self._codec_marks[stream] = self._driver.mark()
+        self._slot_marks.update(dict.fromkeys(slots, (stream, mark)))
+        end = frames * self._slots.model.config.codec.samples_per_frame
+        return Outcome(samples[:rows, :end], mark)
 
     def clear(self, slots: Sequence[int]) -> None:
-        if self._codec_mark is not None:
-            self._driver.hold(self._codec_mark)
+        self._hold(self._codec_marks.values())
         self._slots.clear(slots)
 
     def _fill(self, target: Tensor, numbers: Sequence[Any]) -> None:
         """Put numbers into a graph's input, in the order of the current stream."""
         pinned = self._driver.pinned(*target.shape, dtype=target.dtype)
-        pinned.copy_(torch.tensor(numbers))
+        pinned.copy_(torch.tensor(numbers, dtype=target.dtype))
         target.copy_(pinned, non_blocking=True)
 
-    def _hold_for_codec(self) -> None:
-        """Keep codes from being written where the codec still reads.
-
-        It does in the ring of a slot that changed hands, and of all slots when it lags far behind.
-        """
-        if self._has_new_slot and self._codec_mark is not None:
-            self._driver.hold(self._codec_mark)
-        self._has_new_slot = False
-        self._old_audio.append(self._codec_mark)
-        if len(self._old_audio) > CODEC_LAG_STEPS:
-            mark = self._old_audio.popleft()
-            if mark is not None:
+    def _hold(self, marks: Iterable[Mark]) -> None:
+        """Make the current stream wait for marks, if it has to."""
+        for mark in marks:
+            if not mark.is_reached():
                 self._driver.hold(mark)
+
+    def _hold_for_late_codec(self) -> None:
+        """Keep codes from being written where a codec that lags far behind still reads."""
+        self._old_marks.append(list(self._codec_marks.values()))
+        if len(self._old_marks) > CODEC_LAG_STEPS:
+            self._hold(self._old_marks.popleft())
 
     @torch.inference_mode()
     def _capture_all(self, on_progress: ReportProgress) -> None:
@@ -187,23 +224,43 @@ class GraphRunner:
         sizes = sorted(self._buckets, reverse=True)
         bounds = self._bounds[::-1]
         frames = list(product(sizes, bounds, self._sorts))
-        prefills = list(product(self._pieces[::-1], self._prefill_bounds[::-1]))
-        sounds = list(product(sizes, self._chunks[::-1]))
+        prefills = list(product(self._prompt_rows[::-1], self._prefill_bounds[::-1]))
+        streams: list[tuple[Stream, int]] = [("bulk", length) for length in self._chunks[::-1]]
+        streams.append(("first", self._first_frames))
+        sounds = [(stream, size, length) for stream, length in streams for size in sizes]
         total, done = len(frames) + len(prefills) + len(sounds), count()
 
         def tell() -> None:
             on_progress("capturing graphs", next(done) / total)
 
+        self._slots.model.prepare()
+        # Capturing returns pinned memory that nobody holds to the system.
+        pinned = self._pin_buffers()
+        self._begin = self._begin_call()
         for size, bound, full_sort in frames:
             tell()
             self._frames[size, bound, full_sort] = self._frame_call(size, bound, full_sort)
         for rows, bound in prefills:
             tell()
             self._prefills[rows, bound] = self._prefill_call(rows, bound)
-        for size, length in sounds:
+        for stream, size, length in sounds:
             tell()
-            self._audio[size, length] = self._decode_call(size, length)
+            self._audio[stream, size, length] = self._decode_call(stream, size, length)
         tell()
+        pinned.clear()
+
+    def _pin_buffers(self) -> list[Tensor]:
+        """Allocate what transfers will need: buffers that are let go of are taken again."""
+        per_frame = self._slots.model.config.codec.samples_per_frame
+        small = [(size,) for size in self._buckets] + [(3, size) for size in self._buckets]
+        small += [(7,), *((2, rows) for rows in self._prompt_rows)]
+        shapes = [(shape, torch.int64) for shape in small] + [((5,), torch.float64)]
+        for size, frames in product(self._buckets, {*self._chunks, self._first_frames}):
+            shapes.append(((size, frames * per_frame), torch.float32))
+        pinned = self._driver.pinned
+        return [
+            pinned(*shape, dtype=dtype) for shape, dtype in shapes for _ in range(PINNED_COPIES)
+        ]
 
     def _frame_call(self, size: int, bound: int, full_sort: bool) -> _Call:
         slots = torch.full((size,), self._spare, device=self._device)
@@ -218,25 +275,39 @@ class GraphRunner:
 
     def _prefill_call(self, rows: int, bound: int) -> _Call:
         model, state = self._slots.model, self._slots.state
-        inputs = torch.zeros(1, rows, model.config.width, dtype=model.dtype, device=self._device)
-        target = torch.tensor([self._spare, 0], device=self._device)
+        inputs = torch.zeros(rows, model.config.width, dtype=model.dtype, device=self._device)
+        where = torch.zeros(2, rows, dtype=torch.int64, device=self._device)
+        where[0] = self._spare
+        # Torch's own attention reads the positions of one slot.
+        slots = where[0] if model.is_fused else where[0, :1]
 
         def work() -> None:
-            model.prefill(state, target[:1], inputs, start=target[1], bound=bound)
+            model.prefill(state, inputs, [CachePositions(slots, where[1], bound)])
 
-        # In the pool of the frames, which run on the same stream.
-        return _Call((inputs, target), inputs, self._driver.capture(work, "frames"))
+        return _Call((where, inputs), inputs, self._driver.capture(work, "frames"))
 
-    def _decode_call(self, size: int, frames: int) -> _Call:
+    def _decode_call(self, stream: Stream, size: int, frames: int) -> _Call:
         rows = torch.zeros(3, size, dtype=torch.int64, device=self._device)
-        rows[0] = torch.arange(size, device=self._device)
+        rows[0] = self._spare
         length = frames * self._slots.model.config.codec.samples_per_frame
         samples = torch.zeros(size, length, device=self._device)
 
         def work() -> None:
             samples.copy_(self._slots.decode(rows[0], rows[1], frames, active=rows[2].bool()))
 
-        return _Call((rows,), samples, self._driver.capture(work, "codec"))
+        return _Call((rows,), samples, self._driver.capture(work, stream))
+
+    def _begin_call(self) -> _Call:
+        model = self._slots.model
+        integers = torch.zeros(7, dtype=torch.int64, device=self._device)
+        integers[0] = self._spare
+        reals = torch.ones(5, dtype=torch.float64, device=self._device)
+        row = torch.zeros(model.config.width, dtype=model.dtype, device=self._device)
+
+        def work() -> None:
+            self._slots.restart(integers, reals, row)
+
+        return _Call((integers, reals, row), row, self._driver.capture(work, "frames"))
 
 
 def doubling(first: int, most: int) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwen_tts_service.types import Layout, SamplingOptions
+from qwen_tts_service.types import KeptVoice, Layout, SamplingOptions
 
 
 class TextFeed:
@@ -38,6 +38,8 @@ class Job:
     """One utterance.
 
     ids: a whole utterance in the tokenizer's ids; instruct_ids: a whole instruction or nothing
+    speaker: of a checkpoint that has some; voice: for one that clones
+    reference_ids: the whole transcript of the voice's recording, if it has one
     language: a language of the checkpoint, or "auto"
     max_frames: what the caller allows; the speech then ends as "length"
     runaway_frames: what the text can need at most; the speech then ends as "runaway"
@@ -47,7 +49,9 @@ class Job:
 
     ids: tuple[int, ...]
     instruct_ids: tuple[int, ...] = ()
-    speaker: str
+    speaker: str | None = None
+    voice: KeptVoice | None = None
+    reference_ids: tuple[int, ...] = ()
     language: str
     layout: Layout = "full_text"
     seed: int

@@ -1,4 +1,4 @@
-"""The engine's thread: take jobs, plan a step, run it, hand out the audio, for ever.
+"""The engine's thread: take jobs, plan a step, run it, hand out the audio, until closed.
 
 Everything that touches the model happens here. A failing call fails the sequences it worked for
 and nobody else; several in a row fail everyone.
@@ -25,6 +25,7 @@ from .job import Job, TextFeed
 from .options import EngineOptions
 from .runner import Outcome, Runner
 from .scheduler import SequenceState, StepPlan, end_of, may_join, plan_decode, plan_step
+from .slots import PromptPiece
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ _NEW_STEP_WEIGHT = 0.2
 """How much the latest step counts in the usual step time."""
 PAUSE_POLL_S = 0.005
 """How often slow readers and writers are looked at while nobody else has anything to do."""
+AUDIO_POLL_S = 0.0002
+"""How often audio that is under way is looked at while nothing else can be begun."""
 TEXT_IDS_PER_STEP = 16
 """Text that one sequence may bring in a step. A frame uses one; more would keep others waiting."""
 
@@ -74,9 +77,10 @@ class EngineLoop:
         self._inbox: SimpleQueue[Submission | None] = SimpleQueue()
         self._waiting: deque[Submission] = deque()
         self._sequences: list[RunningSequence] = []
-        self._free = list(range(options.slots - 1, -1, -1))
+        # The slot that has been free for longest is taken first: its audio has long been made.
+        self._free = deque(range(options.slots))
         self._frames: deque[tuple[list[RunningSequence], Outcome]] = deque()
-        self._audio: deque[tuple[list[RunningSequence], int, Outcome]] = deque()
+        self._audio: list[tuple[list[RunningSequence], int, Outcome]] = []
         self._failures_in_row = 0
         self._failures = 0
         self._usual_step_s = 0.0
@@ -121,7 +125,7 @@ class EngineLoop:
         started_s = self.busy_since_s = time.perf_counter()
         try:
             rows = self._step(started_s)
-        except Exception as error:  # noqa: BLE001 - logged, and told to those it belongs to
+        except Exception as error:  # noqa: BLE001 - logged, and passed to its sequences
             self._fail(
                 error.sequences if isinstance(error, _CallFailed) else self._sequences, error
             )
@@ -133,14 +137,18 @@ class EngineLoop:
 
     def _step(self, now_s: float) -> int:
         """Do one step; returns how many utterances advanced."""
+        self._collect(self._runner.run_ahead)  # more is under way only after a failure
         self._look_at_readers()
         self._read_texts()
         self._join()
-        plan = plan_step(self._sequences, self._options)
+        plan = plan_step(self._sequences, len(self._waiting), self._options)
         self._launch(plan)
         self._collect(0 if not plan.advance else self._runner.run_ahead)
         self._decode(now_s)
-        self._deliver(wait=not plan.advance)
+        if self._audio and not (plan.prefill or plan.advance):
+            self._audio[0][2].is_ready(within_s=AUDIO_POLL_S)
+        self._deliver()
+        self._finish()
         return len(plan.advance)
 
     def _receive(self) -> None:
@@ -186,7 +194,9 @@ class EngineLoop:
                 sequence.text_rows, sequence.runaway_frames = None, runaway_frames
 
     def _join(self) -> None:
-        while self._waiting and self._free and may_join(self._sequences, self._options):
+        while self._waiting and self._free:
+            if not may_join(self._sequences, len(self._waiting), self._options):
+                return
             job, channel = self._waiting.popleft()
             if channel.is_cancelled:
                 channel.close("cancelled")
@@ -195,7 +205,7 @@ class EngineLoop:
                 self._begin(job, channel)
 
     def _begin(self, job: Job, channel: PcmChannel) -> None:
-        slot = self._free[-1]
+        slot = self._free[0]
         try:
             prompt, read = self._runner.begin(slot, job)
         except TTSError as error:
@@ -204,7 +214,7 @@ class EngineLoop:
         except Exception:
             channel.fail(SynthesisFailed("the speech could not be started"))
             raise
-        self._free.pop()
+        self._free.popleft()
         sampling = job.sampling
         sequence = RunningSequence(
             slot=slot,
@@ -222,10 +232,14 @@ class EngineLoop:
         self._sequences.append(sequence)
 
     def _launch(self, plan: StepPlan[RunningSequence]) -> None:
-        for sequence, start, rows in plan.prefill:
-            with _working_for([sequence]):
-                self._runner.prefill(sequence.slot, sequence.prompt, start, rows)
-            sequence.prefilled += rows
+        if plan.prefill:
+            read = list(dict.fromkeys(sequence for sequence, _, _ in plan.prefill))
+            with _working_for(read):
+                self._runner.prefill(
+                    [PromptPiece(s.slot, s.prompt, *rows) for s, *rows in plan.prefill]
+                )
+            for sequence, _, rows in plan.prefill:
+                sequence.prefilled += rows
         if not plan.advance:
             return
         with _working_for(plan.advance):
@@ -239,9 +253,15 @@ class EngineLoop:
         self._frames.append((plan.advance, ends))
 
     def _collect(self, under_way: int) -> None:
-        """Look at the outcome of frame steps until only `under_way` are left."""
+        """Look at the outcome of frame steps until only `under_way` are left.
+
+        Audio that gets ready meanwhile is handed out.
+        """
         while len(self._frames) > under_way:
-            sequences, ends = self._frames.popleft()
+            sequences, ends = self._frames[0]
+            while self._audio and not ends.is_ready(within_s=AUDIO_POLL_S):
+                self._deliver()
+            self._frames.popleft()
             with _working_for(sequences):
                 outcome = ends.wait()
             for sequence, drew_end in zip(sequences, outcome, strict=True):
@@ -252,29 +272,31 @@ class EngineLoop:
 
     def _decode(self, now_s: float) -> None:
         groups = plan_decode(self._sequences, self._options, now_s=now_s, step_s=self._usual_step_s)
-        for frames, sequences in groups.items():
-            with _working_for(sequences):
+        for group in groups:
+            with _working_for(group.sequences):
                 audio = self._runner.decode(
-                    [sequence.slot for sequence in sequences],
-                    [sequence.decoded for sequence in sequences],
-                    frames,
+                    [sequence.slot for sequence in group.sequences],
+                    [sequence.decoded for sequence in group.sequences],
+                    group.frames,
+                    is_first=group.is_first,
                 )
-            for sequence in sequences:
-                sequence.decoded += frames
+            for sequence in group.sequences:
+                sequence.decoded += group.frames
                 sequence.chunks += 1
-            self._audio.append((sequences, frames, audio))
+            self._audio.append((group.sequences, group.frames, audio))
+            self._deliver()
 
-    def _deliver(self, *, wait: bool) -> None:
-        """Hand out finished audio in order; `wait`, and first chunks, are waited for."""
-        while self._audio:
-            sequences, frames, audio = self._audio[0]
-            is_urgent = wait or any(sequence.first_sent_s is None for sequence in sequences)
-            if not is_urgent and not audio.is_ready():
-                break
-            self._audio.popleft()
-            with _working_for(sequences):
-                self._send(sequences, audio.wait(), frames)
-        self._finish()
+    def _deliver(self) -> None:
+        """Hand out the audio that is ready, that of each sequence in its order."""
+        late: set[RunningSequence] = set()
+        for call in list(self._audio):
+            sequences, frames, audio = call
+            if late.isdisjoint(sequences) and audio.is_ready():
+                self._audio.remove(call)
+                with _working_for(sequences):
+                    self._send(sequences, audio.wait(), frames)
+            else:
+                late.update(sequences)
 
     def _send(self, sequences: list[RunningSequence], samples: Samples, frames: int) -> None:
         now_s = time.perf_counter()
@@ -289,9 +311,9 @@ class EngineLoop:
 
     def _finish(self) -> None:
         """Close the sequences whose last audio has been handed out."""
-        coming = {id(sequence) for sequences, _, _ in self._audio for sequence in sequences}
+        coming = {sequence for sequences, _, _ in self._audio for sequence in sequences}
         for sequence in [sequence for sequence in self._sequences if sequence.is_spoken]:
-            if id(sequence) not in coming:
+            if sequence not in coming:
                 sequence.channel.close(sequence.end or "stop")
                 self._release(sequence)
 

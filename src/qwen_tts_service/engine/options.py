@@ -13,9 +13,11 @@ class EngineOptions:
     max_positions:  prompt rows and frames that one utterance may have together
     max_text_rows:  text rows of one utterance in the streaming-text layout
     chunk_frames:   frames of an utterance's 1st, 2nd, ... call of the codec; the last one repeats
-    prefill_piece_rows: prompt rows read at once; fixed, so that a prompt is always cut alike
-    prefill_tokens_per_step: prompt rows read between two frames, in whole pieces, at least one
+    prefill_piece_rows: rows that a prompt is cut into; fixed, so that it is always cut alike
+    prefill_rows_per_step: rows of one prompt read between two frames, in whole pieces
+    start_steps:    frame steps in which all who arrive at once have begun; see `prompts_per_step`
     prefix_cache_rows: prompt rows that are kept read for other prompts that begin alike
+    heard_voices:   cloned voices whose recordings the codec need not hear again; 5 MB each
     max_lead_s:     audio that may wait for a slow reader; then its slot pauses
     margin_s:       audio that a reader should have left when the next chunk arrives
     silence_s:      a run of silence this long has lost its end
@@ -32,8 +34,10 @@ class EngineOptions:
     max_text_rows: int = 1024
     chunk_frames: tuple[int, ...] = (1, 1, 2, 4, 8)
     prefill_piece_rows: int = 64
-    prefill_tokens_per_step: int = 64
+    prefill_rows_per_step: int = 128
+    start_steps: int = 3
     prefix_cache_rows: int = 1024
+    heard_voices: int = 16
     max_lead_s: float = 8.0
     margin_s: float = 0.05
     silence_s: float = 10.0

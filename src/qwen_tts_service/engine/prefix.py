@@ -25,7 +25,7 @@ class PrefixCache:
         self._entries: OrderedDict[Hashable, Cached] = OrderedDict()
 
     def get(self, prefix: Hashable) -> Cached | None:
-        """Return what is kept of a prefix, and keep it longer."""
+        """Return a kept prefix and mark it as used; None if it is not kept."""
         if prefix in self._entries:
             self._entries.move_to_end(prefix)
         return self._entries.get(prefix)
@@ -35,7 +35,7 @@ class PrefixCache:
         return prefix not in self._entries and rows <= self._max_rows
 
     def put(self, prefix: Hashable, cached: Cached) -> None:
-        """Keep a prefix that `wants` says yes to."""
+        """Keep a prefix for which `wants` is true."""
         self._entries[prefix] = cached
         self._rows += cached[0].shape[1]
         while self._rows > self._max_rows:

@@ -20,7 +20,7 @@ from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from .driver import Mark
 from .job import Job
 from .options import EngineOptions
-from .slots import SlotTensors
+from .slots import PromptPiece, SlotTensors
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,9 @@ class Outcome:
         self._result = result
         self._mark = mark
 
-    def is_ready(self) -> bool:
-        """Whether `wait` would not block."""
-        return self._mark is None or self._mark.is_reached()
+    def is_ready(self, *, within_s: float = 0.0) -> bool:
+        """Whether `wait` would not block, at once or after a moment."""
+        return self._mark is None or self._mark.is_reached(within_s=within_s)
 
     def wait(self) -> NDArray[Any]:
         """Block until it is there; a copy, since pinned memory is used again."""
@@ -55,12 +55,12 @@ class Runner(Protocol):
     def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
         """Give a slot to a job; its prompt, and how many rows of it need not be read any more.
 
-        `prefill` is to read the others, except the last, and a prefix in calls of its own. Raises
+        `prefill` is to read the others, except the last, and a prefix in pieces of its own. Raises
         InvalidRequest for what the job asks and this model does not have.
         """
 
-    def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
-        """Read some rows of a slot's prompt."""
+    def prefill(self, pieces: Sequence[PromptPiece]) -> None:
+        """Read pieces of prompts, side by side; those of one prompt in their order."""
 
     def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
         """Add text behind the `start` text rows that a slot has, and its end if this is it."""
@@ -71,8 +71,13 @@ class Runner(Protocol):
         `positions` bounds what their caches hold afterwards.
         """
 
-    def decode(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Outcome:
-        """Decode `frames` frames of each slot from its frame `first` on: float32 [B, N]."""
+    def decode(
+        self, slots: Sequence[int], first: Sequence[int], frames: int, *, is_first: bool
+    ) -> Outcome:
+        """Decode `frames` frames of each slot from its frame `first` on: float32 [B, N].
+
+        is_first: somebody waits for their first audio, so the device does it before other chunks
+        """
 
     def clear(self, slots: Sequence[int]) -> None:
         """Forget what slots hold after a failure, whatever it is."""
@@ -85,15 +90,20 @@ class PlainRunner:
 
     def __init__(self, model: Qwen3TTS, options: EngineOptions) -> None:
         self._slots = SlotTensors(model, options)
+        # Packed layers give a row the same bits in any company, the library's own do not.
+        self._rows_alone = options.deterministic and model.linear == "float"
         logger.info("engine memory: %s", self._slots.memory)
 
     def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
-        begun = self._slots.begin(slot, job)
-        self._slots.model.codec.reset(self._slots.codec_state, self._slots.index(slot))
-        return begun
+        prompt = self._slots.build_prompt(job)
+        self._slots.begin(slot, job, prompt)
+        self._slots.hear(slot, job.voice)
+        return prompt, self._slots.take_prefix(slot, prompt)
 
-    def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
-        self._slots.prefill(slot, prompt, start, rows)
+    def prefill(self, pieces: Sequence[PromptPiece]) -> None:
+        size = 1 if self._rows_alone else len(pieces)
+        for first in range(0, len(pieces), size):
+            self._slots.prefill(pieces[first : first + size])
 
     def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
         self._slots.append_text(slot, ids, start=start, is_end=is_end)
@@ -105,16 +115,21 @@ class PlainRunner:
         full_sort: bool,
         positions: int,  # noqa: ARG002 - attention on the CPU reads each row's own length
     ) -> Outcome:
-        # Packed layers give a row the same bits in any company, the library's own do not.
-        is_exact = self._slots.options.deterministic
-        size = 1 if is_exact and self._slots.model.linear == "float" else len(slots)
+        size = 1 if self._rows_alone else len(slots)
         parts = [
             self._slots.frame(index, full_sort=full_sort)
             for index in torch.split(torch.tensor(slots), size)
         ]
         return Outcome(torch.cat(parts))
 
-    def decode(self, slots: Sequence[int], first: Sequence[int], frames: int) -> Outcome:
+    def decode(
+        self,
+        slots: Sequence[int],
+        first: Sequence[int],
+        frames: int,
+        *,
+        is_first: bool,  # noqa: ARG002 - calls are done one after the other
+    ) -> Outcome:
         # A convolution's last bits depend on the batch; alone they are always the same.
         size = 1 if self._slots.options.deterministic else len(slots)
         rows = torch.tensor([slots, first])

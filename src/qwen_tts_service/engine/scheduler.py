@@ -3,8 +3,10 @@
 Pure: the same sequences, limits and time give the same plan, and planning changes nothing.
 """
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 from qwen_tts_service.types import FRAME_S, FinishReason
@@ -52,13 +54,18 @@ class SequenceState:
         return self.prefilled >= self.prompt_rows
 
     @property
+    def unread(self) -> int:
+        """Rows of the prompt that are left to read."""
+        return self.prompt_rows - self.prefilled
+
+    @property
     def has_text(self) -> bool:
         """Whether the text row that the next frame ends with is there."""
         return self.text_rows is None or self.started < self.text_rows
 
     @property
     def can_move(self) -> bool:
-        """Whether there is anything to do for it, as far as reader and writer let it."""
+        """Whether there is work to do for it, given its reader and writer."""
         return self.has_room and (self.has_text or not self.is_ready)
 
     @property
@@ -78,7 +85,7 @@ class SequenceState:
 
     @property
     def is_spoken(self) -> bool:
-        """Whether all there will be has been handed to the codec."""
+        """Whether all its frames have been handed to the codec."""
         return self.end is not None and self.decoded == self.frames
 
 
@@ -93,33 +100,65 @@ class StepPlan(Generic[SequenceT]):
     advance: list[SequenceT] = field(default_factory=list)
 
 
-def may_join(sequences: Iterable[SequenceState], options: EngineOptions) -> bool:
-    """Whether another utterance may take a slot: not while earlier prompts fill the next step."""
-    unread = sum(sequence.prompt_rows - sequence.prefilled for sequence in sequences)
-    return unread < options.prefill_tokens_per_step
+@dataclass(frozen=True, slots=True)
+class DecodeGroup(Generic[SequenceT]):
+    """Sequences whose next `frames` frames are decoded in one call; is_first: their first ones."""
+
+    frames: int
+    is_first: bool
+    sequences: list[SequenceT] = field(default_factory=list)
 
 
-def plan_step(sequences: Sequence[SequenceT], options: EngineOptions) -> StepPlan[SequenceT]:
-    """Plan prompts, in order of arrival and bounded, and one frame for every other sequence.
+def prompts_per_step(
+    sequences: Collection[SequenceState], waiting: int, options: EngineOptions
+) -> int:
+    """Return how many prompts a step reads at least; `waiting`: utterances without a slot.
 
+    So many that all who are there can begin within `start_steps` steps. Of those who come together
+    nobody then waits longer than twice the mean for the first audio, if a prompt costs no less than
+    a row of a frame: with fewer at a time, the frames of ever more others add up before the last.
+    With more at a time the first ones wait longer, and so do those who speak already.
+    """
+    return -(-min(len(sequences) + waiting, options.slots) // options.start_steps)
+
+
+def may_join(sequences: Collection[SequenceState], waiting: int, options: EngineOptions) -> bool:
+    """Whether the next of `waiting` utterances may take a slot: when a step may read its prompt."""
+    unread = [sequence.unread for sequence in sequences if not sequence.is_ready]
+    is_short = sum(unread) < options.prefill_rows_per_step
+    return is_short or len(unread) < prompts_per_step(sequences, waiting, options)
+
+
+def plan_step(
+    sequences: Sequence[SequenceT], waiting: int, options: EngineOptions
+) -> StepPlan[SequenceT]:
+    """Plan the prompts to read, in order of arrival, and one frame for every other sequence.
+
+    Beyond `prompts_per_step`, short prompts are read as long as the rows of one step hold them.
     A sequence whose prompt is complete after this step's reading advances in the same step; one
     whose reader or writer does not keep up, or that has begun its last frame, does not.
     """
     plan: StepPlan[SequenceT] = StepPlan()
-    left = options.prefill_tokens_per_step
+    unread = [s for s in sequences if s.end is None and not s.is_ready]
+    short = bisect_right(list(accumulate(s.unread for s in unread)), options.prefill_rows_per_step)
+    for sequence in unread[: max(short, prompts_per_step(sequences, waiting, options))]:
+        plan.prefill.extend((sequence, *piece) for piece in _pieces(sequence, options))
+    read = {sequence: start + rows for sequence, start, rows in plan.prefill}
     for sequence in sequences:
-        if sequence.end is not None:
-            continue
-        row = sequence.prefilled
-        while row < sequence.prompt_rows and (left > 0 or not plan.prefill):
-            end = sequence.prefix_rows if row < sequence.prefix_rows else sequence.prompt_rows
-            rows = min(options.prefill_piece_rows, end - row)
-            plan.prefill.append((sequence, row, rows))
-            row += rows
-            left -= rows
-        if row >= sequence.prompt_rows and sequence.may_advance:
+        row = read.get(sequence, sequence.prefilled)
+        if sequence.end is None and row >= sequence.prompt_rows and sequence.may_advance:
             plan.advance.append(sequence)
     return plan
+
+
+def _pieces(sequence: SequenceState, options: EngineOptions) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the rows of each piece of a prompt that a step reads."""
+    row, most = sequence.prefilled, sequence.prefilled + options.prefill_rows_per_step
+    while row < min(most, sequence.prompt_rows):
+        end = sequence.prefix_rows if row < sequence.prefix_rows else sequence.prompt_rows
+        rows = min(options.prefill_piece_rows, end - row)
+        yield row, rows
+        row += rows
 
 
 def end_of(sequence: SequenceState, *, drew_end: bool) -> FinishReason | None:
@@ -133,18 +172,20 @@ def end_of(sequence: SequenceState, *, drew_end: bool) -> FinishReason | None:
 
 def plan_decode(
     sequences: Iterable[SequenceT], options: EngineOptions, *, now_s: float, step_s: float
-) -> dict[int, list[SequenceT]]:
-    """Group the sequences whose codes become sound now by how many frames they decode.
+) -> list[DecodeGroup[SequenceT]]:
+    """Group the sequences whose codes become sound now: those that nobody has heard yet first.
 
     step_s: how long a step takes at present
     """
-    groups: dict[int, list[SequenceT]] = {}
+    groups: dict[tuple[bool, int], DecodeGroup[SequenceT]] = {}
     for sequence in sequences:
         if sequence.frames > sequence.decoded and sequence.has_room:
             frames = chunk_frames(sequence, options, now_s=now_s, step_s=step_s)
             if frames:
-                groups.setdefault(frames, []).append(sequence)
-    return groups
+                is_first = sequence.chunks == 0
+                group = groups.setdefault((is_first, frames), DecodeGroup(frames, is_first))
+                group.sequences.append(sequence)
+    return sorted(groups.values(), key=lambda group: not group.is_first)
 
 
 def chunk_frames(

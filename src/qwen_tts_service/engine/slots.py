@@ -1,10 +1,12 @@
 """The tensors behind the engine's slots, and the steps that all runners take with them.
 
-Letters: S slots, B rows of one call, Q codebooks, R ring of frames, T frames, N samples.
+Letters: S slots, B rows of one call, R prompt rows, C width, Q codebooks, F ring of frames, T
+frames, N samples.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
+from qwen_tts_service.types import KeptVoice
 
 from .job import Job
 from .options import EngineOptions
@@ -21,10 +24,20 @@ RING_FRAMES = 32
 """Frames of codes kept per slot: more than the largest chunk and what runs ahead of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class PromptPiece:
+    """Rows of a prompt, from `start` on, that are read at once into a slot."""
+
+    slot: int
+    prompt: PromptEmbeddings
+    start: int
+    rows: int
+
+
 class SlotTensors:
     """KV caches, codec state and recent codes of all slots, allocated once.
 
-    ring: int64 [S, R, Q], the latest codes of each slot; frame f lies at f % R
+    ring: int64 [S, F, Q], the latest codes of each slot; frame f lies at f % F
     """
 
     def __init__(self, model: Qwen3TTS, options: EngineOptions, *, spare: int = 0) -> None:
@@ -41,20 +54,20 @@ class SlotTensors:
         shape = (self.count, RING_FRAMES, model.config.codebooks)
         self.ring = torch.zeros(*shape, dtype=torch.int64, device=model.device)
         self.prefixes = PrefixCache(options.prefix_cache_rows)
+        self._heard = lru_cache(options.heard_voices)(model.hear)
         self._numbers = torch.arange(self.count, device=model.device)
 
     def index(self, slot: int) -> Tensor:
         """Return a slot's number as int64 [1], without a copy to the device."""
         return self._numbers[slot : slot + 1]
 
-    def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
-        """Build a job's prompt and reset the slot for it, but for the codec's part.
-
-        Returns the prompt, and how many of its rows the slot has already.
-        """
+    def build_prompt(self, job: Job) -> PromptEmbeddings:
+        """Build a job's prompt; raises InvalidRequest if a slot cannot hold it."""
         prompt = self.model.prompts.build(
             job.ids,
             speaker=job.speaker,
+            voice=job.voice,
+            reference_ids=job.reference_ids,
             language=job.language,
             instruct_ids=job.instruct_ids,
             layout=job.layout,
@@ -71,25 +84,49 @@ class SlotTensors:
             raise InvalidRequest(
                 f"text has more than {self.options.max_text_rows} tokens", param="text"
             )
+        return prompt
+
+    def begin(self, slot: int, job: Job, prompt: PromptEmbeddings) -> None:
+        """Reset a slot for a job."""
         self.model.begin(self.state, slot, prompt, seed=job.seed, sampling=job.sampling)
+        self.model.codec.reset(self.codec_state, self.index(slot))
+
+    def restart(self, integers: Tensor, reals: Tensor, next_input: Tensor) -> None:
+        """Do what `begin` does, by the numbers of `StartNumbers`: for a graph."""
+        self.state.begin(integers, reals, next_input)
+        self.model.codec.reset(self.codec_state, integers[:1])
+
+    def take_prefix(self, slot: int, prompt: PromptEmbeddings) -> int:
+        """Give a slot what is kept of a prompt's prefix; returns how many rows it has then."""
         cached = self.prefixes.get(prompt.prefix)
         if cached is None:
-            return prompt, 0
+            return 0
         for stored, kept in zip((self.state.keys, self.state.values), cached, strict=True):
             stored[:, slot, : prompt.prefix_rows] = kept
-        return prompt, prompt.prefix_rows
+        return prompt.prefix_rows
 
-    def prefill(self, slot: int, prompt: PromptEmbeddings, start: int, rows: int) -> None:
-        """Read some prompt rows of one slot alone, so that nobody else's length matters."""
-        part = prompt.rows[None, start : start + rows]
-        self.model.prefill(self.state, self.index(slot), part, start=start)
-        self.keep_prefix(slot, prompt, start + rows)
+    def hear(self, slot: int, voice: KeptVoice | None) -> None:
+        """Make the codec's part of a new slot as if a voice's recording had been its speech."""
+        if voice is None or not voice.codes:
+            return
+        heard = self._heard(voice)
+        for stored, kept in zip(self.codec_state.tensors(), heard.tensors(), strict=True):
+            stored[slot] = kept[0]
 
-    def keep_prefix(self, slot: int, prompt: PromptEmbeddings, read: int) -> None:
-        """Keep a prompt's prefix, once the `read` rows that have been read are just that."""
-        if read == prompt.prefix_rows and self.prefixes.wants(prompt.prefix, read):
-            keys, values = (x[:, slot, :read].clone() for x in (self.state.keys, self.state.values))
-            self.prefixes.put(prompt.prefix, (keys, values))
+    def prefill(self, pieces: Sequence[PromptPiece]) -> None:
+        """Read pieces of prompts, side by side."""
+        places = [self.model.piece(self.index(p.slot), p.start, p.rows) for p in pieces]
+        self.model.prefill(self.state, rows_of(pieces), places)
+        self.keep_prefixes(pieces)
+
+    def keep_prefixes(self, pieces: Sequence[PromptPiece]) -> None:
+        """Keep the prefixes that end with one of the pieces that have been read."""
+        for piece in pieces:
+            prompt, read = piece.prompt, piece.start + piece.rows
+            if read == prompt.prefix_rows and self.prefixes.wants(prompt.prefix, read):
+                caches = (self.state.keys, self.state.values)
+                keys, values = (x[:, piece.slot, :read].clone() for x in caches)
+                self.prefixes.put(prompt.prefix, (keys, values))
 
     def append_text(self, slot: int, ids: Sequence[int], *, start: int, is_end: bool) -> None:
         """Add text rows, of which none depends on what came with it."""
@@ -114,24 +151,32 @@ class SlotTensors:
         return self.model.codec.decode(codes.mT, self.codec_state, slots, active)
 
     def clear(self, slots: Sequence[int]) -> None:
-        """Zero what a failure may have left: rubbish such as NaN must not reach the next user."""
+        """Zero what a failure may have left: NaN must not reach the next user of a slot."""
         index = torch.tensor(list(slots), device=self.model.device)
         for cache in (self.state.keys, self.state.values):
             cache.index_fill_(1, index, 0)
         self.state.length.index_fill_(0, index, 0)
         self.model.codec.reset(self.codec_state, index)
         self.prefixes.clear()
+        self._heard.cache_clear()
 
     @property
     def memory(self) -> str:
         """Weights and state in words."""
         state = tensor_bytes((self.state, self.codec_state.tensors(), self.ring))
         state += self.options.prefix_cache_rows * 2 * self.state.keys[:, 0, 0].nbytes
+        if self.model.config.kind == "base":
+            state += self.options.heard_voices * self.codec_state.memory[0].nbytes
         return (
             f"weights {self.model.weight_bytes / 2**20:.0f} MiB, "
             f"state up to {state / 2**20:.0f} MiB "
             f"({self.count} slots of {self.options.max_positions} positions)"
         )
+
+
+def rows_of(pieces: Sequence[PromptPiece]) -> Tensor:
+    """Return the rows of pieces, one after the other: [R, C]."""
+    return torch.cat([p.prompt.rows[p.start : p.start + p.rows] for p in pieces])
 
 
 def tensor_bytes(value: object) -> int:

@@ -39,11 +39,11 @@ class KanaReader:
 
         Raises CannotSpeak, code `no_reading`, for kanji without a known reading.
         """
-        with self._lock:
-            return _JAPANESE.sub(self._read_run, text)
+        return _JAPANESE.sub(self._read_run, text)
 
     def _read_run(self, match: re.Match[str]) -> str:
-        words = self._kakasi.convert(match[0])
+        with self._lock:  # run by run, so that nobody waits for a long text
+            words = self._kakasi.convert(match[0])
         # pykakasi drops kanji it does not know: a word gets no kana, or there is no word at all.
         if "".join(word["orig"] for word in words if word["hira"]) != match[0]:
             raise no_reading(

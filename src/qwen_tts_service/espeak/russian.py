@@ -12,14 +12,14 @@ _FEMININE = read_table("notation.toml")["russian"]["feminine"]
 
 # A dot after "г" that may end the sentence (a capital or nothing follows) is left in the text.
 _DATE = re.compile(
-    r"(?<![\d.])(\d{1,2})\.(\d{1,2})\.([12]\d{3})(?!\d|\.\d)"
+    r"(?<![\d.])(?P<day>\d{1,2})\.(?P<month>\d{1,2})\.(?P<year>[12]\d{3})(?!\d|\.\d)"
     r"(?:\s*(?:года\b|г\.(?=\s*[^\sА-ЯЁ])|г\b))?"
 )
-_ISO_DATE = re.compile(r"(?<![\w.,-])([12]\d{3})-(\d{2})-(\d{2})(?![\w-])")
+_ISO_DATE = re.compile(r"(?<![\w.,-])(?P<year>[12]\d{3})-(?P<month>\d{2})-(?P<day>\d{2})(?![\w-])")
 # A version (Python 3.12, версия 10.11) and a measure (20.10 кг) are no days.
 _DAY = re.compile(
     r"(?<![\w.,/-])(?<![A-Za-z] )(?<!ерсии )(?<!ерсия )(?<!ерсию )(?P<day>\d{2})\.(?P<month>\d{2})"
-    r"(?![\w/-]|[.,]\d|\s?(?:[%°$€₽£]|руб|[кмс]м\b|кг\b|м\b|г\b|л\b|тыс|млн|млрд))"
+    r"(?P<year>)(?![\w/-]|[.,]\d|\s?(?:[%°$€₽£]|руб|[кмс]м\b|кг\b|м\b|г\b|л\b|тыс|млн|млрд))"
 )
 _NOUNS = "|".join(re.escape(noun) + r"(?!\w)" for noun in sorted(_WORDS["nouns"], reverse=True))
 _ORDINAL = re.compile(
@@ -42,8 +42,8 @@ def write_out_dates(text: str) -> str:
     01.02.2024 -> первого февраля две тысячи двадцать четвёртого года; what is no day of the
     calendar stays as it is.
     """
-    text = _ISO_DATE.sub(_iso_day, text)
-    text = _DAY.sub(_day, _DATE.sub(_full_date, text))
+    for pattern in (_ISO_DATE, _DATE, _DAY):
+        text = pattern.sub(_date, text)
     return _ROMAN.sub(_roman, _ORDINAL.sub(_ordinal_as_written, text))
 
 
@@ -80,27 +80,12 @@ def letter_name(letter: str) -> str:
     return _WORDS["letters"].get(letter, letter)
 
 
-def _full_date(match: re.Match[str]) -> str:
-    day, month, year = (int(figures) for figures in match.groups())
-    return _date(day, month, year) or match[0]
-
-
-def _iso_day(match: re.Match[str]) -> str:
-    year, month, day = (int(figures) for figures in match.groups())
-    return _date(day, month, year) or match[0]
-
-
-def _day(match: re.Match[str]) -> str:
-    day = int(match["day"])
-    if not is_date(day, int(match["month"]), 2000):
+def _date(match: re.Match[str]) -> str:
+    day, month, year = int(match["day"]), int(match["month"]), match["year"]
+    if not is_date(day, month, int(year or 2000)):
         return match[0]
-    return f"{_ordinal(day)} {_WORDS['months'][str(int(match['month']))]}"
-
-
-def _date(day: int, month: int, year: int) -> str | None:
-    if not is_date(day, month, year):
-        return None
-    return f"{_ordinal(day)} {_WORDS['months'][str(month)]} {_ordinal(year)} года"
+    words = f"{_ordinal(day)} {_WORDS['months'][str(month)]}"
+    return f"{words} {_ordinal(int(year))} года" if year else words
 
 
 def _ordinal(number: int, ending: str = "ого") -> str:
@@ -118,16 +103,7 @@ def _with_ending(genitive: str, ending: str) -> str:
         return genitive
     stem = genitive[:-3]
     if genitive == "третьего":
-        soft = {
-            "ый": "ий",
-            "ой": "ий",
-            "ая": "ья",
-            "ое": "ье",
-            "ую": "ью",
-            "ом": "ьем",
-            "ому": "ьему",
-        }
-        return "трет" + soft.get(ending, "ь" + ending.replace("ы", "и"))
+        return "трет" + _WORDS["soft_endings"].get(ending, "ь" + ending.replace("ы", "и"))
     is_stressed = stem.endswith(("втор", "шест", "седьм", "восьм", "сороков"))
     return stem + ("ой" if is_stressed and ending == "ый" else ending)
 

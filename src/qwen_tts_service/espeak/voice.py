@@ -8,19 +8,20 @@ from functools import partial
 import numpy as np
 
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
-from qwen_tts_service.text.split import nothing_to_speak
+from qwen_tts_service.text.split import nothing_to_speak, split_sentences
 from qwen_tts_service.text.stress import STRESS, mark_stress
 from qwen_tts_service.types import FRAME_S, Language, Samples, SpeechRequest, VoiceChoice
 
 from . import no_reading, readings, runs, russian, text
 from .library import SAMPLE_RATE_HZ, Delivery, EspeakLibrary
-from .mapping import LANGUAGE_CODES, choose_delivery
+from .mapping import LANGUAGE_CODES, MAX_PITCH, MIN_PITCH, choose_delivery
 from .notation import write_out
 from .stream import EspeakStream
 
 # At a change of language within a sentence; about what is left between two words.
 _JOIN_S = 0.03
 _LOUD = 0.003
+_BLOCK_CHARS = 2000
 _CLAUSE_ENDS = (*",.;:!?…—–，。、；：！？",)
 
 
@@ -50,6 +51,7 @@ class EspeakVoice:
     sample_rate_hz = SAMPLE_RATE_HZ
     device = "cpu"
     longest_part_chars: int | None = None  # it cuts by itself
+    slots: int | None = None
 
     def __init__(self) -> None:
         self._kana = readings.KanaReader()
@@ -83,6 +85,8 @@ class EspeakVoice:
         else:
             pieces, delivery = (f"[[{request.phonemes}]]",), replace(delivery, has_phonemes=True)
             synthesise = partial(self._library.synthesise, delivery)
+        if request.pitch != 1 and delivery.pitch in (MIN_PITCH, MAX_PITCH):
+            warnings.append("the pitch was limited to what the embedded voice has")
         max_samples = round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ)
         return EspeakUtterance(
             choice=choice,
@@ -113,7 +117,10 @@ class EspeakVoice:
 
     def _read(self, raw: str, language: Language) -> tuple[tuple[str, ...], list[str]]:
         """Make pieces of text that espeak-ng reads, and warnings; or refuse the text."""
-        readable = write_out(mark_stress(text.clean(raw)), language)
+        marked = mark_stress(text.clean(raw))
+        # Block by block, as a rule that looks at all of a long text keeps other threads waiting.
+        blocks = split_sentences(marked, max_chars=_BLOCK_CHARS, min_chars=_BLOCK_CHARS // 2)
+        readable = "".join(write_out(block, language) for block in blocks)
         if language == "japanese":
             readable = self._kana.read(readable)
         pieces = text.split(readable, language)

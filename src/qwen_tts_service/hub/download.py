@@ -12,14 +12,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 from qwen_tts_service.errors import StartupError
-from qwen_tts_service.types import ReportProgress
+from qwen_tts_service.types import MODEL_KINDS, ReportProgress
 
 from .published import RELEASES, PublishedFile, Release, identity
 
@@ -89,7 +89,7 @@ def find(model_name: str, model_path: Path, *, hub: Hub = DEFAULT_HUB) -> Search
     """Look, in this order, for MODEL_PATH/MODEL_NAME, other directories under MODEL_PATH,
     MODEL_PATH itself and the Hugging Face cache. Makes no request.
 
-    MODEL_PATH/MODEL_NAME may hold a CustomVoice checkpoint of any other name, such as a
+    MODEL_PATH/MODEL_NAME may hold a checkpoint of any other name and of any kind, such as a
     fine-tuned one; everywhere else config.json must match a published name.
     """
     rejected: list[str] = []
@@ -153,7 +153,7 @@ def _cached(release: Release, hub: Hub) -> _Candidate:
                     local_files_only=True,
                 )
             )
-            if all(_size(directory / file.name) == file.size_bytes for file in release.files):
+            if all(file.has_size(_size(directory / file.name)) for file in release.files):
                 return directory, _why_not(directory, release)
     where = hub.cache_dir or library.constants.HF_HUB_CACHE
     return f"Hugging Face cache {where}", f"has not every file of {release.repository}"
@@ -169,7 +169,7 @@ def _why_not(directory: Path, release: Release | None) -> str | None:
     if found is None:
         return "its config.json is not that of a Qwen3-TTS model"
     size, kind = found
-    if kind != "custom_voice" or (release is not None and size != release.size):
+    if kind not in MODEL_KINDS or (release is not None and found != (release.size, release.kind)):
         return f"its config.json is of another model (tts_model_size {size}, tts_model_type {kind})"
     if missing := [name for name in NEEDED_FILES if not (directory / name).is_file()]:
         return f"lacks {', '.join(missing)}"
@@ -223,7 +223,7 @@ class _Download:
     def check(self) -> None:
         """Refuse what can be seen to fail without downloading anything."""
         self._check_room()
-        self._check_offer(min(self.release.files, key=lambda file: file.size_bytes))
+        self._check_offer(min(self.release.files, key=lambda file: file.size_bytes or 0))
 
     def _check_room(self) -> None:
         """Refuse if the disk has too little room for what is missing."""
@@ -235,18 +235,21 @@ class _Download:
                 f"{in_gb(needed)} must still be downloaded, but {disk} has only {in_gb(free)} free"
             )
 
-    def _check_offer(self, file: PublishedFile, *, retry: bool = False) -> None:
-        """Refuse if the hub does not offer this file in its published size."""
+    def _check_offer(self, file: PublishedFile, *, retry: bool = False) -> PublishedFile:
+        """Refuse if the hub does not offer this file in its published size; return it with one."""
         library, url = _library(), self._url(file)
         try:
             offered = library.get_hf_file_metadata(url, retry_on_errors=retry)
         except (library.errors.HTTPError, OSError) as error:
             raise _Refused(f"the hub does not offer {url}: {_one_line(error)}") from error
-        if offered.size not in (None, file.size_bytes):
+        if offered.size is not None and not file.has_size(offered.size):
             raise _Refused(
                 f"the hub offers {file.name} with {offered.size:,} bytes, "
                 f"published are {file.size_bytes:,}"
             )
+        if (size := file.size_bytes or offered.size) is None:
+            raise _Refused(f"the hub does not say how long {url} is")
+        return replace(file, size_bytes=size)
 
     def _obtain(self, file: PublishedFile) -> None:
         final, part = self.directory / file.name, self._part(file)
@@ -259,7 +262,7 @@ class _Download:
                 )
             return
         part.parent.mkdir(parents=True, exist_ok=True)
-        self._check_offer(file, retry=True)
+        file = self._check_offer(file, retry=True)
         self._fetch(file, part)
         self._report("verifying weights")
         if difference := file.difference(part):
@@ -272,6 +275,7 @@ class _Download:
 
     def _fetch(self, file: PublishedFile, part: Path) -> None:
         """Append to the part until it is whole; the pauses begin anew when bytes have arrived."""
+        assert file.size_bytes is not None
         pauses_s = iter(RETRY_PAUSES_S)
         while (held := _size(part)) < file.size_bytes:
             try:
@@ -312,7 +316,7 @@ class _Download:
         return nullcontext(SimpleNamespace(update=lambda _: self._report("downloading weights")))
 
     def _report(self, step: Step) -> None:
-        self.on_progress(step, self._held_bytes() / self.release.total_bytes)
+        self.on_progress(step, min(1.0, self._held_bytes() / self.release.total_bytes))
 
     def _held_bytes(self) -> int:
         paths = [(self.directory / file.name, self._part(file)) for file in self.release.files]
@@ -342,7 +346,7 @@ def _may_pass(error: Exception) -> bool:
     """Whether another attempt may succeed; the library has repeated 408 and 429 already."""
     if (response := getattr(error, "response", None)) is not None:
         return bool(response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR)
-    return getattr(error, "errno", None) is None  # else it is of this machine's disk
+    return getattr(error, "errno", None) is None  # else it comes from this machine's disk
 
 
 def _one_line(error: Exception) -> str:

@@ -15,11 +15,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """One file of a checkpoint; `name` is its path inside the checkpoint."""
+    """One file of a checkpoint; `name` is its path inside the checkpoint.
+
+    size_bytes, sha256: None where they are not known to us, and nothing can be compared
+    """
 
     name: str
-    size_bytes: int
-    sha256: str
+    size_bytes: int | None
+    sha256: str | None
 
     def difference(self, path: Path) -> str | None:
         """Say how the file at `path` differs from the published one; None if it does not.
@@ -28,13 +31,17 @@ class PublishedFile:
         """
         if not path.is_file():
             return f"{self.name} is missing"
-        if (size := path.stat().st_size) != self.size_bytes:
+        if not self.has_size(size := path.stat().st_size):
             return f"{self.name} has {size:,} bytes, published are {self.size_bytes:,}"
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != self.sha256:
+        if self.sha256 not in (None, digest):
             return f"{self.name} has SHA-256 {digest}, published is {self.sha256}"
         return None
+
+    def has_size(self, size: int) -> bool:
+        """Whether a file of this size may be it."""
+        return self.size_bytes in (None, size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +59,7 @@ class Release:
 
     @property
     def total_bytes(self) -> int:
-        return sum(file.size_bytes for file in self.files)
+        return sum(file.size_bytes or 0 for file in self.files)
 
 
 def identity(directory: Path) -> tuple[str, str] | None:

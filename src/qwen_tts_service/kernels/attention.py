@@ -1,7 +1,7 @@
 """Decode and prefill attention over the KV cache of all slots, and the choice of implementation.
 
 Each slot of the cache holds the keys and values of one utterance. A decode step brings one new
-position for each of B rows, a prefill brings many for the same start. All functions first write
+position for each of B rows, a prefill brings pieces of prompts. All functions first write
 the new keys and values into the cache in place and then attend. "Attention Is All You Need",
 scale 1/√D; grouped heads as in "GQA".
 
@@ -12,9 +12,9 @@ also cost a copy of the cache for every step.)
 Letters: S slots, L positions, B rows, T new positions, H heads, K key/value heads, D head size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from typing import Protocol
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from .device import replay_seconds
 from .fused.decode import decode_attention
 
 
@@ -30,8 +31,8 @@ class CachePositions:
     """Where the rows of one call lie.
 
     slots:        int64 [B]
-    positions:    int64, the cache positions that new keys take: [B] for one of each row, [T] for
-                  the same several of all rows
+    positions:    int64, the cache positions that new keys take: [B] for one of each row; a piece
+                  of a prompt has one slot and [T] positions
     bound:        static; every position is below it
     """
 
@@ -49,11 +50,25 @@ class CachePositions:
         """How many positions each row has then, and its slot, int32 [B] as flash-attn has it."""
         return (self.positions + 1).to(torch.int32), self.slots.to(torch.int32)
 
-    def for_each_row(self, T: int) -> "CachePositions":
-        """Return the slot and position of each of B * T rows, for T positions shared by B slots."""
-        # Kernels read them one after another: of one slot alone, `expand` would stay a view.
-        slots = self.slots[:, None].expand(-1, T).contiguous().view(-1)
-        return CachePositions(slots, self.positions.repeat(len(self.slots)), self.bound)
+    @classmethod
+    def for_each_row(cls, pieces: Sequence["CachePositions"]) -> "CachePositions":
+        """Return the slot and position of each row of some pieces of prompts.
+
+        A piece may have a slot for each of its positions already.
+        """
+        # Kernels read them one after another, and `expand` alone would leave a view of one number.
+        slots = [piece.slots.expand(len(piece.positions)).contiguous() for piece in pieces]
+        positions = [piece.positions for piece in pieces]
+        bound = max(piece.bound for piece in pieces)
+        if len(pieces) == 1:
+            return cls(slots[0], positions[0], bound)
+        return cls(torch.cat(slots), torch.cat(positions), bound)
+
+
+_FLASH_TOLERANCE = 0.02
+"""Results are averages of 1,024 values around 1, so about 0.03 large, in bfloat16."""
+_FLASH_GAIN = 0.9
+"""Less than a tenth is not worth that the choice may change from start to start."""
 
 
 class Attention(Protocol):
@@ -80,6 +95,21 @@ class Attention(Protocol):
 
 
 def prefill(
+    q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], pieces: Sequence[CachePositions]
+) -> Tensor:
+    """Add pieces of prompts one after the other, each by itself: no other changes its bits.
+
+    q [1, R, H, D], k and v [1, R, K, D] -> [1, R, H, D]; cache: keys, values [S, L, K, D]
+    """
+    outs, row = [], 0
+    for piece in pieces:
+        rows = slice(row, row + len(piece.positions))
+        outs.append(_prefill_piece(q[:, rows], k[:, rows], v[:, rows], cache, piece))
+        row = rows.stop
+    return torch.cat(outs, dim=1)
+
+
+def _prefill_piece(
     q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
 ) -> Tensor:
     """Add T positions to each row; each sees itself and what lies before it.
@@ -189,18 +219,99 @@ class FlashAttention:
         )
 
 
-def choose_attention(device: torch.device, dtype: torch.dtype, *, use_flash: bool) -> Attention:
-    """Choose the implementation and say why."""
+class HeadSizes(Protocol):
+    """Heads, key/value heads and the size of each, of a network that attends."""
+
+    @property
+    def heads(self) -> int: ...
+
+    @property
+    def kv_heads(self) -> int: ...
+
+    @property
+    def head_size(self) -> int: ...
+
+
+def choose_attention(
+    device: torch.device, dtype: torch.dtype, sizes: HeadSizes, *, use_flash: bool, is_fused: bool
+) -> Attention:
+    """Choose the implementation and say why; flash-attn is tried out on the device.
+
+    is_fused: whether fused kernels run, which attend by a kernel of their own
+    """
     if device.type != "cuda":
         return RowwiseAttention("flash-attn needs a CUDA device" if use_flash else "on the CPU")
-    if not use_flash:
-        return MaskedAttention("USE_FLASH_ATTENTION is 0")
-    if dtype not in {torch.bfloat16, torch.float16}:
-        return MaskedAttention(f"flash-attn needs bfloat16 or float16, not {dtype}")
+    reason = _obstacle(device, dtype, use_flash=use_flash)
+    if reason is not None:
+        return MaskedAttention(reason)
     try:
         attend = import_module("flash_attn").flash_attn_with_kvcache
     except (ImportError, AttributeError) as error:  # version 4 alone has no such function
         return MaskedAttention(f"flash-attn cannot be imported: {error}")
+    return try_flash(attend, FlashTrial(device, dtype, sizes, is_fused=is_fused))
+
+
+def _obstacle(device: torch.device, dtype: torch.dtype, *, use_flash: bool) -> str | None:
+    if not use_flash:
+        return "USE_FLASH_ATTENTION is 0"
+    if dtype not in {torch.bfloat16, torch.float16}:
+        return f"flash-attn needs bfloat16 or float16, not {dtype}"
+    if torch.version.hip is not None:
+        return "flash-attn was never tried on ROCm"
     if torch.cuda.get_device_capability(device) < (8, 0):
-        return MaskedAttention("flash-attn needs compute capability 8.0 or higher")
-    return FlashAttention("flash-attn is installed", attend)
+        return "flash-attn needs compute capability 8.0 or higher"
+    return None
+
+
+@dataclass(frozen=True)
+class FlashTrial:
+    """A decode step of 16 rows of 1,024 positions, to try attentions out with.
+
+    seconds: how long the device takes for one call
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    sizes: HeadSizes
+    is_fused: bool
+    seconds: Callable[[Callable[[], object]], float] = replay_seconds
+
+    def steps(self, *attentions: Attention) -> list[Callable[[], Tensor]]:
+        """Return a step by each attention over the same values: [R, H * D]."""
+        H, K, D = self.sizes.heads, self.sizes.kv_heads, self.sizes.head_size
+        R, L = 16, 1024
+        generator = torch.Generator(self.device).manual_seed(0)
+        shapes = ((R, 1, H, D), (R, 1, K, D), (R, 1, K, D), (R, L, K, D), (R, L, K, D))
+        q, k, v, keys, values = (
+            torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
+            for shape in shapes
+        )
+        slots = torch.arange(R, device=self.device)
+        places = CachePositions(slots, torch.full_like(slots, L - 1), L)
+
+        def step(attention: Attention) -> Tensor:
+            if self.is_fused:
+                return attention.read(q[:, 0], keys, values, slots, places.positions)
+            return attention.decode(q, k, v, (keys, values), places).flatten(1)
+
+        return [partial(step, attention) for attention in attentions]
+
+
+def try_flash(attend: Callable[..., Tensor], trial: FlashTrial) -> Attention:
+    """Return flash-attn if it runs on this device, is right, and clearly faster than without."""
+    flash, own = FlashAttention("", attend), MaskedAttention("")
+    try:
+        with torch.inference_mode():
+            steps = trial.steps(flash, own)
+            result, expected = (step().float() for step in steps)
+            difference = (result - expected).abs().max().item()
+            flash_s, own_s = map(trial.seconds, steps)
+    except Exception as error:  # noqa: BLE001 - whatever a wheel for other devices raises
+        first = next(iter(str(error).splitlines()), "")
+        return MaskedAttention(f"flash-attn fails on this device: {first[:200]}")
+    if not difference < _FLASH_TOLERANCE:
+        return MaskedAttention(f"flash-attn is wrong by {difference:.2g} on this device")
+    measured = f"{flash_s * 1e6:.0f} µs a step, {own_s * 1e6:.0f} without it"
+    if flash_s > _FLASH_GAIN * own_s:
+        return MaskedAttention(f"flash-attn does not help: {measured}")
+    return FlashAttention(f"flash-attn helps: {measured}", attend)

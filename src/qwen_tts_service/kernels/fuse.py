@@ -18,7 +18,7 @@ _SHAPES = 256
 def fused(function: Callable[..., Any], backend: str = "inductor") -> Callable[..., Any]:
     """Compile a pure function of tensors, anew for every shape that it is called with.
 
-    What cannot be compiled is an error, never a plain call without a word.
+    What cannot be compiled is an error, never silently a plain call.
     """
     # Fused kernels keep float32 between steps where plain ones round to bfloat16. Without this
     # switch the tiny checkpoint's logits were off by up to 3.6, and its codes were others.

@@ -1,18 +1,20 @@
 """Checkpoint configuration: sizes, special ids, speakers and languages.
 
 Reads config.json and speech_tokenizer/config.json of the official layout; each field below names
-its key there. Class defaults of the official package are never relied on: a field that is missing
-is an error that names it.
+its key there. Class defaults of the official package are not relied on: a field that is missing
+is an error that names it. The speaker encoder alone has its sizes from there, since no published
+file names them.
 """
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from qwen_tts_service.errors import StartupError
+from qwen_tts_service.types import MODEL_KINDS, ModelKind
 
 SUPPRESSED_IDS = 1024
 """The last ids of the codec vocabulary are control, language and speaker rows, never audio."""
@@ -20,9 +22,9 @@ SUPPRESSED_IDS = 1024
 ConfigT = TypeVar("ConfigT")
 
 
-def _key(*path: str) -> Any:
-    """Say where in the JSON file a field is read from."""
-    return field(metadata={"path": path})
+def _key(*path: str, default: Any = MISSING) -> Any:
+    """Say where in the JSON file a field is read from, and what it is if it is not there."""
+    return field(metadata={"path": path}, default=default)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +68,54 @@ class CodecConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpeakerEncoderConfig:
+    """The speaker encoder: a recording to one vector of the talker's width.
+
+    channels, kernels, dilations: of the first layer, the three blocks and the last layer
+    """
+
+    width: int = _key("enc_dim")
+    channels: tuple[int, ...] = _key("enc_channels", default=(512, 512, 512, 512, 1536))
+    kernels: tuple[int, ...] = _key("enc_kernel_sizes", default=(5, 3, 3, 3, 1))
+    dilations: tuple[int, ...] = _key("enc_dilations", default=(1, 2, 3, 4, 1))
+    attention_channels: int = _key("enc_attention_channels", default=128)
+    parts: int = _key("enc_res2net_scale", default=8)
+    gate_channels: int = _key("enc_se_channels", default=128)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecEncoderConfig:
+    """The codec's other half: waveform to codes. Kernel sizes are those of its tensors."""
+
+    filters: int = _key("num_filters")
+    ratios: tuple[int, ...] = _key("upsampling_ratios")
+    width: int = _key("hidden_size")
+    feed_forward: int = _key("intermediate_size")
+    layers: int = _key("num_hidden_layers")
+    heads: int = _key("num_attention_heads")
+    head_size: int = _key("head_dim")
+    rope_theta: float = _key("rope_theta")
+    norm_eps: float = _key("norm_eps")
+    codes: int = _key("codebook_size")
+    codebook_width: int = _key("codebook_dim")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """A whole checkpoint. `*_text_id` is a token of the text, any other `*_id` of the codec.
 
-    Names of languages, speakers and dialects are in lower case.
+    Names of languages, speakers and dialects are in lower case. speaker_encoder, codec_encoder:
+    of the kind "base" alone, whatever else the file has. is_fine_tuned: made of a "base" by the
+    official script, which leaves a part of its configuration behind
     """
 
     talker: TransformerConfig
     code_predictor: TransformerConfig
     codec: CodecConfig
+    speaker_encoder: SpeakerEncoderConfig | None
+    codec_encoder: CodecEncoderConfig | None
+    kind: ModelKind
+    is_fine_tuned: bool
     size: str = _key("tts_model_size")
     im_start_text_id: int = _key("im_start_token_id")
     im_end_text_id: int = _key("im_end_token_id")
@@ -119,13 +160,16 @@ class ModelConfig:
     @property
     def follows_instruct(self) -> bool:
         """Whether instructions reach the model; the 0.6B checkpoint was not trained on them."""
-        return self.size not in "0b6"  # the official test is this very substring test
+        if self.kind == "custom_voice":
+            return self.size not in "0b6"  # the official test is this very substring test
+        return self.kind == "voice_design"
 
 
 def load_config(directory: Path) -> ModelConfig:
     """Read both config files; StartupError names the file and the field that is wrong."""
     main = _Section.open(directory / "config.json")
-    main.demand("only CustomVoice checkpoints are served", tts_model_type="custom_voice")
+    main.demand("the codec knows no other", tokenizer_type="qwen3_tts_tokenizer_12hz")
+    kind = main.one_of("tts_model_type", MODEL_KINDS)
     speech = _Section.open(directory / "speech_tokenizer" / "config.json")
     talker = main.section("talker_config")
     predictor = talker.section("code_predictor_config")
@@ -135,11 +179,29 @@ def load_config(directory: Path) -> ModelConfig:
         talker=_transformer(talker),
         code_predictor=_transformer(predictor),
         codec=speech.build(CodecConfig, transformer=codec),
+        kind=kind,
+        is_fine_tuned=kind == "custom_voice" and main.has("speaker_encoder_config"),
+        **(_encoders(main, speech) if kind == "base" else _NO_ENCODERS),
     )
+    if kind == "custom_voice" and not config.speakers:
+        raise StartupError(f"{directory / 'config.json'}: talker_config: spk_id has no speakers")
+    if config.speaker_encoder is not None:
+        main.section("speaker_encoder_config").demand("the talker is so wide", enc_dim=config.width)
     predictor.demand(
         "the talker has it so", num_code_groups=config.codebooks, vocab_size=config.codes
     )
     return config
+
+
+_NO_ENCODERS: dict[str, Any] = {"speaker_encoder": None, "codec_encoder": None}
+
+
+def _encoders(main: "_Section", speech: "_Section") -> dict[str, Any]:
+    """Read what only a checkpoint that clones has."""
+    return {
+        "speaker_encoder": main.section("speaker_encoder_config").build(SpeakerEncoderConfig),
+        "codec_encoder": speech.section("encoder_config").build(CodecEncoderConfig),
+    }
 
 
 def _transformer(section: "_Section", *, is_codec: bool = False) -> TransformerConfig:
@@ -177,6 +239,9 @@ class _Section:
     def section(self, key: str) -> "_Section":
         return _Section(f"{self._name}: {key}", self._get(key))
 
+    def has(self, key: str) -> bool:
+        return key in self._values
+
     def demand(self, reason: str, **only: object) -> None:
         """Raise StartupError, with the reason, unless each key has its one value."""
         for key, value in only.items():
@@ -184,7 +249,14 @@ class _Section:
                 said = f"{key} must be {value!r}, not {found!r}: {reason}"
                 raise StartupError(f"{self._name}: {said}")
 
-    def build(self, kind: type[ConfigT], **rest: object) -> ConfigT:
+    def one_of(self, key: str, allowed: tuple[ConfigT, ...]) -> ConfigT:
+        """Return a value that must be one of these."""
+        if (found := self._get(key)) not in allowed:
+            known = ", ".join(map(str, allowed))
+            raise StartupError(f"{self._name}: {key} must be one of {known}, not {found!r}")
+        return allowed[allowed.index(found)]
+
+    def build(self, kind: type[ConfigT], /, **rest: object) -> ConfigT:
         """Make a dataclass of its fields that name their keys, and of the rest.
 
         `pad_id: int = _key("talker_config", "codec_pad_id")` is read as an integer from that key
@@ -194,12 +266,14 @@ class _Section:
             if "path" in item.metadata:
                 *outer, key = item.metadata["path"]
                 section = self.section(outer[0]) if outer else self
-                rest[item.name] = section.read(key, item.type)
+                rest[item.name] = section.read(key, item.type, item.default)
         return kind(**rest)
 
-    def read(self, key: str, kind: Any) -> Any:
-        value = self._get(key)
+    def read(self, key: str, kind: Any, default: Any = MISSING) -> Any:
+        value = self._get(key) if default is MISSING else self._values.get(key, default)
         allowed, what = _KINDS[kind]
+        if value is default:
+            return default
         is_right = isinstance(value, allowed) and not isinstance(value, bool)
         if isinstance(value, list):
             is_right = is_right and all(type(entry) is int for entry in value)

@@ -1,42 +1,71 @@
-"""The Qwen3-TTS CustomVoice model: load a checkpoint, prefill, make frames, decode audio.
+"""The Qwen3-TTS model: load a checkpoint of any kind, prefill, make frames, decode audio.
 
 `load` reads the official directory as it is published. `begin` gives a slot to an utterance,
 `frame_step` makes the next 16 codes of any set of slots, `codec.decode` turns codes into audio.
 State is passed in (`SlotState`, `CodecState`).
 
-Letters: S slots, B rows, P prompt rows, Q codebooks, C width, V = codes + 1.
+Letters: S slots, B rows, R prompt rows, Q codebooks, C width, V = codes + 1.
 """
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from qwen_tts_service.errors import InvalidRequest, StartupError
+from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.kernels.attention import Attention, CachePositions, choose_attention
-from qwen_tts_service.kernels.device import prepare, with_number
+from qwen_tts_service.kernels.device import network_dtype, prepare, upload, with_number
 from qwen_tts_service.kernels.fused.choice import KernelChoice, choose_kernels
 from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
 from qwen_tts_service.kernels.fused.finish import finish_frame
 from qwen_tts_service.kernels.fused.noise import race_noise
-from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
-from qwen_tts_service.types import ReportProgress, SamplingOptions
+from qwen_tts_service.kernels.large_pages import use_large_pages
+from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic, describe_arithmetic
+from qwen_tts_service.types import KeptVoice, ReportProgress, SamplingOptions
 
-from .code_predictor import CodePredictor
+from .code_predictor import CodePredictor, sum_embeddings
 from .codec.decoder import CodecDecoder
+from .codec.state import CodecState
 from .config import ModelConfig, load_config
 from .prompt_embeddings import PromptEmbedder, PromptEmbeddings
 from .sampling import MIN_FRAMES, CounterDraw, Draw, Sampler, penalise
-from .state import SlotState, allocate_slots
+from .speaker_encoder import SpeakerEncoder
+from .state import SlotState, StartNumbers, allocate_slots
 from .talker import Talker
-from .tokenizer import Split, Tokenizer
+from .tokenizer import ROLE_TOKENS, Split, Tokenizer
+from .voice_encoder import VoiceEncoder
 from .weights import CheckpointFile
+
+logger = logging.getLogger(__name__)
+
+_MANY_BYTES = 256 << 20
+"""Weights that no cache holds: from here on large pages pay."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSetup:
+    """How the checkpoint in `path` is going to run, known before its weights are read."""
+
+    path: Path
+    config: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+    codec_dtype: torch.dtype
+    linear: Arithmetic
+    attention: Attention
+    is_fused: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Qwen3TTS:
-    """The networks, the tokenizer and the configuration of one checkpoint, on one device."""
+    """The networks, the tokenizer and the configuration of one checkpoint, on one device.
+
+    encoder: makes voices of recordings; None where the checkpoint cannot
+    """
 
     config: ModelConfig
     tokenizer: Tokenizer
@@ -48,6 +77,7 @@ class Qwen3TTS:
     dtype: torch.dtype
     linear: Arithmetic
     kernels: KernelChoice
+    encoder: VoiceEncoder | None = None
 
     @classmethod
     def load(
@@ -57,64 +87,77 @@ class Qwen3TTS:
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         codec_dtype: torch.dtype = torch.float32,
+        codec_tf32: bool = False,
         linear: Arithmetic | None = None,
         use_flash_attention: bool = True,
         fuse: bool = False,
         fused_kernels: bool | None = None,
         split: Split = "qwen2",
+        before_weights: Callable[[ModelSetup], object] = lambda _setup: None,
         on_progress: ReportProgress = lambda _step, _fraction: None,
     ) -> "Qwen3TTS":
         """Read a checkpoint; raises StartupError that names every file, field or tensor amiss.
 
-        dtype: of talker and code predictor; None is bfloat16 on CUDA and float32 on the CPU
-        codec_dtype: of the codec, which is published in float32
-        linear: arithmetic of the matrices of talker and code predictor; None is "float" but on
-            the CPU, where it is "half" for float32 (as exact, half the bytes) and "packed" for
-            bfloat16; "int8" is faster there and rounds. The codec is "packed" unless "float".
-        fuse: compile talker and code predictor for fewer kernels; for CUDA alone
-        fused_kernels: run those of kernels/fused; None: on CUDA, where Triton can
+        dtype, linear: of talker and code predictor; None: by `network_dtype`, `choose_arithmetic`
+        codec_dtype, codec_tf32: of the codec, published in float32; whether it multiplies in TF32
+        fuse, fused_kernels: compile the networks (for CUDA); run kernels/fused, None: if it can
+        before_weights: called before any weight is read; what it raises ends the loading
         """
         device = with_number(torch.device(device))
-        prepare(device)
-        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-        if fuse and device.type != "cuda":
-            raise StartupError(f"fused kernels (TORCH_COMPILE=1) need CUDA, and this is {device}")
+        prepare(device, fuse=fuse, tf32=codec_tf32)
+        dtype = dtype or network_dtype(device)
         linear = choose_arithmetic(linear, device, dtype)
-        codec_linear: Arithmetic = "float" if linear == "float" else "packed"
-        attention = choose_attention(device, dtype, use_flash=use_flash_attention)
-        kernels = choose_kernels(device, asked=False if fuse else fused_kernels)
         on_progress("reading the configuration", 0.0)
-        config = load_config(path)
-        tokenizer = Tokenizer(path, config, split)
-        with CheckpointFile(
+        tokenizer = Tokenizer(path, config := load_config(path), split)
+        fused = (kernels := choose_kernels(device, asked=False if fuse else fused_kernels)).is_fused
+        attention = choose_attention(
+            device, dtype, config.talker, use_flash=use_flash_attention, is_fused=fused
+        )
+        setup = ModelSetup(path, config, device, dtype, codec_dtype, linear, attention, fused)
+        before_weights(setup)
+        read = partial(CheckpointFile, device=device)
+        with read(
             path / "model.safetensors",
-            device=device,
             dtype=dtype,
-            arithmetic=linear,
+            arithmetic="ordered" if fused and linear == "float" else linear,
+            ignored=SpeakerEncoder.PREFIXES,  # of a Base, or left in one that was fine-tuned
             on_take=lambda taken: on_progress("loading the networks", 0.05 + 0.65 * taken),
         ) as weights:
-            talker = Talker(config, weights, attention, is_fused=kernels.is_fused)
-            code_predictor = CodePredictor(config, weights, is_fused=kernels.is_fused)
+            talker = Talker(config, weights, attention, is_fused=fused)
+            code_predictor = CodePredictor(config, weights, is_fused=fused)
             for stack in (talker.stack, code_predictor.stack) if fuse else ():
                 stack.fuse()
-            prompts = PromptEmbedder(config, weights, talker.embedding)
-        with CheckpointFile(
+            prompts = PromptEmbedder(config, weights, talker.embedding, code_predictor.embed)
+        with read(
             path / "speech_tokenizer" / "model.safetensors",
-            device=device,
             dtype=codec_dtype,
-            arithmetic=codec_linear,
+            arithmetic="float" if linear == "float" else "packed",
             ignored=CodecDecoder.IGNORED,
             on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
         ) as weights:
-            codec = CodecDecoder(config.codec, weights, is_fused=kernels.is_fused)
-        on_progress("loaded", 1.0)
+            codec = CodecDecoder(config.codec, weights, is_fused=fused, has_tf32=codec_tf32)
+        encoder = VoiceEncoder.load(path, config) if config.kind == "base" else None
         networks = (prompts, talker, code_predictor, codec)
-        return cls(config, tokenizer, *networks, device, dtype, linear, kernels)
+        model = cls(config, tokenizer, *networks, device, dtype, linear, kernels, encoder)
+        model.settle()
+        on_progress("loaded", 1.0)
+        return model
+
+    def settle(self) -> None:
+        """Move weights that no cache holds into large pages, and log what was chosen."""
+        if self.device.type == "cpu" and self.weight_bytes >= _MANY_BYTES:
+            use_large_pages()
+        logger.info("linear layers: %s", self.linear_layers)
 
     @property
     def attention(self) -> Attention:
         """The attention in use: `name` and `reason` are for people."""
         return self.talker.attention
+
+    @property
+    def linear_layers(self) -> str:
+        """What linear layers compute in, for people."""
+        return describe_arithmetic(self.linear)
 
     @property
     def is_fused(self) -> bool:
@@ -145,6 +188,18 @@ class Qwen3TTS:
             device=self.device,
         )
 
+    def hear(self, voice: KeptVoice) -> CodecState:
+        """Return the codec's state of one slot in which a voice's recording has been decoded.
+
+        What continues from it follows the recording without a seam, and has none of it.
+        """
+        return self.codec.hear(torch.tensor(voice.codes, device=self.device).T[None])
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """Make the prompt rows of every voice and language now, not at the first use."""
+        self.prompts.prepare(self.tokenizer.encode("")[:ROLE_TOKENS])
+
     @torch.inference_mode()
     def begin(
         self,
@@ -167,20 +222,24 @@ class Qwen3TTS:
                 f"text and instruct need more than {longest} positions", param="text"
             )
         self._check_text_rows(state, len(prompt.text_rows))
-        state.begin(
-            slot,
-            length=len(prompt.rows) - 1,
-            seed=seed,
-            text_rows=len(prompt.text_rows),
-            talker=sampling,
-            predictor=predictor_sampling or sampling,
+        numbers = StartNumbers.of(
+            slot, prompt, seed=seed, talker=sampling, predictor=predictor_sampling or sampling
         )
-        state.next_input[slot] = prompt.rows[-1]
+        integers, reals = (upload(part, self.device) for part in numbers.tensors())
+        state.begin(integers, reals, prompt.rows[-1])
         state.text_rows[slot, : len(prompt.text_rows)] = prompt.text_rows
 
     def read_prompt(self, state: SlotState, slot: int, prompt: PromptEmbeddings) -> None:
         """Read at once all rows of a prompt that its slot has begun, but for the last."""
-        self.prefill(state, torch.tensor([slot], device=self.device), prompt.rows[None, :-1])
+        slots, rows = torch.tensor([slot], device=self.device), prompt.rows[:-1]
+        self.prefill(state, rows, [self.piece(slots, 0, len(rows))])
+
+    def piece(
+        self, slot: Tensor, start: int, rows: int, *, bound: int | None = None
+    ) -> CachePositions:
+        """Say where `rows` prompt rows go: to a slot int64 [1], from position `start` on."""
+        positions = torch.arange(start, start + rows, device=self.device)
+        return CachePositions(slot, positions, bound or start + rows)
 
     @torch.inference_mode()
     def append_text(self, state: SlotState, slot: int, rows: Tensor, *, start: int) -> None:
@@ -197,26 +256,13 @@ class Qwen3TTS:
             raise InvalidRequest(f"streamed text is too long; {most} tokens at most", param="text")
 
     @torch.inference_mode()
-    def prefill(
-        self,
-        state: SlotState,
-        slots: Tensor,
-        rows: Tensor,
-        *,
-        start: int | Tensor = 0,
-        bound: int | None = None,
-    ) -> Tensor:
-        """Read prompt rows [B, P, C] into the slots int64 [B]; normed hidden states [B, P, C].
+    def prefill(self, state: SlotState, rows: Tensor, pieces: Sequence[CachePositions]) -> Tensor:
+        """Read rows [R, C] of one or more prompts, side by side; normed hidden states [R, C].
 
-        start: position of the first row; for a CUDA graph an int64 [] and, in `bound`, a static
-        number that all positions are below; None is exactly what is needed
-        Rows may be padded at their end: what padding writes lies behind the row's length.
+        pieces: where they go, in their order: consecutive rows of one slot each, as `piece` says;
+        with fused kernels also any rows, with a slot for each
         """
-        P = rows.shape[1]
-        bound = int(start) + P if bound is None else bound
-        positions = torch.arange(P, device=self.device) + start
-        positions = positions.clamp(max=state.max_positions - 1)
-        return self.talker.prefill(rows, state, CachePositions(slots, positions, bound))
+        return self.talker.prefill(rows, state, pieces)
 
     @torch.inference_mode()
     def frame_step(
@@ -303,12 +349,3 @@ class Qwen3TTS:
         text = state.text_rows[slots, frame.clamp(max=last)]
         has_text = (frame < state.text_length[slots])[:, None]
         return sum_embeddings(codes) + torch.where(has_text, text, self.prompts.pad_row)
-
-
-def sum_embeddings(embeddings: Tensor) -> Tensor:
-    """Sum [B, Q, C] over Q in one reduction: float32 inside, rounded once.
-
-    Adding bfloat16 embeddings one by one rounds Q times and departs from the reference
-    implementation's codes within a few frames.
-    """
-    return embeddings.sum(dim=1)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qwen_tts_service.kernels.device import upload, zeros
+from qwen_tts_service.kernels.device import zeros
 from qwen_tts_service.types import SamplingOptions
 
 from .config import ModelConfig
+from .prompt_embeddings import PromptEmbeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class SamplingState:
 class SlotState:
     """Everything the talker and the code predictor remember.
 
-    keys, values: [layers, S, L, K, D]; positions from `length` on are rubbish
+    keys, values: [layers, S, L, K, D]; positions from `length` on are undefined
     next_input:   [S, C], what the next frame step feeds the talker
     logits:       float32 [S, V], codebook 0 of the last frame before any processing
     text_rows:    [S, R, C], added to the inputs of frames 0, 1, ...; tts_pad after `text_length`
@@ -94,23 +95,48 @@ class SlotState:
         """Positions that a slot has."""
         return self.keys.shape[2]
 
-    def begin(
-        self,
+    def begin(self, integers: Tensor, reals: Tensor, next_input: Tensor) -> None:
+        """Set a slot for a new utterance: what `StartNumbers` has, and the first input [C].
+
+        No number is read by the host, so that a CUDA graph can do it.
+        """
+        slot = integers[:1]
+        self.integers.index_copy_(1, slot, integers[1:, None])
+        self.reals.index_copy_(1, slot, reals[:, None])
+        self.seen.index_fill_(0, slot, False)
+        self.next_input.index_copy_(0, slot, next_input[None])
+
+
+@dataclass(frozen=True, slots=True)
+class StartNumbers:
+    """The numbers that an utterance starts with.
+
+    integers: the slot, then a column of `SlotState.integers`; reals: a column of `SlotState.reals`
+    """
+
+    integers: tuple[int, ...]
+    reals: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls,
         slot: int,
+        prompt: PromptEmbeddings,
         *,
-        length: int,
         seed: int,
-        text_rows: int,
         talker: SamplingOptions,
         predictor: SamplingOptions,
-    ) -> None:
-        """Set all numbers of a slot for a new utterance, without a wait for the device."""
-        integers = (length, 0, seed, text_rows, talker.top_k, predictor.top_k)
+    ) -> "StartNumbers":
+        """Collect what a prompt and a way of drawing say."""
+        lengths = (len(prompt.rows) - 1, 0, seed, len(prompt.text_rows))
         drawing = (talker.temperature, talker.top_p, predictor.temperature, predictor.top_p)
-        reals = (talker.repetition_penalty, *drawing)
-        for table, numbers in ((self.integers, integers), (self.reals, reals)):
-            table[:, slot] = upload(torch.tensor(numbers, dtype=table.dtype), table.device)
-        self.seen[slot].fill_(False)
+        return cls(
+            (slot, *lengths, talker.top_k, predictor.top_k), (talker.repetition_penalty, *drawing)
+        )
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """int64 [7] and float64 [5], on the host."""
+        return torch.tensor(self.integers), torch.tensor(self.reals, dtype=torch.float64)
 
 
 def allocate_slots(

@@ -3,10 +3,10 @@
 Embeddings, decoder stack and head of the Qwen3-TTS reference implementation, qwen-tts 0.1.1. Of
 the head only the rows that can be drawn are kept: the audio codes and, last, end of speech.
 
-Letters: B rows, P prompt rows, C width, V = codes + 1.
+Letters: B rows, R prompt rows, C width, V = codes + 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,18 +43,19 @@ class Talker(nn.Module):
             rows.to(weights.device, weights.dtype), arithmetic=weights.arithmetic
         )
 
-    def prefill(self, x: Tensor, state: SlotState, places: CachePositions) -> Tensor:
-        """Read prompt rows [B, P, C] at the P positions of `places`; normed hidden states."""
+    def prefill(self, x: Tensor, state: SlotState, pieces: Sequence[CachePositions]) -> Tensor:
+        """Read prompt rows [R, C], piece after piece; normed hidden states [R, C]."""
+        places = CachePositions.for_each_row(pieces)
         if self.is_fused:
-            return self._run_fused(x, state, places.for_each_row(x.shape[1]), decode_attention)
+            return self._run_fused(x, state, places, decode_attention)
         hidden: Tensor = self.stack(
-            x,
+            x[None],
             places.positions[None],
             lambda layer, q, k, v: prefill(
-                q, k, v, (state.keys[layer], state.values[layer]), places
+                q, k, v, (state.keys[layer], state.values[layer]), pieces
             ),
         )
-        return hidden
+        return hidden[0]
 
     def step(self, x: Tensor, state: SlotState, places: CachePositions) -> tuple[Tensor, Tensor]:
         """Feed one input [B, C] per row; normed hidden state [B, C] and logits [B, V].

@@ -41,6 +41,10 @@ SUFFIX_TOKENS = 5
 """Ids after it: `<|im_end|>`, newline, and the three of the prefix again."""
 
 
+REFERENCE_SUFFIX_TOKENS = 2
+"""Ids after the text of a recording: `<|im_end|>` and newline."""
+
+
 class Tokenizer:
     """Turns an utterance or an instruction into ids; raises StartupError if its files are bad."""
 
@@ -82,9 +86,14 @@ class Tokenizer:
 
         It is `<|im_start|>user`, newline, the instruction, `<|im_end|>`, newline.
         """
-        if not instruct:
-            return []
-        body = self.plain_ids(f"user\n{instruct}")
+        return self._turn("user", instruct) if instruct else []
+
+    def encode_reference(self, transcript: str) -> list[int]:
+        """Return the ids of what is said in a recording, as an instruction of the assistant's."""
+        return self._turn("assistant", transcript)
+
+    def _turn(self, role: str, text: str) -> list[int]:
+        body = self.plain_ids(f"{role}\n{text}")
         return [self._im_start, *body, self._im_end, *self.plain_ids("\n")]
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -134,7 +134,7 @@ class CheckpointFile:
             self.close()
 
     def close(self) -> None:
-        """Raise CheckpointError unless every tensor was asked for and every wish was met."""
+        """Raise CheckpointError unless the file holds exactly the tensors that were asked for."""
         extra = sorted(name for name in self._left if not name.startswith(self._ignored))
         problems = self._problems + [f"not expected: {name}" for name in extra]
         if problems:

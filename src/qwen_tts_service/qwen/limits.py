@@ -18,17 +18,30 @@ RAMBLE_FRAMES = 125
 class QwenOptions:
     """What an utterance may need.
 
+    slots: utterances that are spoken at once
     max_positions: prompt and frames together; runaway_factor: see `runaway_frames`
     max_text_tokens: of a text that is still being written
     default_language: of token ids without letters
     keeps_stress: whether the model gets the stress marks of Russian words
     """
 
+    slots: int
     max_positions: int
     max_text_tokens: int
     runaway_factor: float
     default_language: Language = "english"
     keeps_stress: bool = False
+
+
+LONGEST_PART_CHARS = 800
+"""About a minute of speech, three in Chinese: the model keeps its voice and finds the end."""
+SHORTEST_PART_CHARS = 40
+ROOMY_POSITIONS = 5000
+"""Room for the longest part, its prompt and the longest max_length."""
+PROMPT_ROWS = 60
+"""Of a prompt that are not its text: the tags and an ordinary instruct."""
+LEAST_FACTOR = 2.0
+"""A slot must have room for this many ordinary readings of a text; with less, it is refused."""
 
 
 def expected_frames(tokens: int) -> float:
@@ -39,3 +52,15 @@ def expected_frames(tokens: int) -> float:
 def runaway_frames(tokens: int, factor: float) -> int:
     """Frames after which a speech has lost its end: `factor` ordinary readings and 10 s."""
     return int(RAMBLE_FRAMES + factor * expected_frames(tokens))
+
+
+def part_chars(positions: int) -> int:
+    """Characters of the longest part that slots of so many positions have room for.
+
+    As many tokens, as in Japanese, and in frames what LEAST_FACTOR asks for.
+    """
+    frames_per_char = LEAST_FACTOR * FRAMES_PER_TOKEN
+    besides = PROMPT_ROWS + RAMBLE_FRAMES + LEAST_FACTOR * SHORTEST_FRAMES
+    room = int((positions - besides) / (1 + frames_per_char))
+    is_roomy = positions >= ROOMY_POSITIONS
+    return LONGEST_PART_CHARS if is_roomy else max(SHORTEST_PART_CHARS, room)

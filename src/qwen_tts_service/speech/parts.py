@@ -17,7 +17,7 @@ from qwen_tts_service.text.lexicon import Lexicon, lexicon_of
 from qwen_tts_service.text.markup import parse
 from qwen_tts_service.text.normalise import LANGUAGES_WITH_FULL, normalise
 from qwen_tts_service.text.say_as import written
-from qwen_tts_service.text.segments import ParsedText, Pause, Segment
+from qwen_tts_service.text.segments import OnVoice, ParsedText, Pause, Segment, any_voice
 from qwen_tts_service.text.split import is_speakable, nothing_to_speak, split_sentences
 from qwen_tts_service.types import Language, SpeechRequest
 
@@ -36,7 +36,7 @@ ACCENTED = ("auto", "full")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextOptions:
-    """What the server's settings say about reading texts.
+    """Server settings for reading texts.
 
     default_language: of a text that has no letters
     lexicon: the server's own readings of words
@@ -68,6 +68,7 @@ def split_request(
     longest_part_chars: int | None,
     options: TextOptions = DEFAULT_TEXT_OPTIONS,
     parsed: ParsedText | None = None,
+    on_voice: OnVoice = any_voice,
 ) -> TextParts:
     """Read the markup, replace words of the lexicon, normalise, and cut what is too long.
 
@@ -76,6 +77,7 @@ def split_request(
 
     longest_part_chars: None for a voice that takes a text of any length
     parsed: the request's text, if its markup has been read
+    on_voice: called with the names of speakers in it, whether they have text or not
     raises: CannotSpeak, code `no_reading`, when no part has a letter or a digit; InvalidRequest
         for malformed SSML, and when `normalize` asks for what is not installed
     """
@@ -83,7 +85,7 @@ def split_request(
         return TextParts(request, (request,))
     if parsed is None:
         has_markup = request.normalize != "none"
-        parsed = parse(request.text, request.input_type, has_markup=has_markup)
+        parsed = parse(request.text, request.input_type, has_markup=has_markup, on_voice=on_voice)
     language = (
         request.language
         or parsed.language
@@ -143,7 +145,7 @@ class _Reader:
         if is_literal:
             return text
         text = self._lexicon(language).apply(text)
-        text = normalise(text, self.request.normalize, language)
+        text = normalise(text, self.request.normalize, language, is_mid_line=segment.is_mid_line)
         return self._accent(text) if self._accent and language == "russian" else text
 
 
@@ -161,6 +163,7 @@ def _parts(
             speaker=part.speaker or request.speaker,
             language=part.language or request.language,
             rate=part.rate,
+            pitch=part.pitch,
             phonemes=part.phonemes,
         )
 
@@ -180,7 +183,7 @@ def _with_gaps(parts: Iterable[SpeechRequest | Pause]) -> Iterator[SpeechRequest
     before: SpeechRequest | Pause | None = None
     for part in parts:
         if isinstance(before, SpeechRequest) and isinstance(part, SpeechRequest):
-            # What differs in language, rate or phonemes comes in the middle of a sentence.
+            # What differs in language, rate, pitch or phonemes comes in the middle of a sentence.
             is_cut = replace(before, text="") == replace(part, text="")
             if before.speaker != part.speaker or is_cut:
                 yield GAP

@@ -61,7 +61,7 @@ class PartSequence:
         self.finish_reason = self.finish_reason or "stop"
 
     async def aclose(self) -> None:
-        """Stop the part that speaks and start no other; harmless when repeated."""
+        """Stop the current part and start no other; repeated calls change nothing."""
         await self._end("cancelled")
 
     async def _end(self, reason: FinishReason) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,6 +41,17 @@ logger = logging.getLogger(__name__)
 
 ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
 """Formats so cheap to write that a thread would cost more than it saves."""
+
+
+READ_IN_PLACE_CHARS = 200
+"""Longer texts are read on a thread: dense Russian takes about 0.1 ms a character."""
+READERS = 2
+"""Threads that read long texts. More would only take turns with each other and the event loop."""
+
+
+_WARM_UP = SpeechRequest(
+    request_id="warm-up", seed=0, language="russian", text="5 января 2024 г. API за 10 000 руб."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,35 +151,67 @@ class Synthesizer:
         self.voice = voice
         self.sample_rate_hz = sample_rate_hz
         self.text_options = text_options
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="text")
 
     def warm_up(self) -> None:
         """Speak once for real and load what the first request would wait for."""
         preload_detector()
         try:
             preload_russian()
-        except InvalidRequest:  # not installed: whoever asks for it is told
+        except InvalidRequest:  # not installed: requests for it get this error
             logger.info("normalize auto is light: the extra ru is not installed")
         else:
             logger.info("normalize auto reads out Russian numbers, dates and abbreviations")
+        # What is compiled and looked up at the first text takes 0.2 s.
+        split_request(_WARM_UP, None, self.text_options)
         self.voice.warm_up()
 
     def close(self) -> None:
-        """Stop for good."""
+        """Stop for good; texts that wait to be read are forgotten."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
         self.voice.close()
 
-    def speak(
+    async def speak(
         self, request: SpeechRequest, output: Output, parsed: ParsedText | None = None
     ) -> Speech:
-        """Start speaking. Must be called on the event loop that will read the speech.
+        """Start speaking, on the event loop that will read the speech.
+
+        A caller who is cancelled before has started nothing; a thread may read on to the text's
+        end.
 
         parsed: the request's text, if its markup has been read
         raises: InvalidRequest or CannotSpeak, before anything has started
         """
         check_format(output.format, self.sample_rate_hz)
+        if len(request.text or "") <= READ_IN_PLACE_CHARS:
+            text_parts, parts = self._read(request, parsed)
+        else:
+            loop = asyncio.get_running_loop()
+            text_parts, parts = await loop.run_in_executor(
+                self._readers, self._read, request, parsed
+            )
+        return self._speech(text_parts, parts, request, output)
+
+    def _read(
+        self, request: SpeechRequest, parsed: ParsedText | None
+    ) -> tuple[TextParts, list[Utterance | Pause]]:
+        """Do all that takes long before a text is spoken; on any thread."""
         text_parts = split_request(
-            request, self.voice.longest_part_chars, self.text_options, parsed
+            request,
+            self.voice.longest_part_chars,
+            self.text_options,
+            parsed,
+            partial(self.check_speaker, request),
         )
-        parts = self._prepare(text_parts)
+        return text_parts, self._prepare(text_parts)
+
+    def _speech(
+        self,
+        text_parts: TextParts,
+        parts: list[Utterance | Pause],
+        request: SpeechRequest,
+        output: Output,
+    ) -> Speech:
         choices = [part.choice for part in parts if not isinstance(part, Pause)]
         choices = choices or [self.voice.choose(text_parts.request)]
         info = SpeechInfo(
@@ -180,6 +224,14 @@ class Synthesizer:
         return Speech(
             pcm, self.pipe(output), request, lambda: replace(info, warning=_joined(warnings))
         )
+
+    def check_speaker(self, request: SpeechRequest, name: str) -> None:
+        """Raise InvalidRequest for a speaker in a request's text whom the voice does not know."""
+        try:
+            self.voice.choose(replace(request, speaker=name))
+        except InvalidRequest as error:
+            if error.code == "unknown_speaker":  # the language may still be found in the text
+                raise blame_text(error, name) from None
 
     def _prepare(self, text_parts: TextParts) -> list[Utterance | Pause]:
         """Read every part; where there is nothing to say, a silence was asked for."""
@@ -264,7 +316,7 @@ class Synthesizer:
     async def _collect(
         self, request: SpeechRequest, format: AudioFormat, on_begin: Callable[[Speech], object]
     ) -> tuple[bytes, Speech]:
-        speech = self.speak(request, Output(format, is_stream=False))
+        speech = await self.speak(request, Output(format, is_stream=False))
         async with aclosing(speech):
             on_begin(speech)
             return b"".join([part async for part in speech]), speech

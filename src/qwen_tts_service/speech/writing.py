@@ -12,6 +12,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
@@ -19,7 +20,15 @@ from qwen_tts_service.text.language import beginning_that_tells, detect_language
 from qwen_tts_service.text.lexicon import Lexicon, LexiconStream
 from qwen_tts_service.text.markup import Event, MarkupReader, SentenceReader, parse
 from qwen_tts_service.text.normalise import drop_split_emphasis, normalise
-from qwen_tts_service.text.segments import MAX_PAUSE_S, ParsedText, Pause, Segment, VoiceChange
+from qwen_tts_service.text.segments import (
+    MAX_PAUSE_S,
+    OnVoice,
+    ParsedText,
+    Pause,
+    Segment,
+    VoiceChange,
+    any_voice,
+)
 from qwen_tts_service.text.split import SentenceSplitter, is_speakable, nothing_to_speak
 from qwen_tts_service.text.ssml import could_be_ssml, is_ssml
 from qwen_tts_service.text.words import WordNormaliser
@@ -54,7 +63,7 @@ class OpenText:
 
     request: without a text; each utterance speaks it in the language that was given or found
     part_chars: how long one utterance becomes before the next sentence end ends it
-    default_language: of a text that begins without letters
+    on_voice: called with the names of speakers in it
     raises: InvalidRequest for what can only be done to a text that is complete
     """
 
@@ -66,6 +75,7 @@ class OpenText:
         *,
         part_chars: int,
         options: TextOptions = DEFAULT_TEXT_OPTIONS,
+        on_voice: OnVoice = any_voice,
     ) -> None:
         if request.normalize == "full":
             raise InvalidRequest(
@@ -83,7 +93,7 @@ class OpenText:
         self._part_chars = part_chars
         self._options = options
         self._splitter = SentenceSplitter()
-        self._markup = MarkupReader(has_markup=request.normalize != "none")
+        self._markup = MarkupReader(has_markup=request.normalize != "none", on_voice=on_voice)
         self._entries = Lexicon()
         self._lexicon: LexiconStream | None = None
         self._words: WordNormaliser | None = None
@@ -261,7 +271,12 @@ class SpeechByToken:
         )
         part_chars = (voice.longest_part_chars or OPEN_PART_CHARS) // 2
         self._text = OpenText(
-            voice, request, self._sequence, part_chars=part_chars, options=synthesizer.text_options
+            voice,
+            request,
+            self._sequence,
+            part_chars=part_chars,
+            options=synthesizer.text_options,
+            on_voice=partial(synthesizer.check_speaker, request),
         )
         self.feed = self._text.feed
         self._silent: SpeechInfo | None = None
@@ -304,8 +319,11 @@ class SpeechBySentence:
         self._synthesizer = synthesizer
         self._request = request
         self._output = output
+        self._check_speaker = partial(synthesizer.check_speaker, request)
         self._reader = SentenceReader(
-            has_markup=request.normalize != "none", has_words=self._has_words
+            has_markup=request.normalize != "none",
+            has_words=self._has_words,
+            on_voice=self._check_speaker,
         )
         self._sentences: asyncio.Queue[ParsedText | None] = asyncio.Queue()
         self._is_ssml: bool | None = True if request.input_type == "ssml" else None
@@ -329,7 +347,7 @@ class SpeechBySentence:
         """Say that the text is complete; raises InvalidRequest for malformed SSML."""
         beginning = "".join(self._beginning)
         if self._is_ssml:
-            self._put([parse(beginning, self._request.input_type)])
+            self._put([parse(beginning, self._request.input_type, on_voice=self._check_speaker)])
         else:
             self._put([*self._reader.feed(beginning), *self._reader.finish()])
             self._wordless = self._reader.left_out
@@ -373,7 +391,7 @@ class SpeechBySentence:
             request = replace(
                 self._request, text=sentence.text, language=language, max_frames=max_frames
             )
-            speech = self._synthesizer.speak(
+            speech = await self._synthesizer.speak(
                 self._by_the_same(request), self._output, self._behind_gap(sentence)
             )
             yield speech
@@ -385,7 +403,7 @@ class SpeechBySentence:
             wordless = self._wordless or ParsedText(())
             await before()
             request = replace(self._request, text=wordless.text)
-            yield self._synthesizer.speak(request, self._output, wordless)
+            yield await self._synthesizer.speak(request, self._output, wordless)
 
     def _behind_gap(self, sentence: ParsedText) -> ParsedText:
         """Put a gap before the words of another speaker, as in a text that is spoken whole."""
@@ -398,14 +416,19 @@ class SpeechBySentence:
             return sentence
         return replace(sentence, segments=(Pause(GAP.duration_s), *sentence.segments))
 
-    def _has_words(self, sentence: str) -> bool:
+    def _has_words(self, sentence: ParsedText) -> bool:
         """Whether anything is left to say once marks and emoji are out."""
         request, options = self._request, self._synthesizer.text_options
         lexicon = lexicon_for(request, request.language or "english", options)
-        text = lexicon.apply(sentence)
-        return is_speakable(
-            text if request.normalize == "none" else normalise(text, "light", "english")
-        )
+
+        def says(segment: Segment) -> str:
+            text = lexicon.apply(segment.text)
+            if request.normalize == "none":
+                return text
+            return normalise(text, "light", "english", is_mid_line=segment.is_mid_line)
+
+        segments = (part for part in sentence.segments if isinstance(part, Segment))
+        return any(map(is_speakable, map(says, segments)))
 
     async def _sentences_with_language(self) -> AsyncGenerator[tuple[ParsedText, Language], None]:
         """Yield the sentences that have words; one that tells no language takes its neighbour's.
@@ -417,7 +440,7 @@ class SpeechBySentence:
         language = self._request.language
         default = self._synthesizer.text_options.default_language
         while (sentence := await self._sentences.get()) is not None:
-            if not self._has_words(sentence.text):
+            if not self._has_words(sentence):
                 self._wordless = sentence
                 continue
             waiting.append(sentence)

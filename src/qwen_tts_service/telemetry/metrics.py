@@ -48,7 +48,8 @@ CANCELLATIONS = Counter("tts_cancellations", "Speech stopped early, by reason.",
 ACTIVE = _gauge("tts_active_requests", "Requests that hold a slot now.")
 QUEUED = _gauge("tts_queued_requests", "Requests that wait for a slot now.")
 SLOTS = _gauge("tts_slots", "Requests that can speak at once.")
-READY = _gauge("tts_ready", "Workers that are ready to speak.")
+READY = _gauge("tts_ready", "Workers that take requests.")
+LOADED = _gauge("tts_loaded", "Workers whose voice is in memory; see KEEP_ALIVE_S.")
 ENGINE_STEP_S = Histogram(
     "tts_engine_step_seconds",
     "One step of the engine: a frame for every active row, and their audio, seconds.",
@@ -80,7 +81,7 @@ def render() -> bytes:
 
 
 def forget_dead_workers(directory: Path | None) -> None:
-    """Drop the gauges of workers that were killed; they would be added up for ever."""
+    """Drop the gauges of workers that were killed; they would stay in the sums."""
     for file in directory.glob("gauge_live*_*.db") if directory else ():
         if not psutil.pid_exists(int(file.stem.rpartition("_")[2])):
             file.unlink(missing_ok=True)

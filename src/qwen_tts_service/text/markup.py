@@ -19,33 +19,50 @@ from typing import Any
 
 from qwen_tts_service.types import InputType
 
-from .segments import BREAK_S, ParsedText, Pause, Segment, SegmentBuilder, VoiceChange
+from .normalise import is_within_markdown
+from .segments import (
+    BREAK_S,
+    OnVoice,
+    ParsedText,
+    Pause,
+    Segment,
+    SegmentBuilder,
+    VoiceChange,
+    any_voice,
+)
 from .split import SentenceSplitter, is_speakable
 from .ssml import MalformedSsml, is_ssml, parse_ssml
 
 Event = str | Pause | VoiceChange
 
 
-def parse(text: str, input_type: InputType = "text", *, has_markup: bool = True) -> ParsedText:
+def parse(
+    text: str,
+    input_type: InputType = "text",
+    *,
+    has_markup: bool = True,
+    on_voice: OnVoice = any_voice,
+) -> ParsedText:
     """Read a text's markup: SSML where it is that, else tags, entities, pauses and voices.
 
     has_markup: False reads `[pause:1s]` only, and SSML if `input_type` asks for it
     raises: InvalidRequest that says line and column for malformed SSML, if it was asked for
     """
     if input_type == "ssml":
-        return parse_ssml(text)
+        return parse_ssml(text, on_voice)
     if not (has_markup and is_ssml(text)):
-        return _parse_plain(text, has_markup=has_markup)
+        return _parse_plain(text, on_voice, has_markup=has_markup)
     try:
-        return parse_ssml(text)
+        return parse_ssml(text, on_voice)
     except MalformedSsml as error:
-        plain = _parse_plain(text, has_markup=True)
+        plain = _parse_plain(text, on_voice, has_markup=True)
         warning = f"{error.message}; it was read without its tags"
         return replace(plain, warnings=(warning,))
 
 
-def _parse_plain(text: str, *, has_markup: bool) -> ParsedText:
-    reader, builder, manner = MarkupReader(has_markup=has_markup), SegmentBuilder(), Segment()
+def _parse_plain(text: str, on_voice: OnVoice, *, has_markup: bool) -> ParsedText:
+    reader = MarkupReader(has_markup=has_markup, on_voice=on_voice)
+    builder, manner = SegmentBuilder(), Segment()
     for event in (*reader.feed(text), *reader.finish()):
         if isinstance(event, VoiceChange):
             manner = replace(manner, speaker=event.speaker)
@@ -136,8 +153,9 @@ class MarkupReader:
     has_markup: False reads nothing but `[pause:1s]`
     """
 
-    def __init__(self, *, has_markup: bool) -> None:
+    def __init__(self, *, has_markup: bool, on_voice: OnVoice = any_voice) -> None:
         self._has_markup = has_markup
+        self._on_voice = on_voice
         self._text = ""
         self._at = 0  # what is before has been read
         self._dropped_until: re.Pattern[str] | None = None
@@ -245,7 +263,8 @@ class MarkupReader:
         if name in _VOICES:
             if found["close"]:
                 return None if rest.strip() else VoiceChange(None)
-            who = _WHO.fullmatch(rest)
+            if who := _WHO.fullmatch(rest):
+                self._on_voice(who["who"])
             return VoiceChange(who["who"]) if who else None
         if name not in _PAUSES or found["close"]:
             return None
@@ -307,6 +326,12 @@ def _break_s(attributes: str) -> float:
 
 # Sentences ------------------------------------------------------------------------------
 
+_LINE_END = re.compile(r"\n\s*\Z")
+
+
+def _is_speakable(sentence: ParsedText) -> bool:
+    return is_speakable(sentence.text)
+
 
 class SentenceReader:
     """Give out the sentences of a text that is being written, with their pauses and voices.
@@ -316,12 +341,19 @@ class SentenceReader:
     """
 
     def __init__(
-        self, *, has_markup: bool, has_words: Callable[[str], bool] = is_speakable
+        self,
+        *,
+        has_markup: bool,
+        has_words: Callable[[ParsedText], bool] = _is_speakable,
+        on_voice: OnVoice = any_voice,
     ) -> None:
         self._has_words = has_words
-        self._reader = MarkupReader(has_markup=has_markup)
+        self._reader = MarkupReader(has_markup=has_markup, on_voice=on_voice)
         self._splitter = SentenceSplitter()
+        self._has_markup = has_markup
         self._manner = Segment()
+        self._held = ""  # sentences that are read together with the next one
+        self._is_mid_line = False
         self._pauses: deque[tuple[int, Pause]] = deque()  # by their place in the text
         self._read_chars = 0
         self._given_chars = 0
@@ -335,29 +367,49 @@ class SentenceReader:
 
     def finish(self) -> list[ParsedText]:
         """Return what is left."""
-        return [*self._sentences(self._reader.finish()), *self._parsed(self._splitter.finish())]
+        return [*self._sentences(self._reader.finish()), *self._end_stretch()]
 
     def _sentences(self, events: list[Event]) -> Iterator[ParsedText]:
         for event in events:
             if isinstance(event, VoiceChange):
-                yield from self._parsed(self._splitter.finish())
-                self._manner = Segment(speaker=event.speaker)
+                if event.speaker != self._manner.speaker:
+                    yield from self._end_stretch()
+                    self._manner = Segment(speaker=event.speaker)
                 continue
             if isinstance(event, Pause):
                 self._pauses.append((self._read_chars, event))
             # The space keeps the words before and behind a pause apart.
             text = " " if isinstance(event, Pause) else event
             self._read_chars += len(text)
-            yield from self._parsed(self._splitter.feed(text))
+            for sentence in self._splitter.feed(text):
+                self._held += sentence
+                if not self._is_within_markdown():
+                    yield from self._parsed()
 
-    def _parsed(self, sentences: list[str]) -> Iterator[ParsedText]:
-        for sentence in sentences:
-            parsed = self._with_pauses(sentence)
-            if self._has_words(sentence):
-                yield parsed
-            else:
-                self.left_out = parsed
-                self._waiting += [p for p in parsed.segments if isinstance(p, Pause)]
+    def _end_stretch(self) -> Iterator[ParsedText]:
+        """What follows is by another speaker, or nothing."""
+        self._held += "".join(self._splitter.finish())
+        yield from self._parsed()
+        self._is_mid_line = False
+
+    def _is_within_markdown(self) -> bool:
+        """Whether what is held ends where only the whole line says how it is read."""
+        end = self._given_chars + len(self._held)
+        places = [place for place, _ in self._pauses if place < end]
+        text = self._held[places[-1] - self._given_chars :] if places else self._held
+        is_mid_line = self._is_mid_line and not places
+        return self._has_markup and is_within_markdown(text, is_mid_line=is_mid_line)
+
+    def _parsed(self) -> Iterator[ParsedText]:
+        sentence, self._held = self._held, ""
+        if not sentence:
+            return
+        parsed = self._with_pauses(sentence)
+        if self._has_words(parsed):
+            yield parsed
+        else:
+            self.left_out = parsed
+            self._waiting += [p for p in parsed.segments if isinstance(p, Pause)]
 
     def _with_pauses(self, sentence: str) -> ParsedText:
         builder = SegmentBuilder()
@@ -372,4 +424,9 @@ class SentenceReader:
             builder.add_pause(pause.duration_s)
             at = place
         builder.add(sentence[at - start :], self._manner)
-        return ParsedText(builder.build())
+        parts = list(builder.build())
+        if parts and self._is_mid_line and isinstance(first := parts[0], Segment):
+            parts[0] = replace(first, is_mid_line=True)
+        last = parts[-1] if parts else None
+        self._is_mid_line = isinstance(last, Segment) and not _LINE_END.search(last.text)
+        return ParsedText(tuple(parts))

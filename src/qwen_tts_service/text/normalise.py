@@ -19,8 +19,12 @@ LANGUAGES_WITH_FULL: frozenset[Language] = frozenset({"russian"})
 """Where "full" does more than "light"; elsewhere a caller may want to be told that it does not."""
 
 
-def normalise(text: str, level: NormalizeLevel, language: Language) -> str:
+def normalise(
+    text: str, level: NormalizeLevel, language: Language, *, is_mid_line: bool = False
+) -> str:
     """Rewrite a text for speaking; a pure function of its arguments.
+
+    is_mid_line: other text comes before on its first line, which so is no heading or table row
 
     Letters, digits and spoken punctuation survive "light", with two exceptions that nobody
     says: the target of a markdown link and the language name of a code fence.
@@ -29,7 +33,7 @@ def normalise(text: str, level: NormalizeLevel, language: Language) -> str:
     if level == "none":
         return text
     text = _tidy_spaces(_drop_controls(text))
-    text = _tidy_spaces(_drop_emoji(_drop_markdown(text)))
+    text = _tidy_spaces(_drop_emoji(_drop_markdown(text, is_mid_line=is_mid_line)))
     text = mark_stress(text)
     if language == "russian" and (level == "full" or (level == "auto" and has_russian())):
         return read_out(text)
@@ -83,11 +87,28 @@ _MARKDOWN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 
 
-def _drop_markdown(text: str) -> str:
-    text = "\n".join(_read_table_row(line) for line in text.split("\n"))
+_MID_LINE = "\ufdd0"  # no character of any text, in place of what comes before on the line
+
+
+def _drop_markdown(text: str, *, is_mid_line: bool) -> str:
+    before = _MID_LINE if is_mid_line else ""
+    text = "\n".join(map(_read_table_row, (before + text).split("\n")))
     for pattern, replacement in _MARKDOWN:
         text = pattern.sub(replacement, text)
-    return text
+    return text.removeprefix(before)
+
+
+# The last line of a text, if it is a table row, a code fence, or has an open link or code.
+_OPEN_LINE = re.compile(
+    r"(?:^|\n)\s*+(?:\||```|~~~)[^\n]*+\Z"
+    r"|\[[^\[\]\n]*+(?:\](?:\([^()\n]*+)?+)?+\Z"
+    r"|(?:^|\n)[^`\n]*+`(?:[^`\n]*+`[^`\n]*+`)*+[^`\n]*+\Z"
+)
+
+
+def is_within_markdown(text: str, *, is_mid_line: bool) -> bool:
+    """Whether a text ends within a table row, code or link, which is read as a whole."""
+    return _OPEN_LINE.search(_MID_LINE + text if is_mid_line else text) is not None
 
 
 _MARK = r"\*{1,3}|_{1,3}|~~"

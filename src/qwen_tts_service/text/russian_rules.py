@@ -99,10 +99,7 @@ def _after(match: re.Match[str], chars: int = 16) -> str:
 
 # Links and addresses ---------------------------------------------------------------------
 
-_TLDS = (
-    "ru|su|com|org|net|info|io|dev|me|ai|app|tv|biz|by|kz|ua|uz|de|fr|uk|eu|us|edu|gov|рф|онлайн"
-)
-_HOST = rf"(?:[\w-]{{1,63}}\.){{1,5}}(?:{_TLDS})(?![\w-])"
+_HOST = rf"(?:[\w-]{{1,63}}\.){{1,5}}(?:{_any_of('domains')})(?![\w-])"
 _MARKS = {".": "точка", "@": "собака", "_": "подчёркивание", "-": "дефис", "/": "слэш", "+": "плюс"}
 _LINK_PARTS = re.compile(r"[^\W\d_]+|\d+|[.@_/+-]")
 _SHORT_PATH = re.compile(r"(?:/[^\W\d_]{1,12}){1,2}/?(?![\w/.?=&#%-])")

@@ -1,6 +1,6 @@
 """Values of a text whose markup has been read: segments to speak, and pauses between them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from qwen_tts_service.types import Language
@@ -36,6 +36,14 @@ class VoiceChange:
     speaker: str | None
 
 
+OnVoice = Callable[[str], object]
+"""Called with every name of a speaker in a text, as soon as it is read; may raise."""
+
+
+def any_voice(_name: str) -> None:
+    """Take any name for a speaker's: an `OnVoice` that checks nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class SayAs:
     """How a text is to be taken: attributes `interpret-as` and `format` of SSML's `say-as`."""
@@ -49,8 +57,9 @@ class Segment:
     """A stretch of text that is spoken in one manner.
 
     speaker, language: None is that of the request
-    rate: how fast; 1 is as usual
+    rate, pitch: how fast and how high, as factors; 1 is as usual
     is_literal: said as it stands, not normalised
+    is_mid_line: another sentence of its line comes before, so it begins with no mark of a line
     phonemes: how the text is pronounced, in the alphabet of espeak-ng
     """
 
@@ -58,9 +67,11 @@ class Segment:
     speaker: str | None = None
     language: Language | None = None
     rate: float = 1.0
+    pitch: float = 1.0
     phonemes: str | None = None
     say_as: SayAs | None = None
     is_literal: bool = False
+    is_mid_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ from qwen_tts_service.types import Language
 
 from .language import parse_language
 from .say_as import SAY_AS_KINDS
-from .segments import BREAK_S, MAX_PAUSE_S, ParsedText, SayAs, Segment, SegmentBuilder
+from .segments import BREAK_S, MAX_PAUSE_S, OnVoice, ParsedText, SayAs, Segment, SegmentBuilder
 
 MAX_DEPTH = 50
 MAX_WARNINGS = 8
-MIN_RATE, MAX_RATE = 0.5, 2.0
+MIN_FACTOR, MAX_FACTOR = 0.5, 2.0
+"""Of rate and pitch."""
 
 _BLANK = "\ufeff \t\r\n"
 _BEGINNING = re.compile(r"(?:<\?xml[^<>]{0,200}>\s{0,20})?<speak[\s/>]")
@@ -29,6 +30,8 @@ _OPEN_BEGINNING = re.compile(
 _SPACE = re.compile(r"\s+")
 _TIME = re.compile(r"\+?([0-9]{1,6}(?:\.[0-9]{1,6})?|\.[0-9]{1,6})\s*(ms|s)", re.IGNORECASE)
 _PERCENT = re.compile(r"([+-]?)([0-9]{1,4}(?:\.[0-9]{1,3})?)\s*%")
+_SEMITONES = re.compile(r"([+-][0-9]{1,2}(?:\.[0-9]{1,3})?)\s*st")
+_HERTZ = re.compile(r"[+-]?[0-9]{1,5}(?:\.[0-9]{1,3})?\s*hz")
 _FACTOR = re.compile(r"[0-9]{1,2}(?:\.[0-9]{1,3})?|\.[0-9]{1,3}")
 _PHONEMES = re.compile(r"[!-Z\\^-~ ]{1,200}")  # ASCII, but for the brackets that end them
 _RATES: Mapping[str, float] = {
@@ -39,6 +42,15 @@ _RATES: Mapping[str, float] = {
     "fast": 1.25,
     "x-fast": 1.5,
 }
+_PITCHES: Mapping[str, float] = {
+    "x-low": 0.55,
+    "low": 0.8,
+    "medium": 1.0,
+    "default": 1.0,
+    "high": 1.2,
+    "x-high": 1.45,
+}
+"""As Azure documents them."""
 # Tags of vendors, which are not SSML whatever they are called.
 _FOREIGN_PREFIXES = ("mstts:", "amazon:", "google:")
 
@@ -57,12 +69,16 @@ def could_be_ssml(beginning: str) -> bool:
     return _OPEN_BEGINNING.fullmatch(beginning.lstrip(_BLANK)) is not None
 
 
-def parse_ssml(text: str) -> ParsedText:
+def parse_ssml(text: str, on_voice: OnVoice) -> ParsedText:
     """Read a document.
 
     Raises MalformedSsml, and InvalidRequest for a value that SSML or this service does not know.
     """
-    return _SsmlReader().read(text)
+    reader = _SsmlReader()
+    parsed = reader.read(text)
+    for name in reader.voices:
+        on_voice(name)
+    return parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +97,8 @@ class _SsmlReader:
         self._builder = SegmentBuilder()
         self._open: list[_Element] = []
         self._warnings: dict[str, None] = {}
+        self.voices: dict[str, None] = {}
+        """The names of speakers in it."""
         self._language: Language | None = None
         self._lines_before = 0  # of blank text
         self._parser = expat.ParserCreate("utf-8")
@@ -205,15 +223,23 @@ class _SsmlReader:
         return replace(around, manner=replace(around.manner, say_as=say_as))
 
     def _prosody(self, given: dict[str, str], around: _Element) -> _Element:
-        for name in sorted(given.keys() - {"rate", "lang"}):
+        for name in sorted(given.keys() - {"rate", "pitch", "lang"}):
             self._warn(f"SSML: prosody {printable(name)} was not applied")
-        if "rate" not in given:
-            return around
-        wanted = around.manner.rate * self._rate(given["rate"].lower())
-        rate = min(max(wanted, MIN_RATE), MAX_RATE)
-        if rate != wanted:
-            self._warn(f"SSML: the rate was limited to {MIN_RATE:g} to {MAX_RATE:g}")
-        return replace(around, manner=replace(around.manner, rate=rate))
+        manner = around.manner
+        if "rate" in given:
+            rate = self._limited("rate", manner.rate, self._rate(given["rate"].lower()))
+            manner = replace(manner, rate=rate)
+        if "pitch" in given:
+            pitch = self._limited("pitch", manner.pitch, self._pitch(given["pitch"].lower()))
+            manner = replace(manner, pitch=pitch)
+        return replace(around, manner=manner)
+
+    def _limited(self, name: str, around: float, factor: float) -> float:
+        wanted = around * factor
+        limited = min(max(wanted, MIN_FACTOR), MAX_FACTOR)
+        if limited != wanted:
+            self._warn(f"SSML: the {name} was limited to {MIN_FACTOR:g} to {MAX_FACTOR:g}")
+        return limited
 
     def _rate(self, rate: str) -> float:
         if rate in _RATES:
@@ -225,13 +251,28 @@ class _SsmlReader:
             return float(rate)
         raise self._invalid("prosody rate", rate, f"one of {', '.join(_RATES)}, 80%, +10% or 1.2")
 
+    def _pitch(self, pitch: str) -> float:
+        if pitch in _PITCHES:
+            return _PITCHES[pitch]
+        if (percent := _PERCENT.fullmatch(pitch)) and percent[1]:
+            return 1 + float(percent[1] + percent[2]) / 100
+        if semitones := _SEMITONES.fullmatch(pitch):
+            return float(2 ** (float(semitones[1]) / 12))
+        if _HERTZ.fullmatch(pitch):
+            self._warn("SSML: prosody pitch in Hz was not applied; +10% and +2st can be")
+            return 1.0
+        raise self._invalid("prosody pitch", pitch, f"one of {', '.join(_PITCHES)}, +10% or -2st")
+
     def _voice(self, given: dict[str, str], around: _Element) -> _Element:
         for name in sorted(given.keys() - {"name", "lang", "languages"}):
             self._warn(f"SSML: voice {printable(name)} was not applied")
         manner = around.manner
         if given.get("languages"):
             manner = replace(manner, language=self._language_of(given["languages"]))
-        return replace(around, manner=replace(manner, speaker=given.get("name") or manner.speaker))
+        if speaker := given.get("name"):
+            self.voices[speaker] = None
+            manner = replace(manner, speaker=speaker)
+        return replace(around, manner=manner)
 
     def _phoneme(self, given: dict[str, str], around: _Element) -> _Element:
         phonemes = given.get("ph", "")

@@ -1,15 +1,19 @@
 """Speakers of Qwen3-TTS CustomVoice, age bands, and the voice names of OpenAI's speech API.
 
-The speakers are in speakers.toml; a checkpoint may have others.
+The speakers are in speakers.toml; a checkpoint may have others, which a speakers.json beside it
+describes.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from qwen_tts_service.errors import StartupError
 from qwen_tts_service.types import Gender, Language
 
 AgeBand = Literal["child", "teen", "young", "adult", "senior"]
@@ -35,7 +39,7 @@ class Speaker:
     """One speaker as a listener would describe it.
 
     id: lower case, as checkpoints spell it
-    ages: the bands the voice passes for; our judgement, not the publisher's
+    ages: the bands the voice passes for; our judgement, not the publisher's; () is not known
     dialect: what the speaker talks when the text is Chinese; None means standard Mandarin
     """
 
@@ -44,7 +48,7 @@ class Speaker:
     gender: Gender
     ages: tuple[AgeBand, ...]
     description: str
-    native_language: Language
+    native_language: Language | None
     dialect: str | None = None
 
 
@@ -56,6 +60,41 @@ SPEAKERS: Mapping[str, Speaker] = MappingProxyType(
         ).items()
     }
 )
+
+
+def read_speakers(file: Path) -> Mapping[str, Speaker]:
+    """Return the known speakers and those of a checkpoint's speakers.json, if it has one.
+
+    It is an object of objects, by the speaker's name: `gender` ("female", "male" or "neutral") and,
+    as far as they are known, `age` in years, `description` and `native_language`. Raises
+    StartupError that names what is wrong.
+    """
+    if not file.exists():
+        return SPEAKERS
+    try:
+        rows = json.loads(file.read_text("utf-8"))
+        return {**SPEAKERS, **{name.lower(): _speaker(name, row) for name, row in rows.items()}}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise StartupError(
+            f"{file} must be an object of speakers, each with a gender (female, male or neutral) "
+            f"and perhaps age, description, native_language: {error}"
+        ) from error
+
+
+def _speaker(name: str, row: dict[str, Any]) -> Speaker:
+    unknown = row.keys() - {"gender", "age", "description", "native_language"}
+    if unknown or row.get("gender") not in get_args(Gender):
+        raise ValueError(f"{name}: unknown {sorted(unknown)}" if unknown else f"{name}: no gender")
+    age = row.get("age")
+    return Speaker(
+        id=name.lower(),
+        name=name,
+        gender=row["gender"],
+        ages=() if age is None else (age_band(age),),
+        description=row.get("description", ""),
+        native_language=row.get("native_language"),
+    )
+
 
 # Dylan and Eric are left out on purpose: a client that knows only these names should not find
 # its Chinese read in a dialect.
@@ -78,6 +117,6 @@ OPENAI_VOICES: Mapping[str, str] = {
 
 
 def gender_of_openai_voice(name: str) -> Gender | None:
-    """Say how a voice of OpenAI's sounds here; None if it has no voice of this name."""
+    """Describe one of OpenAI's voices as it sounds here; None for an unknown name."""
     speaker = OPENAI_VOICES.get(name.strip().casefold())
     return None if speaker is None else SPEAKERS[speaker].gender

@@ -5,35 +5,33 @@ a reason.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qwen_tts_service.errors import InvalidRequest, shown
 from qwen_tts_service.types import Gender, Language, VoiceAttributes, VoiceChoice
 
-from .catalogue import AGE_BANDS, OPENAI_VOICES, SPEAKERS, AgeBand, age_band
+from .catalogue import AGE_BANDS, OPENAI_VOICES, SPEAKERS, AgeBand, Speaker, age_band
 from .emotions import InstructLanguage, emotion_phrase
 
 Outcomes = dict[str, str | None]
 """A field of a request that was given -> None if it was applied, or the reason why not."""
 
-_NO_INSTRUCT = "this model does not follow instructions"
-_INSTRUCT_GIVEN = "instruct was given and takes its place"
+NO_INSTRUCT = "this model does not follow instructions"
+INSTRUCT_GIVEN = "instruct was given and takes its place"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoiceCapabilities:
     """The speakers of a checkpoint, and whether it follows instructions.
 
-    speakers: its speaker ids, at least one; the order breaks ties
+    speakers: its speaker ids; the order breaks ties
     follows_instruct: False for the 0.6B checkpoints, which drop every instruction
+    known: speakers that something is known of, by id
     """
 
     speakers: tuple[str, ...]
     follows_instruct: bool
-
-    def __post_init__(self) -> None:
-        if not self.speakers:
-            raise ValueError("a checkpoint without speakers cannot answer with a voice")
+    known: Mapping[str, Speaker] = field(default_factory=lambda: SPEAKERS)
 
 
 def _bands(speaker_ids: str) -> Mapping[AgeBand, str]:
@@ -101,27 +99,28 @@ def choose_voice(
     else:
         chosen = resolve_speaker(given_speaker, capabilities)
     if not capabilities.follows_instruct:
-        spoken, obstacle = None, _NO_INSTRUCT
+        spoken, obstacle = None, NO_INSTRUCT
     elif given_instruct is not None:
-        spoken, obstacle = given_instruct, _INSTRUCT_GIVEN
+        spoken, obstacle = given_instruct, INSTRUCT_GIVEN
     else:
         spoken, obstacle = phrases.joined, None
 
     outcomes: Outcomes = {}
+    known = capabilities.known.get(chosen)
     if given_speaker is not None:
         outcomes["speaker"] = None
     if attributes.gender is not None:
-        outcomes["gender"] = _gender_outcome(attributes.gender, chosen, given_speaker is not None)
+        outcomes["gender"] = _gender_outcome(attributes.gender, known, given_speaker is not None)
     if attributes.age is not None:
         is_said = bool(phrases.age) and obstacle is None
         outcomes["age"] = (
-            None if is_said else _age_outcome(attributes.age, chosen, given_speaker is not None)
+            None if is_said else _age_outcome(attributes.age, known, given_speaker is not None)
         )
     if given(attributes.emotion) is not None:
-        is_unsaid = phrases.emotion or obstacle is _INSTRUCT_GIVEN
+        is_unsaid = phrases.emotion or obstacle is INSTRUCT_GIVEN
         outcomes["emotion"] = obstacle if is_unsaid else None
     if given_instruct is not None:
-        outcomes["instruct"] = None if capabilities.follows_instruct else _NO_INSTRUCT
+        outcomes["instruct"] = None if capabilities.follows_instruct else NO_INSTRUCT
     return choice_with(outcomes, speaker=chosen, language=language, instruct=spoken)
 
 
@@ -171,7 +170,7 @@ def _pick_speaker(
     preferred = _PREFERRED.get(language, _PREFERRED["other"])[gender][band]
 
     def distance(speaker_id: str) -> tuple[bool, ...]:
-        speaker = SPEAKERS.get(speaker_id)
+        speaker = capabilities.known.get(speaker_id)
         if speaker is None:
             return (True, False, True, True)
         is_dialect = language == "chinese" and speaker.dialect is not None
@@ -194,7 +193,7 @@ class _Phrases:
 
 def _phrases(attributes: VoiceAttributes, language: Language, *, with_age: bool) -> _Phrases:
     """Word emotion and age in Chinese for Chinese text, otherwise in English."""
-    words: InstructLanguage = "chinese" if language == "chinese" else "english"
+    words = instruct_language(language)
     emotion = given(attributes.emotion)
     age = ""
     if with_age and attributes.age is not None:
@@ -206,10 +205,14 @@ def _phrases(attributes: VoiceAttributes, language: Language, *, with_age: bool)
     )
 
 
-def _gender_outcome(wanted: Gender, chosen: str, is_speaker_given: bool) -> str | None:
+def instruct_language(language: Language) -> InstructLanguage:
+    """Say in which language a model is told how to speak a language."""
+    return "chinese" if language == "chinese" else "english"
+
+
+def _gender_outcome(wanted: Gender, speaker: Speaker | None, is_speaker_given: bool) -> str | None:
     if wanted == "neutral":
         return "no speaker is neutral, so neutral means no preference"
-    speaker = SPEAKERS.get(chosen)
     if speaker is None:
         return "the gender of this speaker is not known"
     if speaker.gender == wanted:
@@ -219,10 +222,9 @@ def _gender_outcome(wanted: Gender, chosen: str, is_speaker_given: bool) -> str 
     return f"this model has no fitting {wanted} speaker"
 
 
-def _age_outcome(age: int, chosen: str, is_speaker_given: bool) -> str | None:
+def _age_outcome(age: int, speaker: Speaker | None, is_speaker_given: bool) -> str | None:
     """Judge an age that no instruct phrase carries."""
-    speaker = SPEAKERS.get(chosen)
-    if speaker is None:
+    if speaker is None or not speaker.ages:
         return "the age of this speaker is not known"
     if age_band(age) in speaker.ages:
         return None

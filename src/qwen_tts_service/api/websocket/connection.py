@@ -19,14 +19,15 @@ PATH = "/v1/audio/speech/stream"
 MAX_FRAME_BYTES = 32 * 1024
 """Longer audio is sent in several frames: some clients refuse frames of 1 MiB."""
 EVENT_TYPES = ("session.config", "input.text", "input.done", "input.cancel", "session.close")
-"""What a client may send."""
+"""Types of events that a client may send."""
 
 
 class SessionConfig(CreateSpeechBody):
-    """What a session is asked for; fields of OpenAI and vLLM-Omni, and ours by either name."""
+    """Configuration of a session: fields of OpenAI and vLLM-Omni, and ours by either name."""
 
     model_config = ConfigDict(populate_by_name=True)
 
+    type: str = ""  # of the event
     text: str | None = None  # is sent by input.text, and refused here
     format: AudioFormat = Field(
         "pcm",
@@ -123,7 +124,7 @@ class Connection:
         return event
 
     def handled(self, event: ClientEvent) -> None:
-        """Give back what an event counted."""
+        """Subtract an event from the bytes that wait."""
         self._waiting_bytes -= len(event.raw)
 
 

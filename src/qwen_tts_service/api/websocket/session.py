@@ -6,6 +6,7 @@ reads the connection, another handles events, and each utterance is spoken by a 
 
 import asyncio
 import hmac
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 
@@ -24,7 +25,7 @@ from qwen_tts_service.errors import (
     Unauthorized,
     kind_of,
 )
-from qwen_tts_service.speech.synthesizer import Output
+from qwen_tts_service.speech.synthesizer import Output, Synthesizer
 from qwen_tts_service.speech.writing import can_speak_by_token, open_speech
 
 from .connection import PATH, ClientEvent, Connection, SessionConfig, SessionPlan
@@ -34,11 +35,11 @@ KEY_IS_DEFERRED = "qwen_tts.key_is_deferred"
 """Set in the scope by `Front` for a client that must name the API key in its first message."""
 
 CONFIG_TIMEOUT_S = 10.0
-"""How long a new connection may say nothing."""
+"""How long a new connection may send nothing."""
 TEXT_TIMEOUT_S = 60.0
-"""How long a text may stop in its middle; it may be holding a slot."""
+"""How long an unfinished text may pause; it may hold a slot."""
 IDLE_TIMEOUT_S = 900.0
-"""How long a session may rest between utterances."""
+"""How long a session may be idle between utterances."""
 
 POLICY_VIOLATION, TOO_BIG = 1008, 1009
 
@@ -160,8 +161,11 @@ class Session:
         body = parse_body(event.raw, SessionConfig)
         assert isinstance(body, SessionConfig)
         self._check_key(body.api_key)
-        plan = self._make_plan(body)
-        synthesizer = self._runtime.synthesizer
+        with ExitStack() as at_end:
+            await self._begin_session(body, await self._runtime.keeper.wake(at_end.callback))
+
+    async def _begin_session(self, body: SessionConfig, synthesizer: Synthesizer) -> None:
+        plan = self._make_plan(body, synthesizer)
         choice = synthesizer.voice.choose(plan.request)
         open_speech(synthesizer, plan.request, plan.output, by_token=plan.is_by_token)
         self._plan = plan
@@ -178,6 +182,7 @@ class Session:
             channels=1,
             normalize=plan.request.normalize,
             seed=plan.request.seed,
+            **({} if body.warning is None else {"warning": body.warning}),
         )
 
     def _check_key(self, given: str | None) -> None:
@@ -191,12 +196,12 @@ class Session:
             )
         self._is_key_deferred = False
 
-    def _make_plan(self, body: SessionConfig) -> SessionPlan:
+    def _make_plan(self, body: SessionConfig, synthesizer: Synthesizer) -> SessionPlan:
         if body.text is not None or body.tokens is not None:
             raise InvalidRequest("send text with input.text, not in session.config", param="text")
         # A body needs a text to become a request; this one is never spoken.
         request = body.model_copy(update={"text": "-"}).to_request(self._id, self._runtime.settings)
-        can_by_token = can_speak_by_token(self._runtime.synthesizer) and body.input_type != "ssml"
+        can_by_token = can_speak_by_token(synthesizer) and body.input_type != "ssml"
         by_default = body.split is None and can_by_token
         return SessionPlan(
             request=replace(request, text=None),
@@ -210,9 +215,11 @@ class Session:
             raise InvalidRequest(f"text must be a string; got {kind_of(text)}", param="text")
         if self._utterance is None and text.strip():
             assert self._plan is not None
-            self._utterance = WebSocketUtterance(
-                self._connection, self._runtime, self._plan, next(self._indices), self._id
-            )
+            with ExitStack() as at_end:
+                await self._runtime.keeper.wake(at_end.callback)
+                self._utterance = WebSocketUtterance(
+                    self._connection, self._runtime, self._plan, next(self._indices), self._id
+                )
         if self._utterance is not None:
             await self._utterance.feed(text)
 

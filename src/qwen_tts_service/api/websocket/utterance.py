@@ -1,8 +1,9 @@
-"""One text of a WebSocket session, from its first word to the end of its audio."""
+"""One utterance of a WebSocket session, from its first word to the end of its audio."""
 
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 
 from qwen_tts_service.api.call import Call
 from qwen_tts_service.api.runtime import Runtime
@@ -13,6 +14,10 @@ from qwen_tts_service.telemetry import metrics
 from qwen_tts_service.types import FinishReason
 
 from .connection import PATH, Connection, SessionPlan
+
+PIECE_CHARS, PIECE_REST_S = 400, 0.001
+"""Longer text is read piece by piece; a request of another client takes several turns of the loop,
+so one turn between the pieces would be too few."""
 
 
 class WebSocketUtterance:
@@ -44,6 +49,7 @@ class WebSocketUtterance:
             runtime.synthesizer, plan.request, plan.output, by_token=plan.is_by_token
         )
         self._call = Call(f"{session_id}.{index}", route=PATH, status=101)
+        runtime.keeper.hold(self._call.at_end)
         self._call.note(format=plan.output.format, seed=plan.request.seed)
         self._task = asyncio.create_task(self._run())
 
@@ -51,14 +57,18 @@ class WebSocketUtterance:
 
     async def feed(self, text: str) -> None:
         """Add text; what comes after the speech has ended or failed is ignored."""
-        await self._unless_refused(lambda: self._feed(text))
+        await self._unless_refused(lambda: self._count(text))
+        for start in range(0, len(text), PIECE_CHARS):
+            if start:
+                await asyncio.sleep(PIECE_REST_S)
+            await self._unless_refused(partial(self._feed, text[start : start + PIECE_CHARS]))
 
     async def finish(self) -> None:
         """Say that the text is complete."""
         await self._unless_refused(self._speech.finish)
 
     async def _unless_refused(self, write: Callable[[], None]) -> None:
-        """A text that is refused on its way ends the speech; the client is told why."""
+        """End the speech of a text that is refused; the client gets the error."""
         if self._task.done():
             return
         try:
@@ -67,7 +77,7 @@ class WebSocketUtterance:
             await self.stop(error.code, "error")
             await self._connection.send_error(error, utterance_index=self.index)
 
-    def _feed(self, text: str) -> None:
+    def _count(self, text: str) -> None:
         self._chars += len(text)
         most = self._runtime.settings.max_text_chars
         if self._chars > most:
@@ -76,6 +86,8 @@ class WebSocketUtterance:
                 "(MAX_TEXT_CHARS); end the utterance with input.done",
                 param="text",
             )
+
+    def _feed(self, text: str) -> None:
         self._speech.feed(self._whole_characters(text))
 
     def _whole_characters(self, text: str) -> str:
@@ -96,7 +108,7 @@ class WebSocketUtterance:
         self._stopped = outcome, reason
         self._task.cancel()
         await self.ended()
-        self._close()  # a task that had not begun has not done it
+        self._close()  # a task that never started has not done it
 
     # The speaker's side ----------------------------------------------------------------
 

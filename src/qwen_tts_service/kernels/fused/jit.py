@@ -23,7 +23,7 @@ try:
 except (ImportError, AttributeError):  # the latter before version 3.4, which has no knobs
 
     class _Missing:
-        """Whatever kernels mention while they are defined."""
+        """Stand-in for every name that kernels use in their definitions."""
 
         def __getattr__(self, _name: str) -> "_Missing":
             return self

@@ -10,6 +10,7 @@ Letters: S slots, B rows, Q codebooks, T frames, N samples.
 import torch
 from torch import Tensor, nn
 
+from qwen_tts_service.kernels.device import tf32
 from qwen_tts_service.model.config import CodecConfig
 from qwen_tts_service.model.weights import Weights
 
@@ -17,6 +18,12 @@ from .quantizer import Dequantizer
 from .state import Chunk, CodecState
 from .transformer import WindowedTransformer
 from .vocoder import CausalConv, Vocoder, read_conv
+
+_REACH_FRAMES = 10
+"""More frames than the vocoder reaches back: its convolutions together reach 9.3 at the published
+rates, whatever their widths."""
+_PIECE_FRAMES = 32
+"""Frames of a recording that are heard at once: what that takes is then bounded."""
 
 
 class CodecDecoder(nn.Module):
@@ -33,13 +40,21 @@ class CodecDecoder(nn.Module):
     )
     """Tensors of the file that decoding has no use for."""
 
-    def __init__(self, config: CodecConfig, weights: Weights, *, is_fused: bool = False) -> None:
+    def __init__(
+        self,
+        config: CodecConfig,
+        weights: Weights,
+        *,
+        is_fused: bool = False,
+        has_tf32: bool = False,
+    ) -> None:
         """Build in the dtype of `weights`; tables are folded as stored and rounded once.
 
-        is_fused: whether fused kernels run
+        is_fused: whether fused kernels run; has_tf32: whether CUDA multiplies float32 in TF32
         """
         super().__init__()
         self.config = config
+        self.has_tf32 = has_tf32
         self.is_fused = is_fused
         self.dtype = weights.dtype
         self.quantizer = Dequantizer(config, weights)
@@ -86,10 +101,33 @@ class CodecDecoder(nn.Module):
         assert books == self.config.codebooks
         slots = torch.arange(B, device=codes.device) if slots is None else slots
         chunk = Chunk(state, slots, active, is_fused=self.is_fused)
-        x = self.enter(self.quantizer(codes), chunk)
-        samples: Tensor = self.vocoder(self.transformer(x, chunk), chunk)
+        with tf32(is_allowed=self.has_tf32):
+            samples: Tensor = self.vocoder(self._latents(codes, chunk), chunk)
         chunk.finish(T)
         samples = samples.float().clamp(-1.0, 1.0)
         if active is not None:
             samples = samples * active[:, None]
         return samples
+
+    @torch.inference_mode()
+    def hear(self, codes: Tensor) -> CodecState:
+        """Return the state of one slot that has decoded frames int64 [1, Q, T].
+
+        Only the last of them become sound, which is what takes time: the vocoder does not reach
+        further back.
+        """
+        state = self.new_state(slots=1)
+        slots = torch.zeros(1, dtype=torch.int64, device=codes.device)
+        silent = max(0, codes.shape[2] - _REACH_FRAMES)
+        for piece in torch.split(codes[:, :, :silent], _PIECE_FRAMES, dim=2) if silent else ():
+            chunk = Chunk(state, slots, None, is_fused=self.is_fused)
+            with tf32(is_allowed=self.has_tf32):
+                self._latents(piece, chunk)
+            chunk.finish(piece.shape[2])
+        self.decode(codes[:, :, silent:], state)
+        return state
+
+    def _latents(self, codes: Tensor, chunk: Chunk) -> Tensor:
+        """What the vocoder makes sound of: [B, Q, T] -> [B, T, C]."""
+        latents: Tensor = self.transformer(self.enter(self.quantizer(codes), chunk), chunk)
+        return latents

@@ -1,4 +1,4 @@
-"""Residual vector quantiser, decoding only: codes to latent vectors.
+"""Residual vector quantiser: codes to latent vectors, and its codebooks for the encoder.
 
 Codebook rows are embedding_sum / cluster_usage ("SoundStream", "Moshi": Mimi's split quantiser).
 Codebook 0 has an output projection of its own, the others share one; division and projection are
@@ -40,8 +40,14 @@ def _tables(config: CodecConfig, weights: Weights, group: str, books: int) -> li
     projection = weights.take_raw(f"{name}.output_proj.weight", outer, inner, 1).squeeze(-1)
     tables = []
     for book in range(books):
-        codebook = f"{name}.vq.layers.{book}._codebook"
-        sums = weights.take_raw(f"{codebook}.embedding_sum", config.codes, inner)
-        usage = weights.take_raw(f"{codebook}.cluster_usage", config.codes)
-        tables.append((sums / usage.clamp(min=_MIN_USAGE)[:, None]) @ projection.T)
+        layer = f"{name}.vq.layers.{book}._codebook"
+        table = codebook(weights, layer, "embedding_sum", config.codes, inner)
+        tables.append(table @ projection.T)
     return tables
+
+
+def codebook(weights: Weights, name: str, sums: str, codes: int, width: int) -> Tensor:
+    """Read the rows [codes, width] of one codebook, whose file has their sums and their numbers."""
+    total = weights.take_raw(f"{name}.{sums}", codes, width)
+    usage = weights.take_raw(f"{name}.cluster_usage", codes)
+    return total / usage.clamp(min=_MIN_USAGE)[:, None]

@@ -18,6 +18,7 @@ const RUSSIAN = {
   "speaker {value} is unknown; this model has {names}":
     "диктора {value} нет; у этой модели есть {names}",
   "speaker {value} is not known; known speakers: {names}": "диктора {value} нет; есть {names}",
+  "text names the voice {value}:": "в тексте назван голос {value}:",
   "language is not one that this model speaks; known: {names}":
     "на этом языке модель не говорит; она знает {names}",
   "emotion has no letter; write it as a word": "в эмоции нет ни одной буквы; назовите её словом",
@@ -30,9 +31,6 @@ const RUSSIAN = {
   "the speech failed; the log has the details": "речь не получилась; подробности в журнале сервера",
   "{format} does not support {rate} Hz, only {rates} Hz":
     "{format} не бывает с частотой {rate} Гц, только {rates} Гц",
-  "text has no letter or digit to speak": "в тексте нет ни букв, ни цифр",
-  "text without a reading was replaced by {n} s of silence":
-    "вместо текста без чтения {n} с тишины",
   "{level} for Russian needs the extra ru; run ./scripts/setup ru":
     "{level}: для русского на сервере нужен набор ru (./scripts/setup ru)",
   "the word is empty": "нет слова",
@@ -55,6 +53,20 @@ const RUSSIAN = {
   "no fitting speaker sounds this age": "нет подходящего диктора такого возраста",
   "this model does not follow instructions": "эта модель не слушает указаний",
   "instruct was given and takes its place": "вместо этого действует указание голосу",
+  "speaker {value} cannot be had: this model has no speakers, it makes a voice of a description; send instruct, or gender, age and emotion":
+    "диктора {value} нет: эта модель создаёт голос по описанию; опишите его указанием или полом, возрастом и эмоцией",
+  "this model has no speakers; of this name only the gender is described":
+    "дикторов у этой модели нет; от имени в описание взят только пол",
+  "this model has no speakers, and the voice was described otherwise":
+    "дикторов у этой модели нет, а голос описан иначе",
+  "a cloned voice speaks as its recording does": "клонированный голос звучит как его запись",
+  "this model speaks with cloned voices alone: name a kept one in speaker, or send ref_audio":
+    "эта модель говорит только клонированными голосами: назовите сохранённый или пришлите запись",
+  "speaker {value} is unknown; kept voices: {names}":
+    "голоса {value} нет; сохранены {names}",
+  "a text that is still being written is spoken without the voice's recording":
+    "текст, который ещё пишется, произносится без записи голоса",
+  "this voice was made by another model": "этот голос сделан другой моделью",
   "the embedded voice does not follow instructions": "встроенный голос не слушает указаний",
   "the embedded voice does not know this emotion; it knows {names}":
     "встроенный голос не знает этой эмоции; он знает {names}",
@@ -70,6 +82,8 @@ const RUSSIAN = {
     "слова с буквами другого языка читает голос espeak-ng для него ({name})",
   "letters that Russian lacks ({codes}) are read as Russian sounds":
     "буквы, которых нет в русском ({codes}), читаются как русские звуки",
+  "the pitch was limited to what the embedded voice has":
+    "выше и ниже встроенный голос не умеет: высота ограничена",
   "normalize: there are no full rules for {language}; light was applied":
     "normalize: полных правил нет, взяты лёгкие (язык: {language})",
 };

@@ -18,7 +18,7 @@ export class Refusal extends Error {
 }
 
 /** Await, and name a failure by `what`; a wanted abort keeps its own name. */
-export async function orSay(promise, what) {
+export async function withReason(promise, what) {
   try {
     return await promise;
   } catch (cause) {
@@ -27,19 +27,19 @@ export async function orSay(promise, what) {
 }
 
 /** The fields both routes share; what was left empty is not sent. */
-export function sharedBody(wish) {
-  const attributes = dropEmpty({ gender: wish.gender, age: wish.age, emotion: wish.emotion });
+export function sharedBody(form) {
+  const attributes = dropEmpty({ gender: form.gender, age: form.age, emotion: form.emotion });
   return dropEmpty({
-    text: wish.text,
-    normalize: wish.normalize,
-    pronunciations: orNull(wish.pronunciations),
-    on_unspeakable: wish.onUnspeakable,
-    temperature: wish.temperature,
-    speaker: wish.speaker,
+    text: form.text,
+    normalize: form.normalize,
+    pronunciations: orNull(form.pronunciations),
+    on_unspeakable: form.onUnspeakable,
+    temperature: form.temperature,
+    speaker: form.speaker,
     voice_attributes: orNull(attributes),
-    language: wish.language,
-    instruct: wish.instruct,
-    seed: wish.seed,
+    language: form.language,
+    instruct: form.instruct,
+    seed: form.seed,
   });
 }
 
@@ -69,7 +69,7 @@ export async function send({ path, body }, { key, signal }) {
     body: JSON.stringify(body),
     signal,
   });
-  const response = await orSay(sending, "unreachable");
+  const response = await withReason(sending, "unreachable");
   if (!response.ok) throw await refusalIn(response);
   return response;
 }

@@ -3,7 +3,7 @@
 
 import { PcmReader, toFloat, wavFile } from "./pcm.js";
 import { Player, decode } from "./player.js";
-import { factsOf, isAudio, orSay, requestFor, send } from "./service.js";
+import { factsOf, isAudio, withReason, requestFor, send } from "./service.js";
 
 const STREAM_FORMAT = "pcm";
 
@@ -74,7 +74,7 @@ export class Take {
     const pcm = new PcmReader();
     const reader = response.body.getReader();
     for (;;) {
-      const { done, value } = await orSay(reader.read(), "broken");
+      const { done, value } = await withReason(reader.read(), "broken");
       if (done) return;
       const samples = pcm.read(value);
       if (!samples.length) continue;
@@ -84,9 +84,9 @@ export class Take {
   }
 
   async #readFile(response, startedMs) {
-    this.#file = await orSay(response.blob(), "broken");
+    this.#file = await withReason(response.blob(), "broken");
     const bytes = await this.#file.arrayBuffer();
-    const buffer = await orSay(decode(bytes, this.sampleRateHz), "unplayable");
+    const buffer = await withReason(decode(bytes, this.sampleRateHz), "unplayable");
     this.#decoded = buffer.getChannelData(0);
     this.#take(this.#decoded, startedMs);
   }
@@ -124,7 +124,7 @@ export class Take {
     if (this.#chunks.length && format === "pcm") return new Blob(this.#chunks);
     const body = { ...this.body, ...this.#seed() };
     const response = await send(requestFor(body, format, false), { key: this.key });
-    return orSay(response.blob(), "broken");
+    return withReason(response.blob(), "broken");
   }
 
   #seed() {

@@ -1,0 +1,220 @@
+"""The voice's life in one worker: loaded on a thread, unloaded when idle, loaded again when wanted.
+
+One thread does all of it, one step after the other, so that requests which come together load the
+voice once, and memory is given back before it is taken again.
+"""
+
+import asyncio
+import gc
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from time import monotonic
+from typing import Literal
+
+from qwen_tts_service.errors import NotReady, StartupError
+from qwen_tts_service.speech.synthesizer import Synthesizer
+from qwen_tts_service.telemetry import metrics
+from qwen_tts_service.types import ReportProgress
+
+logger = logging.getLogger(__name__)
+
+LOAD_WAIT_S = 50.0
+"""How long a request waits for a voice to be loaded again; proxies often give up after 60 s."""
+
+AtEnd = Callable[[Callable[[], object]], object]
+"""Takes what is to be called once a request has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How far the voice has come; `unloaded` and `loading` come after it has been ready."""
+
+    status: Literal["starting", "ready", "unloaded", "loading", "failed", "stopping"]
+    step: str = ""
+    progress: float = 0.0
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether a request is spoken, though it may have to wait for the voice to be loaded."""
+        return self.status in ("ready", "unloaded", "loading")
+
+
+class VoiceKeeper:
+    """Loads the voice when `start` is called, and with keep_alive_s unloads it after so long.
+
+    load:     returns a synthesizer that has spoken; called on the keeper's thread
+    release:  gives memory back that an unloaded voice has freed
+    on_ready: called after every load, on the keeper's thread
+    """
+
+    def __init__(
+        self,
+        load: Callable[[ReportProgress], Synthesizer],
+        *,
+        keep_alive_s: float | None = None,
+        release: Callable[[], None] = lambda: None,
+        on_ready: Callable[[Synthesizer], None] = lambda _synthesizer: None,
+    ) -> None:
+        self._load = load
+        self._release = release
+        self._on_ready = on_ready
+        self._keep_alive_s = keep_alive_s
+        self._changed = threading.Condition()
+        self._stage = Stage("starting", "settings")
+        self._synthesizer: Synthesizer | None = None
+        self._users = 0
+        self._idle_since_s = monotonic()
+        self._is_wanted = False
+        self._coming: Future[None] = Future()
+
+    def start(self, on_failure: Callable[[], None]) -> None:
+        """Load the voice on a thread; `on_failure` is called if the first load fails."""
+        threading.Thread(target=self._run, args=(on_failure,), name="voice", daemon=True).start()
+
+    @property
+    def stage(self) -> Stage:
+        """How far the voice is; one that fell ill has failed for good."""
+        ready = self._synthesizer
+        if ready is not None and self._stage.status == "ready" and not ready.voice.is_healthy:
+            return Stage("failed", "the voice has failed; restart the service")
+        return self._stage
+
+    @property
+    def synthesizer(self) -> Synthesizer:
+        """The synthesizer; raises NotReady while it is not there."""
+        synthesizer, stage = self._synthesizer, self.stage
+        if synthesizer is None or stage.status != "ready":
+            raise NotReady(f"the service is {stage.status}: {stage.step}")
+        return synthesizer
+
+    def check_ready(self) -> None:
+        """Raise NotReady if a request that comes now is not spoken."""
+        if not self.stage.takes_requests:
+            raise NotReady(f"the service is {self.stage.status}: {self.stage.step}")
+
+    def hold(self, at_end: AtEnd) -> None:
+        """Keep a voice that is loaded from being unloaded until the end."""
+        with self._changed:
+            self._users += 1
+        at_end(self._let_go)
+
+    def _let_go(self) -> None:
+        with self._changed:
+            self._users -= 1
+            self._idle_since_s = monotonic()
+            self._changed.notify()
+
+    async def wake(self, at_end: AtEnd) -> Synthesizer:
+        """Hold the voice until the end, and wait for it if it has to be loaded again.
+
+        Raises NotReady after LOAD_WAIT_S, or if it could not be loaded.
+        """
+        self.check_ready()
+        self.hold(at_end)
+        with self._changed:
+            if self._synthesizer is not None:
+                return self.synthesizer
+            self._is_wanted = True
+            self._changed.notify()
+            coming = self._coming
+        try:
+            async with asyncio.timeout(LOAD_WAIT_S):
+                await asyncio.shield(asyncio.wrap_future(coming))
+        except TimeoutError:
+            raise NotReady(f"the voice was not loaded within {LOAD_WAIT_S:.0f} s") from None
+        return self.synthesizer
+
+    def close(self) -> None:
+        """Stop for good; a load that is under way ends by itself."""
+        with self._changed:
+            self._stage = Stage("stopping", "shutdown")
+            synthesizer = self._synthesizer
+            self._changed.notify()
+        metrics.READY.set(0)
+        metrics.LOADED.set(0)
+        if synthesizer is not None:
+            synthesizer.close()
+
+    # The keeper's thread -----------------------------------------------------------------
+
+    def _run(self, on_failure: Callable[[], None]) -> None:
+        if not self._load_voice():
+            if self._stage.status != "stopping":
+                self._set_stage(Stage("failed", self._stage.step))
+                on_failure()
+            return
+        while self._keep_alive_s is not None and self._unload_when_idle(self._keep_alive_s):
+            self._give_back()
+            logger.info("unloaded: %g s without a request", self._keep_alive_s)
+            while self._is_wanted_again() and not self._load_voice():
+                self._give_back()
+                self._set_stage(Stage("unloaded", "it could not be loaded; the log has the reason"))
+
+    def _give_back(self) -> None:
+        gc.unfreeze()  # whoever froze what had been loaded meant it to stay
+        gc.collect()  # an engine has references in circles
+        self._release()
+
+    def _load_voice(self) -> bool:
+        """Load it and tell those who wait; returns whether it is there."""
+        synthesizer = None
+        try:
+            synthesizer = self._load(self._report)
+        except StartupError as error:
+            logger.error("the voice could not be loaded: %s", error)  # noqa: TRY400 - it says all
+        except Exception:
+            logger.exception("the voice could not be loaded")
+        with self._changed:
+            coming, self._coming = self._coming, Future()
+            self._is_wanted = False
+            self._idle_since_s = monotonic()
+            is_late = self._stage.status == "stopping"
+            if synthesizer is not None and not is_late:
+                self._on_ready(synthesizer)
+                self._synthesizer = synthesizer
+                self._stage = Stage("ready", progress=1.0)
+                metrics.READY.set(1)
+                metrics.LOADED.set(1)
+        if synthesizer is not None and is_late:
+            synthesizer.close()
+        coming.set_result(None)
+        return synthesizer is not None
+
+    def _report(self, step: str, progress: float) -> None:
+        status = self._stage.status
+        if status != "stopping" and step != self._stage.step:
+            logger.info("%s: %s", status, step)
+        self._set_stage(Stage(status, step, progress))
+
+    def _set_stage(self, stage: Stage) -> None:
+        with self._changed:
+            if self._stage.status != "stopping":
+                self._stage = stage
+
+    def _unload_when_idle(self, keep_alive_s: float) -> bool:
+        """Wait until nobody has needed the voice for so long; False if it is to stay."""
+        with self._changed:
+            while self._stage.status == "ready":
+                idle_s = monotonic() - self._idle_since_s
+                if not self._users and idle_s >= keep_alive_s:
+                    break
+                self._changed.wait(None if self._users else keep_alive_s - idle_s)
+            if self.stage.status != "ready":
+                return False
+            synthesizer, self._synthesizer = self._synthesizer, None
+            self._stage = Stage("unloaded", "the next request loads the voice")
+            metrics.LOADED.set(0)
+        assert synthesizer is not None
+        synthesizer.close()
+        return True
+
+    def _is_wanted_again(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_wanted or self._stage.status == "stopping")
+            if self._stage.status == "stopping":
+                return False
+            self._stage = Stage("loading")
+            return True
