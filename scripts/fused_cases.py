@@ -171,6 +171,7 @@ def compare(
 
 def main() -> None:
     """Print every case."""
+    assert jit.is_installed, "pip install triton"
     assert jit.is_interpreted, "set TRITON_INTERPRET=1"
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -249,6 +249,8 @@ MIXED = {
         '<speak>Привет <break time="1s"/> мир</speak>',
         "[voice:ryan] Привет",
         "e-mail: a@b.com, сайт: x.org/en/about",
+        "in-app, in-game покупки",
+        "Please say Привет: как дела",
     ],
     "chinese": [
         "链接：https://example.com/docs/en/index.html",
@@ -404,6 +406,24 @@ def test_short_texts_are_in_their_language_in_95_of_100(language):
     wrong = [text for text in texts if detect_language(text) != language]
     assert len(set(texts)) == len(texts) >= 300
     assert len(wrong) <= 0.05 * len(texts), wrong
+
+
+@pytest.mark.parametrize("word", ["Neustart", "Flugmodus", "Notausgang", "Radiosender"])
+def test_word_made_of_two_german_ones_is_german(word):
+    assert detect_language(word) == "german"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        pytest.param("Surname", id="short"),
+        pytest.param("Obsession", id="a first half of two letters"),
+        pytest.param("Singleton", id="a second half of three"),
+        pytest.param("Puppeteer", id="a rare half"),
+    ],
+)
+def test_word_that_only_begins_or_ends_like_a_german_one_is_not(word):
+    assert detect_language(word) == "english"
 
 
 @pytest.mark.parametrize("word", ["Error", "Docker", "Kubernetes", "docker compose up", "GPU"])
