@@ -267,8 +267,9 @@ def test_predictor_attends_to_each_row_as_if_it_were_alone():
     ]
 
     def attend(part):
-        cache = _FrameCache(1)
         split = (heads, kv_heads, kv_heads)
+        sizes = SimpleNamespace(layers=1, kv_heads=kv_heads, head_size=passes[0].shape[3])
+        cache = _FrameCache(sizes, 8, passes[0][part][:, 0, 0])
         return [cache._attend(0, *x[part].split(split, dim=2)) for x in passes]
 
     together = attend(slice(0, rows))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qwen_tts_service.kernels.fused import noise as noise_module
 from qwen_tts_service.model.sampling import MAX_TOP_K, CounterDraw, Sampler, penalise
-from qwen_tts_service.model.state import SamplingState, SlotState
+from qwen_tts_service.model.state import SamplingState, SlotState, StartNumbers
 from qwen_tts_service.types import SamplingOptions
 
 
@@ -51,7 +51,7 @@ def empty_state(slots):
     return SlotState(
         keys=none,
         values=none,
-        next_input=none,
+        next_input=torch.zeros(slots, 2),
         logits=none,
         text_rows=none,
         seen=torch.zeros(slots, 4, dtype=torch.bool),
@@ -176,7 +176,9 @@ def test_a_slot_keeps_its_own_sampling():
     talker = SamplingOptions(temperature=0.5, top_k=7, top_p=0.8, repetition_penalty=1.5)
     predictor = SamplingOptions(temperature=0.25, top_k=9, top_p=0.6)
     before = [state.integers.clone(), state.reals.clone()]
-    state.begin(1, length=5, seed=-3, text_rows=2, talker=talker, predictor=predictor)
+    prompt = SimpleNamespace(rows=range(6), text_rows=range(2))
+    start = StartNumbers.of(1, prompt, seed=-3, talker=talker, predictor=predictor)
+    state.begin(*start.tensors(), torch.zeros_like(state.next_input[1]))
     drawn = [state.talker_sampling, state.predictor_sampling]
     rows = [sampling.rows(torch.tensor([1])) for sampling in drawn]
     assert [row.temperature.tolist() for row in rows] == [[0.5], [0.25]]

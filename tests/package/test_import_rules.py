@@ -236,7 +236,7 @@ MAX_LINES = {
     "audio": 320,
     "cli": 360,
     "engine": 1350,
-    "espeak": 1090,
+    "espeak": 1100,
     "hub": 330,
     "kernels": 1430,
     "model": 1890,
@@ -246,7 +246,7 @@ MAX_LINES = {
     "text": 2570,
     "voice": 410,
 }
-MAX_LINES_OF_ALL = 13660
+MAX_LINES_OF_ALL = 13680
 
 
 def lines_of_code(path: Path) -> int:
