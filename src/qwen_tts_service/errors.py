@@ -2,7 +2,8 @@
 
     TTSError
     ├── InvalidRequest          the request breaks a rule; `param` names the field
-    │   └── UnknownModel        the named model is not the one that is loaded
+    │   ├── UnknownModel        the named model is not the one that is loaded
+    │   └── UnknownVoice        there is no kept voice of this name
     ├── CannotSpeak             the request is well formed, yet no voice can say it
     ├── Unauthorized            the API key is missing or wrong
     ├── BodyTooLarge            more bytes than MAX_BODY_BYTES
@@ -68,6 +69,12 @@ class UnknownModel(InvalidRequest):
     """The request names a model that is not the loaded one."""
 
     code = "model_not_found"
+
+
+class UnknownVoice(InvalidRequest):
+    """There is no kept voice of this name to delete."""
+
+    code = "voice_not_found"
 
 
 class CannotSpeak(TTSError):
