@@ -29,6 +29,10 @@ def library(tmp_path):
     return VoiceLibrary(tmp_path / "voices", most=3)
 
 
+def names_in(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
 def another(library):
     """The library as another worker, or this one after a restart, sees it."""
     return VoiceLibrary(library._path, most=3)
@@ -39,13 +43,13 @@ def test_a_kept_voice_is_there_after_a_restart(library):
     assert another(library).entry("Anna") == ENTRY
     assert another(library)["anna"] == VOICE
     folder = library._path / "anna"
-    assert sorted(os.listdir(folder)) == ["recording.wav", "voice.json"]
+    assert names_in(folder) == ["recording.wav", "voice.json"]
     assert (folder / "recording.wav").read_bytes() == b"audio"
 
 
 def test_without_its_recording_only_the_numbers_are_kept(library):
     library.add(replace(ENTRY, recording=None), b"audio")
-    assert os.listdir(library._path / "anna") == ["voice.json"]
+    assert names_in(library._path / "anna") == ["voice.json"]
 
 
 def test_workers_see_at_once_what_another_does(library):
@@ -120,7 +124,7 @@ def test_of_two_workers_that_keep_one_name_one_is_refused(library, monkeypatch):
         late.add(replace(ENTRY, model="late"))
     assert refused.value.code == "voice_exists"
     assert library.entry("Anna") == ENTRY
-    assert os.listdir(library._path) == ["anna"]
+    assert names_in(library._path) == ["anna"]
 
 
 def test_no_more_are_kept_than_allowed(library):
@@ -141,7 +145,7 @@ def test_a_voice_that_could_not_be_written_leaves_nothing(library, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         library.add(ENTRY, b"audio")
-    assert os.listdir(library._path) == []
+    assert names_in(library._path) == []
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def read_recording(data: bytes) -> Recording:
             channels = file.read(int(LONGEST_S * rate_hz) + 1, dtype="float32", always_2d=True)
     except soundfile.SoundFileError:
         raise _refusal(
-            "is not audio that can be read; send wav, flac, ogg, mp3 or another format of libsndfile"
+            "is not audio that can be read; send wav, flac, ogg, mp3 or what else libsndfile reads"
         ) from None
     samples = channels.mean(axis=1, dtype=np.float32)
     _check_sound(samples, rate_hz)

@@ -117,14 +117,15 @@ class VoiceLibrary(Mapping[str, KeptVoice]):
 
     def remove(self, name: str) -> LibraryEntry:
         """Delete a voice and its recording; raises UnknownVoice."""
+        unknown = UnknownVoice(f"there is no kept voice {shown(name)}", param="name")
         entry = self.entry(name)
+        if entry is None:
+            raise unknown
         old = self._path / f".old-{secrets.token_hex(8)}"
         try:
-            if entry is None:
-                raise FileNotFoundError
             (self._path / entry.name.lower()).rename(old)
-        except FileNotFoundError:
-            raise UnknownVoice(f"there is no kept voice {shown(name)}", param="name") from None
+        except FileNotFoundError:  # another worker was faster
+            raise unknown from None
         shutil.rmtree(old)
         return entry
 
@@ -142,7 +143,7 @@ class VoiceLibrary(Mapping[str, KeptVoice]):
 
     def _folders(self) -> list[str]:
         try:
-            return sorted(name for name in os.listdir(self._path) if _NAME.fullmatch(name))
+            return sorted(f.name for f in self._path.iterdir() if _NAME.fullmatch(f.name))
         except FileNotFoundError:
             return []
 
