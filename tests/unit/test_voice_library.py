@@ -119,7 +119,7 @@ def test_a_name_is_kept_once_in_any_case(library):
 def test_of_two_workers_that_keep_one_name_one_is_refused(library, monkeypatch):
     library.add(ENTRY)
     late = another(library)
-    monkeypatch.setattr(late, "_check_room", lambda _place: None)
+    monkeypatch.setattr(late, "place_for", lambda name: library._path / name.lower())
     with pytest.raises(InvalidRequest) as refused:
         late.add(replace(ENTRY, model="late"))
     assert refused.value.code == "voice_exists"

@@ -22,7 +22,10 @@ EXAMPLES = (resources.files(__package__) / "examples.txt").read_text("utf-8")
 STANDARD_IO = "-"
 MODEL_PATH = "models"
 """Where checkpoints are when neither --model-path nor MODEL_PATH says so, as for scripts/serve."""
-_NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format", "pronunciations"}
+_NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format", "pronunciations"} | {
+    "ref_audio",
+    "ref_text",
+}
 
 
 class CommandError(Exception):

@@ -39,6 +39,7 @@ class LibraryEntry:
     """What voice.json holds: the voice, and what is known of it.
 
     model: which made it; voices fit models of the same width
+    duration_s, tail_s: of the recording, and of the silence it was heard with
     recording: the name of the audio file beside it; None if only the numbers are kept
     consent: the statement of consent that came with the recording
     """
@@ -47,6 +48,7 @@ class LibraryEntry:
     model: str
     voice: KeptVoice
     duration_s: float
+    tail_s: float = 0.0
     recording: str | None = None
     language: Language | None = None
     description: str | None = None
@@ -99,8 +101,7 @@ class VoiceLibrary(Mapping[str, KeptVoice]):
 
         raises: InvalidRequest for a wrong or taken name, or with code `library_full`
         """
-        place = self._path / check_name(entry.name).lower()
-        self._check_room(place)
+        place = self.place_for(entry.name)
         self._sweep()
         new = self._path / f".new-{secrets.token_hex(8)}"
         new.mkdir(parents=True)
@@ -147,15 +148,18 @@ class VoiceLibrary(Mapping[str, KeptVoice]):
         except FileNotFoundError:
             return []
 
-    def _check_room(self, place: Path) -> None:
+    def place_for(self, name: str) -> Path:
+        """Where a new voice would be; raises InvalidRequest as `add` does."""
+        place = self._path / check_name(name).lower()
         if place.exists():
-            raise _taken(place.name)
+            raise _taken(name)
         if len(self._folders()) >= self._most:
             raise InvalidRequest(
                 f"{self._most} voices are kept already, and no more may be (MAX_VOICES); "
                 "delete one first",
                 code="library_full",
             )
+        return place
 
     def _sweep(self) -> None:
         for folder in self._path.glob(".[no]*-*"):

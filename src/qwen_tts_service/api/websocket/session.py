@@ -14,6 +14,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from qwen_tts_service.api.call import Call
+from qwen_tts_service.api.inline_voice import with_own_voice
 from qwen_tts_service.api.runtime import Runtime
 from qwen_tts_service.api.tickets import RUNTIME_KEY, parse_body
 from qwen_tts_service.errors import (
@@ -61,7 +62,7 @@ class Session:
         self._runtime: Runtime = socket.scope[RUNTIME_KEY]
         self._id = Call.of(socket.scope).request_id
         self._connection = Connection(
-            socket, max_waiting_bytes=self._runtime.settings.max_body_bytes
+            socket, max_waiting_bytes=self._runtime.settings.max_speech_bytes
         )
         self._is_key_deferred = bool(socket.scope.get(KEY_IS_DEFERRED))
         self._inbox: asyncio.Queue[ClientEvent] = asyncio.Queue()
@@ -166,10 +167,15 @@ class Session:
 
     async def _begin_session(self, body: SessionConfig, synthesizer: Synthesizer) -> None:
         plan = self._make_plan(body, synthesizer)
+        request, warning = await with_own_voice(
+            plan.request, body, synthesizer, self._runtime.settings
+        )
+        plan = replace(plan, request=request)
         choice = synthesizer.voice.choose(plan.request)
         open_speech(synthesizer, plan.request, plan.output, by_token=plan.is_by_token)
         self._plan = plan
-        is_known = plan.request.language is not None or plan.request.speaker is not None
+        is_known = any((request.language, request.speaker, request.voice))
+        warning = "; ".join(filter(None, [body.warning, warning]))
         await self._connection.send(
             "session.ready",
             request_id=self._id,
@@ -182,7 +188,7 @@ class Session:
             channels=1,
             normalize=plan.request.normalize,
             seed=plan.request.seed,
-            **({} if body.warning is None else {"warning": body.warning}),
+            **({"warning": warning} if warning else {}),
         )
 
     def _check_key(self, given: str | None) -> None:
