@@ -60,6 +60,7 @@ def describe(runtime: Runtime) -> dict[str, object]:
         "version": __version__,
         "model": runtime.settings.model_name,
         "sampling_rate": runtime.settings.sampling_rate,
+        "voice_cloning": runtime.settings.voice_cloning,
         "slots": {
             "total": admission.slots,
             "active": admission.active,

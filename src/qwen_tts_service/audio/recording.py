@@ -55,7 +55,8 @@ def read_recording(data: bytes) -> Recording:
             channels = file.read(int(LONGEST_S * rate_hz) + 1, dtype="float32", always_2d=True)
     except soundfile.SoundFileError:
         raise _refusal(
-            "is not audio that can be read; send wav, flac, ogg, mp3 or what else libsndfile reads"
+            "the recording is not audio that can be read; send wav, flac, ogg, mp3 or what else "
+            "libsndfile reads"
         ) from None
     samples = channels.mean(axis=1, dtype=np.float32)
     _check_sound(samples, rate_hz)
@@ -71,25 +72,30 @@ def read_recording(data: bytes) -> Recording:
 def _check_header(rate_hz: int, channels: int) -> None:
     if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
         raise _refusal(
-            f"has {rate_hz} samples a second; {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} are allowed"
+            f"the recording has {rate_hz} samples a second; {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} "
+            "are allowed"
         )
     if channels > MOST_CHANNELS:
-        raise _refusal(f"has {channels} channels; at most {MOST_CHANNELS} are allowed")
+        raise _refusal(
+            f"the recording has {channels} channels; at most {MOST_CHANNELS} are allowed"
+        )
 
 
 def _check_sound(samples: Samples, rate_hz: int) -> None:
     if len(samples) < SHORTEST_S * rate_hz:
-        raise _refusal(f"is shorter than {SHORTEST_S:g} s; 5 to 15 s are best")
+        raise _refusal(f"the recording is shorter than {SHORTEST_S:g} s; 5 to 15 s are best")
     if len(samples) > LONGEST_S * rate_hz:
-        raise _refusal(f"is longer than {LONGEST_S:g} s; 5 to 15 s are best")
+        raise _refusal(f"the recording is longer than {LONGEST_S:g} s; 5 to 15 s are best")
     if not np.isfinite(samples).all():
-        raise _refusal("has samples that are no numbers (NaN or infinite)")
+        raise _refusal("the recording has samples that are no numbers (NaN or infinite)")
     peak = np.abs(samples).max()
     if peak < _QUIETEST_PEAK:
-        raise _refusal("is silent")
+        raise _refusal("the recording is silent")
     if peak > _LOUDEST_PEAK:
-        raise _refusal(f"has samples up to {peak:.0f}; scale them to between -1 and 1")
+        raise _refusal(
+            f"the recording has samples up to {peak:.0f}; scale them to between -1 and 1"
+        )
 
 
-def _refusal(why: str) -> InvalidRequest:
-    return InvalidRequest(f"the recording {why}", param="ref_audio", code="invalid_recording")
+def _refusal(message: str) -> InvalidRequest:
+    return InvalidRequest(message, param="ref_audio", code="invalid_recording")
