@@ -205,8 +205,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
     )
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
     known = read_speakers(directory / "speakers.json")
-    speaks_with_kept = model.config.kind == "base"
-    kept = _library(settings) if speaks_with_kept else NO_VOICES
+    kept = _library(settings) if model.config.kind == "base" else NO_VOICES
     return QwenVoice(model, engine, settings.model_name, limits, kept=kept, known=known)
 
 

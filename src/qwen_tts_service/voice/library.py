@@ -82,7 +82,7 @@ class VoiceLibrary(Mapping[str, KeptVoice]):
 
     def entry(self, name: str) -> LibraryEntry | None:
         """The voice of this name and what is known of it; None for none."""
-        key = name.strip().lower()
+        key = _folder_of(name)
         if not _NAME.fullmatch(key):
             return None
         try:
@@ -124,7 +124,7 @@ class VoiceLibrary(Mapping[str, KeptVoice]):
             raise unknown
         old = self._path / f".old-{secrets.token_hex(8)}"
         try:
-            (self._path / entry.name.lower()).rename(old)
+            (self._path / _folder_of(name)).rename(old)
         except FileNotFoundError:  # another worker was faster
             raise unknown from None
         shutil.rmtree(old)
@@ -150,7 +150,7 @@ class VoiceLibrary(Mapping[str, KeptVoice]):
 
     def place_for(self, name: str) -> Path:
         """Where a new voice would be; raises InvalidRequest as `add` does."""
-        place = self._path / check_name(name).lower()
+        place = self._path / _folder_of(check_name(name))
         if place.exists():
             raise _taken(name)
         if len(self._folders()) >= self._most:
@@ -166,6 +166,10 @@ class VoiceLibrary(Mapping[str, KeptVoice]):
             with suppress(FileNotFoundError):  # another worker sweeps too
                 if time.time() - folder.stat().st_mtime > _ABANDONED_S:
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder_of(name: str) -> str:
+    return name.strip().lower()
 
 
 def _taken(name: str) -> InvalidRequest:
@@ -194,7 +198,10 @@ def _read_entry(file: Path) -> LibraryEntry | None:
             codes=tuple(tuple(map(int, frame)) for frame in voice["codes"]),
             transcript=voice["transcript"],
         )
-        return LibraryEntry(**values)
+        entry = LibraryEntry(**values)
+        if _folder_of(entry.name) != file.parent.name:
+            raise ValueError("the folder must have its name, in lower case")  # noqa: TRY301
     except (OSError, ValueError, TypeError, KeyError) as error:
         logger.warning("%s is not a kept voice: %r", file, error)
         return None
+    return entry
