@@ -27,7 +27,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from tests.conftest import KEY, Server
+from tests.checkpoints import VOICES as VOICES_DATA
+from tests.checkpoints import write_quick_checkpoint
+from tests.conftest import KEY, Server, StartServer
 
 from qwen_tts_service.api import playground
 from qwen_tts_service.fields import SpeechBody
@@ -212,7 +214,7 @@ def browser() -> Iterator[Any]:
 class Page:
     """The page as a person sees it."""
 
-    def __init__(self, browser: Any, service: FakeService) -> None:
+    def __init__(self, browser: Any, service: Any) -> None:
         self.browser = browser
         self.service = service
 
@@ -840,3 +842,30 @@ def test_a_recording_that_is_refused_is_explained(cloning: Page, tmp_path: Path)
     page.until(lambda: "нельзя клонировать" in page.text("alert"))
     assert "запись короче 1 с" in page.text("alert")
     page.browser.execute_script("localStorage.clear()")
+
+
+@in_browser
+def test_the_service_itself_keeps_a_voice_for_the_page(
+    browser: Any, start_server: StartServer, tmp_path: Path
+) -> None:
+    write_quick_checkpoint(tmp_path / "models" / "base", "tiny_base_1b7")
+    paths = {"MODEL_PATH": str(tmp_path / "models"), "VOICES_PATH": str(tmp_path / "voices")}
+    with start_server(MODEL_NAME="base", DEVICE="cpu", VOICE_CLONING="1", **paths) as server:
+        page = Page(browser, SimpleNamespace(url=server.base_url))
+        browser.get(f"{server.base_url}/playground")
+        page.until(lambda: page.at("cloning").is_displayed())
+        page.toggle_fold_of("transcript")
+        page.at("recording").send_keys(str(VOICES_DATA / "references" / "ref_a.flac"))
+        page.at("transcript").send_keys("hello the wide world")
+        page.at("voice-name").send_keys("anna")
+        page.at("consent").click()
+        page.at("keep-voice").click()
+        page.until_status("Voice anna is kept")
+        page.at("text").clear()
+        page.at("text").send_keys("hello")
+        page.speak()
+        page.until(lambda: page.text("status") in ("Finished", "Failed"))
+        assert page.fact("x-voice") == "anna"
+        page.at("delete-voice").click()
+        page.until_status("Voice anna is deleted")
+        assert list((tmp_path / "voices").iterdir()) == []
