@@ -27,7 +27,7 @@ On CUDA a frame is one graph; `talker`, `predictor` and, for `other` and `roofli
 then captured and timed by themselves, and `prompt` is what launching takes.
 
 --closed and --open are the loads of scripts/bench_http.py, without HTTP: first audio is counted
-from the job's submission to its first samples at the engine's door.
+from the job's submission until the engine hands over its first samples.
 """
 
 import argparse
@@ -230,7 +230,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--recording", type=float, default=10.0, help="seconds, of a cloned voice")
     parser.add_argument("--layout", choices=["full_text", "streaming_text"], default="full_text")
-    parser.add_argument("--linear", choices=["float", "packed", "half", "int8"])
+    parser.add_argument("--linear", choices=["float", "packed", "half", "bfloat16", "int8"])
     parser.add_argument("--compile", action="store_true", help="TORCH_COMPILE=1, on CUDA")
     parser.add_argument("--codec-dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--reference", help="the Python of .venv-reference: time the official too")
@@ -318,10 +318,10 @@ def captured_parts(
     state = model.new_state(slots=batch, max_positions=options.max_positions)
     state.length.fill_(options.max_positions // 2)
     slots = torch.arange(batch, device=model.device)
-    places = CachePositions(slots, state.length[slots], options.max_positions)
+    at = CachePositions(slots, state.length[slots], options.max_positions)
     hidden = torch.zeros(batch, model.config.width, dtype=model.dtype, device=model.device)
     work: dict[str, Callable[[], Any]] = {
-        "talker": lambda: model.talker.step(hidden, state, places),
+        "talker": lambda: model.talker.step(hidden, state, at),
         "predictor": predictor_work(model, state, slots, hidden),
         "frame": lambda: model.frame_step(
             state, slots, full_sort=False, bound=options.max_positions
@@ -460,7 +460,7 @@ def frame_bytes(model: Qwen3TTS) -> float:
     per_pass = block_weights(predictor) + predictor.width * config.codes
     if predictor.width != config.width:
         per_pass += predictor.width * config.width
-    size = {"half": 2, "int8": 1}.get(model.linear, model.dtype.itemsize)
+    size = {"half": 2, "bfloat16": 2, "int8": 1}.get(model.linear, model.dtype.itemsize)
     return float(size * (talker + books * per_pass))
 
 

@@ -259,11 +259,11 @@ def frame_parts(
     state = model.new_state(slots=rows, max_positions=positions + 1, max_text_rows=64)
     state.length.fill_(positions)  # a frame stays there: the last position of a slot is its bound
     slots = torch.arange(rows, device=model.device)
-    places = CachePositions(slots, state.length[slots], positions + 1)
+    at = CachePositions(slots, state.length[slots], positions + 1)
     hidden = torch.zeros(rows, model.config.width, dtype=model.dtype, device=model.device)
     work: dict[str, Callable[[], Any]] = {
         "frame": lambda: model.frame_step(state, slots, full_sort=False, bound=positions + 1),
-        "talker": lambda: model.talker.step(hidden, state, places),
+        "talker": lambda: model.talker.step(hidden, state, at),
         "predictor": predictor_work(model, state, slots, hidden),
     }
     driver = setup.driver()

@@ -26,6 +26,7 @@ from qwen_tts_service.kernels.fused.heads import store_heads
 from qwen_tts_service.kernels.fused.noise import race_noise
 from qwen_tts_service.kernels.fused.norm import add_rms_norm, rms_norm
 from qwen_tts_service.kernels.fused.predictor import predictor_attention
+from qwen_tts_service.kernels.fused.rows import linear_rows
 from qwen_tts_service.kernels.fused.silu import silu_mul
 from qwen_tts_service.kernels.fused.window import window_attention
 from qwen_tts_service.model.layers import rotary_tables
@@ -49,6 +50,16 @@ def integers(*numbers: int) -> Tensor:
     return torch.tensor(numbers)
 
 
+class Together:
+    """`linear_rows` of several rows, which must equal what it makes of each row alone."""
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        return linear_rows(x, weight)
+
+    def plain(self, x: Tensor, weight: Tensor) -> Tensor:
+        return torch.cat([linear_rows(row, weight) for row in x.split(1)])
+
+
 def cases() -> Iterator[Case]:
     yield from decoder_cases()
     yield from sampling_cases()
@@ -64,6 +75,11 @@ def decoder_cases() -> Iterator[Case]:
     scaled = (randn(3, 480), randn(3, 480), randn(480), 1e-6, randn(480))
     yield "add_rms_norm with a scale", add_rms_norm, scaled, ()
     yield "silu_mul", silu_mul, (randn(2, 1, 6000),), ()
+    wide = randn(1001, 2048) / 45
+    yield "linear_rows of 1", linear_rows, (randn(1, 1, 2048), wide), ()
+    biased = (randn(19, 300) / 17, randn(330, 300), randn(330))
+    yield "linear_rows of 19 with a bias", linear_rows, biased, ()
+    yield "linear_rows of 16 and of each alone", Together(), (randn(16, 2048), wide), ()
     heads, (cos, sin) = 1 + 0.1 * randn(H + K, D), tables(64, D, torch.bfloat16)
     cache = (torch.zeros(4, 64, K, D).bfloat16(), torch.zeros(4, 64, K, D).bfloat16())
     where = (integers(2, 0), integers(5, 33))
@@ -155,6 +171,7 @@ def compare(
 
 def main() -> None:
     """Print every case."""
+    assert jit.is_installed, "pip install triton"
     assert jit.is_interpreted, "set TRITON_INTERPRET=1"
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -146,7 +146,7 @@ def shapes(size: str) -> ModelConfig:
 
 def empty_model(config: ModelConfig, *, is_fused: bool) -> Qwen3TTS:
     """Build the networks as they are on CUDA without flash-attn, with no values in them."""
-    weights = EmptyWeights(torch.bfloat16)
+    weights = EmptyWeights(torch.bfloat16, arithmetic="ordered" if is_fused else "float")
     talker = Talker(config, weights, MaskedAttention("counted"), is_fused=is_fused)
     code_predictor = CodePredictor(config, weights, is_fused=is_fused)
     return Qwen3TTS(

@@ -93,9 +93,9 @@ def operator_faults(source: str) -> Iterator[Fault]:
         if name.startswith(DULL) or operator.arguments():
             continue
         searching = operator()
-        places = sum(1 for node in nodes for _ in searching.mutation_positions(node))
-        for place in range(places):
-            yield Fault(name, lambda o=operator, n=place: mutate_code(source, o(), n))
+        positions = sum(1 for node in nodes for _ in searching.mutation_positions(node))
+        for position in range(positions):
+            yield Fault(name, lambda o=operator, n=position: mutate_code(source, o(), n))
 
 
 def left_out_faults(source: str) -> Iterator[Fault]:

@@ -85,7 +85,9 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("golden", type=Path)
     parser.add_argument(
-        "--linear", choices=("float", "half", "int8"), help="arithmetic; default: the device's"
+        "--linear",
+        choices=("float", "half", "bfloat16", "int8"),
+        help="arithmetic; default: the device's",
     )
     parser.add_argument("--device", default="cpu", help="computes in float32 on any")
     parser.add_argument(

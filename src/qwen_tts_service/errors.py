@@ -32,7 +32,7 @@ def printable(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A name, a number or the kind of another value, for the answer to whoever sent it."""
+    """A value as shown to the client that sent it: a name, a number, or the kind of any other."""
     if isinstance(value, str):
         return f'"{printable(value)}"'
     is_short = isinstance(value, int | float) and abs(value) < 10**MAX_SHOWN_CHARS
@@ -142,7 +142,7 @@ class SynthesisFailed(TTSError):
 
 
 class ClientLeft(TTSError):
-    """The client closed the connection before its answer was complete."""
+    """The client closed the connection before its response was complete."""
 
     code = "cancelled"
 

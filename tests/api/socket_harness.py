@@ -9,6 +9,7 @@ import json
 import re
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import Any, ClassVar, Self
@@ -80,6 +81,18 @@ def at_once(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 def now_s() -> float:
     return asyncio.get_running_loop().time()
+
+
+class _AtOnce(Executor):
+    """Runs work when it is submitted, as the clock of these tests does not wait for threads."""
+
+    def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*given, **named))
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits
+            future.set_exception(error)
+        return future
 
 
 async def settle() -> None:
@@ -266,13 +279,15 @@ def make_runtime(
     **given: str,
 ) -> FakeRuntime:
     settings = load_settings({"MODEL_NAME": "fake", **given})
+    synthesizer = Synthesizer(
+        voice or FakeVoice(),
+        sample_rate_hz=sample_rate_hz,
+        text_options=TextOptions(default_language=default_language),
+    )
+    synthesizer._readers = _AtOnce()
     return FakeRuntime(
         settings,
-        Synthesizer(
-            voice or FakeVoice(),
-            sample_rate_hz=sample_rate_hz,
-            text_options=TextOptions(default_language=default_language),
-        ),
+        synthesizer,
         Admission(slots=settings.max_concurrent_requests, queue_limit=settings.queue_limit),
     )
 

@@ -1,7 +1,7 @@
 """No request leaves memory behind in the server."""
 
 import http.client
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import psutil
@@ -14,7 +14,7 @@ MOST_BYTES = 1000
 
 
 @pytest.fixture(scope="module")
-def server(start_server: StartServer):
+def server(start_server: StartServer) -> Iterator[Server]:
     with start_server(MODEL_NAME="espeak-ng", LOG_LEVEL="warning") as running:
         yield running
 

@@ -15,6 +15,8 @@ from tests.conftest import Server, StartServer
 
 TEXT = "hello the world"
 FRAME_BYTES = 2 * 1920
+WAIT_S = 20
+"""The longest silence of a request: a broken engine fails its test by then."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def exact(start_server: StartServer, quick_checkpoint: Path) -> Iterator[Server]
 
 def speak(server: Any, route: str = "/tts", **fields: Any) -> httpx.Response:
     body = {"text": TEXT, "seed": 5, "format": "pcm", "max_length": 30, **fields}
-    return httpx.post(server.base_url + route, json=body, timeout=60)
+    return httpx.post(server.base_url + route, json=body, timeout=WAIT_S)
 
 
 def samples(response: httpx.Response) -> Any:
@@ -101,7 +103,7 @@ def test_greedy_speech_does_not_depend_on_the_seed(qwen: Server) -> None:
 def test_the_first_audio_leaves_after_one_frame(qwen: Server) -> None:
     body = {"text": TEXT, "format": "pcm", "seed": 5, "max_length": 30}
     url = qwen.base_url + "/stream-tts"
-    with httpx.stream("POST", url, json=body, timeout=60) as response:
+    with httpx.stream("POST", url, json=body, timeout=WAIT_S) as response:
         parts = response.iter_raw()
         first = next(parts)
         rest = b"".join(parts)
@@ -154,11 +156,11 @@ def test_a_text_that_cannot_fit_a_slot_is_refused(small: Server) -> None:
 
 def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(small: Server) -> None:
     body = {"text": "hi", "seed": 4, "max_length": 4000, "top_k": 10}
-    whole = httpx.post(f"{small.base_url}/tts", json=body, timeout=60)
+    whole = httpx.post(f"{small.base_url}/tts", json=body, timeout=WAIT_S)
     assert whole.status_code == 422
     assert whole.json()["error"]["code"] == "runaway"
     with (
-        httpx.stream("POST", f"{small.base_url}/stream-tts", json=body, timeout=60) as response,
+        httpx.stream("POST", f"{small.base_url}/stream-tts", json=body, timeout=WAIT_S) as response,
         pytest.raises(httpx.RemoteProtocolError),
     ):
         response.read()
@@ -166,7 +168,7 @@ def test_a_runaway_file_is_a_422_and_a_runaway_stream_breaks(small: Server) -> N
 
 async def test_a_client_that_leaves_frees_the_engines_slot(exact: Server) -> None:
     async def leave(url: str) -> None:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=WAIT_S) as client:
             body = {"text": TEXT * 20, "max_length": 4000}
             async with client.stream("POST", f"{url}/stream-tts", json=body) as response:
                 await anext(response.aiter_raw())

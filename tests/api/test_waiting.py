@@ -126,7 +126,7 @@ def test_a_client_that_leaves_within_its_body_is_no_failure(roomy: Any, route: s
     assert not re.search(r"status=(5\d\d|None) outcome=ok", log)
 
 
-def test_a_client_that_leaves_while_it_waits_frees_its_place_in_the_queue(slow: Any) -> None:
+def test_a_client_that_leaves_while_it_waits_frees_its_position_in_the_queue(slow: Any) -> None:
     wait_for(lambda: is_idle(slow))
     url = slow.base_url + "/stream-tts"
     with (

@@ -113,7 +113,7 @@ async def test_ready_names_a_voice_only_when_the_text_cannot_change_it(
 
 @pytest.mark.parametrize(("split", "expected"), [(None, "token"), ("sentence", "sentence")])
 @at_once
-async def test_sentences_are_for_who_asks_and_words_for_who_does_not(
+async def test_text_is_split_by_token_unless_sentences_are_asked_for(
     split: str | None, expected: str
 ) -> None:
     async with SocketClient(make_runtime(OpenFakeVoice())) as talk:
@@ -706,7 +706,7 @@ async def test_a_session_may_rest_between_texts_for_15_minutes(voice: Voice, spo
 
 @both
 @at_once
-async def test_who_interrupts_a_text_may_rest_as_between_texts(voice: Voice) -> None:
+async def test_an_interrupted_text_is_followed_by_the_idle_time_limit(voice: Voice) -> None:
     async with SocketClient(make_runtime(voice())) as talk:
         await talk.configure()
         talk.write("hold on. T")
@@ -718,7 +718,7 @@ async def test_who_interrupts_a_text_may_rest_as_between_texts(voice: Voice) -> 
 
 @both
 @at_once
-async def test_who_waits_for_a_long_speech_is_not_sent_away(voice: Voice) -> None:
+async def test_a_client_that_waits_for_a_long_speech_stays_connected(voice: Voice) -> None:
     async with SocketClient(make_runtime(voice())) as talk:
         await talk.configure()
         talk.write("hold.")

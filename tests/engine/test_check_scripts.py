@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 
 
 @pytest.fixture(scope="module")
-def bench():
+def bench() -> Iterator[ModuleType]:
     sys.path.insert(0, str(ROOT / "scripts"))  # as when it is run
     try:
         yield load_script("bench_engine")
@@ -87,7 +89,7 @@ def test_parts_of_a_captured_frame_are_timed_by_themselves(
 
 
 @pytest.fixture
-def check(monkeypatch: pytest.MonkeyPatch):
+def check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = load_script("check_cuda")
     monkeypatch.setattr(module, "CudaDriver", lambda _device: RecordingDriver())
     return module

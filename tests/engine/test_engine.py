@@ -1,13 +1,13 @@
 """The engine around its loop: who may call it, start and end, health and statistics."""
 
 import threading
-from dataclasses import replace
+from dataclasses import astuple, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from tests.engine.harness import OPTIONS, make_job, read, running, until, whole
+from tests.engine.harness import OPTIONS, WAIT_S, make_job, read, running, until, whole
 from tests.engine.test_steps import Script
 
 from qwen_tts_service.engine import engine as module
@@ -19,6 +19,8 @@ from qwen_tts_service.engine.threads import on_a_thread_that_ends
 from qwen_tts_service.errors import InvalidRequest, NotReady
 
 FRAME = 4  # of a scripted runner
+# `run_whole` waits as long as it takes, and an engine that is broken may take for ever.
+pytestmark = pytest.mark.timeout(WAIT_S, func_only=True)
 
 
 def scripted(script):
@@ -56,6 +58,11 @@ async def test_a_channel_holds_as_many_seconds_as_it_may(model, lead_s, capacity
     with running(model, runner=scripted(Script()), max_lead_s=lead_s) as engine:
         assert await room(engine, capacity - 1)
         assert not await room(engine, capacity)
+
+
+def test_an_engine_that_has_done_nothing_has_counted_nothing(model):
+    with running(model, runner=scripted(Script())) as engine:
+        assert not any(astuple(engine.statistics))
 
 
 async def test_the_statistics_are_those_of_every_step(model):
@@ -139,7 +146,7 @@ def test_the_runner_fits_the_device(model, monkeypatch: pytest.MonkeyPatch):
     assert choose_runner(on_cuda, options, print) == (on_cuda, options, ("driver", device), print)
 
 
-def test_work_is_done_on_a_thread_that_is_gone_afterwards():
+def test_work_is_done_on_a_thread_that_has_ended_afterwards():
     def work(number, *, more):
         return threading.current_thread(), number + more
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tests.engine.harness import RUNNERS, make_job, plain, read, running, until, whole
 
+from qwen_tts_service.engine.job import Job
 from qwen_tts_service.kernels.linear import can_pack
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 
@@ -14,7 +15,7 @@ JOBS = 16
 
 
 @pytest.fixture(scope="module")
-def jobs(model):
+def jobs(model) -> list[Job]:
     return [make_job(model, number) for number in range(JOBS)]
 
 

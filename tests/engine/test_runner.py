@@ -202,8 +202,8 @@ def test_frames_are_decoded_across_the_end_of_the_ring(model, runner):
 
     runner._slots.model = replace(model, codec=Codec())
     runner.decode([1], [first], 4, is_first=False).wait()
-    places = [first, first + 1, 0, 1]
-    assert torch.equal(seen[0], ring[1, places].T[None])
+    indices = [first, first + 1, 0, 1]
+    assert torch.equal(seen[0], ring[1, indices].T[None])
 
 
 @both

@@ -285,7 +285,7 @@ def test_the_last_frame_under_way_is_collected_when_nothing_advances():
         pytest.param([{}, {"top_p": 0.5}, {}], True, id="one of several"),
     ],
 )
-def test_all_is_sorted_only_for_who_needs_it(sampling, sorts):
+def test_everything_is_sorted_only_if_a_row_needs_it(sampling, sorts):
     runner = Script()
     jobs = [job(n, sampling=SamplingOptions(**given)) for n, given in enumerate(sampling)]
     work(runner, jobs)
@@ -479,7 +479,7 @@ def test_many_who_arrive_at_once_begin_within_three_frames_and_in_order():
         assert waits.max() <= 2 * waits.mean()
 
 
-def test_who_has_left_before_the_start_gets_no_slot():
+def test_a_job_cancelled_before_its_start_gets_no_slot():
     runner = Script()
     gone, heard = Reader(), Reader()
     gone.is_cancelled = True
@@ -491,7 +491,7 @@ def test_who_has_left_before_the_start_gets_no_slot():
     assert [seed for _, seed in runner.called("begin")] == [2]
 
 
-def test_who_leaves_has_no_frame_more_and_the_slot_is_free():
+def test_a_cancelled_job_makes_no_more_frames_and_frees_its_slot():
     runner = Script(run_ahead=1)
     readers = []
 

@@ -32,6 +32,7 @@ def speak(model: Qwen3TTS) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
+    assert jit.is_installed, "pip install triton"
     assert jit.is_interpreted, "set TRITON_INTERPRET=1"
     torch.set_num_threads(1)
     path, dtype = Path(sys.argv[1]), getattr(torch, sys.argv[2])

@@ -87,6 +87,15 @@ def test_compiled_kernels_round_bfloat16_as_the_plain_ones_do(data):
     assert counters["stats"]["unique_graphs"] == 2
 
 
+def test_what_cannot_be_traced_whole_is_an_error():
+    def broken(values):
+        torch._dynamo.graph_break()
+        return values + 1
+
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        fused(broken, "eager")(torch.ones(2))
+
+
 def test_it_is_refused_where_it_cannot_be(data):
     with pytest.raises(StartupError, match=r"TORCH_COMPILE=1.* need CUDA, and this is cpu"):
         Qwen3TTS.load(data / "tiny_1b7", fuse=True)

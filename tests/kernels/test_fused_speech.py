@@ -49,7 +49,8 @@ def test_a_kernel_is_given_no_view_whose_elements_lie_elsewhere() -> None:
 
 @pytest.mark.parametrize("slots", [[3], [3, 1]])
 def test_every_prompt_row_has_a_slot_of_its_own_in_memory(slots: list[int]) -> None:
-    places = CachePositions(torch.tensor(slots), torch.arange(3), 8).for_each_row(3)
-    assert places.slots.is_contiguous()
-    assert places.slots.tolist() == [slot for slot in slots for _ in range(3)]
-    assert places.positions.tolist() == [0, 1, 2] * len(slots)
+    pieces = [CachePositions(torch.tensor([slot]), torch.arange(3), 8) for slot in slots]
+    rows = CachePositions.for_each_row(pieces)
+    assert rows.slots.is_contiguous()
+    assert rows.slots.tolist() == [slot for slot in slots for _ in range(3)]
+    assert rows.positions.tolist() == [0, 1, 2] * len(slots)

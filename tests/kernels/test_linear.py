@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.kernels.linear import (
@@ -15,9 +16,11 @@ from qwen_tts_service.kernels.linear import (
     HalfLinear,
     Int8Linear,
     Linear,
+    OrderedLinear,
     PackedLinear,
     can_pack,
     choose_arithmetic,
+    describe_arithmetic,
     make_linear,
 )
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
@@ -26,9 +29,16 @@ from qwen_tts_service.model.weights import CheckpointError, read_linear
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this torch has no FBGEMM (not x86)")
 
 ROWS = 16
+
+
+def _bfloat16_linear(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+    return make_linear(weight.bfloat16().float(), bias, arithmetic="bfloat16")
+
+
 KINDS = [
     pytest.param(PackedLinear, id="packed"),
     pytest.param(HalfLinear, id="half"),
+    pytest.param(_bfloat16_linear, id="bfloat16"),
     pytest.param(Int8Linear, id="int8"),
 ]
 # A real layer's inner size, and sizes that fill no vector register evenly.
@@ -114,6 +124,36 @@ def test_number_of_threads_changes_no_bit(kind):
         torch.set_num_threads(threads)
 
 
+# Projections, both matrices of the MLP and a head of the published models.
+@pytest.mark.parametrize("shape", [(4096, 2048), (1024, 3072), (6144, 1024), (2048, 1024)])
+@pytest.mark.parametrize("kind", [_bfloat16_linear, Int8Linear])
+def test_row_keeps_its_bits_at_true_sizes_on_one_thread_and_on_two(kind, shape):
+    linear, x = kind(_weight(shape)), _inputs(shape[1])
+    threads = torch.get_num_threads()
+    together = linear(x)
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for rows in range(1, ROWS + 1):
+                assert torch.equal(linear(x[:rows]), together[:rows])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_bfloat16_rounds_inputs_and_results_and_nothing_between():
+    weight, x = _weight((96, 1024)).bfloat16(), _inputs(1024)
+    exact = x.bfloat16().double() @ weight.double().T
+    got = make_linear(weight, arithmetic="bfloat16")(x)
+    assert got.dtype == torch.float32
+    # Half a step of bfloat16, and float32 sums of 1,024 products.
+    assert ((got - exact).abs() <= exact.abs() * 2**-9 * 1.01 + 1e-4 * x.norm(dim=1)[:, None]).all()
+
+
+def test_weights_that_bfloat16_does_not_hold_are_not_rounded():
+    assert isinstance(make_linear(_weight((48, 37)), arithmetic="bfloat16"), HalfLinear)
+    assert isinstance(_bfloat16_linear(_weight((48, 37))), PackedLinear)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_half_is_as_exact_as_float32(shape, dtype):
@@ -192,7 +232,7 @@ def test_int8_is_exact_where_weights_and_inputs_are_whole_steps():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_row_of_zeros_gives_the_bias(kind):
-    bias = torch.randn(48)
+    bias = torch.randn(48).bfloat16().float()
     assert torch.equal(kind(_weight((48, 37)), bias)(torch.zeros(1, 37))[0], bias)
 
 
@@ -270,6 +310,9 @@ def test_float32_on_the_cpu_is_half_unless_something_else_is_asked(model, data):
     assert _kinds(Qwen3TTS.load(data / "tiny_1b7", linear="float")) == {Linear}
     assert _kinds(Qwen3TTS.load(data / "tiny_1b7", dtype=torch.bfloat16)) == {PackedLinear}
     assert _kinds(Qwen3TTS.load(data / "tiny_1b7", linear="int8")) == {Int8Linear, HalfLinear}
+    fused = Qwen3TTS.load(data / "tiny_1b7", linear="float", fused_kernels=True)
+    assert _kinds(fused) == {OrderedLinear}
+    assert fused.linear_layers.startswith("float: ")
 
 
 def test_packed_layers_are_refused_where_there_are_no_kernels(data, monkeypatch):
@@ -320,6 +363,7 @@ def test_packing_needs_both_libraries(
         (None, "cpu", torch.float32, "half"),
         (None, "cpu", torch.bfloat16, "packed"),
         (None, "cuda", torch.float32, "float"),
+        ("bfloat16", "cpu", torch.float32, "bfloat16"),
         ("int8", "cpu", torch.float32, "int8"),
         ("float", "cpu", torch.float32, "float"),
         ("float", "cuda", torch.float32, "float"),
@@ -331,9 +375,50 @@ def test_arithmetic_is_what_is_asked_or_suits_the_device(
     assert choose_arithmetic(asked, torch.device(device), dtype) == chosen
 
 
+def test_where_bfloat16_is_faster_the_description_of_half_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for amx, hint in ((True, "CPU_WEIGHTS=bfloat16 is faster on this CPU"), (False, "")):
+        monkeypatch.setattr("qwen_tts_service.kernels.linear.has_amx", lambda amx=amx: amx)
+        assert ("CPU_WEIGHTS" in describe_arithmetic("half")) == amx
+        assert hint in describe_arithmetic("half")
+        assert "CPU_WEIGHTS" not in describe_arithmetic("int8")
+
+
 def test_packed_layers_are_refused_on_cuda() -> None:
     with pytest.raises(StartupError, match="packed weights need an x86 CPU"):
         choose_arithmetic("packed", torch.device("cuda"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "ordered"),
+    [
+        (1, torch.bfloat16, True),
+        (32, torch.float16, True),
+        (33, torch.bfloat16, False),
+        (1, torch.float32, False),
+    ],
+)
+def test_few_rows_of_a_short_format_are_summed_in_one_order(
+    monkeypatch: pytest.MonkeyPatch, rows: int, dtype: torch.dtype, ordered: bool
+) -> None:
+    calls = []
+
+    def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        calls.append(x.shape)
+        return nn.functional.linear(x, weight, bias)
+
+    monkeypatch.setattr("qwen_tts_service.kernels.linear.linear_rows", linear_rows)
+    weight, x = _weight((48, 37)).to(dtype), _inputs(37, rows).to(dtype)
+    linear = make_linear(weight, arithmetic="ordered")
+    assert isinstance(linear, OrderedLinear)
+    assert torch.equal(linear(x[:, None])[:, 0], Linear(weight)(x))
+    assert calls == [(rows, 1, 37)] * ordered
+
+
+@pytest.mark.parametrize("arithmetic", get_args(Arithmetic))
+def test_every_arithmetic_is_described(arithmetic: Arithmetic) -> None:
+    assert describe_arithmetic(arithmetic).startswith(f"{arithmetic}: ")
 
 
 @pytest.mark.parametrize("arithmetic", ["float", "packed", "half", "int8"])

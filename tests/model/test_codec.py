@@ -148,12 +148,12 @@ def split_evenly(frames, step):
 
 
 @pytest.fixture(scope="module")
-def codec(model):
+def codec(model) -> CodecDecoder:
     return model.codec
 
 
 @pytest.fixture(scope="module")
-def whole(codec):
+def whole(codec) -> SimpleNamespace:
     codes = random_codes(codec.config, 2, FRAMES)
     return SimpleNamespace(codes=codes, samples=codec.decode(codes, codec.new_state(slots=2)))
 
@@ -258,10 +258,10 @@ def test_reset_makes_one_slot_new_and_leaves_the_others(codec, whole):
 
 def test_state_is_filled_in_place(codec, whole):
     state = codec.new_state(slots=2)
-    places = [tensor.data_ptr() for tensor in state.tensors()]
+    addresses = [tensor.data_ptr() for tensor in state.tensors()]
     codec.decode(whole.codes[..., :4], state)
     codec.reset(state, torch.tensor([1]))
-    assert places == [tensor.data_ptr() for tensor in state.tensors()]
+    assert addresses == [tensor.data_ptr() for tensor in state.tensors()]
 
 
 def test_state_of_the_published_shapes_is_5_megabytes_per_stream(real):

@@ -93,7 +93,7 @@ def test_rows_may_join_late_leave_early_and_lie_anywhere(model, state, solo):
     assert torch.equal(torch.cat((second[0], third[1])), solo[2][:9])
 
 
-def test_a_slot_remembers_nothing_of_who_used_it_before(model, state, solo):
+def test_a_slot_remembers_nothing_of_its_last_job(model, state, solo):
     for wish in (WISHES[2], WISHES[3], WISHES[1]):
         join(model, state, 2, wish)
         speak(model, state, [2], 6)
@@ -115,11 +115,11 @@ def test_idle_slots_keep_their_state(either, state):
 
 def test_state_is_filled_in_place(either, state):
     tensors = [state.keys, state.values, state.length, state.seen, state.next_input]
-    places = [x.data_ptr() for x in tensors]
+    addresses = [x.data_ptr() for x in tensors]
     join(either, state, 0, WISHES[0])
     speak(either, state, [0], 2)
     fresh = [state.keys, state.values, state.length, state.seen, state.next_input]
-    assert [x.data_ptr() for x in fresh] == places
+    assert [x.data_ptr() for x in fresh] == addresses
 
 
 def test_several_rows_may_share_the_padding_slot(model, state, solo):
@@ -354,9 +354,9 @@ def test_bfloat16_is_the_talkers_and_the_prompts_but_not_the_codecs(cuda_like):
 class NotingAttention(RowwiseAttention):
     """Notes the bound of every call."""
 
-    def decode(self, q, k, v, cache, places):
-        self.reason = str(places.bound)
-        return super().decode(q, k, v, cache, places)
+    def decode(self, q, k, v, cache, at):
+        self.reason = str(at.bound)
+        return super().decode(q, k, v, cache, at)
 
 
 @pytest.mark.parametrize(("bound", "said"), [(64, "64"), (None, str(POSITIONS))])

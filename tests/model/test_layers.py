@@ -58,12 +58,12 @@ def test_the_eps_of_a_norm_counts_for_small_inputs(dtype, size):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("positions", [range(6), range(7900, 7906)])
 def test_rotary_tables_are_computed_in_float32_and_rounded_once(dtype, positions):
-    places = torch.tensor(list(positions))
-    cos, sin = rotary_tables(places[None], 8, 1e6, dtype)
+    positions = torch.tensor(list(positions))
+    cos, sin = rotary_tables(positions[None], 8, 1e6, dtype)
     assert cos.shape == sin.shape == (1, 6, 1, 8)
     assert cos.dtype == sin.dtype == dtype
     speeds = torch.tensor([1e6 ** (-2 * n / 8) for n in range(4)], dtype=torch.float64)
-    angles = places.double()[:, None] * speeds
+    angles = positions.double()[:, None] * speeds
     for table, exact in (
         (cos, torch.cat((angles.cos(), angles.cos()), 1)),
         (sin, torch.cat((-angles.sin(), angles.sin()), 1)),

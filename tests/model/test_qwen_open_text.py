@@ -26,7 +26,7 @@ characters = st.sampled_from("abstl'’ \n\r\t\u00a0.,!?1е\u0301\u0316你가�
 
 
 @pytest.fixture(scope="module", params=["qwen2", "mistral"])
-def tokenizer(request):
+def tokenizer(request) -> Tokenizer:
     directory = DATA / "tiny_1b7"
     return Tokenizer(directory, load_config(directory), request.param)
 

@@ -62,6 +62,7 @@ def make_voice(
         codec=SimpleNamespace(dtype="torch.float32", has_tf32=False),
         attention=SimpleNamespace(name="sdpa", reason="it is there"),
         kernels=SimpleNamespace(name="torch", reason="on cpu"),
+        linear_layers="float: plain",
     )
     stand_ins: Any = (model, FakeEngine())
     return QwenVoice(*stand_ins, "qwen", replace(OPTIONS, **limits), **about)
@@ -244,6 +245,7 @@ def test_it_reports_its_facts() -> None:
     assert voice.facts == {
         "attention": "sdpa: it is there",
         "kernels": "torch: on cpu",
+        "linear_layers": "float: plain",
         "number_format": "bfloat16, codec float32",
     }
 

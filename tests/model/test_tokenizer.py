@@ -45,8 +45,8 @@ def visible(pieces, symbols):
 
 
 @pytest.fixture(scope="module")
-def symbols():
-    """The byte that each symbol of byte-level BPE stands for, by its place."""
+def symbols() -> list[str]:
+    """The byte that each symbol of byte-level BPE stands for, by its value."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = iter(range(256, 512))
     return [chr(byte if byte in printable else next(hidden)) for byte in range(256)]

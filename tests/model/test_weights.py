@@ -35,7 +35,7 @@ CODEC = "speech_tokenizer/model.safetensors"
 
 
 @pytest.fixture
-def checkpoint(data, tmp_path: Path):
+def checkpoint(data, tmp_path: Path) -> Path:
     shutil.copytree(data / "tiny_1b7", tmp_path / "tiny")
     return tmp_path / "tiny"
 
@@ -121,14 +121,14 @@ def test_a_cut_file_is_a_startup_error_that_names_it(checkpoint, file):
 def test_a_tensor_in_the_wanted_dtype_lies_in_the_mapped_file(data):
     path = (data / "tiny_1b7" / MAIN).resolve()
     weights = CheckpointFile(path, device=torch.device("cpu"), dtype=torch.float32)
-    place = weights.take("talker.model.text_embedding.weight", 512, 48).data_ptr()
+    address = weights.take("talker.model.text_embedding.weight", 512, 48).data_ptr()
     regions = (line.split() for line in Path("/proc/self/maps").read_text().splitlines())
     mapped = [
         [int(edge, 16) for edge in region[0].split("-")]
         for region in regions
         if region[-1] == str(path)
     ]
-    assert any(start <= place < end for start, end in mapped)
+    assert any(start <= address < end for start, end in mapped)
 
 
 class Ledger:
@@ -639,3 +639,13 @@ def test_load_reports_progress_in_order(data):
     names = load_file(data / "tiny_1b7" / CODEC).keys()
     read = [name for name in names if not name.startswith(CodecDecoder.IGNORED)]
     assert codec[-1] == pytest.approx(0.7 + 0.3 * len(read) / len(names))
+
+
+def test_weights_that_no_cache_holds_are_moved_into_large_pages(data, monkeypatch):
+    moves = []
+    monkeypatch.setattr("qwen_tts_service.model.qwen3_tts.use_large_pages", lambda: moves.append(1))
+    Qwen3TTS.load(data / "tiny_1b7", linear="float")
+    assert moves == []
+    monkeypatch.setattr("qwen_tts_service.model.qwen3_tts._MANY_BYTES", 1)
+    Qwen3TTS.load(data / "tiny_1b7", linear="float")
+    assert moves == [1]

@@ -56,6 +56,10 @@ def test_image_needs_no_system_packages_and_is_told_its_paths(bento: Path) -> No
     assert "ffmpeg" not in (bento / "env" / "docker" / "Dockerfile").read_text()
 
 
+def test_image_has_the_compiler_that_triton_needs(bento: Path) -> None:
+    assert "build-essential" in (bento / "env" / "docker" / "Dockerfile").read_text()
+
+
 def test_bento_serves_from_outside_the_checkout(
     start_server: StartServer, store: Path, tmp_path: Path
 ) -> None:

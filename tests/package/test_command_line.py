@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,24 @@ def test_a_device_that_is_no_file_is_written_to(say: Any, capsys: Any) -> None:
     assert not Path("/dev/null").is_file()
 
 
+def test_a_pipe_is_written_to(say: Any, capsys: Any) -> None:
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)  # of 64 KiB: 0.4 s of speech fit
+    options = ["--format", "wav", "--max-length", "5", "--seed", "1"]
+    for out in ("pipe", "file"):
+        assert say(capsys, TEXT, "--out", out, *options)[0] == 0
+    assert os.read(reader, 65536) == Path("file").read_bytes()
+    os.close(reader)
+
+
+def test_format_is_refused_before_a_voice_is_loaded(
+    say: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAMPLING_RATE", "22050")
+    code, err = say(capsys, TEXT, "--out", "a.opus", "--model", "nobody")
+    assert (code, "24000" in err, "nobody" in err) == (1, True, False)
+
+
 def test_what_was_not_applied_is_reported(say: Any, capsys: Any) -> None:
     _, err = say(capsys, TEXT, "--out", "a.wav", "--instruct", "Sing.", "--max-length", "5")
     assert "instruct was not applied: " in err
@@ -344,6 +363,12 @@ def test_every_field_of_the_service_is_an_option(capsys: Any) -> None:
     for field in fields - {"text", "tokens", "voice_attributes", "ref_audio", "ref_text"}:
         assert f"--{field.replace('_', '-')} " in shown
     assert "examples:" in shown
+    lines = pairwise(shown.splitlines())
+    options = [(line.split("  "), below) for line, below in lines if line.startswith("  -")]
+    assert [o for o, below in options if len(o) == 2 and not below.startswith(" " * 10)] == []
+    with pytest.raises(SystemExit):
+        commands.run(["--help"])
+    assert "examples:" in capsys.readouterr().out
 
 
 def test_the_version_is_that_of_the_package(capsys: Any) -> None:

@@ -231,22 +231,22 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 770,
-    "api": 1760,
+    "": 760,
+    "api": 1750,
     "audio": 320,
-    "cli": 370,
-    "engine": 1230,
-    "espeak": 1200,
-    "hub": 335,
-    "kernels": 1330,
-    "model": 1860,
-    "qwen": 345,
+    "cli": 360,
+    "engine": 1350,
+    "espeak": 1090,
+    "hub": 330,
+    "kernels": 1430,
+    "model": 1890,
+    "qwen": 350,
     "speech": 960,
     "telemetry": 140,
-    "text": 2480,
-    "voice": 415,
+    "text": 2570,
+    "voice": 410,
 }
-MAX_LINES_OF_ALL = 13400
+MAX_LINES_OF_ALL = 13660
 
 
 def lines_of_code(path: Path) -> int:

@@ -113,7 +113,7 @@ def test_setup_adds_what_is_new(checkout: Checkout) -> None:
     assert checkout.calls() == [install_of("espeak,qwen")]
 
 
-def test_a_failed_install_is_said_and_tried_again(checkout: Checkout) -> None:
+def test_a_failed_install_is_reported_and_tried_again(checkout: Checkout) -> None:
     code, output = checkout.run("scripts/setup", "espeak", FAILS="1")
     assert code == 1
     assert "Installing failed" in output

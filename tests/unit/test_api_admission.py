@@ -42,7 +42,7 @@ async def test_a_free_slot_is_granted_at_once() -> None:
         (1, 99, 60),
     ],
 )
-async def test_beyond_slots_and_queue_it_is_busy_and_says_when_to_come_back(
+async def test_beyond_slots_and_queue_busy_is_raised_with_a_retry_time(
     slots: int, queue_limit: int, retry_after_s: int
 ) -> None:
     admission = Admission(slots=slots, queue_limit=queue_limit)
@@ -86,7 +86,7 @@ async def test_a_hold_is_counted_from_the_grant_and_not_from_the_arrival(
     assert admission.retry_after_s == 4
 
 
-async def test_who_leaves_the_queue_changes_nothing_about_the_time_to_come_back(
+async def test_leaving_the_queue_does_not_change_the_retry_time(
     clock: Callable[[float], None],
 ) -> None:
     admission = Admission(slots=1, queue_limit=1)
@@ -97,7 +97,7 @@ async def test_who_leaves_the_queue_changes_nothing_about_the_time_to_come_back(
     assert admission.retry_after_s == 2
 
 
-async def test_each_change_is_told_once_it_has_happened() -> None:
+async def test_on_change_is_called_after_each_change() -> None:
     changes: list[tuple[int, int]] = []
     admission = Admission(
         slots=1,
@@ -128,7 +128,7 @@ async def test_slots_are_granted_in_the_order_of_arrival() -> None:
     assert (second.is_granted, third.is_granted) == (True, False)
 
 
-async def test_one_who_leaves_the_queue_is_never_granted() -> None:
+async def test_a_request_that_leaves_the_queue_is_never_granted() -> None:
     admission = Admission(slots=1, queue_limit=2)
     first, second, third = (admission.enter() for _ in range(3))
     second.release()

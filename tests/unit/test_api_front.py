@@ -122,7 +122,7 @@ async def test_with_the_key_every_route_answers(authorization: str) -> None:
     assert (await ask(settings=KEY, authorization=authorization)).status == 200
 
 
-async def test_without_a_key_in_the_settings_everybody_may_speak() -> None:
+async def test_without_an_api_key_all_requests_are_allowed() -> None:
     assert (await ask()).status == 200
     assert (await ask(authorization="Basic any")).status == 200
 
@@ -240,7 +240,7 @@ async def test_a_page_opens_a_socket_from_here_or_from_an_allowed_origin(
         assert "CORS_ORIGINS" in answer.error["message"]
 
 
-async def test_a_foreign_origin_may_ask_over_http_as_its_browser_guards_it() -> None:
+async def test_http_requests_of_other_origins_are_left_to_the_browsers_cors_check() -> None:
     assert (await ask(origin="https://a.example")).status == 200
 
 

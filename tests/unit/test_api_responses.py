@@ -295,7 +295,7 @@ async def test_the_settings_bound_the_body_and_the_text() -> None:
         await long.slot_granted()
 
 
-async def test_who_comes_before_the_voice_is_ready_takes_no_place() -> None:
+async def test_a_request_before_the_voice_is_ready_takes_no_slot() -> None:
     class Starting(FakeKeeper):
         def check_ready(self) -> None:
             raise NotReady("starting")
@@ -329,7 +329,7 @@ async def test_who_waits_in_vain_for_the_voice_gives_its_slot_back() -> None:
 # A whole file ------------------------------------------------------------------------
 
 
-async def test_a_file_is_answered_with_its_length_its_end_and_who_spoke() -> None:
+async def test_a_files_headers_have_its_length_finish_reason_and_speaker() -> None:
     client = Client("0.5 warn", schema=TTSBody)
     client.fields["format"] = "wav"
     spoken = counted("tts_audio_seconds_total")

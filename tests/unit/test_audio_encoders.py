@@ -248,7 +248,7 @@ def test_fifty_streams_at_once_do_not_mix(name):
         assert np.array_equal(_decode(bytes(data + encoder.finish()), name), alone)
 
 
-def test_sink_drops_corrections_of_what_has_gone():
+def test_stream_sink_ignores_writes_to_bytes_that_were_sent():
     sink = _StreamSink()
     sink.write(b"head")
     assert sink.take() == b"head"

@@ -63,7 +63,7 @@ async def test_a_failure_comes_after_the_audio_before_it() -> None:
     assert channel.finish_reason == "error"
 
 
-async def test_a_producer_sees_that_the_reader_has_left_and_leaving_twice_is_harmless() -> None:
+async def test_a_producer_sees_that_the_channel_was_closed_and_closing_twice_is_harmless() -> None:
     channel = PcmChannel(capacity_samples=10)
     channel.put(samples(10))
     assert not channel.is_cancelled
@@ -102,7 +102,7 @@ async def test_what_is_put_after_the_end_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_who_left_before_the_end_has_cancelled(fails: bool) -> None:
+async def test_closing_before_the_end_is_finish_reason_cancelled(fails: bool) -> None:
     channel = PcmChannel(capacity_samples=100)
     channel.put(samples(3))
     await channel.aclose()
@@ -114,7 +114,7 @@ async def test_who_left_before_the_end_has_cancelled(fails: bool) -> None:
     assert channel.finish_reason == "cancelled"
 
 
-async def test_who_has_left_gets_nothing_more_and_holds_nothing() -> None:
+async def test_a_closed_channel_passes_on_and_holds_nothing() -> None:
     channel = PcmChannel(capacity_samples=10)
     channel.put(samples(10))
     assert not channel.has_room
@@ -125,7 +125,7 @@ async def test_who_has_left_gets_nothing_more_and_holds_nothing() -> None:
     assert await asyncio.wait_for(read(channel), 10) == []
 
 
-async def test_a_reader_who_waits_is_freed_by_leaving() -> None:
+async def test_closing_ends_a_waiting_reader() -> None:
     channel = PcmChannel(capacity_samples=10)
     reading = asyncio.create_task(read(channel))
     await asyncio.sleep(0)
@@ -152,7 +152,7 @@ async def test_only_the_first_end_counts(fails: bool) -> None:
 
 
 @pytest.mark.parametrize("end", ["put", "close", "fail"])
-async def test_a_reader_who_waits_is_woken(end: str) -> None:
+async def test_a_waiting_reader_is_woken(end: str) -> None:
     channel = PcmChannel(capacity_samples=10)
     waiting = asyncio.ensure_future(anext(aiter(channel), None))
     await asyncio.sleep(0)

@@ -44,7 +44,7 @@ def speaking(**state):
         pytest.param({"prompt_rows": 40}, False, id="prompt too long for one step"),
     ],
 )
-def test_who_advances(state, advances):
+def test_which_sequences_advance(state, advances):
     candidate = stream(**state)
     assert plan_step([candidate], 0, OPTIONS).advance == [candidate] * advances
 
@@ -103,7 +103,7 @@ def test_a_piece_larger_than_the_budget_is_still_read():
     assert plan_step([waiting], 0, small).prefill == [(waiting, 0, 8)]
 
 
-def test_long_prompts_do_not_stop_those_who_speak():
+def test_long_prompts_do_not_stop_running_sequences():
     running = speaking()
     plan = plan_step([stream(prompt_rows=10_000), running], 0, OPTIONS)
     assert plan.advance == [running]
@@ -148,7 +148,7 @@ def test_a_step_reads_a_third_of_the_prompts(there, waiting, prompts):
         pytest.param([8, 8], 1, False, id="full of two"),
     ],
 )
-def test_who_may_join(unread, waiting, may):
+def test_when_a_job_may_join(unread, waiting, may):
     streams = [stream(prompt_rows=rows) for rows in unread]
     assert may_join(streams, waiting, OPTIONS) is may
 
@@ -393,7 +393,7 @@ def test_the_time_of_a_step_is_passed_on_to_each_chunk():
 
 
 @pytest.mark.parametrize(("there", "frames"), [(1, 0), (2, 2), (3, 2)])
-def test_a_reader_who_runs_dry_gets_no_less_than_the_smallest_chunk(there, frames):
+def test_a_reader_that_runs_dry_gets_no_less_than_the_smallest_chunk(there, frames):
     late = speaking(frames=there, chunks=2, first_sent_s=0.0)
     options = replace(OPTIONS, chunk_frames=(2, 2, 4))
     assert chunk_frames(late, options, now_s=100.0, step_s=0.01) == frames

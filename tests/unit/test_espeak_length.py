@@ -76,9 +76,7 @@ def spoken_s(voice: EspeakVoice, asked: SpeechRequest) -> float:
     utterance = voice.prepare(asked)
     chunks: list[Samples] = [np.zeros(0, np.float32)]
     for piece in utterance.pieces:
-        voice._library.synthesise(
-            utterance.delivery, piece, lambda chunk: chunks.append(chunk) or True
-        )
+        chunks += voice._library.synthesise(utterance.delivery, piece)
     return len(np.concatenate(chunks)) / SAMPLE_RATE_HZ
 
 

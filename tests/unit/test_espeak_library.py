@@ -1,5 +1,6 @@
 """The C library in its process: checked names, no memory of earlier calls, prompt stop."""
 
+import ctypes
 import gc
 import os
 import re
@@ -7,6 +8,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +28,21 @@ STATEFUL = ["grandma", "whisper", "f4", "klatt4", "croak", "Reed"]
 
 
 @pytest.fixture(scope="module")
-def library():
+def library() -> Iterator[EspeakLibrary]:
     library = EspeakLibrary()
     yield library
     library.close()
 
 
 def synthesise(library, text, variant, language_code="ru", **settings):
-    chunks = []
     delivery = Delivery(language_code=language_code, variant=variant, **settings)
-    library.synthesise(delivery, text, lambda chunk: chunks.append(chunk) or True)
-    return np.concatenate(chunks)
+    return np.concatenate(list(library.synthesise(delivery, text)))
+
+
+def begin_and_stop(library, text, chunks=1):
+    """The first chunks of a speech that is then stopped."""
+    with closing(library.synthesise(Delivery(language_code="ru", variant="f2"), text)) as made:
+        return [next(made) for _ in range(chunks)]
 
 
 @pytest.mark.parametrize("variant", STATEFUL)
@@ -59,22 +66,37 @@ def test_no_two_variants_sound_the_same(library):
     assert [names for names in by_sound.values() if len(names) > 1] == []
 
 
-def test_stop_is_obeyed_within_one_chunk(library):
-    chunks = []
-
-    def stop_at_the_third(chunk):
-        chunks.append(chunk)
-        return len(chunks) < 3
-
-    library.synthesise(Delivery(language_code="ru", variant="f2"), RUSSIAN * 50, stop_at_the_third)
-    assert len(chunks) == 3
+def test_chunks_are_short_and_come_before_the_speech_has_ended(library):
+    chunks = begin_and_stop(library, RUSSIAN * 50, chunks=3)
     assert max(map(len, chunks)) <= 0.1 * SAMPLE_RATE_HZ + 1
 
 
 def test_stopped_synthesis_leaves_nothing_for_the_next(library):
     expected = synthesise(library, RUSSIAN, "f2")
-    library.synthesise(Delivery(language_code="ru", variant="f2"), RUSSIAN, lambda _: False)
+    begin_and_stop(library, RUSSIAN)
     np.testing.assert_array_equal(synthesise(library, RUSSIAN, "f2"), expected)
+
+
+class OneChunk:
+    """A library that makes one chunk of a single sample and does nothing else."""
+
+    def espeak_SetSynthCallback(self, callback):  # noqa: N802 - the library's name
+        self.callback = callback
+
+    def espeak_Synth(self, *_arguments):  # noqa: N802 - the library's name
+        self.callback((ctypes.c_short * 1)(5), 1, None)
+        return 0
+
+
+def test_caller_who_leaves_with_samples_unread_ends_the_fork(monkeypatch):
+    exits = []
+    monkeypatch.setattr(server.os, "_exit", exits.append)
+
+    def send(_chunk):
+        raise ConnectionResetError
+
+    server._synthesise(OneChunk(), send, "text", [], False)
+    assert exits == [0]
 
 
 def test_samples_are_float32_up_to_one(library):
@@ -239,7 +261,7 @@ def test_server_that_hangs_is_given_up_and_killed_at_the_end(monkeypatch):
     assert library._process.returncode == -signal.SIGKILL
 
 
-def test_process_that_has_gone_is_noticed():
+def test_process_that_has_ended_is_noticed():
     library = EspeakLibrary()
     assert library.is_running
     library._process.kill()
@@ -316,7 +338,7 @@ def test_memory_does_not_grow_with_the_pieces_spoken(library):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_no_fork_is_left_behind(library):
     synthesise(library, RUSSIAN, "f2")
-    library.synthesise(Delivery(language_code="ru", variant="f2"), RUSSIAN * 50, lambda _: False)
+    begin_and_stop(library, RUSSIAN * 50)
     children = Path(f"/proc/{library._process.pid}/task/{library._process.pid}/children")
     deadline = time.monotonic() + 30
     while children.read_text() and time.monotonic() < deadline:

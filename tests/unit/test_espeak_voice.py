@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +18,7 @@ SENTENCES = "Первое предложение. Второе предложе�
 
 
 @pytest.fixture(scope="module")
-def voice():
+def voice() -> Iterator[EspeakVoice]:
     voice = EspeakVoice()
     yield voice
     voice.close()
@@ -42,7 +43,7 @@ async def speak(voice, **fields):
 @pytest.mark.parametrize(
     ("pitch", "is_limited"), [(1, False), (1.2, False), (2, True), (0.5, True)]
 )
-def test_a_pitch_beyond_the_library_is_limited_and_said(voice, pitch, is_limited):
+def test_a_pitch_beyond_the_library_is_limited_with_a_warning(voice, pitch, is_limited):
     warning = voice.prepare(request(text="Hello.", pitch=pitch)).warning
     assert ("pitch was limited" in (warning or "")) is is_limited
 
@@ -102,6 +103,7 @@ def test_emoji_and_digits_pass_the_kana_reader(voice):
     [
         ("Pythonを書く", "japanese", "Python,", "english"),
         ("привет my friend", "english", "привет,", "russian"),
+        ("МГУ my friend", "english", "МГУ,", "russian"),
         ("東京 now", "english", "東京,", "chinese"),
         ("안녕 мой друг", "russian", "안녕,", "korean"),
     ],
@@ -232,7 +234,7 @@ def test_emotion_words_and_names_of_other_services_are_known(voice):
     assert utterance.choice.applied == ("emotion", "speaker")
 
 
-async def test_voice_whose_process_has_gone_is_not_healthy():
+async def test_voice_whose_process_has_ended_is_not_healthy():
     voice = EspeakVoice()
     assert voice.is_healthy
     voice._library.close()
@@ -295,20 +297,19 @@ async def test_expected_length_is_near_the_real_one(voice):
 
 def test_warm_up_speaks_and_fails_without_sound(voice, monkeypatch):
     voice.warm_up()
-    monkeypatch.setattr(voice._library, "synthesise", lambda *_args: None)
+    monkeypatch.setattr(voice._library, "synthesise", lambda *_args: iter(()))
     with pytest.raises(SynthesisFailed):
         voice.warm_up()
 
 
 def test_warm_up_needs_one_chunk_with_sound(voice, monkeypatch):
-    def speak_softly(_delivery, _text, on_chunk):
-        assert all(on_chunk(np.full(9, level, np.float32)) for level in (0, 0.1, 0))
+    def speak(*levels):
+        chunks = [np.full(9, level, np.float32) for level in levels]
+        monkeypatch.setattr(voice._library, "synthesise", lambda *_args: iter(chunks))
 
-    monkeypatch.setattr(voice._library, "synthesise", speak_softly)
+    speak(0, 0.1, 0)
     voice.warm_up()
-    monkeypatch.setattr(
-        voice._library, "synthesise", lambda _d, _t, on: on(np.zeros(9, np.float32))
-    )
+    speak(0)
     with pytest.raises(SynthesisFailed):
         voice.warm_up()
 
@@ -334,18 +335,17 @@ class HeldSynthesis:
         self.may_end = threading.Event()
         self.is_running = threading.Event()
 
-    def __call__(self, piece, on_chunk):
+    def __call__(self, piece):
         self.started.append(piece)
         self.is_running.set()
         assert self.may_end.wait(30)
         for _ in range(10):
             self.chunks += 1
-            if not on_chunk(np.ones(1, np.float32)):
-                return
+            yield np.ones(1, np.float32)
 
 
 @pytest.fixture
-def worker():
+def worker() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(1) as worker:
         yield worker
 
@@ -401,8 +401,9 @@ async def test_a_stream_closed_before_its_turn_synthesises_nothing(worker):
 
 
 async def test_failure_inside_reaches_the_reader(worker):
-    def fail(_piece, _on_chunk):
+    def fail(_piece):
         raise SynthesisFailed("espeak-ng failed with status 1")
+        yield
 
     stream = EspeakStream("a", fail, worker, max_samples=1000)
     with pytest.raises(SynthesisFailed):
@@ -414,11 +415,10 @@ async def spoken(pieces, samples_of, worker, max_samples=1000):
     """Read a stream of pieces with these samples, and leave; its chunks, its end, any error."""
     is_begun = threading.Event()
 
-    def synthesise(piece, on_chunk):
+    def synthesise(piece):
         assert is_begun.wait(30)
         for chunk in samples_of[piece]:
-            if not on_chunk(np.asarray(chunk, np.float32)):
-                return
+            yield np.asarray(chunk, np.float32)
 
     stream = EspeakStream(pieces, synthesise, worker, max_samples=max_samples)
     assert stream.finish_reason is None
@@ -469,20 +469,21 @@ async def test_silence_alone_up_to_the_length_is_no_error(worker):
 async def test_synthesis_stops_where_the_length_is_reached(worker):
     made = []
 
-    def synthesise(_piece, on_chunk):
-        made.append(on_chunk(np.ones(2, np.float32)))
-        made.append(on_chunk(np.ones(2, np.float32)))
+    def synthesise(_piece):
+        for _ in range(3):
+            made.append(2)
+            yield np.ones(2, np.float32)
 
     assert len(await collect(EspeakStream("ab", synthesise, worker, max_samples=4))) == 4
     worker.shutdown()
-    assert made == [True, False]
+    assert made == [2, 2]
 
 
 async def test_next_piece_is_made_while_the_reader_has_the_first(worker):
     is_second_made = threading.Event()
 
-    def synthesise(piece, on_chunk):
-        on_chunk(np.ones(1, np.float32))
+    def synthesise(piece):
+        yield np.ones(1, np.float32)
         if piece == "b":
             is_second_made.set()
 
@@ -496,8 +497,9 @@ async def test_unforeseen_failure_inside_is_a_failure_of_synthesis_and_logged(
 ):
     monkeypatch.setattr(logging.getLogger("qwen_tts_service"), "propagate", True)
 
-    def fail(_piece, _on_chunk):
+    def fail(_piece):
         raise OSError("no such file")
+        yield
 
     with pytest.raises(SynthesisFailed, match="the embedded voice failed"):
         await collect(EspeakStream("a", fail, worker, max_samples=9))
@@ -516,9 +518,11 @@ async def test_failure_of_a_later_piece_follows_the_pieces_before_it(worker):
 
 async def test_stream_is_not_ready_for_a_next_piece_after_the_worker_has_ended():
     worker = ThreadPoolExecutor(1)
-    stream = EspeakStream(
-        "ab", lambda _, on_chunk: on_chunk(np.ones(1, np.float32)), worker, max_samples=9
-    )
+
+    def synthesise(_piece):
+        yield np.ones(1, np.float32)
+
+    stream = EspeakStream("ab", synthesise, worker, max_samples=9)
     worker.shutdown()
     with pytest.raises(NotReady, match="stopping"):
         await collect(stream)

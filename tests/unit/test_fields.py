@@ -25,6 +25,11 @@ def request_of(body: SpeechBody, settings: Settings = SETTINGS) -> SpeechRequest
     return body.to_request("request-1", settings)
 
 
+@pytest.mark.parametrize("schema", [TTSBody, StreamTTSBody, CreateSpeechBody, VoiceAttributesBody])
+def test_every_field_has_a_description(schema: Any) -> None:
+    assert [name for name, field in schema.model_fields.items() if not field.description] == []
+
+
 def test_every_field_is_passed_on() -> None:
     attributes = {"gender": "female", "age": 70, "emotion": "sad"}
     body = SpeechBody(

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from unittest.mock import Mock
 
 import huggingface_hub.constants
@@ -344,7 +344,7 @@ def test_own_name_never_leaves_the_models_directory(world: World, name: str) -> 
     assert find(name, world.models, hub=world.hub).directory is None
 
 
-def test_unknown_name_is_told_the_known_ones(world: World) -> None:
+def test_error_for_an_unknown_name_lists_the_known_ones(world: World) -> None:
     message = world.refusal("Qwen3-TTS-12Hz-9B-CustomVoice")
     assert f"known: {NAME}, {SMALL}" in message
     assert "no such directory" in message
@@ -367,7 +367,7 @@ def test_unknown_name_is_told_the_known_ones(world: World) -> None:
         pytest.param({"config.json": None}, "has no config.json", id="no config"),
     ],
 )
-def test_refusal_says_why_a_directory_does_not_count(
+def test_error_names_why_a_directory_does_not_count(
     world: World, change: dict[str, bytes | None], reason: str
 ) -> None:
     files = {name: data for name, data in (world.files | change).items() if data is not None}
@@ -375,7 +375,7 @@ def test_refusal_says_why_a_directory_does_not_count(
     assert reason in world.refusal(is_offline=True)
 
 
-def test_refusal_says_where_it_looked_and_what_to_do(world: World, tmp_path: Path) -> None:
+def test_error_names_where_it_looked_and_what_to_do(world: World, tmp_path: Path) -> None:
     message = world.refusal(is_offline=True)
     assert f"{world.target}: no such directory" in message
     assert f"other directories under {world.models}: none" in message
@@ -717,7 +717,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name in ("MODEL_NAME", "MODEL_PATH", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     spec = importlib.util.spec_from_file_location("download_model", SCRIPT)

@@ -149,7 +149,7 @@ def test_the_most_of_a_setting_is_taken_and_what_is_above_is_not(
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("CPU_WEIGHTS", ["half", "int8", "float"]),
+        ("CPU_WEIGHTS", ["half", "bfloat16", "int8", "float"]),
         ("CODEC_DTYPE", ["float32", "bfloat16"]),
         ("LOG_LEVEL", ["debug", "info", "warning", "error"]),
         ("DEVICE", ["cpu", "cuda", "cuda:0", "cuda:12"]),

@@ -264,7 +264,7 @@ def test_the_language_of_the_document_counts_where_none_was_given(given, expecte
     assert [part.language for part in parts] == expected
 
 
-def test_warnings_of_ssml_are_said():
+def test_warnings_of_ssml_are_passed_on():
     warning = split_request(request("<speak><foo>Yes</foo></speak>"), None).warning
     assert "foo" in warning
 

@@ -172,7 +172,7 @@ async def test_a_text_that_will_not_fit_as_a_whole_is_warned_about_once():
     assert warning.isascii()
 
 
-async def test_warnings_of_parts_are_said_once_and_together():
+async def test_warnings_of_parts_are_joined_without_repetition():
     speech = await begin(
         FakeVoice(), ask("hm [pause:1s] hm and 5", normalize="full", language="english")
     )
@@ -185,7 +185,7 @@ async def test_the_expected_length_is_that_of_parts_and_pauses():
     assert speech.info.expected_s == pytest.approx(2.1)
 
 
-async def test_a_speech_says_who_speaks_with_which_seed_how_long_and_how_it_ended():
+async def test_a_speech_has_its_speaker_seed_length_and_finish_reason():
     synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
     request = ask("Good. [pause:1s] Доброе утро", language=None)
     async with aclosing(await synthesizer.speak(request, STREAM)) as speech:
@@ -290,7 +290,7 @@ async def test_what_ends_is_spoken_once():
 
 
 @pytest.mark.parametrize(("drawn_seed", "times"), [(None, 1), (9, 2)])
-async def test_who_runs_away_for_good_cannot_speak(drawn_seed, times):
+async def test_a_second_runaway_is_cannot_speak(drawn_seed, times):
     voice = FakeVoice(ends=["runaway"] * 2)
     with pytest.raises(CannotSpeak) as caught:
         await speak_whole(voice, drawn_seed)
@@ -387,7 +387,7 @@ async def test_the_event_loop_goes_on_while_a_long_text_is_read():
     assert voice.spoken
 
 
-async def test_who_leaves_while_a_long_text_is_read_has_started_nothing():
+async def test_a_caller_cancelled_while_a_long_text_is_read_has_started_nothing():
     voice = SlowReader()
     beginning = asyncio.create_task(begin(voice, ask(LONG)))
     assert await asyncio.to_thread(voice.is_reading.wait, 10)
@@ -483,7 +483,7 @@ class OpenCast(DialogueVoice, OpenFakeVoice):
     """The same, by token too."""
 
 
-async def test_the_speakers_of_a_dialogue_are_said_in_order():
+async def test_the_speakers_of_a_dialogue_are_listed_in_order():
     speech = await begin(DialogueVoice(), ask("One [voice:b] two [voice:a] three [voice:b] four"))
     assert speech.info.speakers == ("default", "b", "a")
     assert speech.info.choice.speaker == "default"
@@ -682,15 +682,12 @@ ENDS = st.sampled_from(["", "", "\n", "\n\n"])
 @example(parts=[("", "Раз. ", ""), ("> ", "Два! ", "")], size=1)
 @example(parts=[("1. ", "Раз. ", ""), ("2. ", "Два! ", "")], size=1)
 @example(parts=[("", "Раз. ", ""), ("", "| a. Б | в. Г |\n", "")], size=3)
-def test_by_sentence_the_same_is_spoken_as_of_the_whole_text(parts, size):
+async def test_by_sentence_the_same_is_spoken_as_of_the_whole_text(parts, size):
     text = "".join(map("".join, parts))
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     asked = {"language": "russian", "normalize": "light", "on_unspeakable": "silence"}
-
-    async def both():
-        return await said_whole(text, **asked), await spoken_by_sentence(pieces, **asked)
-
-    whole, written = asyncio.run(both())
+    whole = await said_whole(text, **asked)
+    written = await spoken_by_sentence(pieces, **asked)
     assert by_speaker(*written) == by_speaker(*whole)
 
 

@@ -101,6 +101,8 @@ async def hear(text: str, **fields: Any) -> tuple[list[int], str | None, str]:
         ("Yes. Oh q.", [5, SILENCE]),
         ("Yes. Oh quo. Yes.", [5, SILENCE, 5]),
         ("Yes. Yes. Oh quo. Ah q. Yes. No.", [5, 2 * SILENCE, 5]),
+        ("Yes. q. Yes.", [5, SILENCE, 5]),
+        ("q。yes.\nq... Yes", [SILENCE, 5, SILENCE, 5]),
         ("Yes [pause:1s] q", [5, 1000 + SILENCE]),
         ("late [pause:1s] Yes", [SILENCE + 1000, 5]),
     ],

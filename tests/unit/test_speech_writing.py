@@ -364,7 +364,7 @@ async def test_leaving_afterwards_does_not_change_how_it_ended():
     assert stream.finish_reason == "stop"
 
 
-async def test_a_failure_after_leaving_is_no_failure():
+async def test_a_failure_after_closing_is_no_failure():
     stream = open_stream(FakeVoice(["error"]))
     stream.feed("One two")
     heard = aiter(stream)

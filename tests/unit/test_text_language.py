@@ -249,6 +249,8 @@ MIXED = {
         '<speak>Привет <break time="1s"/> мир</speak>',
         "[voice:ryan] Привет",
         "e-mail: a@b.com, сайт: x.org/en/about",
+        "in-app, in-game покупки",
+        "Please say Привет: как дела",
     ],
     "chinese": [
         "链接：https://example.com/docs/en/index.html",
@@ -406,6 +408,24 @@ def test_short_texts_are_in_their_language_in_95_of_100(language):
     assert len(wrong) <= 0.05 * len(texts), wrong
 
 
+@pytest.mark.parametrize("word", ["Neustart", "Flugmodus", "Notausgang", "Radiosender"])
+def test_word_made_of_two_german_ones_is_german(word):
+    assert detect_language(word) == "german"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        pytest.param("Surname", id="short"),
+        pytest.param("Obsession", id="a first half of two letters"),
+        pytest.param("Singleton", id="a second half of three"),
+        pytest.param("Puppeteer", id="a rare half"),
+    ],
+)
+def test_word_that_only_begins_or_ends_like_a_german_one_is_not(word):
+    assert detect_language(word) == "english"
+
+
 @pytest.mark.parametrize("word", ["Error", "Docker", "Kubernetes", "docker compose up", "GPU"])
 def test_words_of_code_and_products_are_english(word):
     assert detect_language(word) == "english"
@@ -442,6 +462,22 @@ def test_the_default_language_is_for_texts_without_letters(text, language):
 
 
 @pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("- [ ] todo", "english"),
+        ("- [ ] todo\n- [x] done", "english"),
+        ("Buy milk:\n* [X] TODO fix", "english"),
+        ("- [ ] todo\n- [ ] Comprar leche y pan", "spanish"),
+        ("- [ ] Todo dia", "portuguese"),
+        ("- [x] готово", "russian"),
+        ("Todo bien", "spanish"),
+    ],
+)
+def test_the_marks_of_a_task_list_do_not_count(text, language):
+    assert detect_language(text) == language
+
+
+@pytest.mark.parametrize(
     ("text", "tells"),
     [
         ("Да.", True),
@@ -451,6 +487,7 @@ def test_the_default_language_is_for_texts_without_letters(text, language):
         ("ivan@mail.ru", False),
         ("😊!", False),
         ("<b>1</b>", False),
+        ("- [ ] todo", False),
     ],
 )
 def test_only_words_tell_a_language(text, tells):

@@ -30,6 +30,7 @@ ENTRIES = {
     "서울": "seo-ul",
     "straße": "Weg",
     "don't": "do not",
+    "L’Oréal": "лореаль",
     "24/7": "круглосуточно",
     "5G": "пять джи",
     "🙂": "смайлик",
@@ -53,6 +54,7 @@ ENTRIES = {
         ("https://a.com/GPU www.GPU.com GPU", "https://a.com/GPU www.GPU.com джи пи ю"),
         ("GPU@mail.com, i.GPU@mail.com", "GPU@mail.com, i.GPU@mail.com"),
         ("链接：https://a.com/GPU。GPU", "链接：https://a.com/GPU。джи пи ю"),
+        ("don't, don’t L'Oréal L’Oréal", "do not, do not лореаль лореаль"),
         # Case: one upper-case letter in the entry and it matches as it is written.
         ("gpu Gpu", "gpu Gpu"),
         ("москва Москва МОСКВА", "масква масква масква"),

@@ -134,6 +134,11 @@ def test_what_is_not_exactly_a_pause_or_a_voice_stays_text(text):
         ("Now <time>10:30</time> <object>a", ["Now 10:30 a"]),
         ('<say-as interpret-as="date">1</say-as><prosody rate="slow">a</prosody>', ["1a"]),
         ("Привет<P>Мир", ["Привет\n\nМир"]),
+        ("10<sup>2</sup>5, x<SUP class=a>12</SUP>", ["10²5, x¹²"]),
+        (
+            "1<sup>st</sup> 2, H<sub>2</sub>O, 5<sup>3 a 4</sup>, 6<sup/>7",
+            ["1st 2, H2O, 5³ a 4, 67"],
+        ),
     ],
 )
 def test_tags_and_entities_are_read(text, parts):
@@ -201,7 +206,8 @@ def test_without_markup_exact_pauses_are_read():
 PIECES = [
     "<", ">", "/", "&", ";", "[", "]", "<b>", "</b>", "<br/>", "<p", " a=", '"', "'", "x", " ", ".",
     "\n", "<think>", "</think>", "<!--", "-->", "&amp;", "&lt", "#3", "[pause", ":1s]", "[voice:",
-    "r]", "<break time=", "'1s'", "A", "Ж", "好。", "!", "<!doctype", "<?xml", "#include ", "停顿",
+    "r]", "<sup>", "2", "<break time=", "'1s'", "A", "Ж", "好。", "!", "<!doctype", "<?xml",
+    "#include ", "停顿",
 ]  # fmt: skip
 MARKED_TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 

@@ -195,7 +195,7 @@ def test_warnings_are_few_and_short():
         ("<speak>Привет & мир</speak>", 1, 16, "invalid token"),
     ],
 )
-def test_malformed_ssml_is_refused_with_its_place(text, line, column, words):
+def test_malformed_ssml_is_refused_with_line_and_column(text, line, column, words):
     with pytest.raises(InvalidRequest) as caught:
         parse(text, "ssml")
     assert caught.value.param == "text"

@@ -63,7 +63,7 @@ def _body(status: int, code: str, message: str, param: str | None) -> dict[str, 
 
 
 def response_of(error: e.TTSError) -> JSONResponse:
-    """The HTTP answer for an error."""
+    """The HTTP response for an error."""
     headers = {"X-Error-Code": error.code}
     if isinstance(error, e.Busy):
         headers["Retry-After"] = str(error.retry_after_s)

@@ -1,7 +1,7 @@
 """ASGI middleware around every route: request ids, API key, CORS, error bodies, log lines.
 
-It answers failures itself and never raises before an answer has started: the server would
-otherwise keep the client waiting until its own time limit.
+It turns failures into responses itself and never raises before a response has started: the server
+would otherwise keep the client waiting until its own time limit.
 """
 
 import hmac
@@ -72,22 +72,22 @@ class Front:
         call = Call(_request_id(headers.get("x-request-id", "")))
         scope[SCOPE_KEY] = call
         scope[RUNTIME_KEY] = self._runtime
-        answer = _Answer(scope, call, send)
+        response = _Response(scope, call, send)
         try:
             error = self._refusal(scope, headers)
             if error is None:
-                await self._app(scope, receive, answer.send)
+                await self._app(scope, receive, response.send)
             else:
                 call.route = scope["path"] if scope["path"] in SPEAKING_PATHS else "other"
                 call.outcome = error.code
-                await response_of(error)(scope, receive, answer.send)
+                await response_of(error)(scope, receive, response.send)
         except Exception:
             logger.exception("id=%s failed outside its route", call.request_id)
-            if answer.has_started:
+            if response.has_started:
                 raise
             call.outcome = SynthesisFailed.code
             failure = SynthesisFailed("the service failed; its log has the details")
-            await response_of(failure)(scope, receive, answer.send)
+            await response_of(failure)(scope, receive, response.send)
         finally:
             call.end()
 
@@ -104,7 +104,7 @@ class Front:
         )
 
     def _is_known_origin(self, headers: Headers) -> bool:
-        """No browser asks before it opens a socket, so foreign pages are turned away here."""
+        """Check the Origin of a WebSocket: browsers send no preflight request for one."""
         origin, allowed = headers.get("origin"), self._runtime.settings.cors_origins
         if origin is None or origin in allowed or "*" in allowed:
             return True
@@ -132,10 +132,10 @@ def _request_id(given: str) -> str:
     return given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-class _Answer:
-    """Sends one answer: adds our headers, and gives bare errors our body.
+class _Response:
+    """Sends one response: adds our headers, and gives bare errors our body.
 
-    A socket that is refused gets an HTTP answer like any other request.
+    A WebSocket that is rejected gets an HTTP response like any other request.
     """
 
     def __init__(self, scope: Scope, call: Call, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""The voice's life in one worker: loaded on a thread, unloaded when idle, loaded again when wanted.
+"""Load the voice on a thread, unload it when it is idle, load it again for the next request.
 
 One thread does all of it, one step after the other, so that requests which come together load the
 voice once, and memory is given back before it is taken again.
@@ -30,7 +30,7 @@ AtEnd = Callable[[Callable[[], object]], object]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How far the voice has come; `unloaded` and `loading` come after it has been ready."""
+    """State of the voice; `unloaded` and `loading` come after it has been ready."""
 
     status: Literal["starting", "ready", "unloaded", "loading", "failed", "stopping"]
     step: str = ""
@@ -38,7 +38,7 @@ class Stage:
 
     @property
     def takes_requests(self) -> bool:
-        """Whether a request is spoken, though it may have to wait for the voice to be loaded."""
+        """Whether requests are accepted, though they may have to wait for the voice to load."""
         return self.status in ("ready", "unloaded", "loading")
 
 
@@ -76,7 +76,7 @@ class VoiceKeeper:
 
     @property
     def stage(self) -> Stage:
-        """How far the voice is; one that fell ill has failed for good."""
+        """The current stage; a voice that is not healthy counts as failed."""
         ready = self._synthesizer
         if ready is not None and self._stage.status == "ready" and not ready.voice.is_healthy:
             return Stage("failed", "the voice has failed; restart the service")
@@ -84,19 +84,19 @@ class VoiceKeeper:
 
     @property
     def synthesizer(self) -> Synthesizer:
-        """The synthesizer; raises NotReady while it is not there."""
+        """The synthesizer; raises NotReady while the voice is not loaded."""
         synthesizer, stage = self._synthesizer, self.stage
         if synthesizer is None or stage.status != "ready":
             raise NotReady(f"the service is {stage.status}: {stage.step}")
         return synthesizer
 
     def check_ready(self) -> None:
-        """Raise NotReady if a request that comes now is not spoken."""
+        """Raise NotReady if a new request would not be spoken."""
         if not self.stage.takes_requests:
             raise NotReady(f"the service is {self.stage.status}: {self.stage.step}")
 
     def hold(self, at_end: AtEnd) -> None:
-        """Keep a voice that is loaded from being unloaded until the end."""
+        """Keep the voice loaded until the request has ended."""
         with self._changed:
             self._users += 1
         at_end(self._let_go)
@@ -108,7 +108,7 @@ class VoiceKeeper:
             self._changed.notify()
 
     async def wake(self, at_end: AtEnd) -> Synthesizer:
-        """Hold the voice until the end, and wait for it if it has to be loaded again.
+        """Keep the voice loaded until the request has ended; load it first if it is unloaded.
 
         Raises NotReady after LOAD_WAIT_S, or if it could not be loaded.
         """
@@ -159,7 +159,7 @@ class VoiceKeeper:
         self._release()
 
     def _load_voice(self) -> bool:
-        """Load it and tell those who wait; returns whether it is there."""
+        """Load the voice and wake waiting requests; returns whether it is loaded."""
         synthesizer = None
         try:
             synthesizer = self._load(self._report)
@@ -195,7 +195,7 @@ class VoiceKeeper:
                 self._stage = stage
 
     def _unload_when_idle(self, keep_alive_s: float) -> bool:
-        """Wait until nobody has needed the voice for so long; False if it is to stay."""
+        """Wait for so long without a request, then unload; False if the voice stays loaded."""
         with self._changed:
             while self._stage.status == "ready":
                 idle_s = monotonic() - self._idle_since_s

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class PendingFile:
-    """A file that is being made; the batch that started it does not wait for it."""
+    """A whole file that is being made, on a task that BentoML's batch does not wait for."""
 
     def __init__(self, ticket: Ticket) -> None:
         self._ticket = ticket
@@ -115,7 +115,7 @@ async def _counting_underruns(
 
 
 class StreamedSpeech(Response):
-    """Sends audio as it is made; a failure on the way leaves the answer unfinished."""
+    """Sends audio as it is made; a failure leaves the response unfinished."""
 
     def __init__(self, ticket: Ticket, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:
         self._ticket = ticket
@@ -130,7 +130,7 @@ class StreamedSpeech(Response):
         return file_headers(self._ticket.body.format)
 
     async def _content(self) -> AsyncIterator[bytes]:
-        """What is sent, piece by piece; a subclass may frame the parts."""
+        """Chunks of the body; a subclass may frame the audio."""
         yield self._first
         async for part in self._rest:
             yield part
@@ -193,7 +193,7 @@ def _speech_headers(ticket: Ticket) -> dict[str, str]:
 
 
 def file_headers(format: AudioFormat) -> dict[str, str]:
-    """What the answer's body is, when it is the audio itself."""
+    """Headers of a response whose body is the audio itself."""
     return {
         "Content-Type": content_type(format),
         "Content-Disposition": f'attachment; filename="speech.{file_extension(format)}"',
@@ -204,7 +204,7 @@ _HEADER_SAFE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
 
 
 async def _unless_client_leaves(task: asyncio.Task[T], receive: Receive) -> T:
-    """The task's result; the task is ended and ClientLeft raised if the client goes first."""
+    """Wait for a task; cancel it and raise ClientLeft if the client disconnects first."""
     leaving = asyncio.create_task(_wait_for_disconnect(receive))
     try:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)

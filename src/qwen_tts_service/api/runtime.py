@@ -40,7 +40,7 @@ class Runtime:
 
     @property
     def stage(self) -> Stage:
-        """How far the service is."""
+        """How far the service has started."""
         return Stage("starting", "settings") if self._keeper is None else self._keeper.stage
 
     @property
@@ -50,7 +50,7 @@ class Runtime:
 
     @property
     def synthesizer(self) -> Synthesizer:
-        """The synthesizer; raises NotReady while it is not there."""
+        """The synthesizer; raises NotReady while the voice is not loaded."""
         return self.keeper.synthesizer
 
     @property
@@ -61,7 +61,7 @@ class Runtime:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What /health says of the voice; of one that is unloaded what was true at last."""
+        """What /health reports of the voice; if it is unloaded, what was true before."""
         with suppress(NotReady):
             self._facts = _facts_of(self.synthesizer.voice)
         return self._facts

@@ -30,7 +30,7 @@ RUNTIME_KEY = "qwen_tts.runtime"
 
 @dataclass(slots=True)
 class Ticket:
-    """One HTTP request for speech, with what was made of it so far.
+    """An HTTP request for speech, its validated body and slot, or the error that rejected it.
 
     warning: about a recording in it
     error: why it was refused; `request`, `body` and `slot` are there only without one
@@ -51,14 +51,14 @@ class Ticket:
     speech: Speech = field(init=False)
 
     async def slot_granted(self) -> None:
-        """Wait for the slot; raises what the request was refused for."""
+        """Wait for the slot; raises the error of a rejected request."""
         if self.error is not None:
             raise self.error
         await self.slot.granted()
         self.call.note(queued_ms=round((monotonic() - self.call.accepted_s) * 1000))
 
     def fail(self, error: Exception) -> TTSError:
-        """Name an error for the log, the metrics and the client, in the client's words."""
+        """Record a failure for log and metrics; returns it with the client's names of fields."""
         return in_words_of(self.schema, self.call.fail(error))
 
 
@@ -121,7 +121,7 @@ def parse_body(data: bytes, schema: type[SpeechBody]) -> SpeechBody:
 
 
 def _not_json(data: bytes, reason: str) -> InvalidRequest:
-    """Say what is wrong with the JSON; in an encoding of 16 or 32 bits Latin letters hold zeros."""
+    """The error for a body that is no JSON; UTF-16 and UTF-32 show by their zero bytes."""
     try:
         data.decode()
         is_utf8 = b"\0" not in data

@@ -1,8 +1,8 @@
 """The two BentoML APIs on the wire: flat JSON in, raw audio out, a status per item.
 
-A batchable API would take `{"requests": [...]}` and answer with a JSON list. These input and
+A batchable API would take `{"requests": [...]}` and respond with a JSON list. These input and
 output specs keep its batches inside the server: each HTTP request is a batch of one when it
-comes in, and its own answer when it goes out.
+comes in, and has its own response when it goes out.
 """
 
 from collections.abc import AsyncGenerator
@@ -30,7 +30,7 @@ Optimizer.wait = property(lambda _: 0.0, lambda _, _s: None)  # type: ignore[ass
 
 
 _TICKET: ContextVar[Ticket] = ContextVar("ticket")
-"""The request whose answer this task makes: BentoML hands the output spec the audio alone."""
+"""The ticket of this task: BentoML passes only the audio to the output spec."""
 
 
 class TTSBody(SpeechBody):
@@ -45,7 +45,7 @@ class StreamTTSBody(SpeechBody):
     model_config = ConfigDict(json_schema_extra=SCHEMA_EXTRA["StreamTTSBody"])
 
     max_length: int = Field(
-        1000, ge=1, le=MAX_FRAMES, description="Most frames of 80 ms of the whole answer."
+        1000, ge=1, le=MAX_FRAMES, description="Most frames of 80 ms of the whole response."
     )
 
 

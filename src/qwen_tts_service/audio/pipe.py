@@ -1,4 +1,4 @@
-"""Resample and encode one answer: a voice's float samples to the bytes that are sent.
+"""Resample and encode one response: a voice's float samples to the bytes that are sent.
 
 float32 at the voice's rate -> resample -> int16 -> encode -> bytes
 """
@@ -13,7 +13,7 @@ from .resample import Resampler
 
 
 class AudioPipe:
-    """Encode one answer. Close it, whatever happens.
+    """Encodes one response. Close it, whatever happens.
 
     Encoding is not free (Opus takes 17 to 30 ms of CPU for a second of audio), so call `feed`
     off the event loop or with small chunks. Each call holds a lock: closing from another thread
@@ -23,7 +23,7 @@ class AudioPipe:
     def __init__(
         self, format: AudioFormat, *, source_rate_hz: int, sample_rate_hz: int, is_stream: bool
     ) -> None:
-        """Start an answer of a format that `check_format` has let pass."""
+        """Start a response in a format that passed `check_format`."""
         self.format = format
         self.sample_rate_hz = sample_rate_hz
         self._resampler = Resampler(source_rate_hz, sample_rate_hz)

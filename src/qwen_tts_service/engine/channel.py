@@ -14,7 +14,7 @@ from qwen_tts_service.types import FinishReason, Samples
 
 
 class PcmChannel:
-    """One utterance's audio on its way out; a `PcmStream` for whoever reads it.
+    """One utterance's audio on its way to the reader, for whom it is a `PcmStream`.
 
     Made on the event loop that reads it. `capacity_samples` bounds what waits inside: the
     channel is full once that much waits, so at most one chunk more than this is ever held.

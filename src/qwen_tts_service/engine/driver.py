@@ -51,7 +51,7 @@ class Driver(Protocol):
         """Make the current stream wait for a mark of another; returns at once."""
 
     def pinned(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Return host memory that copies can go to and from by themselves."""
+        """Return pinned host memory, for asynchronous copies."""
 
 
 class _Reached:

@@ -1,7 +1,7 @@
 """The engine's thread: take jobs, plan a step, run it, hand out the audio, until closed.
 
-Everything that touches the model happens here. A failing call fails the sequences it worked for
-and nobody else; several in a row fail everyone.
+Everything that touches the model happens here. A failing call fails only the
+sequences it worked for; several failures in a row fail all of them.
 """
 
 import logging
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 _NEW_STEP_WEIGHT = 0.2
 """How much the latest step counts in the usual step time."""
 PAUSE_POLL_S = 0.005
-"""How often slow readers and writers are looked at while nobody else has anything to do."""
+"""Polling interval for slow readers and writers while the engine is otherwise idle."""
 AUDIO_POLL_S = 0.0002
-"""How often audio that is under way is looked at while nothing else can be begun."""
+"""Polling interval for audio that is being decoded while nothing else can start."""
 TEXT_IDS_PER_STEP = 16
 """Text that one sequence may bring in a step. A frame uses one; more would keep others waiting."""
 
@@ -44,7 +44,7 @@ OnStep = Callable[[EngineStatistics], None]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class RunningSequence(SequenceState):
-    """A sequence with where its audio goes, its prompt, and where its text goes on, if it does."""
+    """A running sequence: its audio channel, its prompt, the rest of a text being written."""
 
     channel: PcmChannel
     prompt: PromptEmbeddings
@@ -52,7 +52,7 @@ class RunningSequence(SequenceState):
 
 
 class _CallFailed(Exception):
-    """A call that worked for these sequences, and for no others, has failed."""
+    """A model call for these sequences alone has failed."""
 
     def __init__(self, sequences: Sequence[RunningSequence]) -> None:
         self.sequences = sequences
@@ -60,7 +60,7 @@ class _CallFailed(Exception):
 
 @contextmanager
 def _working_for(sequences: Sequence[RunningSequence]) -> Iterator[None]:
-    """Within the block work is done for these sequences: what it raises is their failure."""
+    """Context manager: an exception in the block fails these sequences alone."""
     try:
         yield
     except Exception as error:
@@ -152,7 +152,7 @@ class EngineLoop:
         return len(plan.advance)
 
     def _receive(self) -> None:
-        """Take what has come in; with nothing at all to do, wait for it."""
+        """Take new jobs; with nothing else to do, wait for one."""
         has_work = self._frames or self._audio or (self._waiting and self._free)
         can_move = has_work or any(sequence.can_move for sequence in self._sequences)
         if not can_move:
@@ -178,7 +178,7 @@ class EngineLoop:
             self._release(sequence)
 
     def _read_texts(self) -> None:
-        """Bring in what was written since the last step."""
+        """Append text that was written since the last step."""
         for sequence in self._sequences:
             if sequence.feed is None or sequence.text_rows is None:
                 continue
@@ -253,7 +253,7 @@ class EngineLoop:
         self._frames.append((plan.advance, ends))
 
     def _collect(self, under_way: int) -> None:
-        """Look at the outcome of frame steps until only `under_way` are left.
+        """Collect outcomes of frame steps until only `under_way` are left.
 
         Audio that gets ready meanwhile is handed out.
         """

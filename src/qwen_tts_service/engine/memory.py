@@ -52,7 +52,7 @@ FUSED_KERNELS, PLAIN_KERNELS = (1000, 350, 300), (3500, 850, 630)
 """Most kernels of a frame, a prompt piece and a codec call, by scripts/count_launches."""
 
 WEIGHTS_FILE = "model.safetensors"
-_PACKED_BYTES: dict[Arithmetic, int] = {"half": 2, "int8": 1}
+_PACKED_BYTES: dict[Arithmetic, int] = {"half": 2, "bfloat16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,7 @@ class Runner(Protocol):
     run_ahead: int
 
     def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:
-        """Give a slot to a job; its prompt, and how many rows of it need not be read any more.
+        """Give a slot to a job; returns its prompt and how many of its rows were cached.
 
         `prefill` is to read the others, except the last, and a prefix in pieces of its own. Raises
         InvalidRequest for what the job asks and this model does not have.

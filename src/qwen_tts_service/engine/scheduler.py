@@ -173,7 +173,7 @@ def end_of(sequence: SequenceState, *, drew_end: bool) -> FinishReason | None:
 def plan_decode(
     sequences: Iterable[SequenceT], options: EngineOptions, *, now_s: float, step_s: float
 ) -> list[DecodeGroup[SequenceT]]:
-    """Group the sequences whose codes become sound now: those that nobody has heard yet first.
+    """Group the sequences whose codes are decoded now: those without any audio yet first.
 
     step_s: how long a step takes at present
     """

@@ -41,7 +41,7 @@ class SlotTensors:
     """
 
     def __init__(self, model: Qwen3TTS, options: EngineOptions, *, spare: int = 0) -> None:
-        """Allocate, once, for options.slots utterances and `spare` slots that nobody gets."""
+        """Allocate, once, for options.slots utterances and `spare` slots that no job gets."""
         self.model = model
         self.options = options
         self.count = options.slots + spare
@@ -115,8 +115,8 @@ class SlotTensors:
 
     def prefill(self, pieces: Sequence[PromptPiece]) -> None:
         """Read pieces of prompts, side by side."""
-        places = [self.model.piece(self.index(p.slot), p.start, p.rows) for p in pieces]
-        self.model.prefill(self.state, rows_of(pieces), places)
+        positions = [self.model.piece(self.index(p.slot), p.start, p.rows) for p in pieces]
+        self.model.prefill(self.state, rows_of(pieces), positions)
         self.keep_prefixes(pieces)
 
     def keep_prefixes(self, pieces: Sequence[PromptPiece]) -> None:

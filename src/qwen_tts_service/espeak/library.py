@@ -5,7 +5,8 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -47,7 +48,7 @@ class Delivery:
 
 
 class EspeakLibrary:
-    """Speaks texts and shows their phonemes, on any thread; every call depends on its arguments.
+    """Speaks texts and shows their phonemes, on any thread; a call depends only on its arguments.
 
     Raises StartupError when the package with the library is missing or broken.
     """
@@ -83,22 +84,24 @@ class EspeakLibrary:
         """End the process; harmless when repeated."""
         self._end()
 
-    def synthesise(
-        self, delivery: Delivery, text: str, on_chunk: Callable[[Samples], bool]
-    ) -> None:
-        """Speak, handing over float32 [N] chunks of at most `server.CHUNK_MS` as they are made.
+    def synthesise(self, delivery: Delivery, text: str) -> Generator[Samples, None, None]:
+        """Speak, yielding float32 [N] chunks of at most `server.CHUNK_MS` as they are made.
 
-        on_chunk: returns False to stop; it is then not called again
-        raises: SynthesisFailed for a voice that does not exist, and for a failure inside
+        Closing it stops the speech. Raises SynthesisFailed for a voice that does not exist, and for
+        a failure inside.
         """
         voice = self._voice(delivery.language_code, delivery.variant)
         parameters = (delivery.rate_wpm, delivery.volume, delivery.pitch, delivery.pitch_range)
-        self._call("synthesise", voice, text, parameters, delivery.has_phonemes, on_chunk=on_chunk)
+        call = self._call("synthesise", voice, text, parameters, delivery.has_phonemes)
+        with closing(call) as chunks:
+            for chunk in chunks:
+                yield np.frombuffer(chunk, np.int16).astype(np.float32) / np.float32(32768)
 
     def phonemes(self, texts: Sequence[str], language_code: str) -> list[str]:
         """Show how each text would be read, in phoneme names; "(en)" begins an English word."""
         voice = self._voice(language_code, self.variants[0])
-        return list(self._call("phonemes", voice, texts))
+        (phonemes,) = self._call("phonemes", voice, texts)
+        return list(phonemes)
 
     def _voice(self, language_code: str, variant: str) -> str:
         """Name a voice by its file, or espeak-ng would list all voices first, for 5 ms.
@@ -112,29 +115,27 @@ class EspeakLibrary:
             raise SynthesisFailed(f"espeak-ng has no variant {variant!r}")
         return f"{self._files_by_code[language_code]}+{variant}"
 
-    def _call(
-        self, name: str, *arguments: object, on_chunk: Callable[[Samples], bool] = lambda _: True
-    ) -> Any:
+    def _call(self, name: str, *arguments: object) -> Generator[Any, None, None]:
+        """Call a function of the server; yield its chunks of bytes, then its result if any."""
         try:
             ours, theirs = Pipe()
             with ours:
                 with theirs:
                     socket.send_fds(self._control, [b"+"], [theirs.fileno()])
                 ours.send((name, *arguments))
-                while isinstance(answer := _receive(ours), bytes):
-                    chunk = np.frombuffer(answer, np.int16).astype(np.float32) / np.float32(32768)
-                    if not on_chunk(chunk):
-                        return None
+                while isinstance(result := _receive(ours), bytes):
+                    yield result
         except (OSError, EOFError) as error:
             what = "a process" if self.is_running else "the process"
             raise SynthesisFailed(f"{what} of espeak-ng has ended") from error
-        if isinstance(answer, str):
-            raise SynthesisFailed(answer)
-        return answer
+        if isinstance(result, str):
+            raise SynthesisFailed(result)
+        if result is not None:
+            yield result
 
 
 def _receive(connection: "Connection[Any, Any]") -> Any:
-    """Receive an answer; a fork ends by itself at the limit, a server that hangs does not."""
+    """Receive a message; a fork ends by itself at the limit, a server that hangs does not."""
     if not connection.poll(LIMIT_S + 1):
         raise SynthesisFailed(f"espeak-ng gave no answer within {LIMIT_S} s")
     return connection.recv()

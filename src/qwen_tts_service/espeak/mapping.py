@@ -44,19 +44,15 @@ def choose_delivery(
     emotion = known_emotion(attributes.emotion or "")
     is_whisper = emotion == "whisper"
     reason = None if speaker is None else _SPEAKER_GIVEN
-    outcomes: Outcomes = {}
-    if given(attributes.emotion) is not None:
-        outcomes["emotion"] = _UNKNOWN_EMOTION
-        if emotion is not None:
-            outcomes["emotion"] = reason if is_whisper else None
-    if speaker is not None:
-        outcomes["speaker"] = None
-    if attributes.gender is not None:
-        outcomes["gender"] = reason
-    if attributes.age is not None:
-        outcomes["age"] = reason
-    if given(request.instruct) is not None:
-        outcomes["instruct"] = _NO_INSTRUCT
+    of_emotion = _UNKNOWN_EMOTION if emotion is None else reason if is_whisper else None
+    asked: tuple[tuple[str, object, str | None], ...] = (
+        ("emotion", given(attributes.emotion), of_emotion),
+        ("speaker", speaker, None),
+        ("gender", attributes.gender, reason),
+        ("age", attributes.age, reason),
+        ("instruct", given(request.instruct), _NO_INSTRUCT),
+    )
+    outcomes: Outcomes = {field: why for field, value, why in asked if value is not None}
     person = _TABLES["given"] | {"variant": speaker}
     if speaker is None:
         person = _person(attributes, is_whisper=is_whisper)

@@ -5,17 +5,20 @@ step is one regular expression over the text, in time linear in its length.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
+from qwen_tts_service.text import japanese_numbers
+from qwen_tts_service.text.numerals import agreed, noun_form
 from qwen_tts_service.text.say_as import written as said_as
 from qwen_tts_service.text.segments import SayAs
 from qwen_tts_service.types import Language
 
-from . import japanese, read_table, russian
+from . import read_table, russian
 
 _TABLES = read_table("notation.toml")
+_NEVER = "(?!)"
 _SPACE = "[ \u00a0\u2009\u202f]"
 _NUMBER = r"\d+(?:[.,]\d+)?"
 _SCALE = (
@@ -55,7 +58,8 @@ _MINUS = re.compile(rf"{_START}(?<![)\]])[-–−](?=\d)")
 _HOURS = re.compile(rf"{_START}(\d{{1,2}}){_SPACE}?[hH](?:{_SPACE}?(\d\d))?(?!/){_NO_LETTER}")
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])/(?=[^\W\d_])")
 _INITIAL = re.compile(
-    r"(?<!\w)([A-HJ-ZÀ-ÝА-ЮЁ])\.\s?(?=[A-ZÀ-ÝА-ЯЁ,;)]|\Z)|(?<=[A-Z]\.)([A-Z])\.(?=\s[a-zß-ÿ])"
+    r"(?<!\w)([A-HJ-ZÀ-ÝА-ЮЁ]|(?<=[А-ЮЁ]\. )Я)\.\s?(?=[A-ZÀ-ÝА-ЯЁ,;)]|\Z)"
+    r"|(?<=[A-Z]\.)([A-Z])\.(?=\s[a-zß-ÿ])"
 )
 _CAPITALS = re.compile(r"(?<![A-Za-z])[A-Z]{2,5}(?![A-Za-z])")
 # Words in capitals, which are not spelled.
@@ -68,7 +72,9 @@ _WORD = re.compile(
 def write_out(text: str, language: Language) -> str:
     """Write a text as it is read in this language; words stay as they are."""
     notation = _notation(language)
-    text = notation.rewrite(_ADDRESS.sub(notation.read_address, text))
+    text = _ADDRESS.sub(notation.read_address, text)
+    for pattern, replacement in notation.rewrites:
+        text = pattern.sub(replacement, text)
     if has_figures := _DIGIT.search(text) is not None:
         text = _FIGURES.sub(notation.read_figures, text)
     if language == "russian":
@@ -76,18 +82,23 @@ def write_out(text: str, language: Language) -> str:
     if has_figures:
         text = notation.spelled.sub(lambda match: " ".join(match[0]), text)
         text = notation.money.sub(notation.read_money, text)
-        text = _HOURS.sub(notation.read_hours, text)
+        text = notation.hours.sub(notation.read_hours, text)
         text = notation.quantity.sub(notation.read_quantity, text)
     text = _BETWEEN_WORDS.sub(" ", notation.rules.sub(notation.apply_rule, text))
     if has_figures:
         text = _RANGE.sub(notation.read_range, text)
         if language == "russian":
             text = russian.write_out_numbers(text)
-        text = notation.read_decimals(_MINUS.sub(notation.minus, text))
-        if language == "japanese":
-            text = japanese.write_out_numbers(text)
-    text = notation.read_letters(notation.signs.sub(notation.read_sign, text))
-    return notation.read_counted(text) if has_figures else text
+        text = notation.decimal.sub(notation.read_decimal, _MINUS.sub(notation.minus, text))
+        if language == "japanese":  # espeak-ng reads 10,000 as English "ten thousand"
+            text = japanese_numbers.write_out(text)
+    text = notation.signs.sub(notation.read_sign, text)
+    text = notation.ordinal.sub(notation.read_ordinal, text)
+    text = notation.capitals.sub(notation.spell, text)
+    text = _INITIAL.sub(_read_initial, text)
+    for number, words in notation.counted if has_figures else ():
+        text = number.sub(words, text)
+    return text
 
 
 class Notation:
@@ -96,36 +107,31 @@ class Notation:
     def __init__(self, language: Language) -> None:
         self._language = language
         self._table = table = _TABLES[language]
-        self._rewrites = [(re.compile(old), new) for old, new in table.get("rewrites", [])]
-        self.spelled = re.compile(table.get("spelled", "(?!)"))
-        self._counted = [
-            (re.compile(rf"(?<![\d.,:-])(\d{{1,3}}\.?)(?={nouns})"), _reader_of(words))
+        self.rewrites = [(re.compile(old), new) for old, new in table.get("rewrites", [])]
+        self.spelled = re.compile(table.get("spelled", _NEVER))
+        self.counted = [
+            (re.compile(rf"(?<![\d.,:-])(\d{{1,3}}\.?)(?={nouns})"), partial(_known, words))
             for nouns, words in table.get("counted", {}).items()
         ]
+        self._gap = "" if table["money"] == "{number}{unit}" else " "
         self._rules, self.rules = _compile_rules(table["rules"])
         currencies, units = (_alternatives(table[kind]) for kind in ("currencies", "units"))
         amount = rf"{_NUMBER}(?:\s?{_SCALE})?"
         self.money = re.compile(
+            rf"(?:(?<![{_LETTERS}])|(?![{_LETTERS}]))"  # no "р." of "стр. 5"
             rf"(?P<sign>{currencies})\s?(?P<amount>(?<!\d){amount}){_NO_LETTER}"
             rf"|{_START}(?P<before>{amount})\s?(?P<behind>{currencies}){_NO_LETTER}"
         )
         self.quantity = re.compile(
             rf"{_START}(?P<number>{_NUMBER})\s?(?P<unit>{units}){_NO_LETTER}"
         )
+        self.hours = re.compile(_HOURS if "hours" in table else _NEVER)
+        self.decimal = re.compile(_DECIMAL if "point" in table else _NEVER)
+        self.capitals = re.compile(_CAPITALS if "letters" in table else _NEVER)
+        self.ordinal = re.compile(table.get("ordinal", _NEVER))
+        self._ordinals: list[str] = table.get("ordinals", "").split()
         self.signs = re.compile(rf"\s*({_alternatives(table['signs'])})\s*")
         self.minus = f"{table['signs']['−']} " if "−" in table["signs"] else "-"
-
-    def rewrite(self, text: str) -> str:
-        """Write out or set apart what no table of words can say."""
-        for old, new in self._rewrites:
-            text = old.sub(new, text)
-        return text
-
-    def read_counted(self, text: str) -> str:
-        """Write small numbers as they are before what they count: "1 Stunde" is "eine Stunde"."""
-        for number, read in self._counted:
-            text = number.sub(read, text)
-        return text
 
     def read_address(self, match: re.Match[str]) -> str:
         """Name the domain of a link, or a mail address or file name whole."""
@@ -176,36 +182,32 @@ class Notation:
         """Set the currency behind its amount, as "5 dollars 99"."""
         amount = match["amount"] or match["before"]
         forms = self._table["currencies"][match["sign"] or match["behind"]].split("|")
-        unit, cents = forms[: 3 if len(forms) > 3 else None], forms[3:]
-        how = {"number": amount, "unit": _form(unit, amount)}
-        if "{number}" in self._table["money"]:
-            return str(self._table["money"].format(**how))
-        hundredths = re.fullmatch(r"(\d+)[.,](\d\d)", amount)
-        if not hundredths:
-            return f"{_agreed(amount, how['unit'])} {how['unit']}" + _stop(match)
-        whole, rest = hundredths[1], str(int(hundredths[2]))
-        unit_word = _form(unit, whole)
-        rest_words = f"{_agreed(rest, _form(cents, rest))} {_form(cents, rest)}" if cents else rest
-        words = self._table["money"].format(
-            whole=_agreed(whole, unit_word), unit=unit_word, cents=rest_words
-        )
-        return (words if int(rest) else f"{_agreed(whole, unit_word)} {unit_word}") + _stop(match)
+        units, cents = (forms[:3], forms[3:]) if len(forms) > 3 else (forms, [])
+        parts = re.fullmatch(r"(\d+)[.,](\d\d)", amount) if self._gap else None
+        whole = parts[1] if parts else amount
+        words = self._count(whole, units)
+        if parts and (hundredths := str(int(parts[2]))) != "0":
+            unit = noun_form(units, whole)
+            rest = self._count(hundredths, cents) if cents else hundredths
+            words = self._table["money"].format(whole=agreed(whole, unit), unit=unit, cents=rest)
+        return words + _stop(match)
 
     def read_hours(self, match: re.Match[str]) -> str:
         """Write out the h of a time of the day: "14h30"."""
-        if "hours" not in self._table:
-            return match[0]
-        word = _form(self._table["hours"].split("|"), match[1])
+        word = noun_form(self._table["hours"].split("|"), match[1])
         return " ".join(filter(None, [match[1], word, match[2]]))
 
     def read_quantity(self, match: re.Match[str]) -> str:
         """Write out a unit behind its number."""
-        number = match["number"]
-        word: str = _form(self._table["units"][match["unit"]].split("|"), number)
+        forms = self._table["units"][match["unit"]].split("|")
+        return self._count(match["number"], forms) + _stop(match)
+
+    def _count(self, number: str, forms: Sequence[str]) -> str:
+        """A number with the noun that it counts; the words for a noun may say where it stands."""
+        word = noun_form(forms, number)
         if "{number}" in word:
             return word.format(number=number)
-        gap = "" if "{number}" in self._table["money"] else " "
-        return f"{_agreed(number, word)}{gap}{word}" + _stop(match)
+        return f"{agreed(number, word)}{self._gap}{word}"
 
     def apply_rule(self, match: re.Match[str]) -> str:
         """Replace what a rule matched; a capital stays one, a sentence may begin there."""
@@ -215,60 +217,37 @@ class Notation:
     def read_range(self, match: re.Match[str]) -> str:
         """Read "10-15" as "10 to 15", what does not rise as two numbers."""
         first, last = (float(number.replace(",", ".")) for number in match.groups())
-        return " ".join(
-            filter(None, [match[1], self._table["to"] if first < last else "", match[2]])
-        )
+        to = self._table["to"] if first < last else ""
+        return " ".join(filter(None, [match[1], to, match[2]]))
 
-    def read_decimals(self, text: str) -> str:
+    def read_decimal(self, match: re.Match[str]) -> str:
         """Write out the decimal point where espeak-ng leaves it out."""
-        if "point" not in self._table:
-            return text
-        return _DECIMAL.sub(self._decimal, text)
-
-    def _decimal(self, match: re.Match[str]) -> str:
+        whole, decimals = match.groups()
         if self._table["decimal"] == ".":
-            return f"{match[1]} {self._table['point']} {' '.join(match[2])}"
-        if _THOUSANDS.fullmatch(match[0]):
+            decimals = " ".join(decimals)
+        elif _THOUSANDS.fullmatch(match[0]):
             return match[0]
-        return f"{match[1]} {self._table['point']} {match[2]}"
+        return f"{whole} {self._table['point']} {decimals}"
 
     def read_sign(self, match: re.Match[str]) -> str:
         """Write out a sign."""
         return f" {self._table['signs'][match[1]]} "
 
-    def read_letters(self, text: str) -> str:
-        """Write out initials, ordinals with a dot, and abbreviations that are spelled."""
-        if "ordinals" in self._table:
-            text = self._ordinals(text)
-        if "letters" in self._table:
-            text = _CAPITALS.sub(self._spell, text)
-        return _INITIAL.sub(
-            lambda found: f"{russian.letter_name(found[1] or found[2]).capitalize()} ", text
-        )
+    def read_ordinal(self, match: re.Match[str]) -> str:
+        """Write out a German number with a dot: "der 3. Versuch", "am 3. Mai"."""
+        number = int(match["number"] or match["day"])
+        if not 0 < number <= len(self._ordinals):
+            return match[0]
+        before = match["before"] or ""
+        ending = "e" if before.strip().lower() in ("der", "die", "das") else "en"
+        return before + self._ordinals[number - 1] + ending
 
-    def _spell(self, match: re.Match[str]) -> str:
+    def spell(self, match: re.Match[str]) -> str:
+        """Name the letters of an abbreviation."""
         if _WORD.fullmatch(match[0]):
             return match[0]
         names = " ".join(self._table["letters"][letter] for letter in match[0])
         return _as_capital(match[0], names)
-
-    def _ordinals(self, text: str) -> str:
-        after, before = self._table["ordinal_after"], self._table["ordinal_before"]
-        stems: list[str] = self._table["ordinals"].split()
-
-        def read(found: re.Match[str]) -> str:
-            number = int(found[2] or found[3])
-            if not 0 < number <= len(stems):
-                return found[0]
-            ending = "e" if (found[1] or "").strip().lower() in ("der", "die", "das") else "en"
-            return (found[1] or "") + stems[number - 1] + ending
-
-        return re.sub(
-            rf"\b((?i:{after})\s)(\d{{1,2}})\.(?=\s[A-ZÄÖÜ])"
-            rf"|(?<![\w.,])(\d{{1,2}})\.(?=\s?(?:{before})\b)",
-            read,
-            text,
-        )
 
 
 @cache
@@ -314,17 +293,10 @@ def _as_capital(written: str, words: str) -> str:
     return words[0].upper() + words[1:] if written[0].isupper() else words
 
 
-def _reader_of(words: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
-    return lambda number: words.get(number[0], number[0])
+def _known(words: Mapping[str, str], match: re.Match[str]) -> str:
+    return words.get(match[0], match[0])
 
 
-def _form(forms: list[str], number: str) -> str:
-    """Choose the form of a noun; a number that is not whole takes the second in Russian."""
-    if len(forms) == 3:
-        return russian.form(forms, number)
-    return forms[0] if number == "1" else forms[-1]
-
-
-def _agreed(number: str, noun: str) -> str:
-    """Write the number as the noun has it: only Russian 1 and 2 have a gender."""
-    return russian.agreed(number, noun)
+def _read_initial(match: re.Match[str]) -> str:
+    letter = match[1] or match[2]
+    return f"{_TABLES['initials'].get(letter, letter).capitalize()} "

@@ -2,7 +2,7 @@
 
 import re
 
-from qwen_tts_service.text.numerals import is_date, roman_value
+from qwen_tts_service.text.numerals import agreed, is_date, noun_form, roman_value
 from qwen_tts_service.text.stress import STRESS
 
 from . import read_table
@@ -33,7 +33,6 @@ _CENTURIES = re.compile(r"[-–][IVX]{1,6}\sв")
 _DECIMAL = re.compile(r"(?<![\d.,])(\d+),(\d{1,3})(?![\d.,]\d|\d)")
 _FRACTION = re.compile(r"(?<![\d./])(\d+)/(\d+)(?![\d/])")
 _BEFORE_FEMININE = re.compile(rf"(?<![\d.,])(\d*[12])(?=\s({_FEMININE}))")
-_FEMININE_UNITS = {"1": "одна", "2": "две"}
 
 
 def write_out_dates(text: str) -> str:
@@ -52,32 +51,6 @@ def write_out_numbers(text: str) -> str:
     text = _FRACTION.sub(_fraction, text)
     text = _DECIMAL.sub(_decimal, text)
     return _BEFORE_FEMININE.sub(_before_feminine, text)
-
-
-def form(forms: list[str], number: str) -> str:
-    """Choose the form of a noun after 1, 2 or 5; a number that is not whole takes the second."""
-    if not number.isdecimal():
-        return forms[1] if number[-1].isdecimal() else forms[2]
-    last, tens = int(number[-1]), number[-2:-1]
-    if tens == "1" or last == 0 or last > 4:
-        return forms[2]
-    return forms[0] if last == 1 else forms[1]
-
-
-def agreed(number: str, noun: str) -> str:
-    """Write 1 and 2 at the end of a number in the gender of the noun: 21 -> "20 одна"."""
-    if not number.isdecimal() or not noun.endswith(("а", "я", "ы", "и")) or number[-2:-1] == "1":
-        return number
-    unit = _FEMININE_UNITS.get(number[-1])
-    if unit is None or (number[-1] == "2" and noun.endswith(("а", "я")) and noun != "а"):
-        return number
-    # Not by int(), which refuses numbers of more than 4,300 digits.
-    return f"{number[:-1]}0 {unit}" if number[:-1].strip("0") else unit
-
-
-def letter_name(letter: str) -> str:
-    """Name a Russian capital; another letter is its own name."""
-    return _WORDS["letters"].get(letter, letter)
 
 
 def _date(match: re.Match[str]) -> str:
@@ -164,12 +137,12 @@ def _fraction(match: re.Match[str]) -> str:
 
 def _decimal(match: re.Match[str]) -> str:
     """1,5 -> "одна целая 5 десятых"."""
-    whole, parts = match.groups()
-    one, many = _WORDS["fractions"][str(len(parts))].split("|")
-    rest = str(int(parts))
-    is_one = rest[-1] == "1" and rest[-2:-1] != "1"
-    wholes = "целая" if whole[-1] == "1" and whole[-2:-1] != "1" else "целых"
-    return f"{agreed(whole, 'а')} {wholes} {agreed(rest, 'а')} {one if is_one else many}"
+    whole, parts = match[1], str(int(match[2]))
+    wholes, fractions = (_WORDS["fractions"][str(places)] for places in (0, len(match[2])))
+    return (
+        f"{agreed(whole, 'а')} {noun_form(wholes.split('|'), whole)}"
+        f" {agreed(parts, 'а')} {noun_form(fractions.split('|'), parts)}"
+    )
 
 
 def _before_feminine(match: re.Match[str]) -> str:
@@ -186,8 +159,6 @@ _MARKED_WORD = re.compile(
 )
 _STRAY_MARK = re.compile(r"[\u0300\u0301]")
 _VOWEL_PHONEMES = re.compile(r"V#|a#|E#|E2|I2|I3|O#|o#|u\"|u#|U|[AaVEeIiOouYy80]")
-_STRESSED = {"а": "A", "я": "A", "о": "o", "ё": "o", "у": "u", "ю": "u", "ы": "y", "и": "i"}
-_UNSTRESSED = {"а": "V", "о": "V", "у": "u", "ю": "u", "ы": "y", "э": "I"}
 
 
 def stressed_words(text: str) -> list[str]:
@@ -225,7 +196,7 @@ def _stressed(word: str, phonemes: str) -> str:
         out.append(phonemes[end : vowel.start()].rstrip("',"))
         if at == to:
             soft = re.match(r"[^;AaVEeIiOouYy80]{1,3};", phonemes[vowel.end() :])
-            out.append("'" + _STRESSED.get(letter, "e" if soft else "E"))
+            out.append("'" + _WORDS["stressed"].get(letter, "e" if soft else "E"))
         elif at in stressed:
             out.append(_weak(letter, is_last=vowel.end() == len(phonemes)))
         else:
@@ -237,4 +208,4 @@ def _stressed(word: str, phonemes: str) -> str:
 def _weak(letter: str, *, is_last: bool) -> str:
     if is_last and letter in "ая":
         return "a#" if letter == "а" else "V"
-    return _UNSTRESSED.get(letter, "i" if is_last or letter == "и" else "I")
+    return _WORDS["unstressed"].get(letter, "i" if is_last or letter == "и" else "I")

@@ -92,7 +92,10 @@ def _synthesise(
 
     def receive(wave: "ctypes._Pointer[ctypes.c_short]", length: int, _events: int) -> int:
         if wave and length > 0:
-            send(ctypes.string_at(wave, length * ctypes.sizeof(ctypes.c_short)))
+            try:
+                send(ctypes.string_at(wave, length * ctypes.sizeof(ctypes.c_short)))
+            except ConnectionResetError:  # the caller left with samples unread; then no SIGPIPE
+                os._exit(0)
         return _GO_ON
 
     for parameter, value in enumerate(parameters, start=1):

@@ -5,8 +5,9 @@ one waiting, and a reader who is slow or gone costs at most the piece in the mak
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
+from contextlib import closing
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from . import no_reading
 
 logger = logging.getLogger(__name__)
 
-Synthesise = Callable[[str, Callable[[Samples], bool]], None]
-"""Speak a piece, passing each chunk float32 [N] on until that returns False."""
+Synthesise = Callable[[str], Generator[Samples, None, None]]
+"""Speak a piece in chunks float32 [N]; closing it stops the speech."""
 
 
 class EspeakStream:
@@ -74,14 +75,12 @@ class EspeakStream:
     def _speak(self, piece: str) -> Samples:
         """On the worker: synthesise a piece, as much of it as the length allows."""
         chunks: list[Samples] = [np.zeros(0, np.float32)]
-
-        def keep(chunk: Samples) -> bool:
-            chunks.append(chunk[: self._samples_left])
-            self._samples_left -= len(chunks[-1])
-            return self._samples_left > 0 and not self._channel.is_cancelled
-
-        if not self._channel.is_cancelled:
-            self._synthesise(piece, keep)
+        with closing(self._synthesise(piece)) as made:
+            while self._samples_left and not self._channel.is_cancelled:
+                if (chunk := next(made, None)) is None:
+                    break
+                chunks.append(chunk[: self._samples_left])
+                self._samples_left -= len(chunks[-1])
         return np.concatenate(chunks)
 
     def _pass_on(self, spoken: "Future[Samples]") -> None:

@@ -1,6 +1,6 @@
 """The embedded voice: espeak-ng as a `Voice`, which needs no weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -100,8 +100,7 @@ class EspeakVoice:
     def warm_up(self) -> None:
         """Speak one word on the calling thread. Raises SynthesisFailed if nothing is heard."""
         utterance = self.prepare(SpeechRequest(request_id="warm-up", seed=0, text="ready"))
-        chunks: list[Samples] = []
-        self._library.synthesise(utterance.delivery, utterance.pieces[0], _keep(chunks))
+        chunks = list(self._library.synthesise(utterance.delivery, utterance.pieces[0]))
         if not any(chunk.any() for chunk in chunks):
             raise SynthesisFailed("espeak-ng made no sound at all")
 
@@ -154,53 +153,41 @@ class EspeakVoice:
         return self._kana.read(piece) if readings.has_kana(piece) else piece
 
     def _speak(
-        self,
-        delivery: Delivery,
-        language: Language,
-        piece: str,
-        on_chunk: Callable[[Samples], bool],
-    ) -> None:
+        self, delivery: Delivery, language: Language, piece: str
+    ) -> Generator[Samples, None, None]:
         """Speak a piece, each run in its language and without a gap before the next."""
         parts = runs.split_runs(piece, language)
         has_gap_before = True
         for run in parts:
             run_delivery, phonetic = self._delivered(delivery, run)
             if len(parts) == 1:
-                self._library.synthesise(run_delivery, phonetic, on_chunk)
+                yield from self._library.synthesise(run_delivery, phonetic)
                 return
             has_gap_behind = run is parts[-1] or run.text.rstrip().endswith(_CLAUSE_ENDS)
             if not has_gap_behind:
                 phonetic += ","  # keeps the voice up, as within a sentence
-            chunks: list[Samples] = [np.zeros(0, np.float32)]
-            self._library.synthesise(run_delivery, phonetic, _keep(chunks))
-            samples = np.concatenate(chunks)
-            if not on_chunk(_trim(samples, keep_start=has_gap_before, keep_end=has_gap_behind)):
-                return
+            chunks = self._library.synthesise(run_delivery, phonetic)
+            samples = np.concatenate([np.zeros(0, np.float32), *chunks])
+            yield _trim(samples, keep_start=has_gap_before, keep_end=has_gap_behind)
             has_gap_before = has_gap_behind
 
     def _delivered(self, delivery: Delivery, run: runs.Run) -> tuple[Delivery, str]:
         """The delivery of a run, and its text with the phonemes that espeak-ng lacks."""
         phonetic = run.text
+        if run.language_code == "ru" != delivery.language_code:
+            phonetic = write_out(run.text, "russian")  # "at МГУ"
         if run.language_code == "cmn":
             phonetic = readings.with_phonemes(run.text)
-        elif STRESS in run.text and run.language_code != "ru":
-            phonetic = russian.unmarked(run.text)
-        elif STRESS in run.text:
-            words = russian.stressed_words(run.text)
+        elif STRESS in phonetic and run.language_code != "ru":
+            phonetic = russian.unmarked(phonetic)
+        elif STRESS in phonetic:
+            words = russian.stressed_words(phonetic)
             phonemes = self._library.phonemes([russian.unmarked(word) for word in words], "ru")
-            phonetic = russian.with_stress(run.text, dict(zip(words, phonemes, strict=True)))
+            phonetic = russian.with_stress(phonetic, dict(zip(words, phonemes, strict=True)))
         has_phonemes = "[[" in phonetic
         return replace(
             delivery, language_code=run.language_code, has_phonemes=has_phonemes
         ), phonetic
-
-
-def _keep(chunks: list[Samples]) -> Callable[[Samples], bool]:
-    def keep(chunk: Samples) -> bool:
-        chunks.append(chunk)
-        return True
-
-    return keep
 
 
 def _trim(samples: Samples, *, keep_start: bool, keep_end: bool) -> Samples:

@@ -86,7 +86,7 @@ class Attention(Protocol):
         """
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], at: CachePositions
     ) -> Tensor:
         """Add one position to each row: q [B, 1, H, D], k and v [B, 1, K, D] -> [B, 1, H, D].
 
@@ -110,7 +110,7 @@ def prefill(
 
 
 def _prefill_piece(
-    q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
+    q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], at: CachePositions
 ) -> Tensor:
     """Add T positions to each row; each sees itself and what lies before it.
 
@@ -118,19 +118,19 @@ def _prefill_piece(
     """
     group = q.shape[2] // k.shape[2]
     for stored, new in zip(cache, (k, v), strict=True):
-        stored.index_put_((places.slots[:, None], places.positions), new)
+        stored.index_put_((at.slots[:, None], at.positions), new)
     keys, values = (
-        stored[:, : places.bound].index_select(0, places.slots).repeat_interleave(group, dim=2)
+        stored[:, : at.bound].index_select(0, at.slots).repeat_interleave(group, dim=2)
         for stored in cache
     )
     q, keys, values = (x.transpose(1, 2) for x in (q, keys, values))
-    out = scaled_dot_product_attention(q, keys, values, attn_mask=places.visible)
+    out = scaled_dot_product_attention(q, keys, values, attn_mask=at.visible)
     return out.transpose(1, 2)
 
 
-def _write(k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions) -> None:
+def _write(k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], at: CachePositions) -> None:
     for stored, new in zip(cache, (k, v), strict=True):
-        stored.index_put_((places.slots, places.positions), new.squeeze(1))
+        stored.index_put_((at.slots, at.positions), new.squeeze(1))
 
 
 class _ReadsByKernel:
@@ -148,15 +148,15 @@ class RowwiseAttention(_ReadsByKernel):
     name: str = "sdpa"
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], at: CachePositions
     ) -> Tensor:
-        _write(k, v, cache, places)
+        _write(k, v, cache, at)
         B, _, H, D = q.shape
         K = k.shape[2]
         # The query heads of a group are the "positions" that look at their one key head.
         queries = q.view(B, K, H // K, D)
         out = torch.empty_like(queries)
-        where = zip(places.slots.tolist(), places.positions.tolist(), strict=True)
+        where = zip(at.slots.tolist(), at.positions.tolist(), strict=True)
         for row, (slot, position) in enumerate(where):
             keys, values = (x[slot, : position + 1].transpose(0, 1)[None] for x in cache)
             out[row] = scaled_dot_product_attention(queries[row : row + 1], keys, values)[0]
@@ -171,15 +171,13 @@ class MaskedAttention(_ReadsByKernel):
     name: str = "sdpa"
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], at: CachePositions
     ) -> Tensor:
-        _write(k, v, cache, places)
+        _write(k, v, cache, at)
         B, _, H, D = q.shape
         K = k.shape[2]
-        keys, values = (
-            x[:, : places.bound].index_select(0, places.slots).transpose(1, 2) for x in cache
-        )
-        mask = places.visible[:, None, None]
+        keys, values = (x[:, : at.bound].index_select(0, at.slots).transpose(1, 2) for x in cache)
+        mask = at.visible[:, None, None]
         queries = q.view(B, K, H // K, D)
         out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         # Some backends lay heads out otherwise, which `view` refuses.
@@ -195,10 +193,10 @@ class FlashAttention:
     name: str = "flash-attn"
 
     def decode(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], places: CachePositions
+        self, q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], at: CachePositions
     ) -> Tensor:
-        _write(k, v, cache, places)
-        return self._attend(q, cache, *places.lengths)
+        _write(k, v, cache, at)
+        return self._attend(q, cache, *at.lengths)
 
     def read(
         self, q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor
@@ -287,12 +285,12 @@ class FlashTrial:
             for shape in shapes
         )
         slots = torch.arange(R, device=self.device)
-        places = CachePositions(slots, torch.full_like(slots, L - 1), L)
+        at = CachePositions(slots, torch.full_like(slots, L - 1), L)
 
         def step(attention: Attention) -> Tensor:
             if self.is_fused:
-                return attention.read(q[:, 0], keys, values, slots, places.positions)
-            return attention.decode(q, k, v, (keys, values), places).flatten(1)
+                return attention.read(q[:, 0], keys, values, slots, at.positions)
+            return attention.decode(q, k, v, (keys, values), at).flatten(1)
 
         return [partial(step, attention) for attention in attentions]
 

@@ -1,10 +1,11 @@
-"""Linear layers in float, packed, half and int8 arithmetic; on the CPU each row by itself.
+"""Linear layers in several arithmetics; on the CPU each row by itself.
 
 `torch.nn.functional.linear` picks another summation order for another number of rows, so that a
-request's last bits, and one day its codes, depend on who else is speaking. On the CPU the three
+request's last bits, and one day its codes, depend on who else is speaking. On the CPU the four
 packed kinds here do not, for any number of rows: "packed" keeps the dtype of the weights, "half"
-loses nothing of bfloat16 weights and reads half the bytes of float32, "int8" reads a quarter and
-rounds. What was measured, and what lost, is in docs/log.md, 2026-11-23.
+loses nothing of bfloat16 weights and reads half the bytes of float32, "bfloat16" reads the same
+and rounds inputs and outputs, "int8" reads a quarter and rounds more. What was measured, and what
+lost, is in docs/log.md, 2026-11-23 and 2026-12-01.
 """
 
 import ctypes
@@ -19,8 +20,11 @@ from torch.nn import functional
 
 from qwen_tts_service.errors import StartupError
 
-Arithmetic = Literal["float", "packed", "half", "int8"]
-"""How layers keep their weights: as they are, or packed for the CPU in one of three ways."""
+from .fused.rows import can_order, linear_rows
+
+Arithmetic = Literal["float", "ordered", "packed", "half", "bfloat16", "int8"]
+"""How layers keep their weights: as they are ("ordered": few rows are summed in one order, by a
+fused kernel), or packed for the CPU in one of four ways."""
 
 _RESIDUAL_SCALE = 2.0**11
 """A float16 keeps 11 bits, so what it drops is this much smaller than what it keeps."""
@@ -47,6 +51,14 @@ class Linear(nn.Module):
         return functional.linear(x, self.weight, self.bias)
 
 
+class OrderedLinear(Linear):
+    """The same, but with few rows no row's bits depend on how many there are; for fused kernels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return linear_rows(x, self.weight, self.bias) if can_order(x) else super().forward(x)
+
+
 class PackedLinear(nn.Module):
     """y = x Wᵀ + b, laid out for oneDNN on the CPU beforehand.
 
@@ -62,20 +74,22 @@ class PackedLinear(nn.Module):
             wide, bias = wide.float(), None if bias is None else bias.float()
         self.rows = len(wide)
         self._dtype = wide.dtype
+        # One row alone is summed in another order than one of several, except in AMX's tiles.
+        self._is_one_other = not (wide.dtype == torch.bfloat16 and has_amx())
         self._packed = torch.ops.mkldnn._reorder_linear_weight(wide, None)  # noqa: SLF001
         self.packed_bytes = wide.nbytes
         self.bias = None if bias is None else fixed(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], the dtype of `x`."""
-        rows = x.reshape(-1, x.shape[-1]).to(self._dtype)
-        is_one = len(rows) == 1
-        if is_one:  # one row alone is summed in another order than one of several
-            rows = rows.repeat(2, 1)
+        rows = x.to(self._dtype)
+        is_one = self._is_one_other and x.numel() == x.shape[-1]
+        if is_one:
+            rows = torch.stack((rows, rows))
         y: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
             rows, self._packed, self.bias, "none", [], ""
         )
-        return (y[:1] if is_one else y).view(*x.shape[:-1], self.rows).to(x.dtype)
+        return (y[0] if is_one else y).to(x.dtype)
 
 
 class HalfLinear(nn.Module):
@@ -108,7 +122,8 @@ class HalfLinear(nn.Module):
         """[..., in] -> [..., out], the dtype of `x`."""
         rows = x.float().reshape(-1, x.shape[-1])
         # FBGEMM sums blocks of one or two rows in another order than full ones.
-        wide = functional.pad(rows, (0, 0, 0, -len(rows) % _block_rows()))
+        missing = -len(rows) % _block_rows()
+        wide = functional.pad(rows, (0, 0, 0, missing)) if missing else rows
         y: Tensor = torch.ops.quantized.linear_dynamic_fp16(wide, self._value)
         if self._remainder is not None:
             rest = torch.ops.quantized.linear_dynamic_fp16(wide, self._remainder)
@@ -175,6 +190,25 @@ def _block_rows() -> int:
     return 1 if all(torch.equal(part, y[: len(part)]) for part in fewer) else 6
 
 
+def _pack_bfloat16(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+    """Build a layer that multiplies in bfloat16, as CUDA does, and sums in float32.
+
+    Weights that bfloat16 does not hold exactly are not rounded: they become a `HalfLinear`.
+    """
+    narrow = weight.detach().bfloat16()
+    if not torch.equal(narrow.float(), weight.float()):
+        return HalfLinear(weight, bias)
+    return PackedLinear(narrow, bias)
+
+
+def has_amx() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices in tiles, for which rows of a tile cost nothing.
+
+    There bfloat16 takes two thirds of half's time at one row, and a quarter at 16.
+    """
+    return can_pack() and bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - as below
+
+
 def _has_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - as below
 
@@ -192,9 +226,10 @@ def can_pack() -> bool:
 def choose_arithmetic(
     asked: Arithmetic | None, device: torch.device, dtype: torch.dtype
 ) -> Arithmetic:
-    """Return what is asked, or what suits a device: on a CPU that can, "half" or "packed".
+    """Return what is asked, or what suits a device and a dtype.
 
-    Raises StartupError for packed kinds where there are no kernels for them.
+    That is, for float32 on a CPU that can, "half", which gives the same codes on every CPU. Raises
+    StartupError for packed kinds where there are no kernels for them.
     """
     is_able = device.type == "cpu" and can_pack()
     if asked is None:
@@ -204,10 +239,29 @@ def choose_arithmetic(
     return asked
 
 
-_KINDS: dict[Arithmetic, type[nn.Module]] = {
+_DESCRIPTIONS: dict[Arithmetic, str] = {
+    "float": "in the model's own number format",
+    "ordered": "in the model's own number format, the same bits for 1 to 16 rows",
+    "packed": "in the model's own number format, packed for this CPU",
+    "half": "exact for the published weights, sums and inputs in float32",
+    "bfloat16": "inputs and results rounded as on CUDA, sums in float32",
+    "int8": "weights and inputs rounded to 8 bits",
+}
+
+
+def describe_arithmetic(arithmetic: Arithmetic) -> str:
+    """Say for people what linear layers compute in, and what would be faster here."""
+    faster = "; CPU_WEIGHTS=bfloat16 is faster on this CPU, and rounds"
+    hint = faster if arithmetic == "half" and has_amx() else ""
+    return f"{arithmetic}: {_DESCRIPTIONS[arithmetic]}{hint}"
+
+
+_KINDS: dict[Arithmetic, Callable[[Tensor, Tensor | None], nn.Module]] = {
     "float": Linear,
+    "ordered": OrderedLinear,
     "packed": PackedLinear,
     "half": HalfLinear,
+    "bfloat16": _pack_bfloat16,
     "int8": Int8Linear,
 }
 
@@ -220,7 +274,7 @@ def make_linear(
     Raises ValueError for weights that the arithmetic cannot hold.
     """
     layer = _KINDS[arithmetic](weight, bias)
-    if arithmetic != "float":
+    if arithmetic not in ("float", "ordered"):
         return_freed_memory()
     return layer
 

@@ -18,7 +18,7 @@ from qwen_tts_service.kernels.fused.jit import next_power_of_2
 from qwen_tts_service.kernels.fused.predictor import predictor_attention
 from qwen_tts_service.kernels.linear import fixed
 
-from .config import ModelConfig
+from .config import ModelConfig, TransformerConfig
 from .layers import DecoderStack
 from .weights import Weights, read_linear, stack_rows
 
@@ -69,7 +69,7 @@ class CodePredictor(nn.Module):
         first:  [B, C], the talker's embedding of the code of codebook 0
         choose: picks a code from each row's logits
         """
-        cache = _FrameCache(len(self.stack.blocks))
+        cache = _FrameCache(self.stack.sizes, self.books + 1, hidden)
         x = torch.stack((hidden, first), dim=1)
         codes: list[Tensor] = []
         for book, head in enumerate(self.heads):
@@ -119,8 +119,10 @@ class _FrameCache:
     Positions are few and the same for all rows, so attention is two plain batched matmuls.
     """
 
-    def __init__(self, layers: int) -> None:
-        self._layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+    def __init__(self, sizes: TransformerConfig, positions: int, like: Tensor) -> None:
+        """Take memory for the rows of `like` [B, C], in its dtype."""
+        heads = (len(like), sizes.kv_heads, positions, sizes.head_size)
+        self._keys, self._values = like.new_empty(2, sizes.layers, *heads)
         self._filled = 0
 
     def run(self, stack: DecoderStack, x: Tensor) -> Tensor:
@@ -133,21 +135,17 @@ class _FrameCache:
 
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         B, T, H, D = q.shape
-        K = k.shape[2]
-        # As views, one row and several rows would get different kernels and different last bits.
-        k, v = k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
-        before = self._layers[layer]
-        if before is not None:
-            k = torch.cat((before[0], k), dim=2)
-            v = torch.cat((before[1], v), dim=2)
-        self._layers[layer] = (k, v)
+        K, end = k.shape[2], self._filled + T
+        for stored, new in ((self._keys, k), (self._values, v)):
+            stored[layer, :, :, self._filled : end] = new.transpose(1, 2)
+        keys, values = self._keys[layer, :, :, :end], self._values[layer, :, :, :end]
         queries = q.transpose(1, 2).reshape(B, K, H // K * T, D)
-        scores = torch.matmul(queries, k.transpose(2, 3)) * D**-0.5
+        scores = torch.matmul(queries, keys.transpose(2, 3)) * D**-0.5
         if T > 1:  # the first pass: position 0 must not see position 1
             future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
             scores = scores.view(B, K, -1, T, T).masked_fill(future, float("-inf"))
             scores = scores.view(B, K, -1, T)
-        out = torch.matmul(scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype), v)
+        out = torch.matmul(scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype), values)
         return out.view(B, H, T, D).transpose(1, 2)
 
 

@@ -7,9 +7,9 @@ State is passed in (`SlotState`, `CodecState`).
 Letters: S slots, B rows, R prompt rows, Q codebooks, C width, V = codes + 1.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +22,8 @@ from qwen_tts_service.kernels.fused.choice import KernelChoice, choose_kernels
 from qwen_tts_service.kernels.fused.choose import choose_code, penalise_logits
 from qwen_tts_service.kernels.fused.finish import finish_frame
 from qwen_tts_service.kernels.fused.noise import race_noise
-from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic
+from qwen_tts_service.kernels.large_pages import use_large_pages
+from qwen_tts_service.kernels.linear import Arithmetic, choose_arithmetic, describe_arithmetic
 from qwen_tts_service.types import KeptVoice, ReportProgress, SamplingOptions
 
 from .code_predictor import CodePredictor, sum_embeddings
@@ -38,6 +39,11 @@ from .tokenizer import ROLE_TOKENS, Split, Tokenizer
 from .voice_encoder import VoiceEncoder
 from .weights import CheckpointFile
 
+logger = logging.getLogger(__name__)
+
+_MANY_BYTES = 256 << 20
+"""Weights that no cache holds: from here on large pages pay."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSetup:
@@ -51,6 +57,18 @@ class ModelSetup:
     linear: Arithmetic
     attention: Attention
     is_fused: bool
+
+
+def _load_codec(setup: ModelSetup, has_tf32: bool, on_progress: ReportProgress) -> CodecDecoder:
+    with CheckpointFile(
+        setup.path / "speech_tokenizer" / "model.safetensors",
+        device=setup.device,
+        dtype=setup.codec_dtype,
+        arithmetic="float" if setup.linear == "float" else "packed",
+        ignored=CodecDecoder.IGNORED,
+        on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
+    ) as weights:
+        return CodecDecoder(setup.config.codec, weights, is_fused=setup.is_fused, has_tf32=has_tf32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +126,11 @@ class Qwen3TTS:
         )
         setup = ModelSetup(path, config, device, dtype, codec_dtype, linear, attention, fused)
         before_weights(setup)
-        read = partial(CheckpointFile, device=device)
-        with read(
+        with CheckpointFile(
             path / "model.safetensors",
+            device=device,
             dtype=dtype,
-            arithmetic=linear,
+            arithmetic="ordered" if fused and linear == "float" else linear,
             ignored=SpeakerEncoder.PREFIXES,  # of a Base, or left in one that was fine-tuned
             on_take=lambda taken: on_progress("loading the networks", 0.05 + 0.65 * taken),
         ) as weights:
@@ -121,23 +139,29 @@ class Qwen3TTS:
             for stack in (talker.stack, code_predictor.stack) if fuse else ():
                 stack.fuse()
             prompts = PromptEmbedder(config, weights, talker.embedding, code_predictor.embed)
-        with read(
-            path / "speech_tokenizer" / "model.safetensors",
-            dtype=codec_dtype,
-            arithmetic="float" if linear == "float" else "packed",
-            ignored=CodecDecoder.IGNORED,
-            on_take=lambda taken: on_progress("loading the codec", 0.7 + 0.3 * taken),
-        ) as weights:
-            codec = CodecDecoder(config.codec, weights, is_fused=fused, has_tf32=codec_tf32)
+        codec = _load_codec(setup, codec_tf32, on_progress)
         encoder = VoiceEncoder.load(path, config) if config.kind == "base" else None
-        on_progress("loaded", 1.0)
         networks = (prompts, talker, code_predictor, codec)
-        return cls(config, tokenizer, *networks, device, dtype, linear, kernels, encoder)
+        model = cls(config, tokenizer, *networks, device, dtype, linear, kernels, encoder)
+        model.settle()
+        on_progress("loaded", 1.0)
+        return model
+
+    def settle(self) -> None:
+        """Move weights that no cache holds into large pages, and log what was chosen."""
+        if self.device.type == "cpu" and self.weight_bytes >= _MANY_BYTES:
+            use_large_pages()
+        logger.info("linear layers: %s", self.linear_layers)
 
     @property
     def attention(self) -> Attention:
         """The attention in use: `name` and `reason` are for people."""
         return self.talker.attention
+
+    @property
+    def linear_layers(self) -> str:
+        """What linear layers compute in, for people."""
+        return describe_arithmetic(self.linear)
 
     @property
     def is_fused(self) -> bool:
@@ -283,8 +307,8 @@ class Qwen3TTS:
         """`frame_step` with fused kernels, which read each slot's parameters where they lie."""
         frames, end = state.frame[slots], self.config.codes
         positions = state.length[slots].clamp(max=state.max_positions - 1)
-        places = CachePositions(slots, positions, state.max_positions)
-        hidden, logits = self.talker.step(state.next_input[slots], state, places)
+        at = CachePositions(slots, positions, state.max_positions)
+        hidden, logits = self.talker.step(state.next_input[slots], state, at)
         state.length.index_put_((slots,), positions + 1)
         noise = race_noise(state.seed[slots], frames, self.config.codebooks, logits.shape[1])
         codes = slots.new_empty(len(slots), self.config.codebooks)
@@ -314,8 +338,8 @@ class Qwen3TTS:
         """Feed the talker what each slot has waiting; hidden [B, C], logits float32 [B, V]."""
         # A row that runs on after its end stays inside its own slot.
         positions = state.length[slots].clamp(max=state.max_positions - 1)
-        places = CachePositions(slots, positions, bound or state.max_positions)
-        hidden, logits = self.talker.step(state.next_input[slots], state, places)
+        at = CachePositions(slots, positions, bound or state.max_positions)
+        hidden, logits = self.talker.step(state.next_input[slots], state, at)
         state.logits[slots] = logits
         state.length[slots] = positions + 1
         return hidden, logits

@@ -45,48 +45,48 @@ class Talker(nn.Module):
 
     def prefill(self, x: Tensor, state: SlotState, pieces: Sequence[CachePositions]) -> Tensor:
         """Read prompt rows [R, C], piece after piece; normed hidden states [R, C]."""
-        places = CachePositions.for_each_row(pieces)
+        at = CachePositions.for_each_row(pieces)
         if self.is_fused:
-            return self._run_fused(x, state, places, decode_attention)
+            return self._run_fused(x, state, at, decode_attention)
         hidden: Tensor = self.stack(
             x[None],
-            places.positions[None],
+            at.positions[None],
             lambda layer, q, k, v: prefill(
                 q, k, v, (state.keys[layer], state.values[layer]), pieces
             ),
         )
         return hidden[0]
 
-    def step(self, x: Tensor, state: SlotState, places: CachePositions) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, state: SlotState, at: CachePositions) -> tuple[Tensor, Tensor]:
         """Feed one input [B, C] per row; normed hidden state [B, C] and logits [B, V].
 
         The logits are float32, or, with fused kernels, as the head leaves them.
         """
         if self.is_fused:
-            hidden = self._run_fused(x, state, places, self.attention.read)
+            hidden = self._run_fused(x, state, at, self.attention.read)
             return hidden, self.head(hidden)
         hidden = self.stack(
             x[:, None],
-            places.positions[:, None],
+            at.positions[:, None],
             lambda layer, q, k, v: self.attention.decode(
-                q, k, v, (state.keys[layer], state.values[layer]), places
+                q, k, v, (state.keys[layer], state.values[layer]), at
             ),
         )[:, 0]
         return hidden, self.head(hidden).float()
 
     def _run_fused(
-        self, x: Tensor, state: SlotState, places: CachePositions, read: Callable[..., Tensor]
+        self, x: Tensor, state: SlotState, at: CachePositions, read: Callable[..., Tensor]
     ) -> Tensor:
-        """Run [..., C] with fused kernels; `places` has a slot and a position for every row."""
+        """Run [..., C] with fused kernels; `at` has a slot and a position for every row."""
         cos, sin = (table.squeeze(1) for table in self.stack.tables)
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
             norm = self.stack.head_norm(layer)
             cache = (state.keys[layer], state.values[layer])
             queries = store_heads(
-                qkv.flatten(0, -2), norm.weight, cos, sin, places.slots, places.positions,
+                qkv.flatten(0, -2), norm.weight, cos, sin, at.slots, at.positions,
                 *cache, norm.eps,
             )  # fmt: skip
-            return read(queries, *cache, places.slots, places.positions).view(*qkv.shape[:-1], -1)
+            return read(queries, *cache, at.slots, at.positions).view(*qkv.shape[:-1], -1)
 
         return self.stack.run_fused(x, attend)

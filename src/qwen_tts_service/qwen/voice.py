@@ -97,6 +97,7 @@ class QwenVoice:
         self.facts: Mapping[str, str] = {
             "attention": f"{model.attention.name}: {model.attention.reason}",
             "kernels": f"{model.kernels.name}: {model.kernels.reason}",
+            "linear_layers": model.linear_layers,
             "number_format": _number_format(model),
         }
         self._model = model

@@ -114,7 +114,7 @@ class Speech:
         return self._pipe.audio_s
 
     def check_ending(self) -> None:
-        """Raise SynthesisFailed if it did not end as it should: that must not look as if it had."""
+        """Raise SynthesisFailed unless the speech ended with "stop" or "length"."""
         if self.finish_reason == "runaway":
             raise SynthesisFailed("the model did not find an end for this text", code="runaway")
         if self.finish_reason not in ("stop", "length"):
@@ -258,7 +258,7 @@ class Synthesizer:
             raise blame_text(error, part.speaker) from None
 
     def pipe(self, output: Output) -> AudioPipe:
-        """Make what resamples and encodes one answer, of a format that was checked."""
+        """Make the pipe that resamples and encodes one response, in a format that was checked."""
         return AudioPipe(
             output.format,
             source_rate_hz=self.voice.sample_rate_hz,

@@ -1,12 +1,13 @@
 """A short silence in place of text that a voice cannot speak, for requests that ask for that."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from qwen_tts_service.errors import CannotSpeak
 from qwen_tts_service.text.segments import Pause
-from qwen_tts_service.text.split import is_speakable, split_sentences
+from qwen_tts_service.text.split import is_speakable
 from qwen_tts_service.types import FinishReason, PcmStream, Samples, SpeechRequest, Utterance, Voice
 
 
@@ -19,6 +20,9 @@ SILENCE = Unspoken(0.2)
 WARNING = f"text without a reading was replaced by {SILENCE.duration_s} s of silence"
 NO_READING = "no_reading"
 
+# After a letter alone too, where split.py expects a name: "Ѣ. Пока." shall lose no more than "Ѣ.".
+_SENTENCE_END = re.compile(r"(?<=[.!?…])(?=\s)(?!\s+\Z)|(?<=[。！？\n])(?!\Z)")
+
 
 def prepare_or_silence(voice: Voice, part: SpeechRequest) -> list[Utterance | Pause]:
     """Prepare a part; one without a reading is refused or silenced, as the request says.
@@ -30,7 +34,7 @@ def prepare_or_silence(voice: Voice, part: SpeechRequest) -> list[Utterance | Pa
     except CannotSpeak as error:
         if error.code != NO_READING or part.on_unspeakable == "error":
             raise
-    sentences = list(filter(is_speakable, split_sentences(part.text or "")))
+    sentences = list(filter(is_speakable, _SENTENCE_END.split(part.text or "")))
     if len(sentences) < 2:
         return [SILENCE]
     return list(_sentence_by_sentence(voice, part, sentences))

@@ -1,11 +1,13 @@
 """Speak a text that is still being written, word by word or sentence by sentence.
 
-Whatever the pieces in which the text comes, the speech is the same. A piece by token waits in
-these buffers, each with its reason: `MarkupReader` until a tag is complete, `_beginning` until
-the language is known, `LexiconStream` until no longer entry of the lexicon can follow,
-`WordNormaliser` until its word is complete, `_unsent` until it is known where the utterance ends,
-and in the voice until its tokens are certain. By sentence it waits in the reader of sentences, SSML
-until it is complete, and complete sentences in a queue until they are spoken.
+Whatever the pieces in which the text comes, the speech is the same. Each buffer that a piece waits
+in has a reason. On the WebSocket: the session's inbox, so that a cancel can overtake other events,
+and `WebSocketUtterance`, while half a character is missing. By token: `MarkupReader` until a tag
+is complete; `OpenText`, first until the language is known, then while it is open where the
+utterance ends; `LexiconStream` while a longer entry of the lexicon may follow; `WordNormaliser`
+until the word is complete; and in the Qwen voice `OpenTokenizer` until the tokens are certain and
+`TextFeed` until the engine's thread takes them. By sentence: `SentenceReader` until a sentence is
+complete, SSML until the document is, and a queue of sentences until they are spoken.
 """
 
 import asyncio

@@ -152,8 +152,9 @@ def _count_words(text: str) -> dict[str, float]:
 _ADDRESS = re.compile(
     r"\]\([^\s()]*\)?"
     r"|(?<![a-z])(?:[a-z]{2,10}://|www\.)[^\s\u3000-\u9fff\uac00-\ud7a3\uff00-\uffef<>\"]+"
-    r"|(?<![\w.+-])[\w.+-]++@[\w-]+(?:\.[\w-]+)+",
-    re.IGNORECASE,
+    r"|(?<![\w.+-])[\w.+-]++@[\w-]+(?:\.[\w-]+)+"
+    r"|^[ \t]*[-*+•] \[[ x]\](?: todo\b)?",  # of a task list, where "todo" is no Spanish
+    re.IGNORECASE | re.MULTILINE,
 )
 _CODE = re.compile(
     r"```.*?(?:```|\Z)"

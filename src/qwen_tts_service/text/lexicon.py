@@ -66,12 +66,13 @@ _SILENT = re.compile("[\u0300\u0301\u00ad\u200b-\u200d\u2060+]")
 
 
 def _folded(token: str) -> str:
-    """A token as it is compared: composed, without stress marks; space is one space."""
+    """A token as it is compared: composed, straight apostrophe, no stress marks, one space."""
     if token.isspace():
         return "\n\n" if token.count("\n") > 1 else " "
     if token.isascii():
         return token
-    return _SILENT.sub("", unicodedata.normalize("NFC", token)) or token
+    token = unicodedata.normalize("NFC", token).replace("’", "'")
+    return _SILENT.sub("", token) or token
 
 
 # Lookup ---------------------------------------------------------------------------------
@@ -109,8 +110,9 @@ class Lexicon:
     Only whole words match: no letter, digit or combining mark may touch a word on either side,
     but for Chinese, Japanese and Korean letters, which are not always separated. A word with an
     upper-case letter matches as it is written, any other in any case. Stress marks in the text
-    make no difference. Where several words match, the longest is taken, of equal ones that of
-    the first source. A reading is not looked up again. Links and mail addresses stay as they are.
+    and the shape of an apostrophe make no difference. Where several words match, the longest is
+    taken, of equal ones that of the first source. A reading is not looked up again. Links and mail
+    addresses stay as they are.
     """
 
     sources: tuple[_Source, ...] = ()

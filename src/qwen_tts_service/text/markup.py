@@ -102,6 +102,8 @@ def _prefixes(names: frozenset[str]) -> frozenset[str]:
 _TAG_PREFIXES = _prefixes(_TAGS["known"])
 _BRACKET_PREFIXES = _prefixes(_PAUSES | _VOICES)
 
+_DIGITS = "0123456789"
+_RAISED = str.maketrans(_DIGITS, "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MAX_CHARS = 1000
 """Longest tag. What follows is text once more has come, so that no text is held for long."""
 _CONTEXT_CHARS = 16  # kept of the text before, for _is_type and _END_OF_DROPPED
@@ -159,6 +161,7 @@ class MarkupReader:
         self._text = ""
         self._at = 0  # what is before has been read
         self._dropped_until: re.Pattern[str] | None = None
+        self._is_raised = False  # a `<sup>` has begun, and only digits have come since
 
     def feed(self, piece: str) -> list[Event]:
         """Take the next piece of text; return what it certainly says."""
@@ -168,7 +171,7 @@ class MarkupReader:
     def finish(self) -> list[Event]:
         """Say that the text is complete; return what is left."""
         events = _joined(self._events(is_all=True))
-        self._text, self._at, self._dropped_until = "", 0, None
+        self._text, self._at, self._dropped_until, self._is_raised = "", 0, None, False
         return events
 
     def _events(self, *, is_all: bool) -> Iterator[Event]:
@@ -179,7 +182,7 @@ class MarkupReader:
                 continue
             special = _SPECIAL.search(self._text, self._at)
             end = special.start() if special else len(self._text)
-            yield self._text[self._at : end]
+            yield self._raised(self._text[self._at : end])
             self._at = end
             if special is None:
                 break
@@ -188,6 +191,14 @@ class MarkupReader:
             yield self._take()
         cut = max(0, self._at - _CONTEXT_CHARS)
         self._text, self._at = self._text[cut:], self._at - cut
+
+    def _raised(self, text: str) -> str:
+        """Raise the digits that a `<sup>` begins with: "10<sup>2</sup>" is not 102."""
+        if not self._is_raised:
+            return text
+        digits = len(text) - len(text.lstrip(_DIGITS))
+        self._is_raised = digits == len(text)
+        return text[:digits].translate(_RAISED) + text[digits:]
 
     def _skip(self, until: re.Pattern[str]) -> bool:
         """Skip what is not for speaking; False if its end has not come yet."""
@@ -250,6 +261,7 @@ class MarkupReader:
         name = tag["name"].lower()
         if name not in _TAGS["known"] or _is_type(tag):
             return None
+        self._is_raised = name == "sup" and not (tag["close"] or tag["empty"])
         if name == "break" and not tag["close"]:
             return Pause(_break_s(tag["attributes"]))
         if name in _TAGS["dropped"] and not (tag["close"] or tag["empty"]):
@@ -354,7 +366,7 @@ class SentenceReader:
         self._manner = Segment()
         self._held = ""  # sentences that are read together with the next one
         self._is_mid_line = False
-        self._pauses: deque[tuple[int, Pause]] = deque()  # by their place in the text
+        self._pauses: deque[tuple[int, Pause]] = deque()  # by their position in the text
         self._read_chars = 0
         self._given_chars = 0
         self._waiting: list[Pause] = []  # pauses of what has been left out
@@ -395,9 +407,9 @@ class SentenceReader:
     def _is_within_markdown(self) -> bool:
         """Whether what is held ends where only the whole line says how it is read."""
         end = self._given_chars + len(self._held)
-        places = [place for place, _ in self._pauses if place < end]
-        text = self._held[places[-1] - self._given_chars :] if places else self._held
-        is_mid_line = self._is_mid_line and not places
+        positions = [position for position, _ in self._pauses if position < end]
+        text = self._held[positions[-1] - self._given_chars :] if positions else self._held
+        is_mid_line = self._is_mid_line and not positions
         return self._has_markup and is_within_markdown(text, is_mid_line=is_mid_line)
 
     def _parsed(self) -> Iterator[ParsedText]:
@@ -419,10 +431,10 @@ class SentenceReader:
         start, self._given_chars = self._given_chars, self._given_chars + len(sentence)
         at = start
         while self._pauses and self._pauses[0][0] < self._given_chars:
-            place, pause = self._pauses.popleft()
-            builder.add(sentence[at - start : place - start], self._manner)
+            position, pause = self._pauses.popleft()
+            builder.add(sentence[at - start : position - start], self._manner)
             builder.add_pause(pause.duration_s)
-            at = place
+            at = position
         builder.add(sentence[at - start :], self._manner)
         parts = list(builder.build())
         if parts and self._is_mid_line and isinstance(first := parts[0], Segment):

@@ -6,6 +6,8 @@ Needs the extra `ru` (num2words, pymorphy3); both are imported at the first use.
 from functools import cache, lru_cache
 from typing import Any, Literal, cast
 
+from .numerals import russian_plural
+
 Case = Literal["nominative", "genitive", "dative", "accusative", "instrumental", "prepositional"]
 GrammaticalGender = Literal["m", "f", "n"]
 
@@ -77,13 +79,13 @@ def count(number: int, noun: str, case: Case = "nominative") -> str:
 
 def counted(number: int, noun: str, case: Case = "nominative") -> str:
     """The form of a noun behind a number: "час", "часа", "часов"."""
-    last = number % 10 if number % 100 not in range(11, 15) else 0
-    if last == 1:
+    plural = russian_plural(number)
+    if plural == 0:
         form = {"sing", GRAMMEMES[case]}
     elif case not in ("nominative", "accusative"):
         form = {"plur", GRAMMEMES[case]}
     else:
-        form = {"sing", "gent"} if last in (2, 3, 4) else {"plur", "gent"}
+        form = {"sing", "gent"} if plural == 1 else {"plur", "gent"}
     if noun == "человек" and form == {"plur", "gent"}:
         return noun
     word = inflect(noun, form)

@@ -7,6 +7,7 @@ the case. What no rule matches is left to the library, and so is everything that
 
 import re
 import tomllib
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -431,7 +432,8 @@ def _read_votes(match: re.Match[str]) -> str:
 
 
 def _read_power(match: re.Match[str]) -> str:
-    return " в квадрате" if match[0] == "²" else " в кубе"
+    words = {"²": " в квадрате", "³": " в кубе"}
+    return words.get(match[0]) or " в степени " + unicodedata.normalize("NFKC", match[0])
 
 
 def _read_minutes(match: re.Match[str]) -> str:
@@ -710,6 +712,27 @@ def _read_anniversary(match: re.Match[str]) -> str:
     return stems.get(number, cardinal(number, "genitive").replace(" ", "")) + match["word"]
 
 
+def _read_decade(match: re.Match[str]) -> str | None:
+    """Read "в 90-е" as years; "90-е место" is left to the library."""
+    tag = parses_of(match["noun"])[0].tag if match["noun"] else ()
+    if "neut" in tag and "VERB" not in tag:
+        return None
+    return inflect(ordinal(int(match["number"])), {"plur", "nomn"})
+
+
+_BEFORE_ADJECTIVE = re.compile(
+    r"(?<![\w.,/-])(?P<number>\d{1,3})-й(?= [А-ЯЁа-яё-]+ой (?P<noun>[а-яё]+))"
+)
+
+
+def _read_before_adjective(match: re.Match[str]) -> str | None:
+    """Read "1-й Тверской переулок" and "в 1-й городской больнице": the noun shows the gender."""
+    number, tag = int(match["number"]), parses_of(match["noun"])[0].tag
+    if _is_masculine(tag):
+        return ordinal(number)
+    return ordinal(number, "genitive", "f") if {"femn", "sing"} in tag else None
+
+
 # The rules, in their order -----------------------------------------------------------------
 
 _NUMBER = r"(?P<number>\d{1,3}(?: \d{3}){1,3}|\d{1,9})"
@@ -723,12 +746,16 @@ _SCALE = r"(?: ?(?P<scale>тыс\.?|млн|млрд|трлн|(?:тысяч|ми�
 @cache
 def rules() -> tuple[Rule, ...]:
     """Every rule; the first that matches a stretch of text takes it."""
-    return tuple(
-        Rule(re.compile(pattern, re.IGNORECASE if is_any_case else 0), read)
-        for pattern, read, is_any_case in _PATTERNS
-    ) + tuple(
-        Rule(re.compile(rf"(?<![\w.]){_with_capital(pattern)}"), _abbreviation(words))
-        for pattern, words in _TABLES["abbreviations"].items()
+    return (
+        tuple(
+            Rule(re.compile(pattern, re.IGNORECASE if is_any_case else 0), read)
+            for pattern, read, is_any_case in _PATTERNS
+        )
+        + tuple(
+            Rule(re.compile(rf"(?<![\w.]){_with_capital(pattern)}"), _abbreviation(words))
+            for pattern, words in _TABLES["abbreviations"].items()
+        )
+        + (Rule(_BEFORE_ADJECTIVE, _read_before_adjective),)
     )
 
 
@@ -828,6 +855,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     # Addresses, scores, ratios, sizes.
     (r"(?<=\d)(?P<part>к)(?=\d)", _read_building, False),
     (r"№№ ?", lambda _: "номера ", False),
+    (r"(?<![\w&])#(?=\d)", lambda _: "номер ", False),
     (r"(?<![\w.,/])(\d{1,2})/(\d{1,2}) эт\b\.?", lambda m: f"{m[1]} этаж из {m[2]}", False),
     (r"(?<![\w.])(?:(?P<part>стр|к)\.(?= ?\d)|д\.(?= ?\d+(?:/\d|[а-я]\b)))", _read_building, True),
     (r"(?<![\d:.,])(\d{1,4}):(\d{1,3}(?: \d{3}){1,2}|\d{1,5})(?![\d:]|[.,]\d)", _read_ratio, False),
@@ -848,7 +876,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
     (r"(?<![\d\-])\d{4}(?:[ -]\d{4}){3}(?![\d\-])", _read_in_pairs, False),
     (r"(?<![\w.,])\d{12,40}(?![\w]|[.,]\d)", _read_in_groups, False),
     (r"(?<=[²³)]) ?\+ ?(?=\w)", lambda _: " плюс ", False),
-    (r"(?<=[\dA-Za-z)])[²³](?!\w)", _read_power, False),
+    (r"(?<=[\dA-Za-z)])[²³](?!\w)|(?<=\d)[⁰¹²³⁴-⁹]+(?!\w)", _read_power, False),
     (r"(?<![\w.,°])(\d{1,3})′(?: ?(\d{1,2})″)?", _read_minutes, False),
     (r"(?<= )\+(?= [A-Za-z\d])", lambda _: "плюс", False),
     (r"(?<= )−(?= [A-Za-z\d])", lambda _: "минус", False),
@@ -924,6 +952,7 @@ _PATTERNS: tuple[tuple[str, Callable[[re.Match[str]], str | None], bool], ...] =
         _read_ordinal,
         False,
     ),
+    (r"(?<![\w.,–—-])(?P<number>[2-9]0)-е(?!\w)(?=(?: (?P<noun>[а-яё]+))?)", _read_decade, False),
     (r"(?<![\w.,])(?P<number>\d{1,4})[-–‑ ]?(?P<word>лети[еяюй]\w*)", _read_anniversary, False),
     (r"(?<=\d) г(?=[.,!?]?\Z)", _read_grams, False),
 )

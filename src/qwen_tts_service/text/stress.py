@@ -7,6 +7,8 @@ Looks at one word at a time, so that a text that is being written is read as it 
 
 import re
 
+from .russian_numbers import dictionary
+
 STRESS = "\u0301"
 """The combining acute accent, which follows its vowel."""
 
@@ -39,7 +41,7 @@ def _mark(match: re.Match[str]) -> str:
 
 
 def _is_sum(left: str, right: str) -> bool:
-    """Whether a plus stands between two words: "СМС+интернет", "чай+ананас", "вода+огонь"."""
+    """Whether a plus stands between two words: "СМС+интернет", "чай+ананас", "дом+офис"."""
     if not left:
         return len(right) == 1
     is_other_case = left[-1].isupper() != right[0].isupper() and len(left) > 1
@@ -48,4 +50,14 @@ def _is_sum(left: str, right: str) -> bool:
         is_other_case
         or (left[-1] in "йьъЙЬЪ" and len(right) > 3)
         or (is_long and left[-1] in "аеёиоуыэюяАЕЁИОУЫЭЮЯ")
+        or (min(len(left), len(right)) > 2 and _are_two_words(left, right))
     )
+
+
+def _are_two_words(left: str, right: str) -> bool:
+    """Whether the dictionary has both and not what they are together; it is of the extra `ru`."""
+    try:
+        is_known = dictionary().word_is_known
+    except ImportError:
+        return False
+    return is_known(left) and is_known(right) and not is_known(left + right)

@@ -28,7 +28,7 @@ _HEADERS = {
 
 
 class _GuardedFiles(StaticFiles):
-    """Static files whose every answer carries the headers above."""
+    """Static files with the headers above on every response."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)

@@ -43,6 +43,10 @@ class SessionConfig(CreateSpeechBody):
         None, description="The API key, for clients that cannot send headers."
     )
 
+    def _checked_text(self, max_text_chars: int) -> None:  # noqa: ARG002 - there is none
+        if self.text is not None or self.tokens is not None:
+            raise InvalidRequest("send text with input.text, not in session.config", param="text")
+
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:

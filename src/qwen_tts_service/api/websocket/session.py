@@ -7,7 +7,6 @@ reads the connection, another handles events, and each utterance is spoken by a 
 import asyncio
 import hmac
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import count
 
 from starlette.routing import WebSocketRoute
@@ -28,6 +27,7 @@ from qwen_tts_service.errors import (
 )
 from qwen_tts_service.speech.synthesizer import Output, Synthesizer
 from qwen_tts_service.speech.writing import can_speak_by_token, open_speech
+from qwen_tts_service.types import SpeechRequest
 
 from .connection import PATH, ClientEvent, Connection, SessionConfig, SessionPlan
 from .utterance import WebSocketUtterance
@@ -46,7 +46,7 @@ POLICY_VIOLATION, TOO_BIG = 1008, 1009
 
 
 async def handle_socket(socket: WebSocket) -> None:
-    """Hold one session, from the handshake to the end of the connection."""
+    """Handle one WebSocket connection, from the handshake to its end."""
     session = Session(socket)
     await socket.accept()
     await session.run()
@@ -77,7 +77,7 @@ class Session:
         }
 
     async def run(self) -> None:
-        """Read and handle events until one of both ends."""
+        """Read events and handle them, on two tasks, until either task ends."""
         tasks = [asyncio.create_task(self._read_all()), asyncio.create_task(self._handle_all())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -166,13 +166,13 @@ class Session:
             await self._begin_session(body, await self._runtime.keeper.wake(at_end.callback))
 
     async def _begin_session(self, body: SessionConfig, synthesizer: Synthesizer) -> None:
-        plan = self._make_plan(body, synthesizer)
+        settings = self._runtime.settings
         request, warning = await with_own_voice(
-            plan.request, body, synthesizer, self._runtime.settings
+            body.to_request(self._id, settings), body, synthesizer, settings
         )
-        plan = replace(plan, request=request)
-        choice = synthesizer.voice.choose(plan.request)
-        open_speech(synthesizer, plan.request, plan.output, by_token=plan.is_by_token)
+        plan = self._make_plan(body, request, synthesizer)
+        choice = synthesizer.voice.choose(request)
+        open_speech(synthesizer, request, plan.output, by_token=plan.is_by_token)
         self._plan = plan
         is_known = any((request.language, request.speaker, request.voice))
         warning = "; ".join(filter(None, [body.warning, warning]))
@@ -181,13 +181,13 @@ class Session:
             request_id=self._id,
             model=synthesizer.voice.model_name,
             voice=choice.speaker if is_known else None,
-            language=plan.request.language,
+            language=request.language,
             split="token" if plan.is_by_token else "sentence",
             format=plan.output.format,
             sample_rate=synthesizer.sample_rate_hz,
             channels=1,
-            normalize=plan.request.normalize,
-            seed=plan.request.seed,
+            normalize=request.normalize,
+            seed=request.seed,
             **({"warning": warning} if warning else {}),
         )
 
@@ -202,15 +202,14 @@ class Session:
             )
         self._is_key_deferred = False
 
-    def _make_plan(self, body: SessionConfig, synthesizer: Synthesizer) -> SessionPlan:
-        if body.text is not None or body.tokens is not None:
-            raise InvalidRequest("send text with input.text, not in session.config", param="text")
-        # A body needs a text to become a request; this one is never spoken.
-        request = body.model_copy(update={"text": "-"}).to_request(self._id, self._runtime.settings)
+    @staticmethod
+    def _make_plan(
+        body: SessionConfig, request: SpeechRequest, synthesizer: Synthesizer
+    ) -> SessionPlan:
         can_by_token = can_speak_by_token(synthesizer) and body.input_type != "ssml"
         by_default = body.split is None and can_by_token
         return SessionPlan(
-            request=replace(request, text=None),
+            request=request,
             output=Output(body.format, is_stream=True),
             is_by_token=body.split == "token" or by_default,
         )
@@ -230,7 +229,7 @@ class Session:
             await self._utterance.feed(text)
 
     async def _note_cancel(self, _event: ClientEvent) -> None:
-        """`_cancel` has done it; handled in order as well, so that the time limit starts anew."""
+        """Restart the time limit; `_cancel` has already stopped the utterance."""
         self._check_key(None)
 
     async def _end_text(self, _event: ClientEvent) -> None:

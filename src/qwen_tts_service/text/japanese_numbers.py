@@ -1,11 +1,13 @@
-"""Japanese numbers in kana, with their counters; espeak-ng 1.52 reads 10,000 as "ten thousand"."""
+"""Japanese numbers in kana, with their counters, for a voice that reads kana only."""
 
 import re
+import tomllib
+from importlib.resources import files
 from typing import Any
 
-from . import read_table
-
-_TABLE: dict[str, Any] = read_table("japanese.toml")
+_TABLE: dict[str, Any] = tomllib.loads(
+    files(__package__).joinpath("japanese_numbers.toml").read_text("utf-8")
+)
 _DIGITS: list[str] = _TABLE["digits"].split()
 _COUNTERS: dict[str, dict[str, str]] = _TABLE["counters"]
 _NUMBER = re.compile(
@@ -13,7 +15,7 @@ _NUMBER = re.compile(
 )
 
 
-def write_out_numbers(text: str) -> str:
+def write_out(text: str) -> str:
     """Write figures in kana: 9時 is くじ, 3人 さんにん, 10000 いちまん."""
     return _NUMBER.sub(lambda match: f" {_number(match)} ", text)
 
