@@ -74,14 +74,14 @@ async def _keep(http: Request, runtime: Runtime, call: Call) -> dict[str, Any]:
     if data is None:
         raise _no_recording(form)
     check_size(data, settings.max_voice_bytes)
-    library.place_for(name)  # said before seconds are spent
-    synthesizer = await runtime.keeper.wake(call.at_end)
     order = CloningOrder(
         data=data,
         transcript=form.ref_text,
         language=form.spoken_language,
         has_tail=settings.reference_tail == "silence",
     )
+    library.place_for(name)  # said before seconds are spent
+    synthesizer = await runtime.keeper.wake(call.at_end)
     clone = await synthesizer.cloner.clone(order)
     entry = _entry(form, order, clone, settings.model_name)
     await asyncio.to_thread(library.add, entry, data)
