@@ -19,6 +19,7 @@ from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
 from .text.accent import Accentor
 from .types import ReportProgress, Voice
+from .voice.library import VoiceLibrary
 
 if TYPE_CHECKING:
     from .engine.memory import CapacityWish
@@ -34,6 +35,8 @@ def check(settings: Settings) -> None:
     if settings.russian_stress:
         _require("silero_stress", "ru-stress", "RUSSIAN_STRESS=1")
     _lexicon(settings)
+    if settings.voice_cloning:
+        _check_library(settings)
     if settings.is_embedded:
         _check_embedded(settings)
     else:
@@ -69,6 +72,23 @@ def _text_options(settings: Settings) -> TextOptions:
 
 def _lexicon(settings: Settings) -> LexiconFile | None:
     return LexiconFile(settings.lexicon) if settings.lexicon else None
+
+
+def _library(settings: Settings) -> VoiceLibrary:
+    return VoiceLibrary(settings.voices_path, most=settings.max_voices)
+
+
+def _check_library(settings: Settings) -> None:
+    path = settings.voices_path
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError("no permission to write")
+    except OSError as error:
+        raise StartupError(
+            f"VOICE_CLONING=1 keeps voices in VOICES_PATH={path}, which cannot be written: "
+            f"{error}. Set VOICES_PATH to a folder that can."
+        ) from None
 
 
 def _threads(settings: Settings) -> int | None:
@@ -139,7 +159,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
     from .kernels.device import choose_device, dtype_named  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
     from .qwen.limits import QwenOptions  # noqa: PLC0415
-    from .qwen.voice import QwenVoice  # noqa: PLC0415
+    from .qwen.voice import NO_VOICES, QwenVoice  # noqa: PLC0415
     from .voice.catalogue import read_speakers  # noqa: PLC0415
 
     directory = find_or_download(
@@ -185,7 +205,8 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
     )
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
     known = read_speakers(directory / "speakers.json")
-    return QwenVoice(model, engine, settings.model_name, limits, known=known)
+    kept = _library(settings) if model.config.kind == "base" else NO_VOICES
+    return QwenVoice(model, engine, settings.model_name, limits, kept=kept, known=known)
 
 
 def _capacity_wish(settings: Settings) -> "CapacityWish":

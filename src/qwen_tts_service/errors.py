@@ -2,8 +2,10 @@
 
     TTSError
     ├── InvalidRequest          the request breaks a rule; `param` names the field
-    │   └── UnknownModel        the named model is not the one that is loaded
+    │   ├── UnknownModel        the named model is not the one that is loaded
+    │   └── UnknownVoice        there is no kept voice of this name
     ├── CannotSpeak             the request is well formed, yet no voice can say it
+    │   └── CannotClone         the loaded model cannot clone voices
     ├── Unauthorized            the API key is missing or wrong
     ├── BodyTooLarge            more bytes than MAX_BODY_BYTES
     ├── UnsupportedMediaType    the body is not application/json
@@ -70,10 +72,29 @@ class UnknownModel(InvalidRequest):
     code = "model_not_found"
 
 
+class UnknownVoice(InvalidRequest):
+    """There is no kept voice of this name to delete."""
+
+    code = "voice_not_found"
+
+
 class CannotSpeak(TTSError):
     """Well formed, but this voice cannot say it: no reading, no tokenizer, runaway."""
 
     code = "cannot_speak"
+
+
+class CannotClone(CannotSpeak):
+    """The loaded model cannot clone voices."""
+
+    code = "cloning_not_supported"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this model cannot clone voices; MODEL_NAME=Qwen3-TTS-12Hz-1.7B-Base and "
+            "Qwen3-TTS-12Hz-0.6B-Base can",
+            param="ref_audio",
+        )
 
 
 class Unauthorized(TTSError):

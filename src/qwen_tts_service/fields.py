@@ -4,9 +4,9 @@ What a field means is said here once, for the documentation page and `--help` as
 """
 
 import secrets
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from .errors import InvalidRequest, shown
@@ -18,6 +18,7 @@ from .types import (
     AudioFormat,
     Gender,
     InputType,
+    Language,
     NormalizeLevel,
     OnUnspeakable,
     SamplingOptions,
@@ -29,6 +30,8 @@ from .voice.genders import known_gender
 
 MAX_FRAMES = 4096
 MAX_PRONUNCIATIONS = 100
+MAX_TRANSCRIPT_CHARS = 1000
+"""Of a recording of 30 s, spoken very fast."""
 _STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
@@ -87,6 +90,18 @@ class SpeechBody(ForgivingBody):
         min_length=1,
         max_length=64,
         description="Name of a speaker; overrides gender and age.",
+    )
+    ref_audio: str | None = Field(
+        None,
+        min_length=1,
+        description="A recording of 1 to 30 s to speak with the voice of, as a data URL or base64; "
+        "overrides the speaker. Needs a Base model and VOICE_CLONING=1.",
+    )
+    ref_text: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_TRANSCRIPT_CHARS,
+        description="Exactly what is said in ref_audio, all of it: then its manner is cloned too.",
     )
     language: str | None = Field(
         None,
@@ -169,6 +184,7 @@ class SpeechBody(ForgivingBody):
 
         Raises InvalidRequest for rules that concern more than one field or a setting.
         """
+        self._check_reference(is_cloning_on=settings.voice_cloning)
         attributes = self.voice_attributes or VoiceAttributesBody.model_construct()
         return SpeechRequest(
             request_id=request_id,
@@ -179,7 +195,7 @@ class SpeechBody(ForgivingBody):
             attributes=VoiceAttributes(
                 gender=attributes.gender, age=attributes.age, emotion=attributes.emotion
             ),
-            speaker=self.speaker,
+            speaker=self.speaker if self.ref_audio is None else None,
             language=None if self.language is None else parse_language(self.language),
             instruct=self.instruct,
             sampling=SamplingOptions(
@@ -194,6 +210,12 @@ class SpeechBody(ForgivingBody):
             on_unspeakable=self.on_unspeakable,
             max_frames=self.max_length,
         )
+
+    def _check_reference(self, *, is_cloning_on: bool) -> None:
+        if self.ref_audio is not None and not is_cloning_on:
+            raise cloning_is_off("ref_audio")
+        if self.ref_audio is None and self.ref_text is not None:
+            raise InvalidRequest("ref_text needs ref_audio, whose words it is", param="ref_text")
 
     def _checked_text(self, max_text_chars: int) -> str | None:
         if (self.text is None) == (self.tokens is None):
@@ -220,3 +242,36 @@ class SpeechBody(ForgivingBody):
                 param="tokens",
             )
         return tuple(self.tokens)
+
+
+class VoiceForm(ForgivingBody):
+    """The fields of a voice to keep, besides its recording."""
+
+    name: str
+    ref_text: str | None = Field(
+        None,
+        max_length=MAX_TRANSCRIPT_CHARS,
+        validation_alias=AliasChoices("ref_text", "transcript"),
+    )
+    language: str | None = Field(None, max_length=32)
+    consent: str | None = Field(None, max_length=1000)
+    description: str | None = Field(
+        None,
+        max_length=500,
+        validation_alias=AliasChoices("description", "speaker_description", "instructions"),
+    )
+    keep_audio: Literal["true", "false"] = "true"
+
+    @property
+    def spoken_language(self) -> Language | None:
+        """The language of the transcript, if it was named; raises InvalidRequest."""
+        return None if self.language is None else parse_language(self.language)
+
+
+def cloning_is_off(param: str | None = None) -> InvalidRequest:
+    """The refusal of recordings by a server that takes none."""
+    return InvalidRequest(
+        "this server clones no voices; its operator can set VOICE_CLONING=1",
+        param=param,
+        code="cloning_off",
+    )

@@ -90,6 +90,19 @@ class Settings(BaseModel):
     """Whether Qwen3-TTS gets stress marks (U+0301); the embedded voice always does."""
     api_key: SecretStr = SecretStr("")
     """When set, every route that speaks asks for `Authorization: Bearer <key>`."""
+    voice_cloning: bool = False
+    """Take recordings to clone voices from, and keep and delete voices."""
+    voices_path: Path = Path("/app/voices")
+    """Where kept voices are, a folder each."""
+    max_voices: _PositiveInt = 100
+    """How many voices are kept at most."""
+    max_voice_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
+    """Largest recording, in bytes of its file."""
+    reference_tail: Literal["silence", "none"] = "silence"
+    """What follows a recording with a transcript: 0.5 s of silence, which keeps its last words
+    out of the speech, or nothing."""
+    voices_api_key: SecretStr = SecretStr("")
+    """When set, keeping and deleting voices asks for this key instead of API_KEY."""
     cors_origins: tuple[str, ...] = ()
     """Web origins that may call, separated by commas; `*` for any."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -124,7 +137,7 @@ class Settings(BaseModel):
         """The embedded voice in any case; names of checkpoints are folders, and stay."""
         return EMBEDDED_VOICE if folded(name) == EMBEDDED_VOICE else name
 
-    @field_validator("api_key")
+    @field_validator("api_key", "voices_api_key")
     @classmethod
     def _fits_into_a_header(cls, key: SecretStr) -> SecretStr:
         if not all("!" <= character <= "~" for character in key.get_secret_value()):
@@ -144,6 +157,11 @@ class Settings(BaseModel):
     def queue_limit(self) -> int:
         """How many requests may wait for a slot."""
         return 2 * self.max_concurrent_requests if self.max_queue is None else self.max_queue
+
+    @property
+    def max_speech_bytes(self) -> int:
+        """Largest body of a request for speech, which may carry a recording in base64."""
+        return self.max_body_bytes + (4 * self.max_voice_bytes // 3 if self.voice_cloning else 0)
 
     @property
     def is_embedded(self) -> bool:

@@ -251,8 +251,8 @@ class CloningVoice(Protocol):
     def clone(self, reference: VoiceReference) -> KeptVoice:
         """Make a voice of a recording; takes seconds, on any thread but the event loop's.
 
-        Raises CannotSpeak with code `cloning_not_supported` if the loaded model cannot, and
-        InvalidRequest for a recording that is too short or no sound at all.
+        Raises CannotClone if the loaded model cannot, and InvalidRequest for a recording that is
+        too short or no sound at all.
         """
 
 

@@ -27,7 +27,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from tests.conftest import KEY, Server
+from tests.checkpoints import VOICES as VOICES_DATA
+from tests.checkpoints import write_quick_checkpoint
+from tests.conftest import KEY, Server, StartServer
 
 from qwen_tts_service.api import playground
 from qwen_tts_service.fields import SpeechBody
@@ -91,10 +93,15 @@ class FakeService:
         self.needs_key = False
         self.has_voices = True
         self.refusal: Response | None = None
+        self.can_clone = False
+        self.kept: list[dict[str, Any]] = []
+        self.forms: list[dict[str, Any]] = []
         self.app = Starlette(
             routes=[
                 Route("/health", self.health),
-                Route("/v1/audio/voices", self.voices),
+                Route("/v1/audio/voices", self.voices, methods=["GET"]),
+                Route("/v1/audio/voices", self.keep, methods=["POST"]),
+                Route("/v1/audio/voices/{name}", self.forget, methods=["DELETE"]),
                 Route("/tts", self.tts, methods=["POST"]),
                 Route("/stream-tts", self.stream, methods=["POST"]),
                 *playground.routes(),
@@ -102,12 +109,29 @@ class FakeService:
         )
 
     async def health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ready", "sampling_rate": RATE_HZ, "speakers": ["ryan"]})
+        state = {"status": "ready", "sampling_rate": RATE_HZ, "speakers": ["ryan"]}
+        return JSONResponse(state | {"voice_cloning": self.can_clone})
 
     async def voices(self, _: Request) -> Response:
         if not self.has_voices:
             return refusal(404, "not_found", "there is no such route")
-        return JSONResponse({"voices": VOICES})
+        return JSONResponse({"voices": [*VOICES, *self.kept]})
+
+    async def keep(self, request: Request) -> Response:
+        if self.refusal is not None:
+            return self.refusal
+        async with request.form() as form:
+            sent: dict[str, Any] = dict(form)
+            sent["audio_sample"] = await sent["audio_sample"].read()
+        self.forms.append(sent)
+        name = sent["name"]
+        voice = {"id": name, "object": "audio.voice", "name": name, "speaker": name}
+        self.kept.append(voice)
+        return JSONResponse(voice | {"warning": "the recording is clipped: record it less loud"})
+
+    async def forget(self, request: Request) -> Response:
+        self.kept = [voice for voice in self.kept if voice["id"] != request.path_params["name"]]
+        return JSONResponse({"deleted": True})
 
     async def _refused(self, request: Request) -> Response | None:
         self.bodies.append((request.url.path, await request.json()))
@@ -176,6 +200,7 @@ def browser() -> Iterator[Any]:
     for flag in (
         *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
         *("disable-background-networking", "disable-component-update", "disable-sync"),
+        *("use-fake-device-for-media-stream", "use-fake-ui-for-media-stream"),
         *("disable-dev-shm-usage", "autoplay-policy=no-user-gesture-required"),
         *("window-size=1180,1000", "lang=en-US", f"host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1"),
     ):
@@ -189,7 +214,7 @@ def browser() -> Iterator[Any]:
 class Page:
     """The page as a person sees it."""
 
-    def __init__(self, browser: Any, service: FakeService) -> None:
+    def __init__(self, browser: Any, service: Any) -> None:
         self.browser = browser
         self.service = service
 
@@ -725,3 +750,122 @@ def test_real_service_speaks_with_a_key_and_without_a_word_in_the_console(
     assert page.fact("x-model") == "espeak-ng"
     refusals = [entry for entry in browser.get_log("browser") if "401" not in entry["message"]]
     assert refusals == []
+
+
+# Cloning ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cloning(page: Page) -> Page:
+    page.service.can_clone = True
+    page.open()
+    page.until(lambda: page.at("cloning").is_displayed())
+    page.toggle_fold_of("transcript")
+    return page
+
+
+@in_browser
+def test_without_cloning_there_is_nothing_about_it(page: Page) -> None:
+    assert not page.at("cloning").is_displayed()
+
+
+@in_browser
+def test_a_voice_is_kept_from_a_file_spoken_with_and_deleted(cloning: Page, tmp_path: Path) -> None:
+    page, file = cloning, tmp_path / "anna.wav"
+    soundfile.write(file, np.frombuffer(tone(1.5), "<i2"), RATE_HZ)
+    assert not page.at("delete-voice").is_displayed()
+    page.at("recording").send_keys(str(file))
+    page.at("transcript").send_keys("Hello there.")
+    page.at("voice-name").send_keys("anna")
+    page.at("consent").click()
+    page.at("keep-voice").click()
+    page.until_status("Voice anna is kept")
+    (form,) = page.service.forms
+    assert form["audio_sample"] == file.read_bytes()
+    assert (form["name"], form["ref_text"]) == ("anna", "Hello there.")
+    assert "agrees" in form["consent"]
+    assert "clipped" in page.text("alert")
+    page.speak()
+    page.until_status("Finished")
+    assert page.service.bodies[-1][1]["speaker"] == "anna"
+    assert page.text("delete-voice") == "Delete anna"
+    page.at("delete-voice").click()
+    page.until_status("Voice anna is deleted")
+    assert page.service.kept == []
+    assert not page.at("delete-voice").is_displayed()
+    assert page.at("speaker").get_attribute("value") == ""
+
+
+@in_browser
+def test_a_voice_is_kept_from_the_microphone(cloning: Page) -> None:
+    page = cloning
+    page.at("record").click()
+    page.until_status("Recording…")
+    page.until(lambda: page.text("record") == "Stop recording")
+    page.browser.execute_async_script("setTimeout(arguments[0], 500)")  # what is recorded
+    page.at("record").click()
+    page.until(lambda: page.text("recorded") == "Recorded")
+    page.at("voice-name").send_keys("me")
+    page.at("consent").click()
+    page.at("keep-voice").click()
+    page.until_status("Voice me is kept")
+    samples, rate_hz = soundfile.read(io.BytesIO(page.service.forms[0]["audio_sample"]))
+    assert rate_hz > 0
+    assert 0.2 < len(samples) / rate_hz < 20
+    assert samples.ndim == 1
+    assert np.abs(samples).max() > 0.01  # the browser's own microphone beeps
+
+
+@in_browser
+def test_nothing_is_sent_without_a_recording_or_consent(cloning: Page, tmp_path: Path) -> None:
+    page, file = cloning, tmp_path / "anna.wav"
+    page.at("keep-voice").click()
+    page.until(lambda: "Record something" in page.text("alert"))
+    soundfile.write(file, np.frombuffer(tone(1.5), "<i2"), RATE_HZ)
+    page.at("recording").send_keys(str(file))
+    page.at("keep-voice").click()
+    page.until(lambda: "must agree" in page.text("alert"))
+    assert page.service.forms == []
+
+
+@in_browser
+def test_a_recording_that_is_refused_is_explained(cloning: Page, tmp_path: Path) -> None:
+    page, file = cloning, tmp_path / "anna.wav"
+    soundfile.write(file, np.frombuffer(tone(0.5), "<i2"), RATE_HZ)
+    page.service.refusal = refusal(
+        400, "invalid_recording", "the recording is shorter than 1 s; 5 to 15 s are best"
+    )
+    page.browser.find_element(By.CSS_SELECTOR, '[data-page-language="ru"]').click()
+    page.at("recording").send_keys(str(file))
+    page.at("consent").click()
+    page.at("keep-voice").click()
+    page.until(lambda: "нельзя клонировать" in page.text("alert"))
+    assert "запись короче 1 с" in page.text("alert")
+    page.browser.execute_script("localStorage.clear()")
+
+
+@in_browser
+def test_the_service_itself_keeps_a_voice_for_the_page(
+    browser: Any, start_server: StartServer, tmp_path: Path
+) -> None:
+    write_quick_checkpoint(tmp_path / "models" / "base", "tiny_base_1b7")
+    paths = {"MODEL_PATH": str(tmp_path / "models"), "VOICES_PATH": str(tmp_path / "voices")}
+    with start_server(MODEL_NAME="base", DEVICE="cpu", VOICE_CLONING="1", **paths) as server:
+        page = Page(browser, SimpleNamespace(url=server.base_url))
+        browser.get(f"{server.base_url}/playground")
+        page.until(lambda: page.at("cloning").is_displayed())
+        page.toggle_fold_of("transcript")
+        page.at("recording").send_keys(str(VOICES_DATA / "references" / "ref_a.flac"))
+        page.at("transcript").send_keys("hello the wide world")
+        page.at("voice-name").send_keys("anna")
+        page.at("consent").click()
+        page.at("keep-voice").click()
+        page.until_status("Voice anna is kept")
+        page.at("text").clear()
+        page.at("text").send_keys("hello")
+        page.speak()
+        page.until(lambda: page.text("status") in ("Finished", "Failed"))
+        assert page.fact("x-voice") == "anna"
+        page.at("delete-voice").click()
+        page.until_status("Voice anna is deleted")
+        assert list((tmp_path / "voices").iterdir()) == []

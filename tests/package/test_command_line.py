@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from tests.checkpoints import VOICES, write_quick_checkpoint
 from tests.conftest import Server, clean_environment
 
 from qwen_tts_service import __version__
@@ -24,6 +25,7 @@ from qwen_tts_service.fields import VoiceAttributesBody
 
 ROOT = Path(__file__).parents[2]
 TEXT = "Привет, мир!"
+REFERENCE = VOICES / "references" / "ref_a.flac"
 LONG = "Раз, два, три, четыре, пять. " * 50
 
 
@@ -250,6 +252,8 @@ def test_without_a_player_the_error_lists_players(
         ([TEXT, "--out", "a.wav", "--speed", "2"], "--speed. There is no speed control"),
         ([TEXT, "--out", "a.wav", "--format", "doc"], "--format: must be wav, pcm, mp3"),
         ([TEXT, "--out", "a.wav", "--gender", "x"], 'must be male, female or neutral; got "x"'),
+        ([TEXT, "--out", "a.wav", "--voice-from", "none.wav"], "--voice-from: No such file"),
+        ([TEXT, "--out", "a.wav", "--transcript", "x"], "--transcript goes with --voice-from"),
         (["a" * 4097, "--out", "a.wav"], "at most 4096 are allowed (MAX_TEXT_CHARS)"),
     ],
 )
@@ -321,6 +325,30 @@ def test_silence_for_unspeakable_text_and_pronunciations_are_options(say: Any, c
     assert Path("b.wav").read_bytes() == Path("c.wav").read_bytes()
 
 
+def test_a_voice_is_cloned_from_a_file(
+    say: Any, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_quick_checkpoint(tmp_path / "models" / "base", "tiny_base_1b7")
+    monkeypatch.setenv("MODEL_NAME", "base")
+    monkeypatch.setenv("DEVICE", "cpu")
+    fixed = ["--seed", "5", "--max-length", "12", "--format", "pcm", "--voice-from", str(REFERENCE)]
+    words = ["--transcript", "hello the wide world"]
+    code, err = say(capsys, "hello the world", "--out", "in-words", *fixed, *words)
+    assert code == 0, err
+    assert ", base, cloned, english, seed 5\n" in err
+    assert "voice cloned from 2.0 s, with 0.5 s of silence after it\n" in err
+    assert say(capsys, "hello the world", "--out", "by-sound", *fixed, "--speaker", "x")[0] == 0
+    sounds = [(tmp_path / name).read_bytes() for name in ("in-words", "by-sound")]
+    assert sounds[0] != sounds[1]
+    assert min(map(len, sounds)) > 0
+
+
+def test_a_model_that_cannot_clone_says_so(say: Any, capsys: Any) -> None:
+    code, err = say(capsys, TEXT, "--out", "a.wav", "--voice-from", str(REFERENCE))
+    assert code == 1
+    assert err.startswith("error: this model cannot clone voices; MODEL_NAME=Qwen3-TTS")
+
+
 def test_quiet_prints_nothing(say: Any, capsys: Any) -> None:
     assert say(capsys, TEXT, "--out", "a.wav", "--instruct", "Sing.", "--quiet") == (0, "")
 
@@ -331,7 +359,8 @@ def test_every_field_of_the_service_is_an_option(capsys: Any) -> None:
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     fields = {*TTSBody.model_fields, *VoiceAttributesBody.model_fields}
-    for field in fields - {"text", "tokens", "voice_attributes"}:
+    fields |= {"voice_from", "transcript"}  # for ref_audio and ref_text
+    for field in fields - {"text", "tokens", "voice_attributes", "ref_audio", "ref_text"}:
         assert f"--{field.replace('_', '-')} " in shown
     assert "examples:" in shown
     lines = pairwise(shown.splitlines())

@@ -156,7 +156,27 @@ async def test_without_an_api_key_all_requests_are_allowed() -> None:
 async def test_the_key_guards_what_speaks_and_leaves_the_rest_open(
     path: str, is_open: bool
 ) -> None:
-    assert (await ask(path=path, settings=KEY)).status == (200 if is_open else 401)
+    answer = await ask(path=path, settings=KEY, method="GET")
+    assert answer.status == (200 if is_open else 401)
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+@pytest.mark.parametrize("path", ["/v1/audio/voices", "/v1/audio/voices/anna"])
+@pytest.mark.parametrize(
+    ("settings", "right"),
+    [(KEY, "sesame"), (KEY | {"VOICES_API_KEY": "own"}, "own"), ({"VOICES_API_KEY": "own"}, "own")],
+)
+async def test_keeping_and_deleting_voices_asks_for_the_key_for_that(
+    method: str, path: str, settings: dict[str, str], right: str
+) -> None:
+    for key in ("sesame", "own", ""):
+        given = {"authorization": f"Bearer {key}"} if key else {}
+        answer = await ask(path=path, settings=settings, method=method, **given)
+        assert answer.status == (200 if key == right else 401)
+
+
+async def test_a_key_for_voices_alone_leaves_speech_open() -> None:
+    assert (await ask(settings={"VOICES_API_KEY": "own"})).status == 200
 
 
 async def accept(_scope: Any, _receive: Any, send: Any) -> None:

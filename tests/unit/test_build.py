@@ -162,3 +162,14 @@ def test_stress_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_module, "find_spec", lambda n: None if n in missing else object())
     with pytest.raises(StartupError, match=r"RUSSIAN_STRESS=1 needs .* ./scripts/setup ru-stress"):
         check(load_settings({"MODEL_NAME": "espeak-ng", "RUSSIAN_STRESS": "1"}))
+
+
+def test_a_library_that_cannot_be_written_is_said_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    own = {"MODEL_NAME": "espeak-ng", "VOICE_CLONING": "1", "VOICES_PATH": str(file / "voices")}
+    with pytest.raises(StartupError, match=f"VOICES_PATH={file}/voices, which cannot be written"):
+        check(load_settings(own))
+    check(load_settings(own | {"VOICE_CLONING": "0"}))
+    check(load_settings(own | {"VOICES_PATH": str(tmp_path / "new" / "voices")}))
+    assert (tmp_path / "new" / "voices").is_dir()

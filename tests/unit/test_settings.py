@@ -12,7 +12,8 @@ from qwen_tts_service.settings import Settings, load_settings, metrics_directory
 def test_the_defaults_are_the_documented_ones() -> None:
     settings = load_settings({})
     given = settings.model_dump()
-    assert given.pop("api_key").get_secret_value() == ""
+    for key in ("api_key", "voices_api_key"):
+        assert given.pop(key).get_secret_value() == ""
     assert given == {
         "model_name": "Qwen3-TTS-12Hz-1.7B-CustomVoice",
         "model_path": "/app/models",
@@ -38,6 +39,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "runaway_factor": 4,
         "russian_stress": False,
         "stress_marks": "drop",
+        "voice_cloning": False,
+        "voices_path": Path("/app/voices"),
+        "max_voices": 100,
+        "max_voice_bytes": 10485760,
+        "reference_tail": "silence",
         "cors_origins": (),
         "log_level": "info",
         "hf_hub_offline": False,

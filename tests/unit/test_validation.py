@@ -32,6 +32,8 @@ MEANT = {
     "format": "response_format responseFormat output_format audio_format codec fromat formats",
     "language": "lang lang_code language_code locale lenguage languge язык",
     "instruct": "instructions instruction style_prompt system_prompt voice_description instuct",
+    "ref_audio": "speaker_wav reference_audio audio_sample refaudio",
+    "ref_text": "reference_text",
     "max_length": "max_tokens max_new_tokens maxTokens max_frames maxLength max-length max_lenght",
     "seed": "random_seed sede SEED",
     "temperature": "temp temprature temperatur",
@@ -56,7 +58,7 @@ NOTED = {
     "SAMPLING_RATE": "sample_rate sampling_rate sr sampleRate",
     "mono": "channels",
     "format decides": "bitrate quality",
-    "cloned": "speaker_wav ref_audio",
+    "Voices are cloned": "speaker_embedding x_vector_only_mode",
     "Authorization": "api_key",
 }
 UNLIKE = [

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from qwen_tts_service import __version__
 from qwen_tts_service.telemetry import metrics
 
-from . import docs, openai, playground
+from . import docs, openai, playground, voices
 from .runtime import Runtime
 from .websocket import session
 
@@ -39,6 +39,7 @@ def make_app(runtime: Runtime, openapi: Callable[[], dict[str, Any]]) -> Starlet
             Route("/health", show_health),
             Route("/metrics", show_metrics),
             *openai.ROUTES,
+            *voices.ROUTES,
             *session.ROUTES,
             *playground.routes(),
         ]
@@ -59,6 +60,7 @@ def describe(runtime: Runtime) -> dict[str, object]:
         "version": __version__,
         "model": runtime.settings.model_name,
         "sampling_rate": runtime.settings.sampling_rate,
+        "voice_cloning": runtime.settings.voice_cloning,
         "slots": {
             "total": admission.slots,
             "active": admission.active,

@@ -15,6 +15,7 @@ from qwen_tts_service.validation import UNKNOWN_FIELD
 STATUS: dict[type[e.TTSError], int] = {
     e.InvalidRequest: 400,
     e.UnknownModel: 404,
+    e.UnknownVoice: 404,
     e.Unauthorized: 401,
     e.BodyTooLarge: 413,
     e.UnsupportedMediaType: 415,

@@ -21,6 +21,7 @@ from .call import SCOPE_KEY, Call
 from .errors import plain_body, response_of
 from .runtime import Runtime
 from .tickets import RUNTIME_KEY
+from .voices import PATH as VOICES_PATH
 from .websocket.connection import PATH as SOCKET_PATH
 from .websocket.session import KEY_IS_DEFERRED
 
@@ -29,7 +30,8 @@ logger = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/", "/docs.json", "/schema.json", "/favicon.ico"})
 OPEN_PATHS |= {"/health", "/healthz", "/livez", "/readyz", "/metrics"}
 # Open WebUI sends no API key to these.
-OPEN_PATHS |= {"/v1/audio/voices", "/v1/audio/models"}
+OPEN_PATHS |= {VOICES_PATH, "/v1/audio/models"}
+CHANGING_METHODS = frozenset({"POST", "DELETE"})
 OPEN_PREFIXES = ("/static_content/", "/playground")
 SPEAKING_PATHS = frozenset({"/tts", "/stream-tts", "/v1/audio/speech"})
 """Routes by which refused requests are counted; all unknown paths count as one more."""
@@ -60,7 +62,7 @@ class Front:
         return CORSMiddleware(
             self._handle,
             allow_origins=origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=["*"],
         )
@@ -110,8 +112,12 @@ class Front:
 
     def _has_key(self, scope: Scope, headers: Headers) -> bool:
         path = scope["path"]
-        key = self._runtime.settings.api_key.get_secret_value()
-        if not key or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES):
+        settings = self._runtime.settings
+        changes_voices = path.startswith(VOICES_PATH) and scope.get("method") in CHANGING_METHODS
+        own_key = settings.voices_api_key if changes_voices else None
+        key = (own_key or settings.api_key).get_secret_value()
+        is_open = path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
+        if not key or (is_open and not changes_voices):
             return True
         if path == SOCKET_PATH and scope["type"] == "websocket" and "authorization" not in headers:
             scope[KEY_IS_DEFERRED] = True  # browsers cannot send it; it comes in the first message

@@ -23,12 +23,14 @@ from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.types import FRAME_S, AudioFormat, OnUnspeakable, SpeechRequest, Voice
 from qwen_tts_service.validation import folded, ignored_fields, meaning_of, unknown_field
 from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
+from qwen_tts_service.voice.library import VoiceLibrary
 
 from .errors import body_of, response_of
 from .responses import StreamedSpeech, speak_stream, stream_response
 from .runtime import Runtime
 from .schema_extra import SCHEMA_EXTRA
 from .tickets import RUNTIME_KEY, read_ticket
+from .voices import described
 
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
 """OpenAI's model names, which many clients have built in; each means the loaded model."""
@@ -212,7 +214,8 @@ async def list_voices(http: Request) -> Response:
     """GET /v1/audio/voices: speakers, then OpenAI's names; `?legacy=true` gives bare ids."""
     try:
         with ExitStack() as at_end:
-            voices = _voices(await _runtime(http).keeper.wake(at_end.callback))
+            runtime = _runtime(http)
+            voices = _voices(await runtime.keeper.wake(at_end.callback), runtime.library)
     except NotReady as error:
         return response_of(error)
     if http.query_params.get("legacy") == "true":
@@ -232,9 +235,10 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "qwen-tts-service"}
 
 
-def _voices(synthesizer: Synthesizer) -> list[dict[str, Any]]:
+def _voices(synthesizer: Synthesizer, library: VoiceLibrary) -> list[dict[str, Any]]:
     voice = synthesizer.voice
-    own = [_describe(speaker, speaker) for speaker in voice.speakers]
+    kept = {name: library.entry(name) for name in voice.speakers}
+    own = [described(entry) if entry else _describe(name, name) for name, entry in kept.items()]
     speaking = {name: _who_speaks(voice, name) for name in OPENAI_VOICES}
     return own + [_describe(name, speaker) for name, speaker in speaking.items() if speaker]
 
@@ -263,7 +267,7 @@ def _describe(name: str, who: str) -> dict[str, Any]:
 
 ROUTES = [
     Route("/v1/audio/speech", create_speech, methods=["POST"]),
-    Route("/v1/audio/voices", list_voices),
+    Route("/v1/audio/voices", list_voices, methods=["GET"]),
     Route("/v1/audio/models", list_audio_models),
     Route("/v1/models", list_models),
     Route("/v1/models/{model:path}", show_model),

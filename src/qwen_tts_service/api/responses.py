@@ -187,7 +187,7 @@ def _speech_headers(ticket: Ticket) -> dict[str, str]:
         "X-Language": choice.language,
         "X-Voice-Applied": ", ".join(choice.applied),
         "X-Voice-Not-Applied": "; ".join(f"{k}: {why}" for k, why in choice.not_applied.items()),
-        "X-Warning": "; ".join(filter(None, [ticket.body.warning, info.warning])),
+        "X-Warning": "; ".join(filter(None, [ticket.body.warning, ticket.warning, info.warning])),
     }
     return {name: quote(value, safe=_HEADER_SAFE) for name, value in headers.items() if value}
 

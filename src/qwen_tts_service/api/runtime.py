@@ -16,6 +16,7 @@ from qwen_tts_service.settings import EMBEDDED_VOICE, Settings, metrics_director
 from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.telemetry import logs, metrics, resources
 from qwen_tts_service.types import ReportProgress, Voice
+from qwen_tts_service.voice.library import VoiceLibrary
 
 from .admission import Admission
 from .keeper import Stage, VoiceKeeper
@@ -33,6 +34,7 @@ class Runtime:
         self._settings: Settings | None = None
         self._keeper: VoiceKeeper | None = None
         self._admission: Admission | None = None
+        self._library: VoiceLibrary | None = None
         self._stop = threading.Event()
         self._facts: dict[str, object] = {}
 
@@ -69,6 +71,12 @@ class Runtime:
         assert self._admission is not None, "open() comes first"
         return self._admission
 
+    @property
+    def library(self) -> VoiceLibrary:
+        """The kept voices, as the files are."""
+        assert self._library is not None, "open() comes first"
+        return self._library
+
     def open(
         self,
         settings: Settings,
@@ -87,6 +95,7 @@ class Runtime:
             queue_limit=settings.queue_limit,
             on_change=self._show_load,
         )
+        self._library = VoiceLibrary(settings.voices_path, most=settings.max_voices)
         metrics.forget_dead_workers(metrics_directory())
         metrics.SLOTS.set(settings.max_concurrent_requests)
         resources.start_sampling(self._stop)
@@ -134,6 +143,8 @@ class Runtime:
         )
         for name, fact in synthesizer.voice.facts.items():
             logger.info("%s: %s", name, fact)
+        if settings.voice_cloning:
+            logger.info("VOICE_CLONING=1: voices are kept in %s", settings.voices_path)
         if settings.model_name == EMBEDDED_VOICE:
             logger.info("MODEL_NAME=%s: using the embedded voice", EMBEDDED_VOICE)
 

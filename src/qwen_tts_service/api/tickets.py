@@ -22,6 +22,7 @@ from qwen_tts_service.validation import from_validation
 from .admission import Slot
 from .call import Call
 from .errors import in_words_of
+from .inline_voice import with_own_voice
 from .runtime import Runtime
 
 RUNTIME_KEY = "qwen_tts.runtime"
@@ -31,6 +32,7 @@ RUNTIME_KEY = "qwen_tts.runtime"
 class Ticket:
     """An HTTP request for speech, its validated body and slot, or the error that rejected it.
 
+    warning: about a recording in it
     error: why it was refused; `request`, `body` and `slot` are there only without one
     speech: set once speaking has begun
 
@@ -42,6 +44,7 @@ class Ticket:
     runtime: Runtime
     schema: type[SpeechBody]
     error: TTSError | None = None
+    warning: str | None = None
     body: SpeechBody = field(init=False)
     request: SpeechRequest = field(init=False)
     slot: Slot = field(init=False)
@@ -72,12 +75,15 @@ async def read_ticket(http: Request, schema: type[SpeechBody]) -> Ticket:
 
 async def _accept(ticket: Ticket) -> None:
     settings, call = ticket.runtime.settings, ticket.call
-    ticket.body = parse_body(await read_body(ticket.http, settings.max_body_bytes), ticket.schema)
+    ticket.body = parse_body(await read_body(ticket.http, settings.max_speech_bytes), ticket.schema)
     ticket.request = ticket.body.to_request(call.request_id, settings)
     ticket.runtime.keeper.check_ready()  # not ready is said before a slot is taken
     ticket.slot = ticket.runtime.admission.enter()
     call.at_end(ticket.slot.release)
-    await ticket.runtime.keeper.wake(call.at_end)
+    synthesizer = await ticket.runtime.keeper.wake(call.at_end)
+    ticket.request, ticket.warning = await with_own_voice(
+        ticket.request, ticket.body, synthesizer, settings
+    )
     call.note(
         format=ticket.body.format, chars=len(ticket.request.text or ""), seed=ticket.request.seed
     )

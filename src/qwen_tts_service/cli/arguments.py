@@ -15,14 +15,17 @@ from qwen_tts_service import __version__
 from qwen_tts_service.errors import InvalidRequest, printable
 from qwen_tts_service.fields import SpeechBody, VoiceAttributesBody
 from qwen_tts_service.settings import Settings, load_settings
+from qwen_tts_service.speech.cloning import CloningOrder
 from qwen_tts_service.types import AudioFormat
 from qwen_tts_service.validation import folded, from_validation, hint
 
 EXAMPLES = (resources.files(__package__) / "examples.txt").read_text("utf-8")
 STANDARD_IO = "-"
 MODEL_PATH = "models"
-"""Where checkpoints are when neither --model-path nor MODEL_PATH says so, as for scripts/serve."""
+_FOLDERS = {"model_path": MODEL_PATH, "voices_path": "voices"}
+"""Where checkpoints and kept voices are when nothing says so, as for scripts/serve."""
 _NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format", "pronunciations"}
+_NOT_OPTIONS |= {"ref_audio", "ref_text"}
 
 
 class CommandError(Exception):
@@ -64,6 +67,7 @@ def _add_say(commands: Any) -> None:
         help="say a text",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --voice is no --voice-from
     )
     text = say.add_argument_group("what to say, one of")
     text.add_argument("text", nargs="*", help="words; - reads standard input")
@@ -77,6 +81,17 @@ def _add_say(commands: Any) -> None:
     voice = say.add_argument_group("the voice")
     _add_fields(voice, VoiceAttributesBody)
     _add_fields(voice, SpeechBody)
+    voice.add_argument(
+        "--voice-from",
+        type=Path,
+        metavar="FILE",
+        help="a recording of 1 to 30 s to clone the voice from; overrides the speaker. Needs a "
+        "Base model, and the consent of whoever speaks in it",
+    )
+    voice.add_argument(
+        "--transcript",
+        help="exactly what is said in --voice-from, all of it: then its manner is cloned too",
+    )
     voice.add_argument(
         "--pronounce",
         "--pronunciations",
@@ -115,9 +130,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         "max_concurrent_requests": "1",
     }
     settings = load_settings(None, **given)
-    if "model_path" in settings.model_fields_set:
-        return settings
-    return load_settings(None, **given | {"model_path": MODEL_PATH})
+    unset = {n: path for n, path in _FOLDERS.items() if n not in settings.model_fields_set}
+    return load_settings(None, **given | unset)
 
 
 def body_of(arguments: argparse.Namespace) -> SpeechBody:
@@ -135,6 +149,20 @@ def body_of(arguments: argparse.Namespace) -> SpeechBody:
         refusal = from_validation(error, SpeechBody)
         field = refusal.param or ""
         raise InvalidRequest(refusal.message.replace(field, _option(field), 1)) from None
+
+
+def order_of(arguments: argparse.Namespace, settings: Settings) -> CloningOrder | None:
+    """The recording of --voice-from, to be cloned. Raises CommandError."""
+    if arguments.voice_from is None:
+        if arguments.transcript is not None:
+            raise CommandError("--transcript goes with --voice-from, whose words it is")
+        return None
+    try:
+        data = arguments.voice_from.read_bytes()
+    except OSError as error:
+        raise CommandError(f"--voice-from: {error.strerror}: {arguments.voice_from}") from None
+    has_tail = settings.reference_tail == "silence"
+    return CloningOrder(data=data, transcript=arguments.transcript, has_tail=has_tail)
 
 
 def _pronunciations(entries: list[str] | None) -> dict[str, str] | None:

@@ -3,18 +3,21 @@
 import argparse
 import asyncio
 import sys
+from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.build import build, check
 from qwen_tts_service.errors import StartupError, TTSError
 from qwen_tts_service.settings import Settings
+from qwen_tts_service.speech.cloning import Clone
 from qwen_tts_service.speech.synthesizer import Output, Speech, Synthesizer
 from qwen_tts_service.types import SpeechRequest
 from qwen_tts_service.voice.catalogue import SPEAKERS
 
-from .arguments import STANDARD_IO, CommandError, body_of, parse, settings_of
+from .arguments import STANDARD_IO, CommandError, body_of, order_of, parse, settings_of
 from .progress import SpeechProgressBar
 from .sink import Sink, sink_of, write_file
 
@@ -41,16 +44,22 @@ def say(arguments: argparse.Namespace) -> None:
     settings = settings_of(arguments)
     check_format(body.format, settings.sampling_rate)
     request = body.to_request("say", settings)
+    order = order_of(arguments, settings)
     progress = SpeechProgressBar(is_quiet=arguments.quiet)
     synthesizer = _load(settings, progress)
     output, target = Output(body.format, is_stream=True), sink or Path(arguments.out)
+    notes = []
     try:
+        if order is not None:
+            clone = synthesizer.cloner.clone_now(order)
+            request = replace(request, voice=clone.voice, speaker=None)
+            notes = _notes_on(clone)
         speech = asyncio.run(_say(synthesizer, request, output, target, progress))
     finally:
         progress.end()
         synthesizer.close()
     if not arguments.quiet:
-        sys.stderr.write(_report(speech, synthesizer, arguments.out))
+        sys.stderr.write(_report(speech, synthesizer, arguments.out, notes))
 
 
 def list_voices(arguments: argparse.Namespace) -> None:
@@ -100,11 +109,21 @@ async def _say(
     return speech
 
 
-def _report(speech: Speech, synthesizer: Synthesizer, out: str | None) -> str:
+def _notes_on(clone: Clone) -> list[str]:
+    """What was done to the recording, and what may be wrong with it."""
+    tail = f", with {clone.tail_s:g} s of silence after it" if clone.tail_s else ""
+    notes = [f"voice cloned from {clone.duration_s:.1f} s{tail}"]
+    return notes + ([clone.warning] if clone.warning else [])
+
+
+def _report(speech: Speech, synthesizer: Synthesizer, out: str | None, notes: Sequence[str]) -> str:
     """Report what was made, and warnings about it."""
     choice = speech.info.choice
     where = {None: "played", STANDARD_IO: "standard output"}.get(out, out)
-    notes = [f"{name} was not applied: {why}" for name, why in choice.not_applied.items()]
+    notes = [
+        *notes,
+        *(f"{name} was not applied: {why}" for name, why in choice.not_applied.items()),
+    ]
     if speech.info.warning:
         notes.append(speech.info.warning)
     if speech.finish_reason == "length":

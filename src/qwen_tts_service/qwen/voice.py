@@ -8,7 +8,7 @@ from typing import Any
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.engine.engine import Engine
 from qwen_tts_service.engine.job import Job
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest
+from qwen_tts_service.errors import CannotClone, CannotSpeak, InvalidRequest
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.text.language import detect_language
 from qwen_tts_service.text.stress import drop_stress
@@ -38,10 +38,6 @@ from .open_text import QwenOpenUtterance
 
 _OPEN_TEXT = "a text that is still being written is spoken without the voice's recording"
 NO_VOICES: Mapping[str, KeptVoice] = {}
-_CANNOT_CLONE = (
-    "this model cannot clone voices; MODEL_NAME=Qwen3-TTS-12Hz-1.7B-Base and "
-    "Qwen3-TTS-12Hz-0.6B-Base can"
-)
 
 
 def _not_applied(request: SpeechRequest) -> str | None:
@@ -199,11 +195,11 @@ class QwenVoice:
     def clone(self, reference: VoiceReference) -> KeptVoice:
         """Make a voice of a recording; takes seconds, on any thread but the event loop's.
 
-        Raises CannotSpeak with code `cloning_not_supported` if this checkpoint cannot, and
-        InvalidRequest for a recording that cannot be heard.
+        Raises CannotClone if this checkpoint cannot, and InvalidRequest for a recording that
+        cannot be heard.
         """
         if self._model.encoder is None:
-            raise CannotSpeak(_CANNOT_CLONE, param="ref_audio", code="cloning_not_supported")
+            raise CannotClone
         return self._model.encoder.keep(reference)
 
     def _choose(self, request: SpeechRequest) -> tuple[VoiceChoice, KeptVoice | None]:
@@ -215,7 +211,7 @@ class QwenVoice:
         wishes = (request.attributes, language, request.speaker, request.instruct)
         kind, voice = self._model.config.kind, None
         if request.voice is not None and kind != "base":
-            raise CannotSpeak(_CANNOT_CLONE, param="ref_audio", code="cloning_not_supported")
+            raise CannotClone
         if kind == "base":
             choice, voice = choose_clone(request, language, self._kept)
             self._check_voice(voice)

@@ -33,6 +33,7 @@ from qwen_tts_service.types import (
     VoiceChoice,
 )
 
+from .cloning import VoiceCloner
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .sequence import PartSequence
 from .unspeakable import SILENCE, WARNING, SpokenOrSilent, Unspoken, prepare_or_silence
@@ -151,6 +152,7 @@ class Synthesizer:
         self.voice = voice
         self.sample_rate_hz = sample_rate_hz
         self.text_options = text_options
+        self.cloner = VoiceCloner(voice)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="text")
 
     def warm_up(self) -> None:
@@ -169,6 +171,7 @@ class Synthesizer:
     def close(self) -> None:
         """Stop for good; texts that wait to be read are forgotten."""
         self._readers.shutdown(wait=False, cancel_futures=True)
+        self.cloner.close()
         self.voice.close()
 
     async def speak(

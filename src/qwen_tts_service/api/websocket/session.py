@@ -13,6 +13,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from qwen_tts_service.api.call import Call
+from qwen_tts_service.api.inline_voice import with_own_voice
 from qwen_tts_service.api.runtime import Runtime
 from qwen_tts_service.api.tickets import RUNTIME_KEY, parse_body
 from qwen_tts_service.errors import (
@@ -26,6 +27,7 @@ from qwen_tts_service.errors import (
 )
 from qwen_tts_service.speech.synthesizer import Output, Synthesizer
 from qwen_tts_service.speech.writing import can_speak_by_token, open_speech
+from qwen_tts_service.types import SpeechRequest
 
 from .connection import PATH, ClientEvent, Connection, SessionConfig, SessionPlan
 from .utterance import WebSocketUtterance
@@ -60,7 +62,7 @@ class Session:
         self._runtime: Runtime = socket.scope[RUNTIME_KEY]
         self._id = Call.of(socket.scope).request_id
         self._connection = Connection(
-            socket, max_waiting_bytes=self._runtime.settings.max_body_bytes
+            socket, max_waiting_bytes=self._runtime.settings.max_speech_bytes
         )
         self._is_key_deferred = bool(socket.scope.get(KEY_IS_DEFERRED))
         self._inbox: asyncio.Queue[ClientEvent] = asyncio.Queue()
@@ -164,24 +166,29 @@ class Session:
             await self._begin_session(body, await self._runtime.keeper.wake(at_end.callback))
 
     async def _begin_session(self, body: SessionConfig, synthesizer: Synthesizer) -> None:
-        plan = self._make_plan(body, synthesizer)
-        choice = synthesizer.voice.choose(plan.request)
-        open_speech(synthesizer, plan.request, plan.output, by_token=plan.is_by_token)
+        settings = self._runtime.settings
+        request, warning = await with_own_voice(
+            body.to_request(self._id, settings), body, synthesizer, settings
+        )
+        plan = self._make_plan(body, request, synthesizer)
+        choice = synthesizer.voice.choose(request)
+        open_speech(synthesizer, request, plan.output, by_token=plan.is_by_token)
         self._plan = plan
-        is_known = plan.request.language is not None or plan.request.speaker is not None
+        is_known = any((request.language, request.speaker, request.voice))
+        warning = "; ".join(filter(None, [body.warning, warning]))
         await self._connection.send(
             "session.ready",
             request_id=self._id,
             model=synthesizer.voice.model_name,
             voice=choice.speaker if is_known else None,
-            language=plan.request.language,
+            language=request.language,
             split="token" if plan.is_by_token else "sentence",
             format=plan.output.format,
             sample_rate=synthesizer.sample_rate_hz,
             channels=1,
-            normalize=plan.request.normalize,
-            seed=plan.request.seed,
-            **({} if body.warning is None else {"warning": body.warning}),
+            normalize=request.normalize,
+            seed=request.seed,
+            **({"warning": warning} if warning else {}),
         )
 
     def _check_key(self, given: str | None) -> None:
@@ -195,11 +202,14 @@ class Session:
             )
         self._is_key_deferred = False
 
-    def _make_plan(self, body: SessionConfig, synthesizer: Synthesizer) -> SessionPlan:
+    @staticmethod
+    def _make_plan(
+        body: SessionConfig, request: SpeechRequest, synthesizer: Synthesizer
+    ) -> SessionPlan:
         can_by_token = can_speak_by_token(synthesizer) and body.input_type != "ssml"
         by_default = body.split is None and can_by_token
         return SessionPlan(
-            request=body.to_request(self._id, self._runtime.settings),
+            request=request,
             output=Output(body.format, is_stream=True),
             is_by_token=body.split == "token" or by_default,
         )

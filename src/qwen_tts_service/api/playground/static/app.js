@@ -12,14 +12,17 @@ import {
   translate,
 } from "./i18n.js";
 import { wakeSound } from "./player.js";
+import { Recorder, readable } from "./recorder.js";
 import { readPronunciations } from "./pronunciations.js";
 import { sayReason } from "./reasons.js";
 import {
   DEFAULT_RATE_HZ,
   Refusal,
   curlCommand,
+  deleteVoice,
   fetchHealth,
   fetchVoices,
+  keepVoice,
   requestFor,
   sharedBody,
 } from "./service.js";
@@ -54,6 +57,8 @@ let status = ["status.idle", {}];
 let failure = null;
 let voices = [];
 let isVoiceListLocked = false;
+let recorder = null;
+let recording = null;
 let sampleRateHz = DEFAULT_RATE_HZ;
 
 // The form ------------------------------------------------------------------------------
@@ -84,6 +89,7 @@ function showForm() {
   at("temperature-value").textContent = sayNumber(Number(at("temperature").value), 1);
   const isNamed = at("speaker").value !== "";
   for (const id of ["gender", "age"]) at(id).disabled = isNamed;
+  showCloning();
   at("download-label").textContent = say("download", { format: at("format").value.toUpperCase() });
   const request = requestFor(sharedBody(readWish()), at("format").value, at("stream").checked);
   at("curl").textContent = curlCommand(request, { hasKey: at("key").value !== "" });
@@ -397,6 +403,79 @@ async function isCopied(node) {
   }
 }
 
+// Cloned voices ---------------------------------------------------------------------------
+
+const chosenKept = () =>
+  voices.find(({ id, object }) => object === "audio.voice" && id === at("speaker").value);
+
+function showCloning() {
+  at("record").textContent = say(recorder ? "recordStop" : "record");
+  at("recorded").textContent = recording ? say("recorded") : "";
+  at("delete-voice").hidden = !chosenKept();
+  at("delete-voice").textContent = say("deleteVoice", { name: at("speaker").value });
+}
+
+/** Do one step of cloning; what goes wrong is shown. */
+async function tryTo(step) {
+  failure = null;
+  showFailure();
+  keepKey();
+  try {
+    await step();
+  } catch (error) {
+    fail(error);
+  }
+  showCloning();
+}
+
+async function record() {
+  if (recorder) {
+    const ending = recorder.stop();
+    recorder = null;
+    recording = await ending;
+    at("recording").value = "";
+    showStatus("status.idle");
+    return;
+  }
+  recorder = await Recorder.start();
+  showStatus("status.recording");
+}
+
+async function keep() {
+  const [file] = at("recording").files;
+  if (!file && !recording) throw wrongField("noRecording", "audio_sample");
+  if (!at("consent").checked) throw wrongField("noConsent", "consent");
+  showStatus("status.keeping");
+  const voice = await keepVoice(
+    {
+      name: at("voice-name").value,
+      recording: file ? await readable(file) : recording,
+      transcript: at("transcript").value,
+      consent: say("consent"),
+    },
+    at("key").value,
+  );
+  recording = null;
+  at("recording").value = "";
+  await loadVoices(voices);
+  at("speaker").value = voice.id;
+  showForm();
+  showStatus("status.kept", { name: voice.id });
+  if (!voice.warning) return;
+  failure = { title: ["status.kept", { name: voice.id }], detail: voice.warning };
+  showFailure();
+}
+
+async function forget() {
+  const { id } = chosenKept();
+  await deleteVoice(id, at("key").value);
+  await loadVoices(voices.filter((voice) => voice.id !== id));
+  showForm();
+  showStatus("status.deleted", { name: id });
+}
+
+const wrongField = (message, param) => Object.assign(new Error(message), { param });
+
 // The key and what the server tells before anyone speaks -------------------------------------
 
 function keepKey() {
@@ -432,6 +511,7 @@ async function meetService() {
   const health = await fetchHealth().catch(() => null);
   if (!health) return; // speaking will tell what is wrong
   sampleRateHz = health.sampleRateHz;
+  at("cloning").hidden = !health.canClone;
   if (health.ready) {
     if (status[0] === "status.loading") showStatus("status.idle");
     await loadVoices(health.speakers.map((id) => ({ id })));
@@ -484,6 +564,9 @@ at("stop").addEventListener("click", stop);
 at("replay").addEventListener("click", replay);
 at("download").addEventListener("click", download);
 at("copy").addEventListener("click", copyCurl);
+at("record").addEventListener("click", () => tryTo(record));
+at("keep-voice").addEventListener("click", () => tryTo(keep));
+at("delete-voice").addEventListener("click", () => tryTo(forget));
 for (const button of document.querySelectorAll("[data-page-language]"))
   button.addEventListener("click", () => switchLanguage(button.dataset.pageLanguage));
 

@@ -67,6 +67,26 @@ const RUSSIAN = {
   "a text that is still being written is spoken without the voice's recording":
     "текст, который ещё пишется, произносится без записи голоса",
   "this voice was made by another model": "этот голос сделан другой моделью",
+  "the recording is not audio that can be read; send wav, flac, ogg, mp3 or what else libsndfile reads":
+    "запись не читается как звук; подойдут wav, flac, ogg, mp3",
+  "the recording is shorter than {n} s; 5 to 15 s are best":
+    "запись короче {n} с; лучше всего от 5 до 15 с",
+  "the recording is longer than {n} s; 5 to 15 s are best":
+    "запись длиннее {n} с; лучше всего от 5 до 15 с",
+  "the recording is silent":
+    "в записи тишина",
+  "the recording is clipped: record it less loud":
+    "запись перегружена: запишите тише",
+  "ref_text has {n} letters for a second of the recording, and {least} to {most} are usual in {language}: unless it is exactly what is said, all of it and no more, the speech may not end":
+    "букв на секунду записи: {n}, а обычно от {least} до {most} ({language}); если текст не совпадает с записью слово в слово, речь может не кончиться",
+  "name must be 1 to 64 Latin letters, digits, dots, hyphens and underscores, and begin with a letter or digit; got {value}":
+    "имя — от 1 до 64 латинских букв, цифр, точек, дефисов и подчёркиваний, в начале буква или цифра",
+  "name {value} is that of a built-in voice":
+    "имя {value} занято встроенным голосом",
+  "there is a voice {value} already; delete it first":
+    "голос {value} уже есть; сначала удалите его",
+  "this model cannot clone voices; MODEL_NAME=Qwen3-TTS-12Hz-1.7B-Base and Qwen3-TTS-12Hz-0.6B-Base can":
+    "эта модель не клонирует голоса; это умеют MODEL_NAME=Qwen3-TTS-12Hz-1.7B-Base и Qwen3-TTS-12Hz-0.6B-Base",
   "the embedded voice does not follow instructions": "встроенный голос не слушает указаний",
   "the embedded voice does not know this emotion; it knows {names}":
     "встроенный голос не знает этой эмоции; он знает {names}",

@@ -90,7 +90,26 @@ export async function fetchVoices(key) {
   return voices ?? [];
 }
 
-/** What the service says of itself: {ready, sampleRateHz, speakers, progress}. */
+/** Keep a voice under a name; gives what the server says of it, or throws a Refusal. */
+export function keepVoice({ name, recording, transcript, consent }, key) {
+  const body = new FormData();
+  for (const [field, value] of Object.entries({ name, ref_text: transcript, consent }))
+    body.set(field, value);
+  body.set("audio_sample", recording);
+  return changeVoices("v1/audio/voices", { method: "POST", body }, key);
+}
+
+export const deleteVoice = (name, key) =>
+  changeVoices(`v1/audio/voices/${encodeURIComponent(name)}`, { method: "DELETE" }, key);
+
+async function changeVoices(path, request, key) {
+  const sending = fetch(new URL(path, ROOT), { ...request, headers: authorization(key) });
+  const response = await withReason(sending, "unreachable");
+  if (!response.ok) throw await refusalIn(response);
+  return response.json();
+}
+
+/** What the service says of itself: {ready, sampleRateHz, speakers, canClone, progress}. */
 export async function fetchHealth() {
   const response = await fetch(new URL("health", ROOT));
   const health = await response.json();
@@ -98,6 +117,7 @@ export async function fetchHealth() {
     ready: response.ok,
     sampleRateHz: health.sampling_rate ?? DEFAULT_RATE_HZ,
     speakers: health.speakers ?? [],
+    canClone: health.voice_cloning ?? false,
     progress: health.progress ?? 0,
   };
 }
