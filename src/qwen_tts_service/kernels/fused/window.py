@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .jit import fused, jit, next_power_of_2, rounded, tl
 
+_WARPS = 16
+"""So that keys and values of a window are 32 registers of each thread."""
+
 
 @jit
 def _kernel(qkv, cos, sin, keys, values, slots, frames, active, out, stride,
@@ -33,6 +36,10 @@ def _kernel(qkv, cos, sin, keys, values, slots, frames, active, out, stride,
     s = tl.load(sin + t * D + d, mask=is_new, other=0.0).to(tl.float32)
     k = tl.where(is_new, rounded(rounded(x * c, dtype) + rounded(y * s, dtype), dtype), k)
     v = tl.where(is_new, tl.load(new + H * D + d, mask=is_new, other=0.0).to(tl.float32), v)
+    tl.debug_barrier()  # everything of the window has been read
+    moves = (j >= T) & (j < W - 1 + T) & (tl.load(active + row) != 0)
+    tl.store(keys + kept + (j - T) * D + d, k.to(dtype), mask=moves)
+    tl.store(values + kept + (j - T) * D + d, v.to(dtype), mask=moves)
     position, column = tl.arange(0, P), tl.arange(0, D)
     has_been = position >= W - 1 - tl.load(frames + row)
     for step in range(T):
@@ -50,10 +57,6 @@ def _kernel(qkv, cos, sin, keys, values, slots, frames, active, out, stride,
         share = rounded(share / tl.sum(share, axis=0), dtype)
         total = rounded(tl.sum(v * share[:, None], axis=0), dtype)
         tl.store(out + (at * H + head) * D + column, total.to(dtype))
-    tl.debug_barrier()  # everything of the window has been read
-    moves = (j >= T) & (j < W - 1 + T) & (tl.load(active + row) != 0)
-    tl.store(keys + kept + (j - T) * D + d, k.to(dtype), mask=moves)
-    tl.store(values + kept + (j - T) * D + d, v.to(dtype), mask=moves)
 
 
 def _launch(
@@ -65,7 +68,7 @@ def _launch(
     out = qkv.new_empty(B, T, H * D)
     _kernel[(B, H)](
         qkv, cos, sin, keys, values, slots, frames, active, out, keys.stride(0), D**-0.5, T,
-        H=H, D=D, W=past + 1, P=next_power_of_2(past + T),
+        H=H, D=D, W=past + 1, P=next_power_of_2(past + T), num_warps=_WARPS,
     )  # fmt: skip
     return out
 
