@@ -143,6 +143,7 @@ def checks(setup: Setup) -> Rows:
     """What there is to work with, and scripts/check_cuda.py."""
     yield "Device", environment(setup)
     command = [sys.executable, str(SCRIPTS / "check_cuda.py"), str(setup.checkpoint)]
+    is_over = False
     with subprocess.Popen(
         [*command, "--device", str(setup.device)], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -150,6 +151,9 @@ def checks(setup: Setup) -> Rows:
             print(line, end="", flush=True)
             if found := re.match(r"(ok|FAILED|\d+/\d+ checks passed) *(.*)", line):
                 yield "Checks", {"result": found[1], "check": found[2]}
+                is_over = found[1].endswith("passed")
+    if not is_over:
+        raise RuntimeError(f"check_cuda.py ended early, with status {process.returncode}")
 
 
 def environment(setup: Setup) -> Cells:

@@ -136,7 +136,7 @@ def codec_cases(dtype: torch.dtype, name: str) -> Iterator[Case]:
             given = (x[:, :steps].contiguous(), tails, slots, active, *curve)
             kind = "with" if curve else "without"
             yield f"extend of {steps} {kind} snake in {name}", extend, given, (1,)
-    for T in (1, 2):
+    for T in (1, 2, 9):
         cos, sin = (t.view(2, T, 64) for t in tables(2 * T, 64, dtype))
         memory = randn(3, 2 * 4 * 71 * 64, dtype=dtype)
         keys, values = (part.unflatten(1, (4, 71, 64)) for part in memory.chunk(2, dim=1))

@@ -91,7 +91,7 @@ def test_parts_of_a_captured_frame_are_timed_by_themselves(
 @pytest.fixture
 def check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = load_script("check_cuda")
-    monkeypatch.setattr(module, "CudaDriver", lambda _device: RecordingDriver())
+    monkeypatch.setattr(module, "graphs_of", lambda _model: RecordingDriver())
     return module
 
 

@@ -23,6 +23,7 @@ from tests.engine.test_prefix import rows_read
 
 from qwen_tts_service.engine.runner import PlainRunner
 from qwen_tts_service.errors import InvalidRequest
+from qwen_tts_service.model.codec.decoder import CodecDecoder
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.types import KeptVoice, VoiceReference
 
@@ -230,3 +231,14 @@ def test_a_kept_voice_is_its_numbers():
     voice = KeptVoice(embedding=(0.5, 0.25), codes=((1, 2), (3, 4)), transcript="x")
     assert voice.without_recording() == KeptVoice(embedding=(0.5, 0.25))
     assert hash(voice) == hash(replace(voice))
+
+
+def test_what_a_recording_needs_is_compiled_before_the_first_one(tmp_path, monkeypatch):
+    directory = tmp_path / "quick_base"
+    write_quick_checkpoint(directory, "tiny_base_1b7")
+    frames = []
+    monkeypatch.setattr(CodecDecoder, "hear", lambda _codec, codes: frames.append(codes.shape[2]))
+    for fused in (True, False):
+        Qwen3TTS.load(directory, linear="float", fused_kernels=fused).prepare()
+    # A whole piece and what follows it; torch's own kernels are compiled already.
+    assert frames == [42]

@@ -21,14 +21,20 @@ FRAMES = 2
 
 @torch.inference_mode()
 def speak(model: Qwen3TTS) -> tuple[Tensor, Tensor]:
-    """Codes int64 [1, Q, T], drawn with top_p in use, and samples float32 [1, N]."""
-    text = model.tokenizer.encode("One.")
-    prompt = model.prompts.build(text, speaker="ryan", language="english")
-    state, slots = model.new_state(slots=2, max_positions=32), torch.ones(1, dtype=torch.int64)
-    model.begin(state, 1, prompt, seed=5, sampling=SamplingOptions(temperature=0.9, top_p=0.9))
-    model.read_prompt(state, 1, prompt)
+    """Codes int64 [2, Q, T] of two speeches side by side, drawn with top_p in use, and samples."""
+    texts = [model.tokenizer.encode(text) for text in ("One.", "One, two.")]
+    prompts = [model.prompts.build(ids, speaker="ryan", language="english") for ids in texts]
+    state, slots = model.new_state(slots=3, max_positions=32), torch.tensor([2, 1])
+    pieces = []
+    for slot, prompt in zip(slots, prompts, strict=True):
+        sampling = SamplingOptions(temperature=0.9, top_p=0.9)
+        model.begin(state, int(slot), prompt, seed=5, sampling=sampling)
+        pieces.append(model.piece(slot[None], 0, len(prompt.rows) - 1))
+    model.prefill(state, torch.cat([prompt.rows[:-1] for prompt in prompts]), pieces)
     codes = torch.stack([model.frame_step(state, slots)[0] for _ in range(FRAMES)], dim=2)
-    return codes, model.codec.decode(codes, model.codec.new_state(slots=1))
+    heard, active = model.codec.new_state(slots=3), torch.tensor([True, False])
+    first = model.codec.decode(codes[:, :, :1], heard, slots, active)
+    return codes, torch.cat((first, model.codec.decode(codes, heard, slots)), dim=1)
 
 
 def main() -> None:

@@ -72,8 +72,8 @@ KERNELS: dict[str, tuple[Any, list[str], dict[str, Any], int]] = {
     ),
     "keep": (extend._keep, [F32, F32, I64, I1] + ["i32"] * 3, {"REACH": 6, "BLOCK": 256}, 4),
     "window_attention": (
-        window._kernel, [F32] * 5 + [I64, I64, I1, F32, "i32", "fp32"],
-        {"T": 1, "H": 16, "D": 64, "W": 72, "P": 128}, 4,
+        window._kernel, [F32] * 5 + [I64, I64, I1, F32, "i32", "fp32", "i32"],
+        {"H": 16, "D": 64, "W": 72, "P": 128}, 16,
     ),
 }  # fmt: skip
 

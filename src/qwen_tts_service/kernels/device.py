@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -174,6 +173,8 @@ def free_memory(device: torch.device, *, sharers: int = 1) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
     else:
+        import psutil  # noqa: PLC0415 - scripts/measure_device does without it
+
         memory = psutil.virtual_memory()
         free, total = memory.available, memory.total
         for limit, left in filter(None, map(_container_memory, _CGROUPS)):

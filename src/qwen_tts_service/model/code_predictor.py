@@ -101,7 +101,9 @@ class CodePredictor(nn.Module):
         for book, head in enumerate(self.heads):
             out = self.stack.run_fused(x, attend)
             filled += x.shape[1]
-            embedded = choose(head(out[:, -1]), book + 1, self.inner_embedding, book * self.choices)
+            # Contiguous: of the two rows that a frame begins with, only the second is read.
+            logits = head(out[:, -1].contiguous())
+            embedded = choose(logits, book + 1, self.inner_embedding, book * self.choices)
             x = embedded[:, None]
 
     @torch.no_grad()

@@ -135,7 +135,8 @@ class PromptEmbedder(nn.Module):
 
     def prepare(self, role_ids: Sequence[int]) -> None:
         """Make the rows that all utterances of a speaker and a language share, before the first."""
-        for speaker in self.config.speakers:
+        is_designed = self.config.kind == "voice_design"
+        for speaker in (None,) if is_designed else self.config.speakers:
             for language in ("auto", *self.config.languages):
                 self._constant_rows(tuple(role_ids), self._tags(speaker, None, language), None)
 

@@ -201,8 +201,13 @@ class Qwen3TTS:
 
     @torch.inference_mode()
     def prepare(self) -> None:
-        """Make the prompt rows of every voice and language now, not at the first use."""
+        """Do now what the first use would wait for: prompt rows of every voice and language.
+
+        And, of a model that clones voices, what kernels have to be compiled for a recording.
+        """
         self.prompts.prepare(self.tokenizer.encode("")[:ROLE_TOKENS])
+        if self.encoder is not None and self.is_fused:
+            self.codec.warm_up()
 
     @torch.inference_mode()
     def begin(

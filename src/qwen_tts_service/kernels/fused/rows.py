@@ -66,7 +66,7 @@ def _like(x: Tensor, weight: Tensor, _bias: Tensor | None = None) -> Tensor:
     return x.new_empty(*x.shape[:-1], len(weight))
 
 
-@fused(_launch, _like, strided=("x",))
+@fused(_launch, _like)
 def linear_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x Wᵀ + b of [..., K], summed in float32: [..., N]; bfloat16 or float16."""
     return functional.linear(x, weight, bias)

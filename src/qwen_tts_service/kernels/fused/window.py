@@ -11,12 +11,15 @@ from torch import Tensor
 
 from .jit import fused, jit, next_power_of_2, rounded, tl
 
+_WARPS = 16
+"""So that keys and values of a window are 32 registers of each thread."""
+
 
 @jit
 def _kernel(qkv, cos, sin, keys, values, slots, frames, active, out, stride,
-            scale, T: tl.constexpr, H: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
+            scale, T, H: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
             P: tl.constexpr):  # fmt: skip
-    """One program per row and head."""
+    """One program per row and head; T is no constant, or each new one would be compiled anew."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     dtype: tl.constexpr = qkv.dtype.element_ty
     j, d = tl.arange(0, P)[:, None], tl.arange(0, D)[None, :]
@@ -33,16 +36,20 @@ def _kernel(qkv, cos, sin, keys, values, slots, frames, active, out, stride,
     s = tl.load(sin + t * D + d, mask=is_new, other=0.0).to(tl.float32)
     k = tl.where(is_new, rounded(rounded(x * c, dtype) + rounded(y * s, dtype), dtype), k)
     v = tl.where(is_new, tl.load(new + H * D + d, mask=is_new, other=0.0).to(tl.float32), v)
+    tl.debug_barrier()  # everything of the window has been read
+    moves = (j >= T) & (j < W - 1 + T) & (tl.load(active + row) != 0)
+    tl.store(keys + kept + (j - T) * D + d, k.to(dtype), mask=moves)
+    tl.store(values + kept + (j - T) * D + d, v.to(dtype), mask=moves)
     position, column = tl.arange(0, P), tl.arange(0, D)
     has_been = position >= W - 1 - tl.load(frames + row)
-    for step in tl.static_range(T):
+    for step in range(T):
         at = row * T + step
         own = qkv + at * (3 * H * D) + head * D
-        x = tl.load(own + column).to(tl.float32)
-        y = tl.load(own + (column + D // 2) % D).to(tl.float32)
-        c = tl.load(cos + at * D + column).to(tl.float32)
-        s = tl.load(sin + at * D + column).to(tl.float32)
-        q = rounded(rounded(x * c, dtype) + rounded(y * s, dtype), dtype)
+        q_x = tl.load(own + column).to(tl.float32)
+        q_y = tl.load(own + (column + D // 2) % D).to(tl.float32)
+        q_c = tl.load(cos + at * D + column).to(tl.float32)
+        q_s = tl.load(sin + at * D + column).to(tl.float32)
+        q = rounded(rounded(q_x * q_c, dtype) + rounded(q_y * q_s, dtype), dtype)
         score = rounded(rounded(tl.sum(k * q[None, :], axis=1), dtype) * scale, dtype)
         seen = has_been & (position >= step) & (position <= step + W - 1)
         score = tl.where(seen, score, -float("inf"))
@@ -50,10 +57,6 @@ def _kernel(qkv, cos, sin, keys, values, slots, frames, active, out, stride,
         share = rounded(share / tl.sum(share, axis=0), dtype)
         total = rounded(tl.sum(v * share[:, None], axis=0), dtype)
         tl.store(out + (at * H + head) * D + column, total.to(dtype))
-    tl.debug_barrier()  # everything of the window has been read
-    moves = (j >= T) & (j < W - 1 + T) & (tl.load(active + row) != 0)
-    tl.store(keys + kept + (j - T) * D + d, k.to(dtype), mask=moves)
-    tl.store(values + kept + (j - T) * D + d, v.to(dtype), mask=moves)
 
 
 def _launch(
@@ -64,8 +67,8 @@ def _launch(
     _, H, past, D = keys.shape
     out = qkv.new_empty(B, T, H * D)
     _kernel[(B, H)](
-        qkv, cos, sin, keys, values, slots, frames, active, out, keys.stride(0), D**-0.5,
-        T=T, H=H, D=D, W=past + 1, P=next_power_of_2(past + T),
+        qkv, cos, sin, keys, values, slots, frames, active, out, keys.stride(0), D**-0.5, T,
+        H=H, D=D, W=past + 1, P=next_power_of_2(past + T), num_warps=_WARPS,
     )  # fmt: skip
     return out
 

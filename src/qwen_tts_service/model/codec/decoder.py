@@ -127,6 +127,11 @@ class CodecDecoder(nn.Module):
         self.decode(codes[:, :, silent:], state)
         return state
 
+    def warm_up(self) -> None:
+        """Have what `hear` needs compiled: for a whole piece, and for the frames after it."""
+        frames = _PIECE_FRAMES + _REACH_FRAMES
+        self.hear(self.quantizer.table.new_zeros(1, self.config.codebooks, frames).long())
+
     def _latents(self, codes: Tensor, chunk: Chunk) -> Tensor:
         """What the vocoder makes sound of: [B, Q, T] -> [B, T, C]."""
         latents: Tensor = self.transformer(self.enter(self.quantizer(codes), chunk), chunk)
