@@ -8,9 +8,11 @@ from typing import Any
 import bentoml
 import pytest
 import service
+from bentoml._internal.server.http import traffic
 from tests.conftest import ROOT
 
-from qwen_tts_service.api.runtime import Stage
+from qwen_tts_service.api.keeper import Stage
+from qwen_tts_service.api.timeouts import NoTimeout
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.settings import load_settings
 
@@ -47,11 +49,12 @@ def test_workers_are_numbered_from_0_and_bounded_before_they_load(
     monkeypatch.setattr(service, "bound_connections", done.append)
     monkeypatch.setattr(service.runtime, "open", lambda *args: done.append(args))
     service.QwenTTS.inner()
-    stall_s, (settings, build, on_failure) = done
+    stall_s, (settings, build, on_failure, release) = done
     assert stall_s == 9.5
     assert settings == load_settings()
     assert (build.func, build.args, build.keywords) == (service.build, (), {"worker": worker})
     assert on_failure is service._give_up
+    assert (release.func, release.args) == (service.release, (settings,))
 
 
 @pytest.mark.parametrize(("index", "signals"), [(None, []), (1, [(os.getppid(), signal.SIGUSR1)])])
@@ -137,6 +140,8 @@ def test_settings_that_can_be_served_are_let_pass(
     [
         ("starting", False, True),
         ("ready", True, True),
+        ("unloaded", True, True),
+        ("loading", True, True),
         ("failed", False, False),
         ("stopping", False, True),
     ],
@@ -144,9 +149,7 @@ def test_settings_that_can_be_served_are_let_pass(
 async def test_readiness_and_life_are_two_questions(
     status: Any, is_ready: bool, is_alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.runtime, "_stage", Stage(status))
-    voice = SimpleNamespace(is_healthy=True)
-    monkeypatch.setattr(service.runtime, "_synthesizer", SimpleNamespace(voice=voice))
+    monkeypatch.setattr(service.runtime, "_keeper", SimpleNamespace(stage=Stage(status)))
     made = object.__new__(service.QwenTTS.inner)
     assert await made.__is_ready__() is is_ready
     assert await made.__is_alive__() is is_alive
@@ -159,9 +162,9 @@ def test_the_end_of_the_server_closes_the_runtime(monkeypatch: pytest.MonkeyPatc
     assert closed == [1]
 
 
-def test_the_server_gives_up_after_us_and_keeps_its_own_lines_to_itself() -> None:
+def test_bentoml_has_no_timer_of_its_own_and_no_lines_in_log_and_metrics() -> None:
     config = service.QwenTTS.config
-    assert config["traffic"]["timeout"] == 3900
+    assert traffic.TimeoutMiddleware is NoTimeout
     assert config["http"]["port"] == 8188
     assert config["metrics"]["enabled"] is False
     assert config["logging"]["access"]["enabled"] is False

@@ -231,22 +231,22 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 760,
-    "api": 1750,
-    "audio": 320,
-    "cli": 360,
+    "": 840,
+    "api": 1990,
+    "audio": 390,
+    "cli": 400,
     "engine": 1350,
     "espeak": 1100,
     "hub": 330,
     "kernels": 1430,
     "model": 1890,
     "qwen": 350,
-    "speech": 960,
+    "speech": 1050,
     "telemetry": 140,
     "text": 2570,
-    "voice": 410,
+    "voice": 560,
 }
-MAX_LINES_OF_ALL = 13680
+MAX_LINES_OF_ALL = 14340
 
 
 def lines_of_code(path: Path) -> int:
