@@ -14,6 +14,7 @@ from qwen_tts_service.model import qwen3_tts
 from qwen_tts_service.qwen import voice as qwen
 from qwen_tts_service.settings import load_settings
 from qwen_tts_service.voice.catalogue import SPEAKERS
+from qwen_tts_service.voice.library import VoiceLibrary
 
 SETTINGS = {
     "MODEL_NAME": "m",
@@ -46,7 +47,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def load(directory: Path, **options: Any) -> Any:
         options.pop("before_weights")("setup")
         made["load"] = (directory, options)
-        return "model"
+        return SimpleNamespace(config=SimpleNamespace(kind=made.get("kind", "custom_voice")))
 
     class FakePlanner:
         plan = SimpleNamespace(slots=3, positions=1022)
@@ -67,7 +68,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(qwen3_tts.Qwen3TTS, "load", load)
     monkeypatch.setattr(engine, "Engine", start)
     monkeypatch.setattr(memory, "MemoryPlanner", FakePlanner)
-    monkeypatch.setattr(qwen, "QwenVoice", lambda *args, known: (*args, known))
+    monkeypatch.setattr(qwen, "QwenVoice", lambda *args, kept, known: (*args, kept, known))
     monkeypatch.setattr(build_module, "EngineMetrics", lambda: SimpleNamespace(observe="observe"))
     return made
 
@@ -111,7 +112,16 @@ def test_every_setting_reaches_the_part_that_it_is_for(parts: dict[str, Any]) ->
         runaway_factor=7,
         default_language="german",
     )
-    assert voice == (model, "engine", "m", limits, SPEAKERS)
+    assert voice == (model, "engine", "m", limits, qwen.NO_VOICES, SPEAKERS)
+
+
+def test_only_a_model_that_clones_speaks_with_kept_voices(
+    parts: dict[str, Any], tmp_path: Path
+) -> None:
+    parts["kind"] = "base"
+    settings = load_settings(SETTINGS | {"VOICES_PATH": str(tmp_path)})
+    voice: Any = build_module.build(settings, lambda *_: None, 0).voice
+    assert isinstance(voice[-2], VoiceLibrary)
 
 
 def test_what_a_checkpoint_says_of_its_speakers_is_read_beside_it(
