@@ -131,7 +131,7 @@ def test_a_driver_that_repeats_nothing_is_found(
             super().capture(work, pool)
             return lambda: None
 
-    monkeypatch.setattr(check, "CudaDriver", lambda _device: Lazy())
+    monkeypatch.setattr(check, "graphs_of", lambda _model: Lazy())
     monkeypatch.setattr(check, "JOBS", 2)
     assert not check.run(check.graphs_are_plain_calls, model)
     assert "FAILED  graphs: 0/8" in capsys.readouterr().out
@@ -143,7 +143,7 @@ def test_a_check_that_raises_fails_with_the_reason(
     def broken(_device):
         raise RuntimeError("no capture today")
 
-    monkeypatch.setattr(check, "CudaDriver", broken)
+    monkeypatch.setattr(check, "graphs_of", broken)
     assert not check.run(check.a_known_prefix, model)
     assert "FAILED  RuntimeError('no capture today')" in capsys.readouterr().out
 
