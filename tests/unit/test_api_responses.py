@@ -292,7 +292,7 @@ async def test_the_settings_bound_the_body_and_the_text() -> None:
     long = await Client("aaaa", max_text_chars="3").ticket()
     assert isinstance(long.error, InvalidRequest)
     with pytest.raises(InvalidRequest):
-        await long.slot_granted()
+        await long.ready()
 
 
 async def test_a_request_before_the_voice_is_ready_takes_no_slot() -> None:
@@ -318,10 +318,10 @@ async def test_who_waits_in_vain_for_the_voice_gives_its_slot_back() -> None:
     client = Client("1")
     client.runtime.keeper = Unloaded(client.runtime.synthesizer)
     ticket = await client.ticket()
-    assert isinstance(ticket.error, NotReady)
     assert client.runtime.admission.active == 1
     response = await answer(ticket)
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert client.call.outcome == NotReady.code
     client.call.end()
     assert client.runtime.admission.active == 0
 
@@ -436,6 +436,40 @@ async def test_a_client_that_leaves_stops_its_file() -> None:
     assert response.status_code == 499
     assert client.call.outcome == "cancelled"
     assert client.voice.channels[0].is_cancelled
+
+
+@pytest.mark.parametrize("ask", ["file", "stream"])
+async def test_a_client_that_leaves_while_its_recording_is_cloned_is_not_waited_for(
+    ask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, cloning = Client("1", voice_cloning="1"), asyncio.Event()
+
+    async def clone(_order: object) -> None:
+        cloning.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(client.runtime.synthesizer.cloner, "clone", clone)
+    client.fields["ref_audio"] = "AAAA"
+    asked = asyncio.create_task(getattr(client, ask)())
+    await asyncio.wait_for(cloning.wait(), 5)
+    assert client.runtime.admission.active == 1
+    client.left.set()
+    await asyncio.wait_for(asked, 5)
+    assert client.call.outcome == "cancelled"
+
+
+async def test_a_recording_that_takes_too_long_to_clone_times_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client("1", voice_cloning="1", request_timeout_s="0.05")
+
+    async def clone(_order: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(client.runtime.synthesizer.cloner, "clone", clone)
+    client.fields["ref_audio"] = "AAAA"
+    response = await asyncio.wait_for(client.file(), 5)
+    assert (response.status_code, client.call.outcome) == (504, TimedOut.code)
 
 
 async def test_an_unread_file_is_stopped_when_its_call_ends() -> None:
@@ -702,5 +736,5 @@ async def test_a_refused_ticket_raises_why() -> None:
     error = TTSError("m")
     ticket = tickets.Ticket(reading(), Call("x"), SimpleNamespace(), TTSBody, error)
     with pytest.raises(TTSError) as caught:
-        await ticket.slot_granted()
+        await ticket.ready()
     assert caught.value is error

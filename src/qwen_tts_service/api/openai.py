@@ -30,6 +30,7 @@ from .responses import StreamedSpeech, speak_stream, stream_response
 from .runtime import Runtime
 from .schema_extra import SCHEMA_EXTRA
 from .tickets import RUNTIME_KEY, read_ticket
+from .voices import PATH as VOICES_PATH
 from .voices import described
 
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
@@ -267,7 +268,7 @@ def _describe(name: str, who: str) -> dict[str, Any]:
 
 ROUTES = [
     Route("/v1/audio/speech", create_speech, methods=["POST"]),
-    Route("/v1/audio/voices", list_voices, methods=["GET"]),
+    Route(VOICES_PATH, list_voices, methods=["GET"]),
     Route("/v1/audio/models", list_audio_models),
     Route("/v1/models", list_models),
     Route("/v1/models/{model:path}", show_model),

@@ -46,7 +46,7 @@ class PendingFile:
 
 
 async def _speak_file(ticket: Ticket) -> Response:
-    await ticket.slot_granted()
+    await ticket.ready()
     format = ticket.body.format
     data, ticket.speech = await ticket.runtime.synthesizer.speak_whole(ticket.request, format)
     speech, call = ticket.speech, ticket.call
@@ -83,7 +83,7 @@ async def speak_stream(ticket: Ticket) -> AsyncGenerator[bytes, None]:
 async def _begin_stream(ticket: Ticket) -> tuple[AsyncIterator[bytes], bytes]:
     """Wait for a slot and for the first audio."""
     async with asyncio.timeout(ticket.runtime.settings.request_timeout_s):
-        await ticket.slot_granted()
+        await ticket.ready()
         output = Output(ticket.body.format, is_stream=True)
         ticket.speech = await ticket.runtime.synthesizer.speak(ticket.request, output)
         parts = aiter(ticket.speech)

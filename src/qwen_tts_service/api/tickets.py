@@ -50,12 +50,19 @@ class Ticket:
     slot: Slot = field(init=False)
     speech: Speech = field(init=False)
 
-    async def slot_granted(self) -> None:
-        """Wait for the slot; raises the error of a rejected request."""
+    async def ready(self) -> None:
+        """Wait for the slot, for a voice that is unloaded, and for the clone of a recording.
+
+        Raises the error of a rejected request. Whoever calls it watches the time and the client.
+        """
         if self.error is not None:
             raise self.error
         await self.slot.granted()
         self.call.note(queued_ms=round((monotonic() - self.call.accepted_s) * 1000))
+        synthesizer = await self.runtime.keeper.wake(self.call.at_end)
+        self.request, self.warning = await with_own_voice(
+            self.request, self.body, synthesizer, self.runtime.settings
+        )
 
     def fail(self, error: Exception) -> TTSError:
         """Record a failure for log and metrics; returns it with the client's names of fields."""
@@ -80,10 +87,6 @@ async def _accept(ticket: Ticket) -> None:
     ticket.runtime.keeper.check_ready()  # not ready is said before a slot is taken
     ticket.slot = ticket.runtime.admission.enter()
     call.at_end(ticket.slot.release)
-    synthesizer = await ticket.runtime.keeper.wake(call.at_end)
-    ticket.request, ticket.warning = await with_own_voice(
-        ticket.request, ticket.body, synthesizer, settings
-    )
     call.note(
         format=ticket.body.format, chars=len(ticket.request.text or ""), seed=ticket.request.seed
     )
