@@ -51,6 +51,62 @@ CODEC_LAG_STEPS = 8
 assert CODEC_LAG_STEPS * 2 + 8 <= RING_FRAMES
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphSizes:
+    """Sizes that have graphs; what is smaller is padded to the next.
+
+    rows:     of a frame and of a codec call; bounds: of the positions that a frame reads
+    prompt_rows, prompt_bounds: of prompts side by side
+    sorts:    whether a frame sorts all choices
+    chunks:   frames of a codec call; first_frames: of an utterance's first one
+    """
+
+    rows: tuple[int, ...]
+    bounds: tuple[int, ...]
+    prompt_rows: tuple[int, ...]
+    prompt_bounds: tuple[int, ...]
+    sorts: tuple[bool, ...]
+    chunks: tuple[int, ...]
+    first_frames: int
+
+    @classmethod
+    def of(cls, options: EngineOptions, *, is_fused: bool, is_masked: bool) -> "GraphSizes":
+        """Choose them; is_masked: whether torch's own masked attention decodes."""
+        every_bound, all_of_it = doubling(MIN_BOUND, options.max_positions), options.max_positions
+        # Only masked attention reads all positions below a bound; fused kernels read what is there,
+        # and sort nothing.
+        has_bounds = is_masked and not is_fused and not options.deterministic
+        most = MAX_PROMPT_ROWS if is_fused else options.prefill_piece_rows
+        # Side by side, how many rows there are is a matter of company.
+        has_one = is_fused and options.deterministic
+        return cls(
+            rows=doubling(options.slots if options.deterministic else 1, options.slots),
+            bounds=every_bound if has_bounds else (all_of_it,),
+            prompt_rows=(most,) if has_one else doubling(MIN_PROMPT_ROWS, most),
+            prompt_bounds=(all_of_it,) if is_fused else every_bound,
+            sorts=(False,) if is_fused else (True, False),
+            chunks=tuple(sorted(set(options.chunk_frames))),
+            first_frames=options.chunk_frames[0],
+        )
+
+    @property
+    def frames(self) -> list[tuple[int, int, bool]]:
+        """(rows, bound, whether it sorts) of every graph of a frame, the largest first."""
+        return list(product(self.rows[::-1], self.bounds[::-1], self.sorts))
+
+    @property
+    def prompts(self) -> list[tuple[int, int]]:
+        """(rows, bound) of every graph of prompts, the largest first."""
+        return list(product(self.prompt_rows[::-1], self.prompt_bounds[::-1]))
+
+    @property
+    def sounds(self) -> list[tuple[Stream, int, int]]:
+        """(stream, rows, frames) of every graph of the codec, the largest of a stream first."""
+        streams: list[tuple[Stream, int]] = [("bulk", length) for length in self.chunks[::-1]]
+        streams.append(("first", self.first_frames))
+        return [(stream, rows, length) for stream, length in streams for rows in self.rows[::-1]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
     """A captured graph: `run` reads the inputs and writes the output; an input if it has none.
@@ -82,21 +138,8 @@ class GraphRunner:
         self._spare = options.slots
         self._driver = driver
         self._device = model.device
-        self._buckets = doubling(options.slots if options.deterministic else 1, options.slots)
-        every_bound = doubling(MIN_BOUND, options.max_positions)
-        # Only masked attention reads all positions below a bound; fused kernels read what is there,
-        # and sort nothing.
-        reads_all = isinstance(model.attention, MaskedAttention) and not model.is_fused
-        has_bounds = reads_all and not options.deterministic
-        self._bounds = every_bound if has_bounds else (options.max_positions,)
-        self._prefill_bounds = (options.max_positions,) if model.is_fused else every_bound
-        self._sorts = (False,) if model.is_fused else (True, False)
-        most = MAX_PROMPT_ROWS if model.is_fused else options.prefill_piece_rows
-        # Side by side, how many rows there are is a matter of company.
-        has_one = model.is_fused and options.deterministic
-        self._prompt_rows = (most,) if has_one else doubling(MIN_PROMPT_ROWS, most)
-        self._chunks = sorted(set(options.chunk_frames))
-        self._first_frames = options.chunk_frames[0]
+        is_masked = isinstance(model.attention, MaskedAttention)
+        self._sizes = GraphSizes.of(options, is_fused=model.is_fused, is_masked=is_masked)
         # A row that a prompt's graph has too many: where fused kernels read next to nothing, and
         # where torch's own attention lets no other row see it.
         self._unused_row = (self._spare, 0 if model.is_fused else options.max_positions - 1)
@@ -141,11 +184,11 @@ class GraphRunner:
         """Read the rows of pieces, as many at once as there are graphs for."""
         rows = rows_of(pieces)
         where = [(p.slot, p.start + row) for p in pieces for row in range(p.rows)]
-        most = self._prompt_rows[-1]
+        most = self._sizes.prompt_rows[-1]
         for first in range(0, len(where), most):
             part = where[first : first + most]
-            size, end = smallest(self._prompt_rows, len(part)), 1 + max(at for _, at in part)
-            call = self._prefills[size, smallest(self._prefill_bounds, end)]
+            size, end = smallest(self._sizes.prompt_rows, len(part)), 1 + max(at for _, at in part)
+            call = self._prefills[size, smallest(self._sizes.prompt_bounds, end)]
             unused = [self._unused_row] * (size - len(part))
             self._fill(call.inputs[0], list(zip(*part, *unused, strict=True)))
             call.inputs[1][: len(part)] = rows[first : first + len(part)]
@@ -156,9 +199,9 @@ class GraphRunner:
 
     def frame(self, slots: Sequence[int], *, full_sort: bool, positions: int) -> Outcome:
         rows = len(slots)
-        size = smallest(self._buckets, rows)
-        sorts = full_sort and True in self._sorts
-        call = self._frames[size, smallest(self._bounds, positions), sorts]
+        size = smallest(self._sizes.rows, rows)
+        sorts = full_sort and True in self._sizes.sorts
+        call = self._frames[size, smallest(self._sizes.bounds, positions), sorts]
         self._fill(call.inputs[0], [*slots, *[self._spare] * (size - rows)])
         self._hold_for_late_codec()
         call.run()
@@ -173,11 +216,11 @@ class GraphRunner:
         self, slots: Sequence[int], first: Sequence[int], frames: int, *, is_first: bool
     ) -> Outcome:
         rows = len(slots)
-        size = smallest(self._buckets, rows)
+        size = smallest(self._sizes.rows, rows)
         stream: Stream = "first" if is_first else "bulk"
         # Only the last chunk of an utterance has a length of its own. What the graph decodes
         # behind it is cut off, and its state is never used again.
-        length = self._first_frames if is_first else smallest(self._chunks, frames)
+        length = self._sizes.first_frames if is_first else smallest(self._sizes.chunks, frames)
         call = self._audio[stream, size, length]
         # Both streams may be at work at once, so rows that nobody needs are the spare slot's.
         unused = [self._spare] * (size - rows)
@@ -221,14 +264,8 @@ class GraphRunner:
     @torch.inference_mode()
     def _capture_all(self, on_progress: ReportProgress) -> None:
         """Capture everything; the largest first, whose memory the others of its pool then share."""
-        sizes = sorted(self._buckets, reverse=True)
-        bounds = self._bounds[::-1]
-        frames = list(product(sizes, bounds, self._sorts))
-        prefills = list(product(self._prompt_rows[::-1], self._prefill_bounds[::-1]))
-        streams: list[tuple[Stream, int]] = [("bulk", length) for length in self._chunks[::-1]]
-        streams.append(("first", self._first_frames))
-        sounds = [(stream, size, length) for stream, length in streams for size in sizes]
-        total, done = len(frames) + len(prefills) + len(sounds), count()
+        frames, prompts, sounds = self._sizes.frames, self._sizes.prompts, self._sizes.sounds
+        total, done = len(frames) + len(prompts) + len(sounds), count()
 
         def tell() -> None:
             on_progress("capturing graphs", next(done) / total)
@@ -240,7 +277,7 @@ class GraphRunner:
         for size, bound, full_sort in frames:
             tell()
             self._frames[size, bound, full_sort] = self._frame_call(size, bound, full_sort)
-        for rows, bound in prefills:
+        for rows, bound in prompts:
             tell()
             self._prefills[rows, bound] = self._prefill_call(rows, bound)
         for stream, size, length in sounds:
@@ -252,10 +289,11 @@ class GraphRunner:
     def _pin_buffers(self) -> list[Tensor]:
         """Allocate what transfers will need: buffers that are let go of are taken again."""
         per_frame = self._slots.model.config.codec.samples_per_frame
-        small = [(size,) for size in self._buckets] + [(3, size) for size in self._buckets]
-        small += [(7,), *((2, rows) for rows in self._prompt_rows)]
+        sizes = self._sizes
+        small = [(size,) for size in sizes.rows] + [(3, size) for size in sizes.rows]
+        small += [(7,), *((2, rows) for rows in sizes.prompt_rows)]
         shapes = [(shape, torch.int64) for shape in small] + [((5,), torch.float64)]
-        for size, frames in product(self._buckets, {*self._chunks, self._first_frames}):
+        for size, frames in product(sizes.rows, sizes.chunks):
             shapes.append(((size, frames * per_frame), torch.float32))
         pinned = self._driver.pinned
         return [

@@ -145,6 +145,7 @@ class EngineLoop:
         self._launch(plan)
         self._collect(0 if not plan.advance else self._runner.run_ahead)
         self._decode(now_s)
+        # With nothing else to launch, give the codec a moment instead of asking it at once again.
         if self._audio and not (plan.prefill or plan.advance):
             self._audio[0][2].is_ready(within_s=AUDIO_POLL_S)
         self._deliver()

@@ -25,7 +25,7 @@ from qwen_tts_service.kernels.linear import Arithmetic
 from qwen_tts_service.model.codec.decoder import CodecDecoder
 from qwen_tts_service.model.qwen3_tts import ModelSetup
 
-from .graphs import MAX_PROMPT_ROWS, MIN_BOUND, MIN_PROMPT_ROWS, doubling
+from .graphs import GraphSizes
 from .options import EngineOptions
 
 logger = logging.getLogger(__name__)
@@ -258,16 +258,11 @@ def _graph_counter(
     setup: ModelSetup, options: EngineOptions, is_masked: bool
 ) -> Callable[[int, int], int]:
     frame, prompt, codec = FUSED_KERNELS if setup.is_fused else PLAIN_KERNELS
-    most = MAX_PROMPT_ROWS if setup.is_fused else options.prefill_piece_rows
-    has_one = setup.is_fused and options.deterministic
-    prompts = 1 if has_one else len(doubling(MIN_PROMPT_ROWS, most))
-    chunks = len(set(options.chunk_frames)) + 1  # first chunks have graphs of their own
 
     def kernels(slots: int, positions: int) -> int:
-        buckets = len(doubling(slots if options.deterministic else 1, slots))
-        bounds = 1 if setup.is_fused else len(doubling(MIN_BOUND, positions))
-        frames = buckets * (bounds if is_masked and not options.deterministic else 1)
-        sorts = 1 if setup.is_fused else 2
-        return frames * sorts * frame + prompts * bounds * prompt + buckets * chunks * codec
+        asked = replace(options, slots=slots, max_positions=positions)
+        sizes = GraphSizes.of(asked, is_fused=setup.is_fused, is_masked=is_masked)
+        graphs = (len(sizes.frames), len(sizes.prompts), len(sizes.sounds))
+        return graphs[0] * frame + graphs[1] * prompt + graphs[2] * codec
 
     return kernels

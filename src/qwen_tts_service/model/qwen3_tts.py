@@ -7,7 +7,6 @@ State is passed in (`SlotState`, `CodecState`).
 Letters: S slots, B rows, R prompt rows, Q codebooks, C width, V = codes + 1.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +37,6 @@ from .talker import Talker
 from .tokenizer import ROLE_TOKENS, Split, Tokenizer
 from .voice_encoder import VoiceEncoder
 from .weights import CheckpointFile
-
-logger = logging.getLogger(__name__)
 
 _MANY_BYTES = 256 << 20
 """Weights that no cache holds: from here on large pages pay."""
@@ -143,15 +140,10 @@ class Qwen3TTS:
         encoder = VoiceEncoder.load(path, config) if config.kind == "base" else None
         networks = (prompts, talker, code_predictor, codec)
         model = cls(config, tokenizer, *networks, device, dtype, linear, kernels, encoder)
-        model.settle()
+        if device.type == "cpu" and model.weight_bytes >= _MANY_BYTES:
+            use_large_pages()
         on_progress("loaded", 1.0)
         return model
-
-    def settle(self) -> None:
-        """Move weights that no cache holds into large pages, and log what was chosen."""
-        if self.device.type == "cpu" and self.weight_bytes >= _MANY_BYTES:
-            use_large_pages()
-        logger.info("linear layers: %s", self.linear_layers)
 
     @property
     def attention(self) -> Attention:
