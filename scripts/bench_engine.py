@@ -315,19 +315,30 @@ def captured_parts(
     model: Qwen3TTS, driver: Driver, batch: int, options: EngineOptions
 ) -> dict[str, float]:
     """Seconds that the device takes for a frame and for its parts, each as a graph of its own."""
-    state = model.new_state(slots=batch, max_positions=options.max_positions)
-    state.length.fill_(options.max_positions // 2)
-    slots = torch.arange(batch, device=model.device)
-    at = CachePositions(slots, state.length[slots], options.max_positions)
-    hidden = torch.zeros(batch, model.config.width, dtype=model.dtype, device=model.device)
+    bound = options.max_positions
+    parts = frame_parts(model, driver, batch, filled=bound // 2, bound=bound)
+    return {name: mean_s(part) for name, part in parts.items()}
+
+
+@torch.inference_mode()
+def frame_parts(
+    model: Qwen3TTS, driver: Driver, rows: int, *, filled: int, bound: int
+) -> dict[str, Callable[[], Any]]:
+    """Capture a frame, its talker and its predictor for slots with `filled` of `bound` positions.
+
+    The last position of a slot is its bound: a frame that has filled it stays there.
+    """
+    state = model.new_state(slots=rows, max_positions=bound, max_text_rows=64)
+    state.length.fill_(filled)
+    slots = torch.arange(rows, device=model.device)
+    at = CachePositions(slots, state.length[slots], bound)
+    hidden = torch.zeros(rows, model.config.width, dtype=model.dtype, device=model.device)
     work: dict[str, Callable[[], Any]] = {
         "talker": lambda: model.talker.step(hidden, state, at),
         "predictor": predictor_work(model, state, slots, hidden),
-        "frame": lambda: model.frame_step(
-            state, slots, full_sort=False, bound=options.max_positions
-        ),
+        "frame": lambda: model.frame_step(state, slots, full_sort=False, bound=bound),
     }
-    return {name: mean_s(driver.capture(part, "frames")) for name, part in work.items()}
+    return {name: driver.capture(part, "frames") for name, part in work.items()}
 
 
 def predictor_work(

@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from qwen_tts_service.engine.driver import CudaDriver, Driver, EagerDriver
+from qwen_tts_service.engine.driver import CudaDriver, Driver, EagerDriver, choose_driver
 from qwen_tts_service.engine.engine import Engine, EngineOptions
 from qwen_tts_service.engine.graphs import MIN_BOUND, GraphRunner
 from qwen_tts_service.engine.job import Job
@@ -97,7 +97,7 @@ def run(check: Callable[[Qwen3TTS], Outcome], model: Qwen3TTS) -> bool:
 
 def graphs_of(model: Qwen3TTS) -> Driver:
     """Return CUDA's graphs; on the CPU, where only this script is tried, plain calls."""
-    return CudaDriver(model.device) if model.device.type == "cuda" else EagerDriver()
+    return choose_driver(model.device)
 
 
 @torch.inference_mode()

@@ -22,22 +22,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 import fused_cases
-from bench_engine import predictor_work
+from bench_engine import frame_parts
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from qwen_tts_service.engine.driver import CudaDriver, Driver, EagerDriver
+from qwen_tts_service.engine.driver import Driver, choose_driver
 from qwen_tts_service.engine.engine import EngineOptions
 from qwen_tts_service.engine.graphs import GraphRunner
 from qwen_tts_service.engine.job import Job
 from qwen_tts_service.engine.threads import on_a_thread_that_ends
-from qwen_tts_service.kernels.attention import CachePositions
+from qwen_tts_service.kernels.device import dtype_named
 from qwen_tts_service.kernels.fused import jit
 from qwen_tts_service.kernels.fused.choice import choose_kernels
 from qwen_tts_service.kernels.fused.noise import race_noise
@@ -101,7 +101,7 @@ class Setup:
 
     def driver(self) -> Driver:
         """CUDA's graphs, or plain calls."""
-        return CudaDriver(self.device) if self.is_cuda else EagerDriver()
+        return choose_driver(self.device)
 
     @property
     def is_cuda(self) -> bool:
@@ -187,7 +187,7 @@ def census(setup: Setup) -> Rows:
     """Kernels of one replay of a frame: how many, their sum, the gaps, and the longest."""
     model = setup.load()
     for rows in setup.scale.rows[:: 2 if setup.is_cuda else 1]:
-        replay = frame_parts(setup, model, rows, setup.scale.positions[0])["frame"]
+        replay = parts_of(setup, model, rows, setup.scale.positions[0])["frame"]
         kernels = profiled(setup, replay)
         busy_us = sum(end - start for _name, start, end in kernels)
         span_us = max(end for *_, end in kernels) - min(start for _, start, _ in kernels)
@@ -246,7 +246,7 @@ def replays(setup: Setup) -> Rows:
 def frame_times(setup: Setup, model: Qwen3TTS, rows: int, positions: int) -> Cells:
     """Return milliseconds of a frame and its parts; what does not fit into memory says so."""
     try:
-        parts = frame_parts(setup, model, rows, positions)
+        parts = parts_of(setup, model, rows, positions)
         times = {name: round(setup.call_ms(part), 3) for name, part in parts.items()}
     except torch.OutOfMemoryError:
         return dict.fromkeys(("frame", "talker", "predictor", "sampler"), "out of memory")
@@ -256,22 +256,11 @@ def frame_times(setup: Setup, model: Qwen3TTS, rows: int, positions: int) -> Cel
     return times
 
 
-def frame_parts(
+def parts_of(
     setup: Setup, model: Qwen3TTS, rows: int, positions: int
 ) -> dict[str, Callable[[], Any]]:
-    """Capture a frame, its talker and its predictor for slots that hold so many positions."""
-    state = model.new_state(slots=rows, max_positions=positions + 1, max_text_rows=64)
-    state.length.fill_(positions)  # a frame stays there: the last position of a slot is its bound
-    slots = torch.arange(rows, device=model.device)
-    at = CachePositions(slots, state.length[slots], positions + 1)
-    hidden = torch.zeros(rows, model.config.width, dtype=model.dtype, device=model.device)
-    work: dict[str, Callable[[], Any]] = {
-        "frame": lambda: model.frame_step(state, slots, full_sort=False, bound=positions + 1),
-        "talker": lambda: model.talker.step(hidden, state, at),
-        "predictor": predictor_work(model, state, slots, hidden),
-    }
-    driver = setup.driver()
-    return {name: driver.capture(part, "frames") for name, part in work.items()}
+    """Capture a frame and its parts for slots that hold so many positions."""
+    return frame_parts(model, setup.driver(), rows, filled=positions, bound=positions + 1)
 
 
 def prompt_ms(setup: Setup, model: Qwen3TTS, rows: int) -> float:
@@ -289,14 +278,15 @@ def prompt_ms(setup: Setup, model: Qwen3TTS, rows: int) -> float:
 # 4 ------------------------------------------------------------------------------------
 
 
+FORMATS: tuple[Literal["float32", "tf32", "bfloat16"], ...] = ("float32", "tf32", "bfloat16")
+
+
 @torch.inference_mode()
 def codecs(setup: Setup) -> Rows:
     """Times of codec calls by number format, and how far each is from float32."""
     exact: dict[tuple[int, int], Tensor] = {}
-    for name in ("float32", "tf32", "bfloat16"):
-        dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
-        model = setup.load(codec_dtype=dtype)
-        use_tf32(name == "tf32")
+    for name in FORMATS if setup.is_cuda else ("float32", "bfloat16"):
+        model = setup.load(codec_dtype=dtype_named(name), codec_tf32=name == "tf32")
         for rows in setup.scale.rows[:: 2 if setup.is_cuda else 1]:
             for frames in setup.scale.codec_frames:
                 codes = some_codes(model, rows, frames)
@@ -306,15 +296,8 @@ def codecs(setup: Setup) -> Rows:
                 cells["ms"] = round(setup.call_ms(codec_graph(setup, model, codes)), 3)
                 cells["rms error"] = float(f"{off.square().mean().sqrt():.1e}")
                 yield "A codec call", cells | {"max error": float(f"{off.abs().max():.1e}")}
-        use_tf32(False)
         del model
         release()
-
-
-def use_tf32(is_allowed: bool) -> None:
-    """Let float32 matrices and convolutions round their inputs to 10 bits, or not."""
-    torch.backends.cudnn.allow_tf32 = is_allowed
-    torch.backends.cuda.matmul.allow_tf32 = is_allowed
 
 
 def some_codes(model: Qwen3TTS, rows: int, frames: int) -> Tensor:
@@ -359,7 +342,7 @@ def bits(setup: Setup) -> Rows:
 def side_by_side(setup: Setup) -> Rows:
     """A frame beside bulk codec calls at both priorities, and the host's time per call."""
     model, rows = setup.load(), setup.scale.rows[-1]
-    replay = frame_parts(setup, model, rows, setup.scale.positions[0])["frame"]
+    replay = parts_of(setup, model, rows, setup.scale.positions[0])["frame"]
     alone_ms = setup.call_ms(replay)
     codes = some_codes(model, rows, setup.scale.codec_frames[-1])
     state = model.codec.new_state(slots=rows)

@@ -149,5 +149,6 @@ class CudaDriver:
 
 
 def choose_driver(device: torch.device) -> Driver:
-    """Return CUDA's graphs, or plain calls on ROCm, whose graphs have never been tried."""
-    return CudaDriver(device) if torch.version.hip is None else EagerDriver()
+    """Return CUDA's graphs, or plain calls: on the CPU, and on ROCm, whose graphs nobody tried."""
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    return CudaDriver(device) if is_nvidia else EagerDriver()
