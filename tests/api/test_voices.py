@@ -237,6 +237,15 @@ def test_a_name_is_kept_once_and_so_many_voices_at_most(base: Server, anna: str)
         assert httpx.delete(f"{base.base_url}{PATH}/{name}").status_code == 200
 
 
+@pytest.mark.parametrize("field", ["audio_sample", "file"])
+def test_a_recording_that_is_refused_is_named_as_it_was_sent(base: Server, field: str) -> None:
+    sent = httpx.post(
+        base.base_url + PATH, data={"name": "a"}, files={field: ("a.wav", b"not audio")}
+    )
+    error = error_of(sent, 400)
+    assert (error["code"], error["param"]) == ("invalid_recording", field)
+
+
 def test_what_is_no_form_with_a_file_is_refused(base: Server) -> None:
     url = base.base_url + PATH
     assert httpx.post(url, json={"name": "a"}).status_code == 415

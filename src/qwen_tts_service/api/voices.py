@@ -67,7 +67,7 @@ async def _answered(
 async def _keep(http: Request, runtime: Runtime, call: Call) -> dict[str, Any]:
     settings, library = runtime.settings, runtime.library
     sent = await _read_form(http, settings.max_voice_bytes + _FORM_BYTES)
-    data = _recording_of(sent)
+    field, data = _recording_of(sent)
     form = _checked(sent)
     name = check_name(form.name)
     call.note(action="keep", voice=name)
@@ -82,7 +82,11 @@ async def _keep(http: Request, runtime: Runtime, call: Call) -> dict[str, Any]:
     )
     library.place_for(name)  # said before seconds are spent
     synthesizer = await runtime.keeper.wake(call.at_end)
-    clone = await synthesizer.cloner.clone(order)
+    try:
+        clone = await synthesizer.cloner.clone(order)
+    except TTSError as error:
+        error.param = field if error.param == "ref_audio" else error.param  # as it was sent
+        raise
     entry = _entry(form, order, clone, settings.model_name)
     await asyncio.to_thread(library.add, entry, data)
     return described(entry)
@@ -166,16 +170,16 @@ def _limited(receive: Receive, max_bytes: int) -> Receive:
     return receive_limited
 
 
-def _recording_of(sent: dict[str, str | bytes]) -> bytes | None:
-    """Take the recording out of the form."""
-    data = next((sent.pop(name) for name in _AUDIO_FIELDS if name in sent), None)
+def _recording_of(sent: dict[str, str | bytes]) -> tuple[str, bytes | None]:
+    """Take the recording out of the form, with the name of its field."""
+    field = next((name for name in _AUDIO_FIELDS if name in sent), _AUDIO_FIELDS[0])
+    data = sent.pop(field, None)
     if isinstance(data, str):
         raise InvalidRequest(
-            "audio_sample must be a file; with curl: -F audio_sample=@clip.wav. URLs are never "
-            "fetched",
-            param="audio_sample",
+            f"{field} must be a file; with curl: -F {field}=@clip.wav. URLs are never fetched",
+            param=field,
         )
-    return data
+    return field, data
 
 
 def _checked(sent: dict[str, str | bytes]) -> VoiceForm:
