@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -200,13 +199,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(tickets, "monotonic", clock)
     monkeypatch.setattr(call_module, "monotonic", clock)
     return clock
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(logging.getLogger("qwen_tts_service"), "propagate", True)
-    caplog.set_level(logging.INFO, "qwen_tts_service")
-    return caplog
 
 
 def error_of(response: Any) -> dict[str, Any]:
