@@ -291,24 +291,13 @@ def test_each_day_has_its_name(day, name):
     assert write_out_dates(f"{day:02}.01.2000") == f"{name} января двухтысячного года"
 
 
-@pytest.mark.parametrize("tens", TENS)
-def test_each_decade_has_its_name(tens):
-    ordinal, cardinal = TENS[tens].split()
-    assert write_out_dates(f"1.1.{1000 + tens}") == f"первого января тысяча {ordinal} года"
-    assert (
-        write_out_dates(f"1.1.{2001 + tens}")
-        == f"первого января две тысячи {cardinal} первого года"
-    )
-
-
-@pytest.mark.parametrize("hundreds", HUNDREDS)
-def test_each_century_has_its_name(hundreds):
-    ordinal, cardinal = HUNDREDS[hundreds].split()
-    assert write_out_dates(f"1.1.{1000 + hundreds}") == f"первого января тысяча {ordinal} года"
-    assert (
-        write_out_dates(f"1.1.{1001 + hundreds}")
-        == f"первого января тысяча {cardinal} первого года"
-    )
+@pytest.mark.parametrize("years", TENS | HUNDREDS)
+def test_each_decade_and_century_has_its_name(years):
+    ordinal, cardinal = (TENS | HUNDREDS)[years].split()
+    for millennium, name in ((1000, "тысяча"), (2000, "две тысячи")):
+        of = f"первого января {name} {cardinal} первого года"
+        assert write_out_dates(f"1.1.{millennium + years + 1}") == of
+    assert write_out_dates(f"1.1.{1000 + years}") == f"первого января тысяча {ordinal} года"
 
 
 PHONEMES = {
