@@ -56,7 +56,7 @@ class Settings(BaseModel):
     cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Threads of the model on the CPU, per worker; unset is one for each core."""
     cpu_weights: Literal["half", "bfloat16", "int8", "float"] | None = None
-    """Number format on the CPU; unset is half (exact); bfloat16 is faster with AMX, and rounds."""
+    """Number format on the CPU; unset: half (exact) on x86; bfloat16 is faster with AMX, rounds."""
     codec_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Number format of the codec; tf32 (on CUDA) and bfloat16 are faster and add a little noise."""
     torch_compile: bool = False

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.api.asking import speak
 from tests.api.test_waiting import metric, wait_for
 from tests.api.test_websocket import Client
 from tests.checkpoints import write_quick_checkpoint
@@ -59,11 +60,6 @@ def sleep(server: Server) -> None:
 def resident_bytes(server: Server) -> int:
     (worker,) = psutil.Process(server.pid).children()
     return int(worker.memory_info().rss)
-
-
-def speak(server: Server, route: str = "/tts", **fields: Any) -> httpx.Response:
-    body = {"text": "hello the world", "seed": 5, "format": "pcm", "max_length": 8, **fields}
-    return httpx.post(server.base_url + route, json=body, timeout=60)
 
 
 def test_memory_is_given_back_and_the_next_request_speaks_as_before(sleepy: Server) -> None:

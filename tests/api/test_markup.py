@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from tests.api.asking import samples
 from tests.conftest import Server
 
 from .test_websocket import Client
@@ -15,11 +16,6 @@ PLAIN = "Привет. [pause:1s] мир"
 
 def ask(server: Any, route: str = "/tts", **fields: Any) -> httpx.Response:
     return httpx.post(server.base_url + route, json={"format": "pcm", **fields}, timeout=60)
-
-
-def samples(response: httpx.Response) -> Any:
-    assert response.status_code == 200, response.text
-    return np.frombuffer(response.content, "<i2")
 
 
 @pytest.mark.parametrize("route", ["/tts", "/stream-tts"])

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import av
 import httpx
 import numpy as np
 import pytest
+from tests.api import asking
+from tests.api.asking import TEXT, samples
 from tests.checkpoints import write_quick_checkpoint
 from tests.conftest import Server, StartServer
 
-TEXT = "hello the world"
 FRAME_BYTES = 2 * 1920
 WAIT_S = 20
 """The longest silence of a request: a broken engine fails its test by then."""
+speak = partial(asking.speak, max_length=30, timeout_s=WAIT_S)
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +41,6 @@ def exact(start_server: StartServer, quick_checkpoint: Path) -> Iterator[Server]
     limits = {"MAX_CONCURRENT_REQUESTS": "4", "RUNAWAY_FACTOR": "100"}
     with start_server(**model, **exact, **limits) as server:
         yield server
-
-
-def speak(server: Any, route: str = "/tts", **fields: Any) -> httpx.Response:
-    body = {"text": TEXT, "seed": 5, "format": "pcm", "max_length": 30, **fields}
-    return httpx.post(server.base_url + route, json=body, timeout=WAIT_S)
-
-
-def samples(response: httpx.Response) -> Any:
-    assert response.status_code == 200, response.text
-    return np.frombuffer(response.content, "<i2").astype(int)
 
 
 def check_same(one: Any, other: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from tests.api.asking import samples
 from tests.conftest import Server, StartServer
 
 from qwen_tts_service.build import build
@@ -25,11 +26,6 @@ FRAME_BYTES = 2 * 1920
 def ask(server: Any, route: str = "/tts", **fields: Any) -> httpx.Response:
     body = {"seed": 3, "format": "pcm", **fields}
     return httpx.post(server.base_url + route, json=body, timeout=60)
-
-
-def samples(response: httpx.Response) -> Any:
-    assert response.status_code == 200, response.text
-    return np.frombuffer(response.content, "<i2")
 
 
 @pytest.mark.parametrize(

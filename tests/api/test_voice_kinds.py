@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from tests.api.asking import TEXT, samples, speak
 from tests.checkpoints import write_quick_checkpoint
 from tests.conftest import Server, StartServer
 
-TEXT = "hello the world"
 DESCRIPTION = "A calm deep male voice."
 
 
@@ -28,16 +28,6 @@ def design(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) 
 def base(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with start(start_server, tmp_path_factory.mktemp("models"), "base") as server:
         yield server
-
-
-def speak(server: Server, route: str = "/tts", **fields: Any) -> httpx.Response:
-    body = {"text": TEXT, "seed": 5, "format": "pcm", "max_length": 12, **fields}
-    return httpx.post(server.base_url + route, json=body, timeout=60)
-
-
-def samples(response: httpx.Response) -> Any:
-    assert response.status_code == 200, response.text
-    return np.frombuffer(response.content, "<i2").astype(int)
 
 
 def test_a_description_is_spoken_alike_on_every_route(design: Server) -> None:

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from tests.api.asking import TEXT, samples, speak
 from tests.checkpoints import write_quick_checkpoint
 from tests.conftest import Server, StartServer
 from websockets.sync.client import connect
@@ -19,7 +20,6 @@ REFERENCE = Path(__file__).parent.parent / "data" / "voices" / "references" / "r
 DATA = REFERENCE.read_bytes()
 OTHER = (REFERENCE.parent / "ref_b.flac").read_bytes()
 SAID = "hello the wide world"
-TEXT = "hello the world"
 PATH = "/v1/audio/voices"
 
 
@@ -64,18 +64,6 @@ def keep(
     return httpx.post(server.base_url + PATH, data=form, files=files, timeout=60)
 
 
-def speak(server: Server, route: str = "/tts", **fields: Any) -> httpx.Response:
-    body = {"text": TEXT, "seed": 5, "format": "pcm", "max_length": 12, **fields}
-    return httpx.post(server.base_url + route, json=body, timeout=60)
-
-
-def samples(response: httpx.Response | bytes) -> Any:
-    if isinstance(response, httpx.Response):
-        assert response.status_code == 200, response.text
-        response = response.content
-    return np.frombuffer(response, "<i2").astype(int)
-
-
 def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text
     return dict(response.json()["error"])
@@ -105,7 +93,7 @@ def socket_speech(server: Server, **config: Any) -> tuple[dict[str, Any], Any]:
                 audio += message
             elif json.loads(message)["type"] in ("session.done", "error"):
                 break
-    return ready, samples(audio)
+    return ready, np.frombuffer(audio, "<i2").astype(int)
 
 
 def test_a_kept_voice_is_described_and_listed(base: Server, anna: str, folder: Path) -> None:
@@ -305,9 +293,7 @@ def test_voices_outlive_the_server_and_keys_can_be_for_uploads_alone(
         url = f"{server.base_url}{PATH}"
         assert [voice["id"] for voice in httpx.get(url).json()["voices"]] == [anna]
         for_all = {"Authorization": "Bearer all"}
-        body = {"text": TEXT, "seed": 5, "format": "pcm", "max_length": 12, "speaker": anna}
-        spoken = httpx.post(server.base_url + "/tts", json=body, headers=for_all, timeout=60)
-        assert alike(samples(spoken), kept)
+        assert alike(samples(speak(server, speaker=anna, headers=for_all)), kept)
         for headers in ({}, for_all):
             assert error_of(httpx.delete(f"{url}/{anna}", headers=headers), 401)
             assert error_of(httpx.post(url, headers=headers), 401)

@@ -278,9 +278,14 @@ async def read(channel):
 
 
 async def whole(engine, job):
-    """All samples of a job, from a thread without an event loop."""
-
+    """All samples of a job."""
     return await read(engine.submit(job))
+
+
+def reported_mib(model, **options):
+    """What a runner with these options says that its slots and caches take at most."""
+    said = PlainRunner(model, replace(OPTIONS, **options))._slots.memory
+    return int(said.split("up to ")[1].split()[0])
 
 
 async def until(condition):

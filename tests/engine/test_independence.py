@@ -8,10 +8,12 @@ import pytest
 from tests.engine.harness import RUNNERS, make_job, plain, read, running, until, whole
 
 from qwen_tts_service.engine.job import Job
+from qwen_tts_service.engine.slots import SlotTensors
 from qwen_tts_service.kernels.linear import can_pack
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 
 JOBS = 16
+packed = pytest.mark.skipif(not can_pack(), reason="this torch has no packed kernels (not x86)")
 
 
 @pytest.fixture(scope="module")
@@ -104,23 +106,30 @@ async def test_the_deterministic_mode_repeats_every_bit(model, jobs, runner):
         assert np.array_equal(samples, expected[0])
 
 
+@pytest.mark.parametrize("linear", ["float", pytest.param("bfloat16", marks=packed)])
 async def test_the_deterministic_mode_runs_rows_alone_where_company_changes_bits(
-    quick_checkpoint, jobs, monkeypatch: pytest.MonkeyPatch
+    quick_checkpoint, jobs, linear, monkeypatch: pytest.MonkeyPatch
 ):
     # The tiny matrices are too small to show it: 1024 columns and more are summed by row count.
-    model = Qwen3TTS.load(quick_checkpoint, linear="float")
+    model = Qwen3TTS.load(quick_checkpoint, linear=linear)
     step, rows = model.talker.step, []
+    read, prompts = SlotTensors.prefill, []
     monkeypatch.setattr(
         model.talker, "step", lambda x, *rest: rows.append(len(x)) or step(x, *rest)
+    )
+    monkeypatch.setattr(
+        SlotTensors, "prefill", lambda of, pieces: prompts.append(len(pieces)) or read(of, pieces)
     )
     for deterministic in (False, True):
         with running(model, deterministic=deterministic) as engine:
             await asyncio.gather(*[speak_late(engine, job, 0) for job in jobs[:4]])
         assert max(rows) == (1 if deterministic else 4)
+        assert (max(prompts) == 1) == deterministic
         rows.clear()
+        prompts.clear()
 
 
-@pytest.mark.skipif(not can_pack(), reason="this torch has no int8 kernels (not x86)")
+@packed
 async def test_int8_layers_are_as_independent(quick_checkpoint, jobs):
     # Here the smallest difference grows: a value near the middle of two steps takes the other.
     with running(Qwen3TTS.load(quick_checkpoint, linear="int8")) as engine:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.engine.harness import OPTIONS, RUNNERS, endless, make_job, running, until, whole
+from tests.engine.harness import RUNNERS, endless, make_job, reported_mib, running, until, whole
 
 from qwen_tts_service.engine.prefix import PrefixCache
 from qwen_tts_service.errors import SynthesisFailed
@@ -140,15 +140,6 @@ def test_what_was_used_least_recently_goes_first():
 
 
 def test_the_memory_of_prefixes_is_reported(model):
-    from qwen_tts_service.engine.runner import PlainRunner
-
-    sizes = [
-        int(
-            PlainRunner(model, replace(OPTIONS, prefix_cache_rows=rows))
-            ._slots.memory.split("up to ")[1]
-            .split()[0]
-        )
-        for rows in (0, 1 << 16)
-    ]
+    sizes = [reported_mib(model, prefix_cache_rows=rows) for rows in (0, 1 << 16)]
     # Two layers, keys and values, two heads of 16, float32: 512 bytes a row.
     assert sizes[1] - sizes[0] == (1 << 16) * 512 >> 20

@@ -9,13 +9,13 @@ import pytest
 import torch
 from tests.checkpoints import write_quick_checkpoint
 from tests.engine.harness import (
-    OPTIONS,
     RUNNERS,
     graphs,
     late,
     make_job,
     plain,
     read,
+    reported_mib,
     running,
     whole,
 )
@@ -215,14 +215,7 @@ async def test_a_model_that_clones_speaks_with_cloned_voices_alone(model, jobs, 
 
 
 def test_the_memory_of_heard_voices_is_reported(model):
-    sizes = [
-        int(
-            PlainRunner(model, replace(OPTIONS, heard_voices=voices))
-            ._slots.memory.split("up to ")[1]
-            .split()[0]
-        )
-        for voices in (0, 1000)
-    ]
+    sizes = [reported_mib(model, heard_voices=voices) for voices in (0, 1000)]
     slot = model.codec.new_state(slots=1).memory.nbytes
     assert sizes[1] - sizes[0] == pytest.approx(1000 * slot / 2**20, abs=1)
 

@@ -1,6 +1,5 @@
 """`Call`: log line, metrics, clean-up."""
 
-import logging
 from typing import Any
 
 import pytest
@@ -22,13 +21,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now_s = [1000.0]
     monkeypatch.setattr(call_module, "monotonic", lambda: now_s[0])
     return now_s
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(logging.getLogger("qwen_tts_service"), "propagate", True)
-    caplog.set_level(logging.INFO, "qwen_tts_service")
-    return caplog
 
 
 def call_on(route: str | None = ROUTE) -> Call:

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,13 +12,12 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from tests.unit.waiting import WAIT_S, until
 
 from qwen_tts_service.api import keeper as keeper_module
 from qwen_tts_service.api.errors import response_of
 from qwen_tts_service.api.keeper import VoiceKeeper
 from qwen_tts_service.errors import NotReady, StartupError
-
-WAIT_S = 10
 
 
 class FakeVoice:
@@ -73,13 +71,6 @@ class Kept:
         until(lambda: ("release", None) in self.said)
         self.said.clear()
         return self
-
-
-def until(is_so: Callable[[], object]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)
 
 
 def gauges() -> tuple[float | None, float | None]:

@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 from starlette.testclient import TestClient
+from tests.unit.waiting import WAIT_S, until
 
 from qwen_tts_service import __version__
 from qwen_tts_service.api import runtime as runtime_module
@@ -20,8 +19,6 @@ from qwen_tts_service.api.runtime import Runtime
 from qwen_tts_service.api.tickets import RUNTIME_KEY
 from qwen_tts_service.errors import InvalidRequest, NotReady
 from qwen_tts_service.settings import load_settings
-
-WAIT_S = 10
 
 
 class FakeSynthesizer:
@@ -95,13 +92,6 @@ class Started:
             await app(scope, receive, send)
 
         return TestClient(with_runtime).get(path, follow_redirects=False)
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not is_so():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)
 
 
 @pytest.fixture(autouse=True)

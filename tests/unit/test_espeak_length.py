@@ -1,7 +1,6 @@
 """How long the embedded voice takes, estimated and measured: words, figures, single letters."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -59,13 +58,6 @@ TEXTS: dict[Language, tuple[str, ...]] = {
     "japanese": ("電車は今夜出発します。", "8765", "本が27冊あります。", "空。海。山。"),
     "korean": ("기차는 오늘 밤에 떠납니다.", "8765", "책이 27권 있습니다.", "하늘. 바다. 산."),
 }
-
-
-@pytest.fixture(scope="module")
-def voice() -> Iterator[EspeakVoice]:
-    voice = EspeakVoice()
-    yield voice
-    voice.close()
 
 
 def request(text: str, language: Language, **fields: object) -> SpeechRequest:

@@ -1,7 +1,6 @@
 """What is no word is read as a person would: a table of ten languages, compared by phonemes."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from qwen_tts_service.espeak.library import EspeakLibrary
 from qwen_tts_service.espeak.mapping import LANGUAGE_CODES
 from qwen_tts_service.espeak.notation import write_out
 from qwen_tts_service.espeak.text import clean
-from qwen_tts_service.espeak.voice import EspeakVoice
 from qwen_tts_service.text.normalise import normalise
 from qwen_tts_service.text.split import split_sentences
 from qwen_tts_service.text.stress import mark_stress
@@ -28,13 +26,6 @@ ROWS = [line.split("\t") for line in TABLE.read_text("utf-8").splitlines()]
 
 def written_out(text, language):
     return write_out(mark_stress(clean(text)), language)
-
-
-@pytest.fixture(scope="module")
-def voice() -> Iterator[EspeakVoice]:
-    voice = EspeakVoice()
-    yield voice
-    voice.close()
 
 
 def sounds(library: EspeakLibrary, texts, language):

@@ -1,14 +1,12 @@
 """What the embedded voice sounds like, measured: pitch, rate, words, and never a letter name."""
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from qwen_tts_service.espeak.library import SAMPLE_RATE_HZ, Delivery
 from qwen_tts_service.espeak.mapping import LANGUAGE_CODES
-from qwen_tts_service.espeak.voice import EspeakVoice
 from qwen_tts_service.types import SpeechRequest, VoiceAttributes
 
 SENTENCES = {
@@ -24,13 +22,6 @@ SENTENCES = {
     "italian": "Ciao, oggi è una bella giornata.",
 }
 every_language = pytest.mark.parametrize("language", SENTENCES)
-
-
-@pytest.fixture(scope="module")
-def voice() -> Iterator[EspeakVoice]:
-    voice = EspeakVoice()
-    yield voice
-    voice.close()
 
 
 def speak(voice, text, language, *, speaker=None, pitch=1.0, **attributes):

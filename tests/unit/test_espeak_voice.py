@@ -17,13 +17,6 @@ from qwen_tts_service.types import FRAME_S, SpeechRequest, VoiceAttributes
 SENTENCES = "Первое предложение. Второе предложение! Третье? И ещё одно, последнее."
 
 
-@pytest.fixture(scope="module")
-def voice() -> Iterator[EspeakVoice]:
-    voice = EspeakVoice()
-    yield voice
-    voice.close()
-
-
 def request(text="Привет, мир!", language="russian", **fields):
     return SpeechRequest(request_id="test", seed=1, text=text, language=language, **fields)
 

@@ -103,7 +103,7 @@ def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "least", "below"),
+    ("name", "last", "beyond"),
     [
         ("SAMPLING_RATE", 8000, 7999),
         ("MAX_CONCURRENT_REQUESTS", 1, 0),
@@ -116,19 +116,9 @@ def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
         ("STALL_TIMEOUT_S", 0.001, 0),
         ("MAX_POSITIONS", 256, 255),
         ("RUNAWAY_FACTOR", 1, 0.999),
-    ],
-)
-def test_the_least_of_a_setting_is_taken_and_what_is_below_is_not(
-    name: str, least: float, below: float
-) -> None:
-    assert getattr(load_settings({name: str(least)}), name.lower()) == least
-    with pytest.raises(StartupError, match=name):
-        load_settings({name: str(below)})
-
-
-@pytest.mark.parametrize(
-    ("name", "most", "above"),
-    [
+        ("KEEP_ALIVE_S", 0.001, 0),
+        ("MAX_VOICES", 1, 0),
+        ("MAX_VOICE_BYTES", 1024, 1023),
         ("SAMPLING_RATE", 48000, 48001),
         ("MAX_CONCURRENT_REQUESTS", 1024, 1025),
         ("WORKERS", 64, 65),
@@ -136,21 +126,23 @@ def test_the_least_of_a_setting_is_taken_and_what_is_below_is_not(
         ("REQUEST_TIMEOUT_S", 3600, 3600.001),
         ("STALL_TIMEOUT_S", 3600, 3600.001),
         ("RUNAWAY_FACTOR", 100, 100.001),
+        ("KEEP_ALIVE_S", 2592000, 2592000.1),
     ],
 )
-def test_the_most_of_a_setting_is_taken_and_what_is_above_is_not(
-    name: str, most: float, above: float
+def test_the_least_and_the_most_of_a_setting_are_taken_and_what_is_beyond_is_not(
+    name: str, last: float, beyond: float
 ) -> None:
-    assert getattr(load_settings({name: str(most)}), name.lower()) == most
+    assert getattr(load_settings({name: str(last)}), name.lower()) == last
     with pytest.raises(StartupError, match=name):
-        load_settings({name: str(above)})
+        load_settings({name: str(beyond)})
 
 
 @pytest.mark.parametrize(
     ("name", "values"),
     [
         ("CPU_WEIGHTS", ["half", "bfloat16", "int8", "float"]),
-        ("CODEC_DTYPE", ["float32", "bfloat16"]),
+        ("CODEC_DTYPE", ["float32", "tf32", "bfloat16"]),
+        ("REFERENCE_TAIL", ["silence", "none"]),
         ("LOG_LEVEL", ["debug", "info", "warning", "error"]),
         ("DEVICE", ["cpu", "cuda", "cuda:0", "cuda:12"]),
     ],

@@ -163,17 +163,21 @@ async def test_the_pieces_change_nothing(text, part_chars, size, fields):
     assert (await written(pieces, part_chars=part_chars, **fields))[0] == whole
 
 
-@pytest.mark.parametrize("size", [1, 7, 1000])
-@pytest.mark.parametrize("blank", ["", " \n" * 15])
-async def test_the_language_is_that_of_the_same_beginning_however_the_text_is_cut(size, blank):
-    text = blank + "Привет, мой друг, да. Then it goes on in English for quite a while, as it may."
-
+async def languages_of(text, size):
+    """The language of each utterance that is opened for a text in pieces of so many characters."""
     voice = FakeVoice()
     stream = open_stream(voice, language=None)
     for at in range(0, len(text), size):
         stream.feed(text[at : at + size])
     stream.finish()
-    assert [utterance.request.language for utterance in voice.opened] == ["russian"]
+    return [utterance.request.language for utterance in voice.opened]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("blank", ["", " \n" * 15])
+async def test_the_language_is_that_of_the_same_beginning_however_the_text_is_cut(size, blank):
+    text = blank + "Привет, мой друг, да. Then it goes on in English for quite a while, as it may."
+    assert await languages_of(text, size) == ["russian"]
 
 
 @pytest.mark.parametrize(
@@ -202,12 +206,7 @@ async def test_without_a_language_20_letters_are_waited_for(beginning):
     ],
 )
 async def test_a_beginning_that_is_no_word_does_not_decide(text, size):
-    voice = FakeVoice()
-    stream = open_stream(voice, language=None)
-    for at in range(0, len(text), size):
-        stream.feed(text[at : at + size])
-    stream.finish()
-    assert {utterance.request.language for utterance in voice.opened} == {"russian"}
+    assert set(await languages_of(text, size)) == {"russian"}
 
 
 async def test_marks_and_digits_are_not_waited_for_for_ever():

@@ -2,7 +2,6 @@
 
 import unicodedata
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 from hypothesis import given
@@ -17,7 +16,7 @@ from qwen_tts_service.text.language import (
     parse_language,
     tells_language,
 )
-from qwen_tts_service.text.latin import LATIN_LANGUAGES, names, preload_detector
+from qwen_tts_service.text.latin import LATIN_LANGUAGES, names
 
 TEXTS = {
     "russian": [
@@ -501,17 +500,19 @@ def test_the_beginning_that_tells_does_not_depend_on_the_pieces(text):
     assert set(found) <= {beginning_that_tells(text)}
 
 
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "unit",
     ["<a", "`", "«", '"', "(", "git ", "a@", "A of ", "a.", "&a", "[a:", "www.", "-", "ab'", "x_y"],
 )
-def test_a_hostile_text_takes_no_time(unit):
-    preload_detector()
-    begin = perf_counter()
-    detect_language(unit * (200_000 // len(unit)))
-    tells_language(unit * (200_000 // len(unit)))
-    beginning_that_tells(unit * (200_000 // len(unit)))
-    assert perf_counter() - begin < 1
+def test_a_hostile_text_ends_and_has_a_language(unit):
+    # It takes 0.1 s; a pattern that backtracks would take minutes.
+    text = unit * (2_000_000 // len(unit))
+    assert detect_language(text) in LANGUAGES
+    assert tells_language(text) in {True, False}
+    beginning = beginning_that_tells(text)
+    assert beginning
+    assert text.startswith(beginning)
 
 
 @pytest.mark.parametrize(

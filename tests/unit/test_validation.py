@@ -1,8 +1,6 @@
 """Error messages for invalid requests: the field as sent, what may be meant, what is allowed."""
 
-import contextlib
 import json
-import time
 from typing import Any
 
 import pytest
@@ -126,19 +124,18 @@ def test_a_field_of_a_field_is_named_with_its_path(name: str, words: str) -> Non
     assert words in error.message
 
 
+@pytest.mark.timeout(20)  # for a name that is compared with every field's, letter by letter
 @pytest.mark.parametrize(
     ("sent", "named"),
     [
-        ("a" * 100_000, "a" * 39 + "…"),
+        pytest.param("a" * 5_000_000, "a" * 39 + "…", id="long"),
         ("a\n\u202e\u0000b", "a\ufffd\ufffd\ufffdb"),
         ("", ""),
         ("имя", "имя"),
     ],
 )
 def test_a_strange_name_is_shown_short_and_printable(sent: str, named: str) -> None:
-    begun_s = time.perf_counter()
     error = refusal(**{sent: 1})
-    assert time.perf_counter() - begun_s < 1
     assert error.param == named
     assert error.message.startswith(f'unknown field "{named}"')
 
@@ -167,13 +164,11 @@ def test_a_text_under_another_name_is_not_ignored_on_openais_route(name: str) ->
     assert parse_body(json.dumps({name: "a", "input": "b"}).encode(), CreateSpeechBody)
 
 
-@pytest.mark.parametrize("schema", [TTSBody, CreateSpeechBody])
-def test_a_body_of_many_unknown_fields_is_judged_quickly(schema: type[SpeechBody]) -> None:
-    data = json.dumps(dict.fromkeys(map("prompx{}".format, range(50_000)))).encode()
-    begun_s = time.perf_counter()
-    with contextlib.suppress(InvalidRequest):
-        parse_body(data, schema)
-    assert time.perf_counter() - begun_s < 5
+@pytest.mark.timeout(20)  # each name compared with every field's would take minutes
+def test_a_body_of_many_unknown_fields_is_judged() -> None:
+    many = dict.fromkeys(map("prompx{}".format, range(200_000)))
+    assert refusal(**many).param == "prompx0"
+    assert parse_body(json.dumps(many).encode(), CreateSpeechBody).model_fields_set == set()
 
 
 # Values --------------------------------------------------------------------------------

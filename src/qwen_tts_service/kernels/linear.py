@@ -2,10 +2,11 @@
 
 `torch.nn.functional.linear` picks another summation order for another number of rows, so that a
 request's last bits, and one day its codes, depend on who else is speaking. On the CPU the four
-packed kinds here do not, for any number of rows: "packed" keeps the dtype of the weights, "half"
-loses nothing of bfloat16 weights and reads half the bytes of float32, "bfloat16" reads the same
-and rounds inputs and outputs, "int8" reads a quarter and rounds more. What was measured, and what
-lost, is in docs/log.md, 2026-11-23 and 2026-12-01.
+packed kinds here do not: "packed" keeps the dtype of the weights, "half" loses nothing of bfloat16
+weights and reads half the bytes of float32, "bfloat16" reads the same and rounds inputs and
+outputs, "int8" reads a quarter and rounds more. In bfloat16 that holds for up to 32 rows, in
+float32 for any number. What was measured, and what lost, is in docs/log.md, 2026-11-23 and
+2026-12-01.
 """
 
 import ctypes

@@ -1,0 +1,26 @@
+"""What several unit tests need: the embedded voice, and the package's log."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from qwen_tts_service.espeak.voice import EspeakVoice
+
+
+@pytest.fixture(scope="module")
+def voice() -> Iterator[EspeakVoice]:
+    """The embedded voice; files about other voices have a fixture `voice` of their own."""
+    with closing(EspeakVoice()) as voice:
+        yield voice
+
+
+@pytest.fixture
+def log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    """What the package logs, from `info` on."""
+    monkeypatch.setattr(logging.getLogger("qwen_tts_service"), "propagate", True)
+    caplog.set_level(logging.INFO, "qwen_tts_service")
+    return caplog
