@@ -185,9 +185,8 @@ def main() -> int:
     rows, references = [], []
     for batch in map(int, arguments.batch):
         for who in voices:
-            rows.append(measure(model, clock, batch, arguments, who))
-            bandwidth = facts["copy_bandwidth_gb_s"] * 1e9
-            rows[-1] = replace(rows[-1], roofline=rows[-1].roofline / bandwidth)
+            copy_gb_s = facts["copy_bandwidth_gb_s"]
+            rows.append(measure(model, clock, batch, arguments, who, copy_gb_s=copy_gb_s))
             print_row(rows[-1])
     under_load = measure_loads(model, arguments, voices[-1])
     facts["peak_memory_mib"] = peak_memory_mib(model.device)
@@ -263,7 +262,13 @@ def make_voices(model: Qwen3TTS, recording_s: float, facts: dict[str, Any]) -> l
 
 
 def measure(
-    model: Qwen3TTS, clock: Clock, batch: int, arguments: argparse.Namespace, who: Who
+    model: Qwen3TTS,
+    clock: Clock,
+    batch: int,
+    arguments: argparse.Namespace,
+    who: Who,
+    *,
+    copy_gb_s: float,
 ) -> Row:
     """Speak `batch` utterances at once and average the steps in which all advanced."""
     options = engine_options(model, batch, arguments)
@@ -306,7 +311,7 @@ def measure(
         last_first=1e3 * max(first),
         last_to_mean=max(first) * batch / sum(first),
         x_real_time=batch * arguments.frames * FRAME_S / whole_s,
-        roofline=frame_bytes(model) / mean["frame"],
+        roofline=frame_bytes(model) / (copy_gb_s * 1e9) / mean["frame"],
     )
 
 
@@ -315,19 +320,29 @@ def captured_parts(
     model: Qwen3TTS, driver: Driver, batch: int, options: EngineOptions
 ) -> dict[str, float]:
     """Seconds that the device takes for a frame and for its parts, each as a graph of its own."""
-    state = model.new_state(slots=batch, max_positions=options.max_positions)
-    state.length.fill_(options.max_positions // 2)
-    slots = torch.arange(batch, device=model.device)
-    at = CachePositions(slots, state.length[slots], options.max_positions)
-    hidden = torch.zeros(batch, model.config.width, dtype=model.dtype, device=model.device)
-    work: dict[str, Callable[[], Any]] = {
+    work = frame_work(
+        model, batch, positions=options.max_positions // 2, bound=options.max_positions
+    )
+    return {name: mean_s(driver.capture(part, "frames")) for name, part in work.items()}
+
+
+def frame_work(
+    model: Qwen3TTS, rows: int, *, positions: int, bound: int
+) -> dict[str, Callable[[], Any]]:
+    """Return what runs a frame, its talker and its predictor in slots that hold so many positions.
+
+    bound: of the positions of a slot; a frame in one that is full stays there
+    """
+    state = model.new_state(slots=rows, max_positions=bound, max_text_rows=64)
+    state.length.fill_(positions)
+    slots = torch.arange(rows, device=model.device)
+    at = CachePositions(slots, state.length[slots], bound)
+    hidden = torch.zeros(rows, model.config.width, dtype=model.dtype, device=model.device)
+    return {
+        "frame": lambda: model.frame_step(state, slots, full_sort=False, bound=bound),
         "talker": lambda: model.talker.step(hidden, state, at),
         "predictor": predictor_work(model, state, slots, hidden),
-        "frame": lambda: model.frame_step(
-            state, slots, full_sort=False, bound=options.max_positions
-        ),
     }
-    return {name: mean_s(driver.capture(part, "frames")) for name, part in work.items()}
 
 
 def predictor_work(

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 import fused_cases
-from bench_engine import predictor_work
+from bench_engine import frame_work
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
@@ -37,7 +37,6 @@ from qwen_tts_service.engine.engine import EngineOptions
 from qwen_tts_service.engine.graphs import GraphRunner
 from qwen_tts_service.engine.job import Job
 from qwen_tts_service.engine.threads import on_a_thread_that_ends
-from qwen_tts_service.kernels.attention import CachePositions
 from qwen_tts_service.kernels.fused import jit
 from qwen_tts_service.kernels.fused.choice import choose_kernels
 from qwen_tts_service.kernels.fused.noise import race_noise
@@ -260,17 +259,8 @@ def frame_parts(
     setup: Setup, model: Qwen3TTS, rows: int, positions: int
 ) -> dict[str, Callable[[], Any]]:
     """Capture a frame, its talker and its predictor for slots that hold so many positions."""
-    state = model.new_state(slots=rows, max_positions=positions + 1, max_text_rows=64)
-    state.length.fill_(positions)  # a frame stays there: the last position of a slot is its bound
-    slots = torch.arange(rows, device=model.device)
-    at = CachePositions(slots, state.length[slots], positions + 1)
-    hidden = torch.zeros(rows, model.config.width, dtype=model.dtype, device=model.device)
-    work: dict[str, Callable[[], Any]] = {
-        "frame": lambda: model.frame_step(state, slots, full_sort=False, bound=positions + 1),
-        "talker": lambda: model.talker.step(hidden, state, at),
-        "predictor": predictor_work(model, state, slots, hidden),
-    }
     driver = setup.driver()
+    work = frame_work(model, rows, positions=positions, bound=positions + 1)
     return {name: driver.capture(part, "frames") for name, part in work.items()}
 
 
