@@ -25,8 +25,7 @@ def _number(match: re.Match[str]) -> str:
     digits, counter = match["number"].replace(",", ""), match["counter"] or ""
     forms = _COUNTERS.get(counter, {})
     if len(digits) > _MOST_DIGITS or (digits[0] == "0" and len(digits) > 1):
-        figures = " ".join(_DIGITS[int(digit)] for digit in digits)
-        return f"{figures} {forms.get('read', counter)}"
+        return " ".join([*(_DIGITS[int(digit)] for digit in digits), forms.get("read", counter)])
     before = match.string[match.start() - 1 : match.start()]
     if whole := forms.get(before + digits + counter) or forms.get(digits + counter):
         return whole
