@@ -185,9 +185,8 @@ def main() -> int:
     rows, references = [], []
     for batch in map(int, arguments.batch):
         for who in voices:
-            rows.append(measure(model, clock, batch, arguments, who))
-            bandwidth = facts["copy_bandwidth_gb_s"] * 1e9
-            rows[-1] = replace(rows[-1], roofline=rows[-1].roofline / bandwidth)
+            copy_gb_s = facts["copy_bandwidth_gb_s"]
+            rows.append(measure(model, clock, batch, arguments, who, copy_gb_s=copy_gb_s))
             print_row(rows[-1])
     under_load = measure_loads(model, arguments, voices[-1])
     facts["peak_memory_mib"] = peak_memory_mib(model.device)
@@ -263,7 +262,13 @@ def make_voices(model: Qwen3TTS, recording_s: float, facts: dict[str, Any]) -> l
 
 
 def measure(
-    model: Qwen3TTS, clock: Clock, batch: int, arguments: argparse.Namespace, who: Who
+    model: Qwen3TTS,
+    clock: Clock,
+    batch: int,
+    arguments: argparse.Namespace,
+    who: Who,
+    *,
+    copy_gb_s: float,
 ) -> Row:
     """Speak `batch` utterances at once and average the steps in which all advanced."""
     options = engine_options(model, batch, arguments)
@@ -306,7 +311,7 @@ def measure(
         last_first=1e3 * max(first),
         last_to_mean=max(first) * batch / sum(first),
         x_real_time=batch * arguments.frames * FRAME_S / whole_s,
-        roofline=frame_bytes(model) / mean["frame"],
+        roofline=frame_bytes(model) / (copy_gb_s * 1e9) / mean["frame"],
     )
 
 

@@ -29,13 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from qwen_tts_service.audio.resample import resampled
+from qwen_tts_service.audio import recording
 from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.model.sampling import FrameDraw
@@ -44,7 +43,6 @@ from qwen_tts_service.types import KeptVoice, Samples, SamplingOptions, VoiceRef
 
 TOLERANCE = 1e-5
 SAMPLES_PER_FRAME = 1920
-SAMPLE_RATE_HZ = 24000
 REPETITION_PENALTY = 1.05
 """generation_config.json's value, in force unless a case says otherwise."""
 
@@ -161,10 +159,9 @@ def recording_problems(
 
 @cache
 def read_recording(folder: Path, name: str) -> Samples:
-    """Read a recording as the official package does: channels mixed, then 24 kHz."""
+    """Read a recording as the service does; its samples are compared with the official ones."""
     path = next((folder / "references").glob(f"{name}.*"))
-    samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    return resampled(samples.mean(axis=1), rate_hz, SAMPLE_RATE_HZ)
+    return recording.read_recording(path.read_bytes()).samples
 
 
 def clone(model: Qwen3TTS, case: dict[str, Any], folder: Path) -> KeptVoice | None:

@@ -4,7 +4,7 @@
     scripts/verify_weights.py [CHECKPOINT] [--device cuda] [--dtype bfloat16]
 
 Compares sizes and SHA-256 of the files with the published ones, and loads the checkpoint, which
-asks for every tensor by name and shape: CustomVoice, VoiceDesign and Base in both sizes.
+asks for every tensor by name and shape; of every model in hub/published.json.
 
 With Qwen3-TTS-12Hz-1.7B-CustomVoice it also runs one greedy sentence and compares ids, embeddings,
 a hidden state, logits and the codes of two frames with values that an independent implementation
@@ -97,7 +97,10 @@ def file_differences(checkpoint: Path) -> Iterator[str]:
     """Yield a line for each file that is not the published one of this kind and size."""
     found = identity(checkpoint)
     release = next((r for r in RELEASES.values() if (r.size, r.kind) == found), None)
-    for file in release.files if release is not None else ():
+    if release is None:
+        yield f"no model of this size and kind is published: {found}"
+        return
+    for file in release.files:
         if difference := file.difference(checkpoint / file.name):
             yield difference
 

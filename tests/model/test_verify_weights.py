@@ -1,10 +1,13 @@
 """The self-check for those who have the published weights, exercised on a tiny checkpoint."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
 import torch
 
+from qwen_tts_service.hub.download import NEEDED_FILES
+from qwen_tts_service.hub.published import PublishedFile, Release
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 
 
@@ -97,10 +100,26 @@ def test_of_other_kinds_the_files_are_compared_alone(
 def test_files_that_are_the_published_ones_are_equal(
     verify_weights, tiny_voices, monkeypatch: pytest.MonkeyPatch, capsys
 ):
-    monkeypatch.setattr(verify_weights, "RELEASES", {})
-    monkeypatch.setattr("sys.argv", ["verify_weights.py", str(tiny_voices / "tiny_base_0b6")])
+    folder = tiny_voices / "tiny_base_0b6"
+    written = tuple(
+        PublishedFile(name, len(data), hashlib.sha256(data).hexdigest())
+        for name in NEEDED_FILES
+        for data in [(folder / name).read_bytes()]
+    )
+    release = Release(repository="", revision="", size="0b6", kind="base", files=written)
+    monkeypatch.setattr(verify_weights, "RELEASES", {"tiny": release})
+    monkeypatch.setattr("sys.argv", ["verify_weights.py", str(folder)])
     assert verify_weights.main() == 0
     assert capsys.readouterr().out.endswith("equal\n")
+
+
+def test_a_model_that_is_not_published_is_not_equal(
+    verify_weights, tiny_voices, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setattr(verify_weights, "RELEASES", {})
+    monkeypatch.setattr("sys.argv", ["verify_weights.py", str(tiny_voices / "tiny_base_0b6")])
+    assert verify_weights.main() == 1
+    assert "is published: ('0b6', 'base')" in capsys.readouterr().out
 
 
 def test_a_missing_checkpoint_ends_with_1_and_a_message(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_tts_service.espeak import russian
+from qwen_tts_service.espeak import read_table, russian
 from qwen_tts_service.espeak.library import EspeakLibrary
 from qwen_tts_service.espeak.mapping import LANGUAGE_CODES
 from qwen_tts_service.espeak.notation import write_out
@@ -123,12 +123,19 @@ def test_sentences_one_by_one_are_read_as_in_the_whole_text(voice, language):
         ("Это и т. д. потом", "russian", "Это и так далее потом"),
         ("Цена 5 руб. Вот", "russian", "Цена 5 рублей. Вот"),
         ("Bread, etc. And more", "english", "Bread, et cetera. And more"),
+        ("Va con Uds. Luego vuelve", "spanish", "Va con Ustedes. Luego vuelve"),
         ("He met Dr. Who", "english", "He met Doctor Who"),
         ("It is him or I. Then", "english", "It is him or I. Then"),
     ],
 )
 def test_dot_that_ends_the_sentence_too_stays(text, language, written):
     assert write_out(text, language) == written
+
+
+def test_no_rule_stands_behind_another_of_its_pattern():
+    for language in LANGUAGE_CODES:
+        patterns = [pattern for pattern, *_ in read_table("notation.toml")[language]["rules"]]
+        assert len(patterns) == len(set(patterns)), language
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,28 @@ def test_only_the_last_clones_are_remembered(monkeypatch):
     assert len(voice.heard) == 4  # the second was forgotten
 
 
+async def until_waiting(cloner, orders):
+    async with asyncio.timeout(30):
+        while cloner._waiting < orders:  # noqa: ASYNC110 - a thread has no events of this loop
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.anyio
+async def test_a_remembered_recording_waits_for_no_other(monkeypatch):
+    monkeypatch.setattr(cloning, "MOST_WAITING", 1)
+    voice = CloningFake()
+    cloner = VoiceCloner(voice)
+    first = await cloner.clone(CloningOrder(data=DATA))
+    voice.may_go.clear()
+    other = asyncio.create_task(cloner.clone(CloningOrder(data=noise(1))))
+    await until_waiting(cloner, 1)
+    assert await cloner.clone(CloningOrder(data=bytes(DATA))) is first
+    assert not other.done()
+    voice.may_go.set()
+    assert (await other).voice.embedding == (24000,)
+    cloner.close()
+
+
 @pytest.mark.anyio
 async def test_so_many_may_wait_and_the_next_is_told_to_come_again(monkeypatch):
     monkeypatch.setattr(cloning, "MOST_WAITING", 2)
@@ -123,7 +145,7 @@ async def test_so_many_may_wait_and_the_next_is_told_to_come_again(monkeypatch):
         asyncio.create_task(cloner.clone(CloningOrder(data=DATA, transcript=text)))
         for text in ("One two three four.", "Five six seven eight.")
     ]
-    await asyncio.sleep(0)
+    await until_waiting(cloner, 2)
     with pytest.raises(Busy):
         await cloner.clone(CloningOrder(data=DATA))
     voice.may_go.set()

@@ -274,6 +274,15 @@ def test_a_tag_is_not_waited_for_without_end():
     assert reader.feed("x" * 20) == ['<a href="' + "x" * 1000]
 
 
+@pytest.mark.parametrize("beginning", ["It is ` open. ", "It is [open. ", "| It is open. "])
+def test_the_end_of_markdown_is_not_waited_for_without_end(beginning):
+    reader = SentenceReader(has_markup=True)
+    assert reader.feed(beginning + "Word word word. " * 50) == []
+    first, *others = reader.feed("Word word word. " * 20)
+    assert 1000 <= len(first.text) < 1020
+    assert {sentence.text for sentence in others} == {"Word word word. "}
+
+
 def sentences_of(text):
     reader = SentenceReader(has_markup=True)
     return [list(s.segments) for s in [*reader.feed(text), *reader.finish()]]

@@ -37,7 +37,7 @@ class Resampler:
 def resampled(samples: Samples, source_rate_hz: int, target_rate_hz: int) -> Samples:
     """Change the sample rate of a whole recording, float32 [N]: soxr's quality HQ.
 
-    The codec hears other codes from another filter, so that this one is the official package's.
+    The filter is the official package's: behind another one the encoder makes other codes.
     """
     if source_rate_hz == target_rate_hz:
         return samples

@@ -11,7 +11,7 @@ from qwen_tts_service.errors import InvalidRequest, shown
 from qwen_tts_service.types import Gender, SpeechRequest, VoiceAttributes, VoiceChoice
 from qwen_tts_service.voice.catalogue import age_band, gender_of_openai_voice
 from qwen_tts_service.voice.emotions import EMOTIONS, known_emotion
-from qwen_tts_service.voice.mapping import Outcomes, choice_with, given
+from qwen_tts_service.voice.mapping import choice_with, given, outcomes_of
 
 from . import read_table
 from .library import Delivery
@@ -45,14 +45,13 @@ def choose_delivery(
     is_whisper = emotion == "whisper"
     reason = None if speaker is None else _SPEAKER_GIVEN
     of_emotion = _UNKNOWN_EMOTION if emotion is None else reason if is_whisper else None
-    asked: tuple[tuple[str, object, str | None], ...] = (
+    outcomes = outcomes_of(
         ("emotion", given(attributes.emotion), of_emotion),
         ("speaker", speaker, None),
         ("gender", attributes.gender, reason),
         ("age", attributes.age, reason),
         ("instruct", given(request.instruct), _NO_INSTRUCT),
     )
-    outcomes: Outcomes = {field: why for field, value, why in asked if value is not None}
     person = _TABLES["given"] | {"variant": speaker}
     if speaker is None:
         person = _person(attributes, is_whisper=is_whisper)

@@ -271,7 +271,7 @@ def _compile_rules(rules: Sequence[Sequence[str]]) -> tuple[list[Sequence[str]],
         + ")"
         for first, same in by_first.items()
     )
-    pattern = re.compile(rf"(?<!\w)(?=\w)(?:{'|'.join(groups) or '(?!)'})")
+    pattern = re.compile(rf"(?<!\w)(?=\w)(?:{'|'.join(groups) or _NEVER})")
     return [rule for same in by_first.values() for rule in same], pattern
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -68,15 +69,20 @@ class VoiceCloner:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clone")
         self._waiting = 0
         self._known: OrderedDict[bytes, Clone] = OrderedDict()
+        self._lock = threading.Lock()
 
     async def clone(self, order: CloningOrder) -> Clone:
-        """Clone on the thread, from the event loop; also raises Busy."""
+        """Clone on the thread, from the event loop; also raises Busy.
+
+        A recording that is remembered waits for no other.
+        """
+        if (known := await asyncio.to_thread(self._remembered, order)) is not None:
+            return known
         if self._waiting >= MOST_WAITING:
             raise Busy("too many recordings wait to be cloned", retry_after_s=_RETRY_AFTER_S)
         self._waiting += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self.clone_now, order)
+            return await asyncio.wrap_future(self._thread.submit(self.clone_now, order))
         finally:
             self._waiting -= 1
 
@@ -85,14 +91,21 @@ class VoiceCloner:
 
         raises: CannotClone if the loaded model cannot, InvalidRequest for a wrong recording
         """
-        key = order.key
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key]
-        self._known[key] = clone = _clone(self._voice, order)
-        if len(self._known) > MOST_REMEMBERED:
-            self._known.popitem(last=False)
+        if (known := self._remembered(order)) is not None:
+            return known
+        clone = _clone(self._voice, order)
+        with self._lock:
+            self._known[order.key] = clone
+            if len(self._known) > MOST_REMEMBERED:
+                self._known.popitem(last=False)
         return clone
+
+    def _remembered(self, order: CloningOrder) -> Clone | None:
+        key = order.key  # reads the whole file
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+            return self._known.get(key)
 
     def close(self) -> None:
         """Forget what waits."""
@@ -107,15 +120,13 @@ def _clone(voice: Voice, order: CloningOrder) -> Clone:
     # What is heard of the speaker alone is not continued, so that no word can slip into it.
     is_tailed = transcript is not None and order.has_tail
     samples = recording.with_tail() if is_tailed else recording.samples
-    warnings = [recording.warning]
-    if transcript is not None:
-        warnings.append(_implausible(transcript, order.language, recording.duration_s))
+    at_odds = transcript and _implausible(transcript, order.language, recording.duration_s)
     return Clone(
         voice=voice.clone(VoiceReference(samples=samples, transcript=transcript)),
         kind=recording.kind,
         duration_s=recording.duration_s,
         tail_s=TAIL_S if is_tailed else 0.0,
-        warning="; ".join(filter(None, warnings)) or None,
+        warning="; ".join(filter(None, [recording.warning, at_odds])) or None,
     )
 
 

@@ -9,10 +9,11 @@ _TABLE: dict[str, Any] = tomllib.loads(
     files(__package__).joinpath("japanese_numbers.toml").read_text("utf-8")
 )
 _DIGITS: list[str] = _TABLE["digits"].split()
+_GROUPS: list[str] = ["", *_TABLE["groups"].split()]
+_MOST_DIGITS = 4 * len(_GROUPS)
+"""A longer number, and one that begins with a zero, is read figure by figure."""
 _COUNTERS: dict[str, dict[str, str]] = _TABLE["counters"]
-_NUMBER = re.compile(
-    rf"(?P<number>\d{{1,3}}(?:,\d{{3}})+|\d{{1,16}})(?P<counter>{'|'.join(_COUNTERS)})?"
-)
+_NUMBER = re.compile(rf"(?P<number>\d{{1,3}}(?:,\d{{3}})+|\d+)(?P<counter>{'|'.join(_COUNTERS)})?")
 
 
 def write_out(text: str) -> str:
@@ -22,9 +23,9 @@ def write_out(text: str) -> str:
 
 def _number(match: re.Match[str]) -> str:
     digits, counter = match["number"].replace(",", ""), match["counter"] or ""
-    if digits[0] == "0" and len(digits) > 1:
-        return " ".join(_DIGITS[int(digit)] for digit in digits) + counter
     forms = _COUNTERS.get(counter, {})
+    if len(digits) > _MOST_DIGITS or (digits[0] == "0" and len(digits) > 1):
+        return " ".join([*(_DIGITS[int(digit)] for digit in digits), forms.get("read", counter)])
     before = match.string[match.start() - 1 : match.start()]
     if whole := forms.get(before + digits + counter) or forms.get(digits + counter):
         return whole
@@ -41,7 +42,7 @@ def _kana(number: int) -> str:
     if number == 0:
         return _DIGITS[0]
     groups = []
-    for power, unit in enumerate(["", *_TABLE["groups"].split()]):
+    for power, unit in enumerate(_GROUPS):
         group = number // 10_000**power % 10_000
         if group:
             groups.append(_below_10_000(group) + unit)

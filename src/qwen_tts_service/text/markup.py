@@ -105,7 +105,8 @@ _BRACKET_PREFIXES = _prefixes(_PAUSES | _VOICES)
 _DIGITS = "0123456789"
 _RAISED = str.maketrans(_DIGITS, "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MAX_CHARS = 1000
-"""Longest tag. What follows is text once more has come, so that no text is held for long."""
+"""Longest tag, and most that is held for the end of a link, code or table row: what is longer is
+text, so that no text is held for long."""
 _CONTEXT_CHARS = 16  # kept of the text before, for _is_type and _END_OF_DROPPED
 # Where markup may begin; with what must come next, so that other text is passed on at once.
 _SPECIAL = re.compile(r"<(?=[/!?A-Za-z]|\Z)|&(?=[#A-Za-z]|\Z)|[\[【](?=\s{0,3}+/?+(?:[^\W\d_]|\Z))")
@@ -410,7 +411,8 @@ class SentenceReader:
         positions = [position for position, _ in self._pauses if position < end]
         text = self._held[positions[-1] - self._given_chars :] if positions else self._held
         is_mid_line = self._is_mid_line and not positions
-        return self._has_markup and is_within_markdown(text, is_mid_line=is_mid_line)
+        may_be = self._has_markup and len(self._held) < _MAX_CHARS
+        return may_be and is_within_markdown(text, is_mid_line=is_mid_line)
 
     def _parsed(self) -> Iterator[ParsedText]:
         sentence, self._held = self._held, ""

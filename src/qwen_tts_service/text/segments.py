@@ -37,7 +37,8 @@ class VoiceChange:
 
 
 OnVoice = Callable[[str], object]
-"""Called with every name of a speaker in a text, as soon as it is read; may raise."""
+"""Called with every name of a speaker in a text, as soon as its tag is read, or at the end of an
+SSML document; may raise."""
 
 
 def any_voice(_name: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from qwen_tts_service.errors import InvalidRequest, shown
 from qwen_tts_service.types import KeptVoice, Language, SpeechRequest, VoiceChoice
 
-from .mapping import NO_INSTRUCT, Outcomes, choice_with, given
+from .mapping import NO_INSTRUCT, choice_with, given, outcomes_of
 
 CLONED = "cloned"
 """What stands for the name of a voice that has none."""
@@ -19,17 +19,14 @@ def choose_clone(
 
     raises: `InvalidRequest` with code `unknown_speaker`, or `voice_required` if there is neither
     """
-    outcomes: Outcomes = {}
-    if (name := given(request.speaker)) is not None:
-        outcomes["speaker"] = None
-    if request.attributes.gender is not None:
-        outcomes["gender"] = _IS_CLONED
-    if request.attributes.age is not None:
-        outcomes["age"] = _IS_CLONED
-    if given(request.attributes.emotion):
-        outcomes["emotion"] = _IS_CLONED
-    if given(request.instruct):
-        outcomes["instruct"] = NO_INSTRUCT
+    name, attributes = given(request.speaker), request.attributes
+    outcomes = outcomes_of(
+        ("speaker", name, None),
+        ("gender", attributes.gender, _IS_CLONED),
+        ("age", attributes.age, _IS_CLONED),
+        ("emotion", given(attributes.emotion), _IS_CLONED),
+        ("instruct", given(request.instruct), NO_INSTRUCT),
+    )
     voice = request.voice if name is None else _named(name.strip(), kept)
     if voice is None:
         raise InvalidRequest(

@@ -14,7 +14,7 @@ from qwen_tts_service.types import Gender, Language, VoiceAttributes, VoiceChoic
 
 from .catalogue import age_band, gender_of_openai_voice
 from .emotions import InstructLanguage, emotion_phrase
-from .mapping import INSTRUCT_GIVEN, Outcomes, choice_with, given, instruct_language
+from .mapping import INSTRUCT_GIVEN, choice_with, given, instruct_language, outcomes_of
 
 DESIGNED = "designed"
 """What stands for a speaker's name."""
@@ -43,17 +43,13 @@ def describe_voice(
     sentences = filter(None, (describe_person(gender, attributes.age, words), emotion))
     described = ("" if words == "chinese" else " ").join(sentences) or None
     obstacle = INSTRUCT_GIVEN if given(instruct) else None
-    outcomes: Outcomes = {}
-    if named is not None:
-        outcomes["speaker"] = _NOTHING if obstacle or attributes.gender else _ONLY_GENDER
-    if attributes.gender is not None:
-        outcomes["gender"] = obstacle
-    if attributes.age is not None:
-        outcomes["age"] = obstacle
-    if given(attributes.emotion):
-        outcomes["emotion"] = obstacle
-    if given(instruct):
-        outcomes["instruct"] = None
+    outcomes = outcomes_of(
+        ("speaker", named, _NOTHING if obstacle or attributes.gender else _ONLY_GENDER),
+        ("gender", attributes.gender, obstacle),
+        ("age", attributes.age, obstacle),
+        ("emotion", given(attributes.emotion), obstacle),
+        ("instruct", given(instruct), None),
+    )
     return choice_with(
         outcomes, speaker=DESIGNED, language=language, instruct=given(instruct) or described
     )

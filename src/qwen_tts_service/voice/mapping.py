@@ -137,6 +137,14 @@ def choice_with(
     )
 
 
+def outcomes_of(*asked: tuple[str, object, str | None]) -> Outcomes:
+    """Say of each field that was given whether it was applied.
+
+    asked: a field, its value (None if it was not given), and why it is not applied
+    """
+    return {field: reason for field, value, reason in asked if value is not None}
+
+
 def given(value: str | None) -> str | None:
     """Take a blank value for one that was not given; leave any other as it is."""
     return value if value and value.strip() else None
