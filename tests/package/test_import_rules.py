@@ -235,7 +235,7 @@ MAX_LINES = {
     "api": 1990,
     "audio": 390,
     "cli": 400,
-    "engine": 1350,
+    "engine": 1370,
     "espeak": 1100,
     "hub": 330,
     "kernels": 1430,
@@ -246,7 +246,7 @@ MAX_LINES = {
     "text": 2570,
     "voice": 560,
 }
-MAX_LINES_OF_ALL = 14340
+MAX_LINES_OF_ALL = 14360
 
 
 def lines_of_code(path: Path) -> int:
