@@ -45,7 +45,8 @@ def heavy_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sleepy(start_server: StartServer, heavy_checkpoint: Path) -> Iterator[Server]:
     model = {"MODEL_NAME": "heavy", "MODEL_PATH": str(heavy_checkpoint.parent), "DEVICE": "cpu"}
-    with start_server(**model, KEEP_ALIVE_S="0.5") as server:
+    # Otherwise chunks follow the time that steps take, and a sample may differ by one.
+    with start_server(**model, KEEP_ALIVE_S="0.5", DETERMINISTIC="1") as server:
         yield server
 
 
