@@ -2,12 +2,13 @@
 
 Two verbs: `encode` while samples come, `finish` once they have ended. A streaming encoder gives
 bytes as early as its format allows and never changes what it gave. A whole-file encoder gives
-everything at `finish`, with sizes and tags filled in. The samples that a decoder gets are the
-same.
+everything at `finish`, with sizes and tags filled in, or writes it into a file on disk. The samples
+that a decoder gets are the same.
 """
 
 import io
 import logging
+from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
@@ -76,28 +77,38 @@ class WavStreamEncoder:
 
 
 class WavFileEncoder:
-    """A whole WAV file with its exact sizes."""
+    """A whole WAV file with its exact sizes; over 4 GiB, which it cannot say, with none."""
 
-    def __init__(self, sample_rate_hz: int) -> None:
+    def __init__(self, sample_rate_hz: int, file: BinaryIO | None = None) -> None:
         self._sample_rate_hz = sample_rate_hz
-        self._chunks: list[bytes] = []
+        self._file = file
+        self._sink = _FileSink()
+        self._pcm_bytes = 0
+        self._write(wav_header(sample_rate_hz, 0))
 
     def encode(self, samples: Pcm16) -> bytes:
-        self._chunks.append(to_bytes(samples))
+        self._pcm_bytes += self._write(to_bytes(samples))
         return b""
 
     def finish(self) -> bytes:
-        pcm = b"".join(self._chunks)
+        assert self._pcm_bytes % BYTES_PER_SAMPLE == 0
+        target = self._file or self._sink
+        target.seek(0)
+        target.write(wav_header(self._sample_rate_hz, self._pcm_bytes))
+        target.seek(0, io.SEEK_END)
+        data = b"" if self._file else self._sink.take_all()
         self.close()
-        assert len(pcm) % BYTES_PER_SAMPLE == 0
-        return wav_header(self._sample_rate_hz, len(pcm)) + pcm
+        return data
 
     def close(self) -> None:
-        self._chunks = []
+        self._sink, self._pcm_bytes = _FileSink(), 0
+
+    def _write(self, data: bytes) -> int:
+        return (self._file or self._sink).write(data)
 
 
 class _FileSink(io.BytesIO):
-    """Where libsndfile writes a whole file: it may go back and fill in what it learnt late."""
+    """Where a whole file is written in memory: one may go back and fill in what was learnt late."""
 
     def take(self) -> bytes:
         """Nothing is ready before the end."""
@@ -106,6 +117,42 @@ class _FileSink(io.BytesIO):
     def take_all(self) -> bytes:
         """Give the file."""
         return self.getvalue()
+
+
+class _DiskSink:
+    """Where libsndfile writes a file on disk.
+
+    Its errors are raised after the samples at which they came: libsndfile would print them.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self._try(self._file.write, data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._try(self._file.seek, offset, whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def _try(self, work: Callable[..., int], *args: object) -> None:
+        try:
+            work(*args)
+        except OSError as error:
+            self._error = error
+
+    def take(self) -> bytes:
+        """Give nothing: it is on the disk."""
+        if self._error is not None:
+            raise self._error
+        return b""
+
+    take_all = take
 
 
 class _StreamSink:
@@ -154,8 +201,11 @@ class _StreamSink:
 class SndfileEncoder:
     """mp3, flac, or Opus in Ogg, by libsndfile."""
 
-    def __init__(self, sample_rate_hz: int, *, is_stream: bool, **options: Any) -> None:
-        self._sink = _StreamSink() if is_stream else _FileSink()
+    def __init__(
+        self, sample_rate_hz: int, *, is_stream: bool, file: BinaryIO | None = None, **options: Any
+    ) -> None:
+        whole = _DiskSink(file) if file else _FileSink()
+        self._sink = _StreamSink() if is_stream else whole
         self._file = soundfile.SoundFile(
             cast("BinaryIO", self._sink), "w", sample_rate_hz, channels=1, **options
         )

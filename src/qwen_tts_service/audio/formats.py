@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from typing import BinaryIO
 
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.types import AudioFormat
@@ -28,32 +29,34 @@ OPUS_RATES_HZ = (8000, 12000, 16000, 24000, 48000)
 class Format:
     """One row. `rates_hz` is None where every rate will do.
 
-    encoder: (sample_rate_hz, is_stream) -> Encoder
+    encoder: (sample_rate_hz, is_stream, file) -> Encoder
     """
 
     content_type: str
     file_extension: str
     rates_hz: tuple[int, ...] | None
-    encoder: Callable[[int, bool], Encoder]
+    encoder: Callable[[int, bool, BinaryIO | None], Encoder]
 
     def carries(self, sample_rate_hz: int) -> bool:
         """Whether audio of this rate can be written."""
         return self.rates_hz is None or sample_rate_hz in self.rates_hz
 
 
-def _pcm(sample_rate_hz: int, is_stream: bool) -> Encoder:  # noqa: ARG001 - one shape for all
+def _pcm(_rate_hz: int, _is_stream: bool, _file: BinaryIO | None) -> Encoder:
     return PcmEncoder()
 
 
-def _wav(sample_rate_hz: int, is_stream: bool) -> Encoder:
-    return WavStreamEncoder(sample_rate_hz) if is_stream else WavFileEncoder(sample_rate_hz)
+def _wav(sample_rate_hz: int, is_stream: bool, file: BinaryIO | None) -> Encoder:
+    return WavStreamEncoder(sample_rate_hz) if is_stream else WavFileEncoder(sample_rate_hz, file)
 
 
-def _sndfile(sample_rate_hz: int, is_stream: bool, **options: object) -> Encoder:
-    return SndfileEncoder(sample_rate_hz, is_stream=is_stream, **options)
+def _sndfile(
+    sample_rate_hz: int, is_stream: bool, file: BinaryIO | None, **options: object
+) -> Encoder:
+    return SndfileEncoder(sample_rate_hz, is_stream=is_stream, file=file, **options)
 
 
-def _aac(sample_rate_hz: int, is_stream: bool) -> Encoder:  # noqa: ARG001 - one shape for all
+def _aac(sample_rate_hz: int, _is_stream: bool, _file: BinaryIO | None) -> Encoder:
     return AacEncoder(sample_rate_hz)
 
 
@@ -114,9 +117,15 @@ def check_format(format: AudioFormat, sample_rate_hz: int) -> None:
         raise _refusal("aac needs the extra aac; run ./scripts/setup aac", sample_rate_hz)
 
 
-def make_encoder(format: AudioFormat, sample_rate_hz: int, *, is_stream: bool) -> Encoder:
-    """Start a file of a format that `check_format` has let pass."""
-    return FORMATS[format].encoder(sample_rate_hz, is_stream)
+def make_encoder(
+    format: AudioFormat, sample_rate_hz: int, *, is_stream: bool, file: BinaryIO | None = None
+) -> Encoder:
+    """Start a file of a format that `check_format` has let pass.
+
+    file: an empty one that can be sought in, for a whole file that is not to be kept in memory;
+        bytes that the encoder gives besides are the caller's to write into it
+    """
+    return FORMATS[format].encoder(sample_rate_hz, is_stream, file)
 
 
 def _refusal(problem: str, sample_rate_hz: int) -> InvalidRequest:

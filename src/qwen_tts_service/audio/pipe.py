@@ -4,6 +4,7 @@ float32 at the voice's rate -> resample -> int16 -> encode -> bytes
 """
 
 import threading
+from typing import BinaryIO
 
 from qwen_tts_service.types import AudioFormat, Samples
 
@@ -21,13 +22,19 @@ class AudioPipe:
     """
 
     def __init__(
-        self, format: AudioFormat, *, source_rate_hz: int, sample_rate_hz: int, is_stream: bool
+        self,
+        format: AudioFormat,
+        *,
+        source_rate_hz: int,
+        sample_rate_hz: int,
+        is_stream: bool,
+        file: BinaryIO | None = None,
     ) -> None:
-        """Start a response in a format that passed `check_format`."""
+        """Start a response in a format that passed `check_format`; `file` as for `make_encoder`."""
         self.format = format
         self.sample_rate_hz = sample_rate_hz
         self._resampler = Resampler(source_rate_hz, sample_rate_hz)
-        self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream)
+        self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream, file=file)
         self._lock = threading.Lock()
         self._is_closed = False
         self._encoded_samples = 0

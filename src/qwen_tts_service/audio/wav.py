@@ -12,7 +12,12 @@ UNKNOWN_SIZE = 0xFFFFFFFF
 
 
 def wav_header(sample_rate_hz: int, pcm_bytes: int | None) -> bytes:
-    """Write the header; `pcm_bytes` is None for a stream whose length nobody knows yet."""
+    """Write the header; `pcm_bytes` is None for a stream whose length nobody knows yet.
+
+    More than the header can say, 4 GiB, is written as unknown too.
+    """
+    if pcm_bytes is not None and pcm_bytes + 36 > UNKNOWN_SIZE:
+        pcm_bytes = None
     riff_bytes = UNKNOWN_SIZE if pcm_bytes is None else 36 + pcm_bytes
     data_bytes = UNKNOWN_SIZE if pcm_bytes is None else pcm_bytes
     return struct.pack(

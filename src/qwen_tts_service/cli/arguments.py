@@ -26,6 +26,11 @@ _FOLDERS = {"model_path": MODEL_PATH, "voices_path": "voices"}
 """Where checkpoints and kept voices are when nothing says so, as for scripts/serve."""
 _NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format", "pronunciations"}
 _NOT_OPTIONS |= {"ref_audio", "ref_text"}
+_MEANINGS = {
+    "max_length": "Longest audio, in frames of 80 ms; longer speech is cut there, and the exit code "
+    "is 3. Default: to the end of the text."
+}
+"""Of options that mean something else than the field over HTTP."""
 
 
 class CommandError(Exception):
@@ -110,7 +115,7 @@ def _add_fields(parser: Any, schema: type[BaseModel]) -> None:
         kinds = {field.annotation, *get_args(field.annotation)}
         kind: Any = next((kind for kind in (int, float) if kind in kinds), str)
         default = "" if field.default is None else f" Default: {field.default}."
-        text = f"{field.description}{default}".replace("%", "%%")
+        text = _MEANINGS.get(name, f"{field.description}{default}").replace("%", "%%")
         parser.add_argument(_option(name), type=kind, metavar=kind.__name__.upper(), help=text)
 
 
@@ -122,12 +127,16 @@ def _add_settings(parser: Any) -> None:
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    """Settings of the environment, with one slot and the arguments' own. Raises StartupError."""
+    """Settings of the environment and of the arguments, for one speaker. Raises StartupError.
+
+    One slot is enough, and what bounds the requests to a server does not bound a person's text.
+    """
     given: dict[str, str | None] = {
         "model_name": arguments.model,
         "model_path": arguments.model_path,
         "device": arguments.device,
         "max_concurrent_requests": "1",
+        "max_text_chars": str(sys.maxsize),
     }
     settings = load_settings(None, **given)
     unset = {n: path for n, path in _FOLDERS.items() if n not in settings.model_fields_set}

@@ -19,31 +19,35 @@ from qwen_tts_service.voice.catalogue import SPEAKERS
 
 from .arguments import STANDARD_IO, CommandError, body_of, order_of, parse, settings_of
 from .progress import SpeechProgressBar
-from .sink import Sink, sink_of, write_file
+from .sink import Sink, new_file, sink_of
 
-INTERRUPTED = 130
+DONE, FAILED, CUT, INTERRUPTED = 0, 1, 3, 130
+"""Exit codes; argparse has 2."""
+UNLIMITED_FRAMES = 10**9
+"""Two and a half years of speech, where --max-length is not given."""
 
 
 def run(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code; an error is one line on standard error."""
     try:
         arguments = parse(argv)
-        {"say": say, "voices": list_voices}[arguments.command](arguments)
+        return {"say": say, "voices": list_voices}[arguments.command](arguments)
     except (CommandError, TTSError, StartupError) as error:
         sys.stderr.write(f"error: {error}\n")
-        return 1
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 0
 
 
-def say(arguments: argparse.Namespace) -> None:
-    """Say a text into a file, to standard output or to a player."""
+def say(arguments: argparse.Namespace) -> int:
+    """Say a text of any length into a file, to standard output or to a player."""
     sink = sink_of(arguments)
     body = body_of(arguments)
     settings = settings_of(arguments)
     check_format(body.format, settings.sampling_rate)
     request = body.to_request("say", settings)
+    if arguments.max_length is None:
+        request = replace(request, max_frames=UNLIMITED_FRAMES)
     order = order_of(arguments, settings)
     progress = SpeechProgressBar(is_quiet=arguments.quiet)
     synthesizer = _load(settings, progress)
@@ -60,9 +64,10 @@ def say(arguments: argparse.Namespace) -> None:
         synthesizer.close()
     if not arguments.quiet:
         sys.stderr.write(_report(speech, synthesizer, arguments.out, notes))
+    return CUT if speech.finish_reason == "length" else DONE
 
 
-def list_voices(arguments: argparse.Namespace) -> None:
+def list_voices(arguments: argparse.Namespace) -> int:
     """List the speakers, without loading a checkpoint."""
     settings = settings_of(arguments)
     if not settings.is_embedded:
@@ -75,6 +80,7 @@ def list_voices(arguments: argparse.Namespace) -> None:
         lines = list(synthesizer.voice.speakers)
         synthesizer.close()
     sys.stdout.write("\n".join(lines) + "\n")
+    return DONE
 
 
 def _load(settings: Settings, progress: SpeechProgressBar) -> Synthesizer:
@@ -94,11 +100,10 @@ async def _say(
 ) -> Speech:
     """Write a whole file, or send the audio on while it is made."""
     if isinstance(target, Path):
-        data, speech = await synthesizer.speak_whole(
-            request, output.format, on_begin=progress.watch
-        )
-        write_file(target, data)
-        return speech
+        with new_file(target) as file:
+            return await synthesizer.speak_into(
+                file, request, output.format, on_begin=progress.watch
+            )
     with target() as pipe:
         async with aclosing(await synthesizer.speak(request, output)) as speech:
             progress.watch(speech)
