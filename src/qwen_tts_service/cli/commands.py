@@ -1,4 +1,4 @@
-"""Commands of the command line: `say` a text, list the `voices`, without a server."""
+"""Commands of the command line: `say` a text, `read` a book, list the `voices`."""
 
 import argparse
 import asyncio
@@ -9,20 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from qwen_tts_service.audio.formats import check_format
-from qwen_tts_service.build import build, check
+from qwen_tts_service.books.book import BookError
 from qwen_tts_service.errors import StartupError, TTSError
-from qwen_tts_service.settings import Settings
-from qwen_tts_service.speech.cloning import Clone
 from qwen_tts_service.speech.synthesizer import Output, Speech, Synthesizer
 from qwen_tts_service.types import SpeechRequest
 from qwen_tts_service.voice.catalogue import SPEAKERS
 
 from .arguments import STANDARD_IO, CommandError, body_of, order_of, parse, settings_of
+from .codes import CUT, DONE, FAILED, INTERRUPTED
+from .loading import load, notes_on
 from .progress import SpeechProgressBar
+from .read import read
 from .sink import Sink, new_file, sink_of
 
-DONE, FAILED, CUT, INTERRUPTED = 0, 1, 3, 130
-"""Exit codes; argparse has 2."""
 UNLIMITED_FRAMES = 10**9
 """Two and a half years of speech, where --max-length is not given."""
 
@@ -31,8 +30,8 @@ def run(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code; an error is one line on standard error."""
     try:
         arguments = parse(argv)
-        return {"say": say, "voices": list_voices}[arguments.command](arguments)
-    except (CommandError, TTSError, StartupError) as error:
+        return {"say": say, "read": read, "voices": list_voices}[arguments.command](arguments)
+    except (CommandError, BookError, TTSError, StartupError) as error:
         sys.stderr.write(f"error: {error}\n")
         return FAILED
     except KeyboardInterrupt:
@@ -50,14 +49,14 @@ def say(arguments: argparse.Namespace) -> int:
         request = replace(request, max_frames=UNLIMITED_FRAMES)
     order = order_of(arguments, settings)
     progress = SpeechProgressBar(is_quiet=arguments.quiet)
-    synthesizer = _load(settings, progress)
+    synthesizer = load(settings, progress)
     output, target = Output(body.format, is_stream=True), sink or Path(arguments.out)
     notes = []
     try:
         if order is not None:
             clone = synthesizer.cloner.clone_now(order)
             request = replace(request, voice=clone.voice, speaker=None)
-            notes = _notes_on(clone)
+            notes = notes_on(clone)
         speech = asyncio.run(_say(synthesizer, request, output, target, progress))
     finally:
         progress.end()
@@ -76,19 +75,11 @@ def list_voices(arguments: argparse.Namespace) -> int:
             for s in SPEAKERS.values()
         ]
     else:
-        synthesizer = _load(settings, SpeechProgressBar(is_quiet=True))
+        synthesizer = load(settings, SpeechProgressBar(is_quiet=True))
         lines = list(synthesizer.voice.speakers)
         synthesizer.close()
     sys.stdout.write("\n".join(lines) + "\n")
     return DONE
-
-
-def _load(settings: Settings, progress: SpeechProgressBar) -> Synthesizer:
-    check(settings)
-    try:
-        return build(settings, progress.show, worker=0)
-    finally:
-        progress.end()
 
 
 async def _say(
@@ -112,13 +103,6 @@ async def _say(
                 pipe.flush()
             speech.check_ending()
     return speech
-
-
-def _notes_on(clone: Clone) -> list[str]:
-    """What was done to the recording, and what may be wrong with it."""
-    tail = f", with {clone.tail_s:g} s of silence after it" if clone.tail_s else ""
-    notes = [f"voice cloned from {clone.duration_s:.1f} s{tail}"]
-    return notes + ([clone.warning] if clone.warning else [])
 
 
 def _report(speech: Speech, synthesizer: Synthesizer, out: str | None, notes: Sequence[str]) -> str:

@@ -1,0 +1,233 @@
+"""Read a book aloud: speak the parts that are missing, many at once, and write its files."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from qwen_tts_service import __version__
+from qwen_tts_service.errors import CannotSpeak
+from qwen_tts_service.types import MAX_SEED, AudioFormat
+
+from .book import Book
+from .chapter_files import concat_list, ffmetadata, write_audio
+from .folder import BookFolder, KeptPart
+from .parts import BookPart, ChapterPlan, digest, plan_chapters
+
+MOST_TRIES = 3
+"""How often a part is spoken that does not find its end, each time with another seed."""
+_NEXT_SEED = 0x9E3779B1
+CHAPTERS, FILES = "chapters.txt", "files.txt"
+
+
+class PartSpeaker(Protocol):
+    """Speaks many parts at once, each as if there were no other."""
+
+    async def speak(self, text: str, seed: int) -> KeptPart:
+        """Speak a part into FLAC. Raises TTSError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingOptions:
+    """How a book is read.
+
+    speech: all that decides how a text is spoken, without the seed, as JSON has it
+    at_once: parts that are spoken at the same time
+    """
+
+    seed: int
+    format: AudioFormat
+    at_once: int
+    speech: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class ReadingResult:
+    """What came of a reading: seconds of speech, and parts.
+
+    kept, spoken: parts that were there before, and those spoken now
+    refused: chapters with a part that cannot be spoken, and why
+    notes: what else there is to say
+    """
+
+    kept: int
+    spoken: int = 0
+    cut: int = 0
+    chapters: int = 0
+    duration_s: float = 0.0
+    refused: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class BookReader:
+    """Reads one book into a folder that is locked; what is there is not spoken again."""
+
+    def __init__(self, book: Book, folder: BookFolder, options: ReadingOptions) -> None:
+        self._book = book
+        self._folder = folder
+        self._options = options
+        self._speech = {**options.speech, "seed": options.seed}
+        self._chapters = plan_chapters(book, self._speech)
+        self._parts = {part.key: part for chapter in self._chapters for part in chapter.parts}
+        self._missing = {key: part for key, part in self._parts.items() if not folder.has(key)}
+        self._before = folder.manifest()
+        self._is_there = {key: asyncio.Event() for key in self._missing}
+        self._refusals: dict[str, str] = {}
+        self._result = ReadingResult(kept=len(self._parts) - len(self._missing))
+
+    @property
+    def chars(self) -> tuple[int, int]:
+        """Characters of the parts that are there, and of all."""
+        missing, whole = (
+            sum(len(part.text) for part in parts.values()) for parts in (self._missing, self._parts)
+        )
+        return whole - missing, whole
+
+    @property
+    def change(self) -> str | None:
+        """What differs from the last time, for which parts are spoken again."""
+        before = {part["key"] for each in self._entries_before() for part in each["parts"]}
+        if not before - self._parts.keys():
+            return None
+        then, now = self._before.get("options", {}), self._speech
+        names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+        what = f"options have changed ({', '.join(names)})" if names else "the text has changed"
+        return f"{what}: {len(self._missing)} of {len(self._parts)} parts are spoken again"
+
+    async def read(
+        self, speaker: PartSpeaker, on_spoken: Callable[[BookPart], object]
+    ) -> ReadingResult:
+        """Read the book. Raises TTSError and BookError; whatever has been spoken then stays."""
+        entries = self._valid_entries()
+        self._write_manifest(list(entries.values()), is_complete=False)
+        waiting = iter(self._missing.values())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._options.at_once):
+                    group.create_task(self._speak_parts(waiting, speaker, on_spoken))
+                group.create_task(self._write_chapters(entries))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return self._result
+
+    async def _speak_parts(
+        self,
+        waiting: Iterator[BookPart],
+        speaker: PartSpeaker,
+        on_spoken: Callable[[BookPart], object],
+    ) -> None:
+        for part in waiting:
+            try:
+                spoken = await self._speak(speaker, part.text)
+            except CannotSpeak as error:
+                self._refusals[part.key] = error.message
+            else:
+                await asyncio.to_thread(self._folder.keep, part.key, spoken)
+                self._result.spoken += 1
+            self._is_there[part.key].set()
+            on_spoken(part)
+
+    async def _speak(self, speaker: PartSpeaker, text: str) -> KeptPart:
+        """Speak a part; after a runaway with another seed, which is always the same."""
+        for attempt in range(MOST_TRIES):
+            seed = (self._options.seed + attempt * _NEXT_SEED) % (MAX_SEED + 1)
+            try:
+                return await speaker.speak(text, seed)
+            except CannotSpeak as error:
+                if error.code != "runaway" or attempt == MOST_TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _write_chapters(self, valid: Mapping[str, dict[str, Any]]) -> None:
+        """Write every chapter once its parts are there."""
+        entries: list[dict[str, Any]] = []
+        for chapter in self._chapters:
+            for part in chapter.parts:
+                if part.key in self._is_there:
+                    await self._is_there[part.key].wait()
+            why = [self._refusals[part.key] for part in chapter.parts if part.key in self._refusals]
+            if why:
+                self._result.refused[chapter.title] = why[0]
+                continue
+            entry = valid.get(self._key_of(chapter))
+            if entry is None:
+                entry = await asyncio.to_thread(self._write, chapter)
+            entries.append(entry)
+            self._count(entry)
+            later = [each for key, each in valid.items() if each not in entries]
+            self._write_manifest([*entries, *later], is_complete=False)
+        if not self._result.refused:
+            self._finish(entries)
+
+    def _write(self, chapter: ChapterPlan) -> dict[str, Any]:
+        """Write the files of a chapter; gives its entry in the manifest."""
+        audio = write_audio(self._folder, chapter, self._options.format)
+        facts = {part.key: self._folder.facts(part.key) for part in audio.parts}
+        return {
+            "title": chapter.title,
+            "key": self._key_of(chapter),
+            **asdict(audio),
+            "parts": [{**asdict(part), **facts[part.key]} for part in audio.parts],
+        }
+
+    def _count(self, entry: Mapping[str, Any]) -> None:
+        result = self._result
+        result.chapters += 1
+        result.duration_s += entry["duration_s"]
+        result.cut += sum(part["is_cut"] for part in entry["parts"])
+        warnings = filter(None, (part["warning"] for part in entry["parts"]))
+        result.notes = list(dict.fromkeys([*result.notes, *warnings]))
+
+    def _finish(self, entries: list[dict[str, Any]]) -> None:
+        """Write what belongs to the whole book, and delete what no longer does."""
+        files = {entry["file"] for entry in entries}
+        for name in self._stale_files(files):
+            (self._folder.path / name).unlink(missing_ok=True)
+        self._folder.forget_parts_but(self._parts.keys())
+        self._folder.write(CHAPTERS, ffmetadata(self._book.title, entries))
+        self._folder.write(FILES, concat_list(entries))
+        self._write_manifest(entries, is_complete=True)
+
+    def _stale_files(self, files: set[str]) -> list[str]:
+        """The files of chapters that the book had before."""
+        before = {entry["file"] for entry in self._entries_before()}
+        return sorted((before | set(self._before.get("stale_files", []))) - files)
+
+    def _write_manifest(self, entries: list[dict[str, Any]], *, is_complete: bool) -> None:
+        files = {entry["file"] for entry in entries}
+        manifest = {
+            "version": __version__,
+            "title": self._book.title,
+            "seed": self._options.seed,
+            "options": self._speech,
+            "format": self._options.format,
+            "is_complete": is_complete,
+            "stale_files": [] if is_complete else self._stale_files(files),
+            "chapters": entries,
+        }
+        self._folder.write_manifest(manifest)
+
+    def _entries_before(self) -> list[dict[str, Any]]:
+        return list(self._before.get("chapters", []))
+
+    def _valid_entries(self) -> dict[str, dict[str, Any]]:
+        """The chapters of the last time that need not be written again, by their keys."""
+        keys = {self._key_of(chapter) for chapter in self._chapters}
+        return {
+            entry["key"]: entry
+            for entry in self._entries_before()
+            if entry["key"] in keys
+            and (self._folder.path / entry["file"]).is_file()
+            and all(part["key"] not in self._missing for part in entry["parts"])
+        }
+
+    def _key_of(self, chapter: ChapterPlan) -> str:
+        return digest(
+            [chapter.name, self._options.format, [asdict(part) for part in chapter.parts]]
+        )
+
+
+def seed_before(folder: BookFolder) -> int | None:
+    """The seed of the last time, to go on with if none is asked for."""
+    seed = folder.manifest().get("seed")
+    return seed if isinstance(seed, int) else None
