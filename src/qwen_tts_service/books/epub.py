@@ -1,6 +1,7 @@
 """Read EPUB 2 and 3: documents in the order of the spine, chapters by the table of contents."""
 
 import posixpath
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ def read_epub(path: Path) -> Book:
     try:
         with ZipFile(path) as archive:
             return _Epub(archive, path.stem).book()
-    except (BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise BookError(f"this is no EPUB, or it is damaged: {error}") from None
 
 

@@ -93,11 +93,15 @@ class BookFolder:
                 path.unlink()
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest of the last run; empty if there is none that can be read."""
+        """The manifest of the last run; empty if there is none, or not one of ours."""
         try:
-            return _dict_of(self.path / MANIFEST)
-        except (OSError, ValueError):
+            manifest = _dict_of(self.path / MANIFEST)
+            for chapter in manifest["chapters"]:
+                needed = chapter["key"], chapter["file"], chapter["duration_s"]
+                assert needed + tuple(part["key"] for part in chapter["parts"])
+        except (OSError, ValueError, KeyError, TypeError):
             return {}
+        return manifest
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest."""

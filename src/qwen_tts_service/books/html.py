@@ -42,7 +42,10 @@ def parse_xml(data: bytes) -> Any:
     from lxml import etree  # noqa: PLC0415 - of the extra `books`
 
     parser = etree.XMLParser(recover=True, resolve_entities=False, no_network=True, remove_pis=True)
-    return etree.fromstring(_ENTITY.sub(_numbered, data), parser)
+    try:
+        return etree.fromstring(_ENTITY.sub(_numbered, data), parser)
+    except (etree.XMLSyntaxError, ValueError):
+        return None
 
 
 def _numbered(entity: re.Match[bytes]) -> bytes:

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from qwen_tts_service import __version__
 from qwen_tts_service.errors import CannotSpeak
@@ -13,6 +14,8 @@ from .book import Book
 from .chapter_files import concat_list, ffmetadata, write_audio
 from .folder import BookFolder, KeptPart
 from .parts import BookPart, ChapterPlan, digest, plan_chapters
+
+Result = TypeVar("Result")
 
 MOST_TRIES = 3
 """How often a part is spoken that does not find its end, each time with another seed."""
@@ -122,7 +125,7 @@ class BookReader:
             except CannotSpeak as error:
                 self._refusals[part.key] = error.message
             else:
-                await asyncio.to_thread(self._folder.keep, part.key, spoken)
+                await _to_its_end(self._folder.keep, part.key, spoken)
                 self._result.spoken += 1
             self._is_there[part.key].set()
             on_spoken(part)
@@ -151,7 +154,7 @@ class BookReader:
                 continue
             entry = valid.get(self._key_of(chapter))
             if entry is None:
-                entry = await asyncio.to_thread(self._write, chapter)
+                entry = await _to_its_end(self._write, chapter)
             entries.append(entry)
             self._count(entry)
             later = [each for key, each in valid.items() if each not in entries]
@@ -182,7 +185,7 @@ class BookReader:
         """Write what belongs to the whole book, and delete what no longer does."""
         files = {entry["file"] for entry in entries}
         for name in self._stale_files(files):
-            (self._folder.path / name).unlink(missing_ok=True)
+            (self._folder.path / Path(name).name).unlink(missing_ok=True)
         self._folder.forget_parts_but(self._parts.keys())
         self._folder.write(CHAPTERS, ffmetadata(self._book.title, entries))
         self._folder.write(FILES, concat_list(entries))
@@ -225,6 +228,15 @@ class BookReader:
         return digest(
             [chapter.name, self._options.format, [asdict(part) for part in chapter.parts]]
         )
+
+
+async def _to_its_end(work: Callable[..., Result], *args: object) -> Result:
+    """Work on a thread; who is cancelled meanwhile waits, so that nothing is written later."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    try:
+        return await asyncio.shield(running)
+    finally:
+        await asyncio.wait([running])
 
 
 def seed_before(folder: BookFolder) -> int | None:
