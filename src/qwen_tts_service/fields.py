@@ -23,6 +23,7 @@ from .types import (
     OnUnspeakable,
     SamplingOptions,
     SpeechRequest,
+    TimestampUnit,
     VoiceAttributes,
 )
 from .validation import choices_of, folded
@@ -154,6 +155,12 @@ class SpeechBody(ForgivingBody):
         "and a warning.",
     )
 
+    timestamps: TimestampUnit | None = Field(
+        None,
+        description="When each sentence, or each word, is heard: comes with "
+        "`Accept: application/json`, with server-sent events and on the WebSocket. Sentences are "
+        "then spoken one by one; words need the embedded voice.",
+    )
     format: AudioFormat = Field("wav", description="Audio format.")
     max_length: int = Field(
         MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Longest audio, in frames of 80 ms."
@@ -208,6 +215,7 @@ class SpeechBody(ForgivingBody):
             input_type=self.input_type,
             pronunciations=tuple((self.pronunciations or {}).items()),
             on_unspeakable=self.on_unspeakable,
+            timestamps=self.timestamps,
             max_frames=self.max_length,
         )
 

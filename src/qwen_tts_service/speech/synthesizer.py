@@ -28,6 +28,7 @@ from qwen_tts_service.types import (
     PcmStream,
     Samples,
     SpeechRequest,
+    Timestamp,
     Utterance,
     Voice,
     VoiceChoice,
@@ -36,7 +37,8 @@ from qwen_tts_service.types import (
 from .cloning import VoiceCloner
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .sequence import PartSequence
-from .unspeakable import SILENCE, WARNING, SpokenOrSilent, Unspoken, prepare_or_silence
+from .timeline import HeardSpan, Timeline
+from .unspeakable import SILENCE, WARNING, SpokenOrSilent, SpokenPart, Unspoken, prepare_or_silence
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +92,10 @@ class Speech:
         pipe: AudioPipe,
         request: SpeechRequest,
         info: Callable[[], SpeechInfo],
+        timeline: Timeline | None = None,
     ) -> None:
+        self._timeline = timeline
+        self._timestamps: list[Timestamp] = []
         self._pcm = pcm
         self._pipe = pipe
         self._info = info
@@ -112,6 +117,33 @@ class Speech:
     def audio_s(self) -> float:
         """Seconds of audio encoded so far."""
         return self._pipe.audio_s
+
+    @property
+    def timestamps(self) -> Sequence[Timestamp]:
+        """Of what has been spoken to its end, in order; at the end of the iteration all of it.
+
+        Empty unless the request has `timestamps`.
+        """
+        if self._timeline is not None:
+            new = self._timeline.spans[len(self._timestamps) :]
+            self._timestamps += [self._timestamp(span) for span in new]
+        return self._timestamps
+
+    @property
+    def begun_sentence(self) -> Timestamp | None:
+        """The sentence that is being spoken, as far as it has been, if sentences are timed."""
+        begun = self._timeline.begun if self._timeline is not None else None
+        return None if begun is None else self._timestamp(begun)
+
+    def _timestamp(self, span: HeardSpan) -> Timestamp:
+        assert self._timeline is not None
+        return Timestamp(
+            text=self._timeline.sent[span.start_char : span.end_char],
+            start_s=self._pipe.time_s(span.start_sample),
+            end_s=self._pipe.time_s(span.end_sample),
+            start_char=span.start_char,
+            end_char=span.end_char,
+        )
 
     def check_ending(self) -> None:
         """Raise SynthesisFailed unless the speech ended with "stop" or "length"."""
@@ -197,7 +229,7 @@ class Synthesizer:
 
     def _read(
         self, request: SpeechRequest, parsed: ParsedText | None
-    ) -> tuple[TextParts, list[Utterance | Pause]]:
+    ) -> tuple[TextParts, list[SpokenPart | Pause]]:
         """Do all that takes long before a text is spoken; on any thread."""
         text_parts = split_request(
             request,
@@ -211,11 +243,12 @@ class Synthesizer:
     def _speech(
         self,
         text_parts: TextParts,
-        parts: list[Utterance | Pause],
+        parts: list[SpokenPart | Pause],
         request: SpeechRequest,
         output: Output,
     ) -> Speech:
-        choices = [part.choice for part in parts if not isinstance(part, Pause)]
+        spoken = [part for part in parts if not isinstance(part, Pause)]
+        choices = [part.utterance.choice for part in spoken]
         choices = choices or [self.voice.choose(text_parts.request)]
         info = SpeechInfo(
             choice=choices[0],
@@ -223,9 +256,17 @@ class Synthesizer:
             expected_s=_expected_s(parts),
         )
         warnings = _warnings(text_parts, parts, info.expected_s)
-        pcm = self._start(parts, request, partial(warnings.append, WARNING))
+        timeline = None
+        if request.timestamps is not None:
+            places = (part.places for part in spoken)
+            timeline = Timeline(text_parts.sent, places, request.timestamps)
+        pcm = self._start(parts, request, partial(warnings.append, WARNING), timeline)
         return Speech(
-            pcm, self.pipe(output), request, lambda: replace(info, warning=_joined(warnings))
+            pcm,
+            self.pipe(output),
+            request,
+            lambda: replace(info, warning=_joined(warnings)),
+            timeline,
         )
 
     def check_speaker(self, request: SpeechRequest, name: str) -> None:
@@ -236,9 +277,9 @@ class Synthesizer:
             if error.code == "unknown_speaker":  # the language may still be found in the text
                 raise blame_text(error, name) from None
 
-    def _prepare(self, text_parts: TextParts) -> list[Utterance | Pause]:
+    def _prepare(self, text_parts: TextParts) -> list[SpokenPart | Pause]:
         """Read every part; where there is nothing to say, a silence was asked for."""
-        parts: list[Utterance | Pause] = []
+        parts: list[SpokenPart | Pause] = []
         for part in text_parts.parts:
             if isinstance(part, Pause):
                 parts.append(part)
@@ -249,7 +290,7 @@ class Synthesizer:
 
     def _prepare_part(
         self, part: SpeechRequest, request: SpeechRequest
-    ) -> Sequence[Utterance | Pause]:
+    ) -> Sequence[SpokenPart | Pause]:
         try:
             return prepare_or_silence(self.voice, part)
         except InvalidRequest as error:
@@ -268,9 +309,10 @@ class Synthesizer:
 
     def _start(
         self,
-        parts: Sequence[Utterance | Pause],
+        parts: Sequence[SpokenPart | Pause],
         request: SpeechRequest,
         on_silence: Callable[[], object],
+        timeline: Timeline | None,
     ) -> PcmStream:
         def start(utterance: Utterance) -> PcmStream:
             pcm = utterance.speak()
@@ -280,12 +322,13 @@ class Synthesizer:
             silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
             return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
 
-        if len(parts) == 1 and not isinstance(parts[0], Pause):
-            return start(parts[0])
+        if len(parts) == 1 and not isinstance(parts[0], Pause) and timeline is None:
+            return start(parts[0].utterance)
         sequence = PartSequence(
-            (part if isinstance(part, Pause) else partial(start, part) for part in parts),
+            (part if isinstance(part, Pause) else partial(start, part.utterance) for part in parts),
             sample_rate_hz=self.voice.sample_rate_hz,
             max_frames=request.max_frames,
+            timeline=timeline,
         )
         sequence.finish()
         return sequence
@@ -325,16 +368,16 @@ class Synthesizer:
             return b"".join([part async for part in speech]), speech
 
 
-def _expected_s(parts: Sequence[Utterance | Pause]) -> float:
-    return sum(p.duration_s if isinstance(p, Pause) else p.expected_s for p in parts)
+def _expected_s(parts: Sequence[SpokenPart | Pause]) -> float:
+    return sum(p.duration_s if isinstance(p, Pause) else p.utterance.expected_s for p in parts)
 
 
 def _warnings(
-    text_parts: TextParts, parts: Sequence[Utterance | Pause], expected_s: float
+    text_parts: TextParts, parts: Sequence[SpokenPart | Pause], expected_s: float
 ) -> list[str]:
     warnings = [
         text_parts.warning,
-        *(part.warning for part in parts if not isinstance(part, Pause)),
+        *(part.utterance.warning for part in parts if not isinstance(part, Pause)),
         WARNING if any(isinstance(part, Unspoken) for part in parts) else None,
         _length_warning(expected_s, text_parts.request.max_frames * FRAME_S),
     ]
