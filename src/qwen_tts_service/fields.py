@@ -171,6 +171,11 @@ class SpeechBody(ForgivingBody):
         """What the caller should know of the body itself."""
         return None
 
+    @property
+    def accept(self) -> str:
+        """The media type of the answer that a field asks for, as in the header Accept."""
+        return ""
+
     @field_validator("pronunciations", mode="before")
     @classmethod
     def _checked_entries(cls, entries: Any) -> Any:
@@ -192,6 +197,8 @@ class SpeechBody(ForgivingBody):
         Raises InvalidRequest for rules that concern more than one field or a setting.
         """
         self._check_reference(is_cloning_on=settings.voice_cloning)
+        if self.timestamps is not None and self.tokens is not None:
+            raise InvalidRequest("timestamps need text: tokens have no places", param="timestamps")
         attributes = self.voice_attributes or VoiceAttributesBody.model_construct()
         return SpeechRequest(
             request_id=request_id,

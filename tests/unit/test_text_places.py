@@ -75,7 +75,10 @@ def test_markup_keeps_exact_places():
 
 
 def test_ssml_keeps_exact_places():
-    text = '\n<speak>Привет &amp;  <b>мир</b>\r\n <sub alias="вэ вэ">WW</sub> <!-- no --> &lt;3</speak>'
+    text = (
+        "\n<speak>Привет &amp;  <b>мир</b>\r\n"
+        ' <sub alias="вэ вэ">WW</sub> <!-- no --> &lt;3</speak>'
+    )
     assert of_markup(text, input_type="ssml") == [
         ("Привет", "Привет"),
         ("&", "&amp;"),
