@@ -1,7 +1,6 @@
 """Tickets: HTTP requests that were read, checked and given a slot or a position in the queue."""
 
 from codecs import BOM_UTF8
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -79,7 +78,7 @@ class Ticket:
 
 
 async def read_ticket(
-    http: Request, schema: type[SpeechBody], answers: Collection[Answer]
+    http: Request, schema: type[SpeechBody], answers: tuple[Answer, ...] = ("audio",)
 ) -> Ticket:
     """Read and check the body and take a slot or queue for one; never raises TTSError.
 
@@ -94,7 +93,7 @@ async def read_ticket(
     return ticket
 
 
-async def _accept(ticket: Ticket, answers: Collection[Answer]) -> None:
+async def _accept(ticket: Ticket, answers: tuple[Answer, ...]) -> None:
     settings, call = ticket.runtime.settings, ticket.call
     ticket.body = parse_body(await read_body(ticket.http, settings.max_speech_bytes), ticket.schema)
     ticket.request = ticket.body.to_request(call.request_id, settings)

@@ -29,11 +29,13 @@ from qwen_tts_service.types import (
     Samples,
     SpeechRequest,
     Timestamp,
-    Utterance,
     Voice,
     VoiceChoice,
+    WordAligner,
+    WordTimingVoice,
 )
 
+from .aligned import AlignedStream
 from .cloning import VoiceCloner
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .sequence import PartSequence
@@ -176,12 +178,21 @@ class Speech:
 
 
 class Synthesizer:
-    """Speaks requests with one voice at one output rate."""
+    """Speaks requests with one voice at one output rate.
+
+    aligner: finds the words in the audio of a voice that does not know where they are
+    """
 
     def __init__(
-        self, voice: Voice, *, sample_rate_hz: int, text_options: TextOptions = DEFAULT_TEXT_OPTIONS
+        self,
+        voice: Voice,
+        *,
+        sample_rate_hz: int,
+        text_options: TextOptions = DEFAULT_TEXT_OPTIONS,
+        aligner: WordAligner | None = None,
     ) -> None:
         self.voice = voice
+        self._aligner = None if isinstance(voice, WordTimingVoice) else aligner
         self.sample_rate_hz = sample_rate_hz
         self.text_options = text_options
         self.cloner = VoiceCloner(voice)
@@ -218,6 +229,7 @@ class Synthesizer:
         raises: InvalidRequest or CannotSpeak, before anything has started
         """
         check_format(output.format, self.sample_rate_hz)
+        self.check_times(request)
         if len(request.text or "") <= READ_IN_PLACE_CHARS:
             text_parts, parts = self._read(request, parsed)
         else:
@@ -269,6 +281,17 @@ class Synthesizer:
             timeline,
         )
 
+    def check_times(self, request: SpeechRequest) -> None:
+        """Raise CannotSpeak for word times if nothing here can tell where words are."""
+        can_time_words = self._aligner is not None or isinstance(self.voice, WordTimingVoice)
+        if request.timestamps == "word" and not can_time_words:
+            raise CannotSpeak(
+                f"timestamps: {self.voice.model_name} does not tell where its words are; "
+                '"sentence" works with every voice',
+                param="timestamps",
+                code="word_times_not_supported",
+            )
+
     def check_speaker(self, request: SpeechRequest, name: str) -> None:
         """Raise InvalidRequest for a speaker in a request's text whom the voice does not know."""
         try:
@@ -314,8 +337,8 @@ class Synthesizer:
         on_silence: Callable[[], object],
         timeline: Timeline | None,
     ) -> PcmStream:
-        def start(utterance: Utterance) -> PcmStream:
-            pcm = utterance.speak()
+        def start(part: SpokenPart) -> PcmStream:
+            pcm = self._with_words(part, request)
             if request.on_unspeakable == "error":
                 return pcm
             silence_s = min(SILENCE.duration_s, request.max_frames * FRAME_S)
@@ -323,15 +346,28 @@ class Synthesizer:
             return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
 
         if len(parts) == 1 and not isinstance(parts[0], Pause) and timeline is None:
-            return start(parts[0].utterance)
+            return start(parts[0])
         sequence = PartSequence(
-            (part if isinstance(part, Pause) else partial(start, part.utterance) for part in parts),
+            (part if isinstance(part, Pause) else partial(start, part) for part in parts),
             sample_rate_hz=self.voice.sample_rate_hz,
             max_frames=request.max_frames,
             timeline=timeline,
         )
         sequence.finish()
         return sequence
+
+    def _with_words(self, part: SpokenPart, request: SpeechRequest) -> PcmStream:
+        """Start a part, and have its words looked for if they are asked for and not known."""
+        pcm = part.utterance.speak()
+        if request.timestamps != "word" or self._aligner is None:
+            return pcm
+        return AlignedStream(
+            pcm,
+            self._aligner,
+            sample_rate_hz=self.voice.sample_rate_hz,
+            text=part.text,
+            language=part.utterance.choice.language,
+        )
 
     async def speak_whole(
         self,

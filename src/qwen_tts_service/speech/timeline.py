@@ -95,8 +95,9 @@ class Timeline:
             found = find(self._places, word.start_char, word.end_char)
             if start == end and start == self._position:
                 continue  # the speech was cut before
-            if self._word and found in (None, (self._word.start_char, self._word.end_char)):
-                self._word = replace(self._word, end_sample=end)
+            if self._word and (found is None or found[0] < self._word.end_char):
+                last = max(self._word.end_char, found[1] if found else 0)
+                self._word = replace(self._word, end_sample=end, end_char=last)
             elif found:
                 self._end_word()
                 self._word = HeardSpan(start, end, *found)

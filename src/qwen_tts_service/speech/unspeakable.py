@@ -37,9 +37,10 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…])(?=\s)(?!\s+\Z)|(?<=[。！？\n])(?!\
 
 
 class SpokenPart(NamedTuple):
-    """A part made ready to speak, and where its text stands in the text as it was sent."""
+    """A part made ready to speak, its text, and where that stands in the text as it was sent."""
 
     utterance: Utterance
+    text: str
     places: Places
 
 
@@ -49,7 +50,7 @@ def prepare_or_silence(voice: Voice, part: SpeechRequest) -> list[SpokenPart | P
     Only the sentences that have none are silenced. Raises TTSError as `Voice.prepare` does.
     """
     try:
-        return [SpokenPart(voice.prepare(part), part.places)]
+        return [SpokenPart(voice.prepare(part), part.text or "", part.places)]
     except CannotSpeak as error:
         if error.code != NO_READING or part.on_unspeakable == "error":
             raise
@@ -73,8 +74,9 @@ def _sentence_by_sentence(
         start = (part.text or "").index(said[0].strip(), end)
         end = start + sum(map(len, said))
         if is_read:
-            utterance = voice.prepare(replace(part, text="".join(said).strip()))
-            yield SpokenPart(utterance, cut(part.places, start, end))
+            text = "".join(said).strip()
+            utterance = voice.prepare(replace(part, text=text))
+            yield SpokenPart(utterance, text, cut(part.places, start, end))
         else:
             yield from (SILENCE for _ in said)
 

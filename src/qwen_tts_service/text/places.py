@@ -24,7 +24,7 @@ _TOKEN = re.compile(
 _STRESS = re.compile("[\u0300\u0301\u00ad]")
 _NOT_SAID = ' \t\n\r.,;:!?…。、，！？*_~`#>|()[]«»“”„"'
 _TELLING_CHARS = 3
-"""A word so long has stayed, not come back; a shorter one if the next word has stayed too."""
+_FIRST_WIDE = "\u2e80"
 
 
 def find(places: Sequence[Stretch], start: int, end: int) -> tuple[int, int] | None:
@@ -119,17 +119,24 @@ def _folded(word: str) -> str:
 
 
 def _rewritten(olds: Sequence[str], news: Sequence[str]) -> tuple[int, int]:
-    """How many words were rewritten into how many, before the first that has stayed."""
+    """How many words were rewritten into how many, before the first that has stayed.
+
+    A short word may have stayed or come back: it has stayed if the next one has, or if a longer
+    one has behind it.
+    """
+    may_have: tuple[int, int] | None = None
     for words in range(len(olds) + len(news) - 1):
         for i in range(max(0, words - len(news) + 1), min(words + 1, len(olds))):
             j = words - i
-            if olds[i] == news[j] and (
-                words == 0
-                or len(olds[i]) >= _TELLING_CHARS
-                or olds[i + 1 : i + 2] == news[j + 1 : j + 2]
-            ):
-                return i, j
-    return len(olds), len(news)
+            if olds[i] != news[j]:
+                continue
+            is_next_same = olds[i + 1 : i + 2] == news[j + 1 : j + 2]
+            if words == 0 or len(olds[i]) >= _TELLING_CHARS or is_next_same:
+                is_before = may_have is not None and may_have[0] < i and may_have[1] < j
+                return may_have if may_have and is_before else (i, j)
+            if may_have is None and olds[i] < _FIRST_WIDE:
+                may_have = i, j
+    return may_have or (len(olds), len(news))
 
 
 def _from_all(source: str, start: int, end: int, words: Sequence[tuple[int, int]]) -> list[Stretch]:
