@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "api": LEAVES | {"settings", "validation", "fields", "speech", "voice", "audio", "telemetry"},
     "build": None,  # the one file that knows every concrete class
     "cli": LEAVES
-    | {"settings", "validation", "fields", "speech", "build", "voice", "audio", "books", "text"},
+    | {"settings", "validation", "fields", "speech", "build", "voice", "audio", "books"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -237,6 +237,7 @@ MAX_LINES = {
     "": 840,
     "api": 1990,
     "audio": 390,
+    "books": 600,
     "cli": 400,
     "engine": 1370,
     "espeak": 1100,

@@ -24,6 +24,7 @@ from .call import Call
 from .errors import in_words_of
 from .inline_voice import with_own_voice
 from .runtime import Runtime
+from .times import Answer, choose_answer
 
 RUNTIME_KEY = "qwen_tts.runtime"
 
@@ -33,6 +34,7 @@ class Ticket:
     """An HTTP request for speech, its validated body and slot, or the error that rejected it.
 
     warning: about a recording in it
+    answer: what the body of the response is
     error: why it was refused; `request`, `body` and `slot` are there only without one
     speech: set once speaking has begun
 
@@ -45,10 +47,16 @@ class Ticket:
     schema: type[SpeechBody]
     error: TTSError | None = None
     warning: str | None = None
+    answer: Answer = "audio"
     body: SpeechBody = field(init=False)
     request: SpeechRequest = field(init=False)
     slot: Slot = field(init=False)
     speech: Speech = field(init=False)
+
+    @property
+    def accept(self) -> str:
+        """The kinds of answer that the client takes; a field of its body may name one too."""
+        return f"{self.http.headers.get('accept', '')}, {self.body.accept}"
 
     async def ready(self) -> None:
         """Wait for the slot, for a voice that is unloaded, and for the clone of a recording.
@@ -69,21 +77,27 @@ class Ticket:
         return in_words_of(self.schema, self.call.fail(error))
 
 
-async def read_ticket(http: Request, schema: type[SpeechBody]) -> Ticket:
-    """Read and check the body and take a slot or queue for one; never raises TTSError."""
+async def read_ticket(
+    http: Request, schema: type[SpeechBody], answers: tuple[Answer, ...] = ("audio",)
+) -> Ticket:
+    """Read and check the body and take a slot or queue for one; never raises TTSError.
+
+    answers: what the route can answer with
+    """
     ticket = Ticket(http, Call.of(http.scope), http.scope[RUNTIME_KEY], schema)
     ticket.call.route = http.url.path
     try:
-        await _accept(ticket)
+        await _accept(ticket, answers)
     except TTSError as error:
         ticket.error = error
     return ticket
 
 
-async def _accept(ticket: Ticket) -> None:
+async def _accept(ticket: Ticket, answers: tuple[Answer, ...]) -> None:
     settings, call = ticket.runtime.settings, ticket.call
     ticket.body = parse_body(await read_body(ticket.http, settings.max_speech_bytes), ticket.schema)
     ticket.request = ticket.body.to_request(call.request_id, settings)
+    ticket.answer = choose_answer(ticket.accept, ticket.request.timestamps, answers)
     ticket.runtime.keeper.check_ready()  # not ready is said before a slot is taken
     ticket.slot = ticket.runtime.admission.enter()
     call.at_end(ticket.slot.release)

@@ -4,7 +4,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
+from qwen_tts_service.text.language import detect_language, parse_language
 from qwen_tts_service.text.split import is_speakable
+from qwen_tts_service.types import Language
+
+JUDGED_CHARS = 2000
+"""Of the middle of a book, by which its language is told."""
 
 
 class BookError(Exception):
@@ -38,6 +43,17 @@ class Book:
     def text(self) -> str:
         """All there is to speak."""
         return "\n".join(block.text for chapter in self.chapters for block in chapter.blocks)
+
+
+def language_of(book: Book, asked: str | None, default: Language) -> Language:
+    """Find the one language of a book; raises InvalidRequest for an unknown one.
+
+    asked: by name or code, or auto
+    default: of a book without letters
+    """
+    language = None if asked is None else parse_language(asked)
+    start = max(0, (len(book.text) - JUDGED_CHARS) // 2)
+    return language or detect_language(book.text[start : start + JUDGED_CHARS], default)
 
 
 def make_book(title: str, chapters: Iterable[Chapter]) -> Book:

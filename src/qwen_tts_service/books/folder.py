@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 
 import soundfile
 
+from qwen_tts_service.types import Timestamp
+
 from .book import BookError
 
 PARTS = "parts"
@@ -28,6 +30,7 @@ class KeptPart:
 
     seed: another than was asked for after a runaway
     is_cut: whether its end is missing
+    timestamps: of its sentences, if they were asked for
     """
 
     audio: bytes
@@ -35,6 +38,7 @@ class KeptPart:
     seed: int
     is_cut: bool = False
     warning: str | None = None
+    timestamps: tuple[Timestamp, ...] = ()
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -14,16 +14,18 @@ from pydantic import BaseModel, ValidationError
 
 from qwen_tts_service import __version__
 from qwen_tts_service.books.read import ENDINGS
-from qwen_tts_service.errors import InvalidRequest, printable
+from qwen_tts_service.errors import InvalidRequest, printable, shown
 from qwen_tts_service.fields import SpeechBody, VoiceAttributesBody
 from qwen_tts_service.settings import Settings, load_settings
 from qwen_tts_service.speech.cloning import CloningOrder
+from qwen_tts_service.speech.subtitles import SubtitleFormat
 from qwen_tts_service.types import AudioFormat
 from qwen_tts_service.validation import folded, from_validation, hint
 
 EXAMPLES = (resources.files(__package__) / "examples.txt").read_text("utf-8")
 STANDARD_IO = "-"
 MODEL_PATH = "models"
+MAX_SLOTS = 1024
 _FORMATS = ", ".join(get_args(AudioFormat))
 _FOLDERS = {"model_path": MODEL_PATH, "voices_path": "voices"}
 """Where checkpoints and kept voices are when nothing says so, as for scripts/serve."""
@@ -85,6 +87,13 @@ def _add_say(commands: Any) -> None:
     sound = say.add_argument_group("where to, one of")
     sound.add_argument("--out", help="an audio file; - writes to standard output as it is made")
     sound.add_argument("--play", action="store_true", help="play it as it is made")
+    for kind in get_args(SubtitleFormat):
+        say.add_argument(
+            f"--{kind}",
+            type=Path,
+            metavar="FILE",
+            help=f"write {kind.upper()} subtitles too: one for each sentence, or --timestamps word",
+        )
     say.add_argument("--format", help=f"{_FORMATS}; by the file's name unless given, else wav")
     _add_voice(say, _NOT_OPTIONS)
     _add_settings(say)
@@ -110,12 +119,24 @@ def _add_read(commands: Any) -> None:
     )
     read.add_argument(
         "--parallel",
-        type=int,
+        type=_slots,
         metavar="N",
         help="parts to speak at once. Default: as many as the server or the voice has slots",
     )
-    _add_voice(read, _NOT_OPTIONS | {"max_length"})
+    read.add_argument(
+        "--subtitles",
+        choices=get_args(SubtitleFormat),
+        help="write a file of subtitles for each chapter too; sentences are then spoken one by one",
+    )
+    _add_voice(read, _NOT_OPTIONS | {"max_length", "timestamps"})
     _add_settings(read)
+
+
+def _slots(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= number <= MAX_SLOTS:
+        raise argparse.ArgumentTypeError(f"must be 1 to {MAX_SLOTS}; got {shown(text)}")
+    return number
 
 
 def _add_voice(parser: Any, left_out: Container[str]) -> None:
@@ -182,17 +203,24 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def body_of(arguments: argparse.Namespace) -> SpeechBody:
     """The body of a request to `say`, every field checked. Raises CommandError, InvalidRequest."""
-    return speech_body(arguments, text=read_text(arguments), format=format_of(arguments))
+    fields: dict[str, Any] = {"text": read_text(arguments), "format": format_of(arguments)}
+    if subtitle_files(arguments):
+        fields["timestamps"] = arguments.timestamps or "sentence"
+    elif arguments.timestamps is not None:
+        raise CommandError("--timestamps goes with --srt or --vtt, whose subtitles it chooses")
+    return speech_body(arguments, fields)
 
 
-def speech_body(arguments: argparse.Namespace, *, text: str | None, format: str) -> SpeechBody:
-    """A request body with the options of the voice. Raises CommandError and InvalidRequest."""
-    attributes = _given(arguments, VoiceAttributesBody)
-    fields = _given(arguments, SpeechBody) | {
-        "text": text,
-        "format": format,
-        "voice_attributes": attributes or None,
+def speech_body(arguments: argparse.Namespace, fields: dict[str, Any]) -> SpeechBody:
+    """A request body with fields and the options of the voice.
+
+    Raises CommandError and InvalidRequest.
+    """
+    fields = {
+        **_given(arguments, SpeechBody),
+        "voice_attributes": _given(arguments, VoiceAttributesBody) or None,
         "pronunciations": _pronunciations(arguments.pronunciations),
+        **fields,
     }
     try:
         return SpeechBody(**fields)
@@ -200,6 +228,12 @@ def speech_body(arguments: argparse.Namespace, *, text: str | None, format: str)
         refusal = from_validation(error, SpeechBody)
         field = refusal.param or ""
         raise InvalidRequest(refusal.message.replace(field, _option(field), 1)) from None
+
+
+def subtitle_files(arguments: argparse.Namespace) -> dict[SubtitleFormat, Path]:
+    """The subtitle files to write."""
+    paths = {kind: getattr(arguments, kind) for kind in get_args(SubtitleFormat)}
+    return {kind: path for kind, path in paths.items() if path is not None}
 
 
 def order_of(arguments: argparse.Namespace, settings: Settings) -> CloningOrder | None:

@@ -11,16 +11,25 @@ from pathlib import Path
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.books.book import BookError
 from qwen_tts_service.errors import StartupError, TTSError
+from qwen_tts_service.speech.subtitles import subtitles
 from qwen_tts_service.speech.synthesizer import Output, Speech, Synthesizer
 from qwen_tts_service.types import SpeechRequest
 from qwen_tts_service.voice.catalogue import SPEAKERS
 
-from .arguments import STANDARD_IO, CommandError, body_of, order_of, parse, settings_of
+from .arguments import (
+    STANDARD_IO,
+    CommandError,
+    body_of,
+    order_of,
+    parse,
+    settings_of,
+    subtitle_files,
+)
 from .codes import CUT, DONE, FAILED, INTERRUPTED
 from .loading import load, notes_on
 from .progress import SpeechProgressBar
 from .read import read
-from .sink import Sink, new_file, sink_of
+from .sink import Sink, check_file, new_file, sink_of, write_file
 
 UNLIMITED_FRAMES = 10**9
 """Two and a half years of speech, where --max-length is not given."""
@@ -40,7 +49,9 @@ def run(argv: list[str] | None = None) -> int:
 
 def say(arguments: argparse.Namespace) -> int:
     """Say a text of any length into a file, to standard output or to a player."""
-    sink = sink_of(arguments)
+    sink, subtitle_paths = sink_of(arguments), subtitle_files(arguments)
+    for kind, path in subtitle_paths.items():
+        check_file(path, f"--{kind}")
     body = body_of(arguments)
     settings = settings_of(arguments)
     check_format(body.format, settings.sampling_rate)
@@ -58,6 +69,8 @@ def say(arguments: argparse.Namespace) -> int:
             request = replace(request, voice=clone.voice, speaker=None)
             notes = notes_on(clone)
         speech = asyncio.run(_say(synthesizer, request, output, target, progress))
+        for kind, path in subtitle_paths.items():
+            write_file(path, subtitles(speech.timestamps, kind).encode(), f"--{kind}")
     finally:
         progress.end()
         synthesizer.close()

@@ -2,30 +2,32 @@
 
 import argparse
 import asyncio
+import hashlib
 import secrets
 import sys
 from base64 import b64encode
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from qwen_tts_service.audio.formats import check_format
-from qwen_tts_service.books.book import Book
+from qwen_tts_service.books.book import Book, language_of
 from qwen_tts_service.books.folder import BookFolder, KeptPart
-from qwen_tts_service.books.parts import digest
-from qwen_tts_service.books.read import read_book
-from qwen_tts_service.books.reading import (
-    BookReader,
-    PartSpeaker,
-    ReadingOptions,
-    ReadingResult,
+from qwen_tts_service.books.narrator import (
+    Narration,
+    NarrationOptions,
+    Narrator,
+    PartSynthesizer,
+    SubtitleWriter,
     seed_before,
 )
+from qwen_tts_service.books.read import read_book
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.cloning import CloningOrder
+from qwen_tts_service.speech.subtitles import subtitles
 from qwen_tts_service.speech.synthesizer import Synthesizer
-from qwen_tts_service.text.language import detect_language, parse_language
 from qwen_tts_service.types import MAX_SEED, KeptVoice
 
 from .arguments import CommandError, named_format, order_of, settings_of, speech_body
@@ -33,16 +35,15 @@ from .codes import CUT, DONE
 from .loading import load, notes_on
 from .progress import BookProgressBar, SpeechProgressBar
 
-JUDGED_CHARS = 2000
-"""Of the middle of a book, by which its language is told."""
-
 
 def read(arguments: argparse.Namespace) -> int:
     """Read a book into a folder; what is there from an earlier run is kept."""
     if arguments.url and (arguments.model or arguments.model_path or arguments.device):
         raise CommandError("--model, --model-path and --device are the server's where --url is")
     settings = settings_of(arguments)
-    body = speech_body(arguments, text=None, format=named_format(arguments.format))
+    timestamps = "sentence" if arguments.subtitles else None
+    fields = {"format": named_format(arguments.format), "timestamps": timestamps}
+    body = speech_body(arguments, fields)
     order = order_of(arguments, settings)
     book = read_book(arguments.book)
     folder = BookFolder(arguments.out)
@@ -62,14 +63,11 @@ def _decided(body: SpeechBody, book: Book, folder: BookFolder, settings: Setting
     seed = seed_before(folder) if body.seed is None else body.seed
     if seed is None:
         seed = secrets.randbelow(MAX_SEED + 1)
-    start = max(0, (len(book.text) - JUDGED_CHARS) // 2)
-    judged = book.text[start : start + JUDGED_CHARS]
-    language = None if body.language is None else parse_language(body.language)
-    language = language or detect_language(judged, settings.default_language)
+    language = language_of(book, body.language, settings.default_language)
     return body.model_copy(update={"seed": seed, "language": language})
 
 
-class _LocalSpeaker:
+class _LocalSynthesizer:
     """Speaks parts in this process; the engine batches them."""
 
     def __init__(
@@ -97,6 +95,7 @@ class _LocalSpeaker:
             seed=seed,
             is_cut=speech.finish_reason == "length",
             warning=speech.info.warning,
+            timestamps=tuple(speech.timestamps),
         )
 
 
@@ -121,87 +120,100 @@ class _BookRun:
             exclude_none=True,
         )
 
-    def here(self, book: Book, folder: BookFolder) -> ReadingResult:
-        """Speak in this process."""
+    def here(self, book: Book, folder: BookFolder) -> Narration:
+        """Speak in this process, if there is anything left to speak."""
         settings = self._settings
         check_format(self._body.format, settings.sampling_rate)
-        options = self._local_options()
+        narrator = self._narrator(book, folder, self._local_options())
+        if narrator.has_all:
+            return asyncio.run(narrator.write())
         progress = SpeechProgressBar(is_quiet=self._arguments.quiet)
         with closing(load(settings, progress)) as synthesizer:
-            voice = None
-            if self._order is not None:
-                clone = synthesizer.cloner.clone_now(self._order)
-                voice = clone.voice
-                self.note(*notes_on(clone))
-            speaker = _LocalSpeaker(synthesizer, self._body, settings, voice)
+            local = _LocalSynthesizer(synthesizer, self._body, settings, self._clone(synthesizer))
             slots = synthesizer.voice.slots or settings.max_concurrent_requests
-            return asyncio.run(self._read(book, folder, speaker, slots, options))
+            return asyncio.run(self._read(narrator, local, slots))
 
-    def by_url(self, book: Book, folder: BookFolder) -> ReadingResult:
-        """Have a server speak."""
-        return asyncio.run(self._by_url(book, folder))
-
-    async def _by_url(self, book: Book, folder: BookFolder) -> ReadingResult:
-        # Its HTTP client takes a while to import.
-        from .remote import RemoteSpeaker, health_of, open_client  # noqa: PLC0415 - see above
-
-        async with open_client(self._arguments.url, self._settings) as client:
-            state = await health_of(client)
-            check_format(self._body.format, state["sampling_rate"])
-            fields = dict(self._fields)
-            if self._order is not None:
-                fields["ref_audio"] = b64encode(self._order.data).decode()
-                fields |= {"ref_text": self._order.transcript} if self._order.transcript else {}
-            slots = self._arguments.parallel or state["slots"]["total"]
-            options = {"model": state["model"], "sampling_rate": state["sampling_rate"]}
-            return await self._read(book, folder, RemoteSpeaker(client, fields), slots, options)
+    def _clone(self, synthesizer: Synthesizer) -> KeptVoice | None:
+        if self._order is None:
+            return None
+        clone = synthesizer.cloner.clone_now(self._order)
+        self.note(*notes_on(clone))
+        return clone.voice
 
     def _local_options(self) -> dict[str, Any]:
         """What of the settings decides how a text is spoken."""
         settings = self._settings
         options = {"model": settings.model_name, "sampling_rate": settings.sampling_rate}
-        if settings.lexicon is not None:
-            options["lexicon"] = digest(settings.lexicon.read_text("utf-8"))
+        if settings.lexicon is not None and settings.lexicon.is_file():
+            options["lexicon"] = hashlib.sha256(settings.lexicon.read_bytes()).hexdigest()
         return options | ({"russian_stress": True} if settings.russian_stress else {})
 
-    async def _read(
-        self,
-        book: Book,
-        folder: BookFolder,
-        speaker: PartSpeaker,
-        slots: int,
-        options: dict[str, Any],
-    ) -> ReadingResult:
+    def by_url(self, book: Book, folder: BookFolder) -> Narration:
+        """Have a server speak."""
+        return asyncio.run(self._by_url(book, folder))
+
+    async def _by_url(self, book: Book, folder: BookFolder) -> Narration:
+        # Its HTTP client takes a while to import.
+        from .remote import RemoteSynthesizer, health_of, open_client  # noqa: PLC0415 - see above
+
+        async with open_client(self._arguments.url, self._settings) as client:
+            state = await health_of(client)
+            check_format(self._body.format, state["sampling_rate"])
+            options = {"model": state["model"], "sampling_rate": state["sampling_rate"]}
+            remote = RemoteSynthesizer(client, self._fields | self._recording())
+            slots = self._arguments.parallel or state["slots"]["total"]
+            return await self._read(self._narrator(book, folder, options), remote, slots)
+
+    def _recording(self) -> dict[str, Any]:
+        """The fields of a request that carry the recording of --voice-from."""
+        if self._order is None:
+            return {}
+        fields = {
+            "ref_audio": b64encode(self._order.data).decode(),
+            "ref_text": self._order.transcript,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _narrator(self, book: Book, folder: BookFolder, options: dict[str, Any]) -> Narrator:
         assert self._body.seed is not None
-        if self._order is not None:
-            options = {**options, "recording": self._order.key.hex()}
-        reader = BookReader(
+        recording = {} if self._order is None else {"recording": self._order.key.hex()}
+        narrator = Narrator(
             book,
             folder,
-            ReadingOptions(
+            NarrationOptions(
                 seed=self._body.seed,
                 format=self._body.format,
-                at_once=slots,
-                speech={**self._fields, **options},
+                speech={**self._fields, **options, **recording},
+                subtitles=self._subtitles(),
             ),
         )
-        if reader.change:
-            self.note(reader.change)
-        with BookProgressBar(*reader.chars, is_quiet=self._arguments.quiet) as bar:
-            return await reader.read(speaker, lambda part: bar.add(len(part.text)))
+        self.note(*filter(None, [narrator.change]))
+        return narrator
+
+    async def _read(
+        self, narrator: Narrator, synthesizer: PartSynthesizer, slots: int
+    ) -> Narration:
+        with BookProgressBar(*narrator.chars, is_quiet=self._arguments.quiet) as bar:
+            return await narrator.read(
+                synthesizer, at_once=slots, on_spoken=lambda part: bar.add(len(part.text))
+            )
+
+    def _subtitles(self) -> SubtitleWriter | None:
+        ending = self._arguments.subtitles
+        return SubtitleWriter(ending, partial(subtitles, format=ending)) if ending else None
 
     def note(self, *lines: str) -> None:
         """Write to standard error, unless that is to be quiet."""
         if not self._arguments.quiet:
             sys.stderr.writelines(f"{line}\n" for line in lines)
 
-    def report(self, result: ReadingResult) -> None:
+    def report(self, result: Narration) -> None:
         """Say what was made. Raises CommandError if chapters are missing."""
         minutes, seconds = divmod(round(result.duration_s), 60)
         self.note(
             f"{self._arguments.out}: {result.chapters} chapters, {minutes}:{seconds:02} of speech, "
-            f"{self._fields['language']}, seed {self._body.seed}; {result.spoken} parts spoken, "
-            f"{result.kept} were there",
+            f"{self._body.language}, seed {self._body.seed}; parts spoken: {result.spoken}, "
+            f"already there: {result.kept}",
             *result.notes,
         )
         if result.refused:

@@ -1,6 +1,7 @@
 """A running server as the speaker of a book's parts."""
 
 import asyncio
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import httpx
 from qwen_tts_service.books.folder import KeptPart
 from qwen_tts_service.errors import CannotSpeak
 from qwen_tts_service.settings import MAX_REQUEST_TIMEOUT_S, Settings
-from qwen_tts_service.types import AudioFormat
+from qwen_tts_service.types import AudioFormat, Timestamp
 
 from .arguments import CommandError
 
@@ -23,12 +24,13 @@ _WAIT_S = 1.0
 _BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 
-class RemoteSpeaker:
+class RemoteSynthesizer:
     """Has a server speak parts; waits while it is busy, and tries again if a connection is lost."""
 
     def __init__(self, client: httpx.AsyncClient, fields: Mapping[str, Any]) -> None:
         self._client = client
         self._fields = fields
+        self._is_timed = fields.get("timestamps") is not None
 
     async def speak(self, text: str, seed: int) -> KeptPart:
         """Speak a part. Raises CannotSpeak and CommandError."""
@@ -36,19 +38,27 @@ class RemoteSpeaker:
         response = await self._post(fields)
         if response.is_error:
             raise _refusal(response)
+        audio = response.content
+        timestamps: tuple[Timestamp, ...] = ()
+        if self._is_timed:
+            body = response.json()
+            audio = b64decode(body["audio"])
+            timestamps = tuple(Timestamp(**each) for each in body["timestamps"])
         return KeptPart(
-            audio=response.content,
+            audio=audio,
             speaker=response.headers.get("X-Voice", ""),
             seed=seed,
             is_cut=response.headers.get("X-Finish-Reason") == "length",
             warning=response.headers.get("X-Warning"),
+            timestamps=timestamps,
         )
 
     async def _post(self, fields: Mapping[str, Any]) -> httpx.Response:
+        headers = {"Accept": "application/json"} if self._is_timed else {}
         lost = 0
         while True:
             try:
-                response = await self._client.post("tts", json=fields)
+                response = await self._client.post("tts", json=fields, headers=headers)
             except httpx.TransportError as error:
                 lost += 1
                 if lost == MOST_LOST:
@@ -81,7 +91,7 @@ async def health_of(client: httpx.AsyncClient) -> dict[str, Any]:
         response = await client.get("health")
         state = response.json()
         is_ready = state["ready"] and state["slots"]["total"] > 0
-    except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
+    except httpx.TransportError as error:
         raise _unreachable(client, error) from None
     except (ValueError, KeyError, TypeError):
         raise CommandError(f"--url: {client.base_url} is no server of this kind") from None

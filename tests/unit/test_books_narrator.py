@@ -17,18 +17,18 @@ import soundfile
 
 from qwen_tts_service.books.book import Block, Book, BookError, Chapter
 from qwen_tts_service.books.folder import BookFolder, KeptPart
-from qwen_tts_service.books.parts import MAX_PART_CHARS, plan_chapters
-from qwen_tts_service.books.reading import (
+from qwen_tts_service.books.narrator import (
     MOST_TRIES,
-    BookReader,
-    ReadingOptions,
-    ReadingResult,
+    Narration,
+    NarrationOptions,
+    Narrator,
     seed_before,
 )
+from qwen_tts_service.books.parts import MAX_PART_CHARS, plan_chapters
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
 
 RATE_HZ = 8000
-OPTIONS = ReadingOptions(seed=7, format="flac", at_once=3, speech={"speaker": "anna"})
+OPTIONS = NarrationOptions(seed=7, format="flac", speech={"speaker": "anna"})
 
 
 def book_of(*chapters: str) -> Book:
@@ -100,9 +100,14 @@ def folder(tmp_path: Path) -> Iterator[BookFolder]:
 
 
 async def read(
-    folder: BookFolder, speaker: FakeSpeaker, book: Book = BOOK, options: ReadingOptions = OPTIONS
-) -> ReadingResult:
-    return await BookReader(book, folder, options).read(speaker, lambda _: None)
+    folder: BookFolder,
+    speaker: FakeSpeaker,
+    book: Book = BOOK,
+    options: NarrationOptions = OPTIONS,
+    at_once: int = 3,
+) -> Narration:
+    narrator = Narrator(book, folder, options)
+    return await narrator.read(speaker, at_once=at_once, on_spoken=lambda _: None)
 
 
 def names(folder: BookFolder) -> set[str]:
@@ -181,7 +186,7 @@ async def test_ffmpeg_reads_the_chapter_marks(folder: BookFolder, tmp_path: Path
 async def test_at_most_so_many_parts_are_spoken_at_once(folder: BookFolder) -> None:
     speaker = FakeSpeaker()
     await read(folder, speaker)
-    assert speaker.most_active == OPTIONS.at_once
+    assert speaker.most_active == 3
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 6, 50])
@@ -190,7 +195,7 @@ async def test_how_many_are_spoken_at_once_changes_no_sample(tmp_path: Path, at_
     for count in (3, at_once):
         folder = BookFolder(tmp_path / str(count))
         with folder.locked():
-            await read(folder, FakeSpeaker(), options=replace(OPTIONS, at_once=count))
+            await read(folder, FakeSpeaker(), at_once=count)
         read_by.append([samples(folder, name) for name in ("01 One.flac", "02 Two.flac")])
     assert all(map(np.array_equal, *read_by))
 
@@ -205,7 +210,7 @@ async def test_what_has_been_spoken_is_not_spoken_again(folder: BookFolder) -> N
     result = await read(folder, again)
     assert (again.spoken, result.kept, result.spoken) == ([], 6, 0)
     assert before["01 One.flac"] == (folder.path / "01 One.flac").stat().st_mtime_ns
-    assert BookReader(BOOK, folder, OPTIONS).change is None
+    assert Narrator(BOOK, folder, OPTIONS).change is None
 
 
 @pytest.mark.parametrize("end", ["fail", "hang"])
@@ -245,7 +250,7 @@ async def test_a_part_that_is_not_whole_is_spoken_again(folder: BookFolder) -> N
 async def test_a_changed_text_is_spoken_again_and_said(folder: BookFolder) -> None:
     await read(folder, FakeSpeaker())
     changed = book_of("fox\nwasp", "owl\ncat")
-    assert BookReader(changed, folder, OPTIONS).change == (
+    assert Narrator(changed, folder, OPTIONS).change == (
         "the text has changed: 1 of 6 parts are spoken again"
     )
     again = FakeSpeaker()
@@ -258,7 +263,7 @@ async def test_a_changed_text_is_spoken_again_and_said(folder: BookFolder) -> No
 async def test_changed_options_are_named(folder: BookFolder) -> None:
     await read(folder, FakeSpeaker())
     changed = replace(OPTIONS, seed=8, speech={"speaker": "anna", "language": "russian"})
-    assert BookReader(BOOK, folder, changed).change == (
+    assert Narrator(BOOK, folder, changed).change == (
         "options have changed (seed, language): 6 of 6 parts are spoken again"
     )
     again = FakeSpeaker()

@@ -1,14 +1,14 @@
 """Read a book aloud: speak the parts that are missing, many at once, and write its files."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from qwen_tts_service import __version__
 from qwen_tts_service.errors import CannotSpeak
-from qwen_tts_service.types import MAX_SEED, AudioFormat
+from qwen_tts_service.types import MAX_SEED, AudioFormat, Timestamp
 
 from .book import Book
 from .chapter_files import concat_list, ffmetadata, write_audio
@@ -23,29 +23,37 @@ _NEXT_SEED = 0x9E3779B1
 CHAPTERS, FILES = "chapters.txt", "files.txt"
 
 
-class PartSpeaker(Protocol):
+class PartSynthesizer(Protocol):
     """Speaks many parts at once, each as if there were no other."""
 
     async def speak(self, text: str, seed: int) -> KeptPart:
         """Speak a part into FLAC. Raises TTSError."""
 
 
+@dataclass(frozen=True, slots=True)
+class SubtitleWriter:
+    """Writes the text of a subtitle file whose name ends with `ending`."""
+
+    ending: str
+    write: Callable[[Iterable[Timestamp]], str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadingOptions:
+class NarrationOptions:
     """How a book is read.
 
     speech: all that decides how a text is spoken, without the seed, as JSON has it
-    at_once: parts that are spoken at the same time
+    subtitles: how they are written, if they are; `speech` asks for the times of sentences then
     """
 
     seed: int
     format: AudioFormat
-    at_once: int
     speech: Mapping[str, Any]
+    subtitles: SubtitleWriter | None = None
 
 
 @dataclass(slots=True)
-class ReadingResult:
+class Narration:
     """What came of a reading: seconds of speech, and parts.
 
     kept, spoken: parts that were there before, and those spoken now
@@ -62,10 +70,10 @@ class ReadingResult:
     notes: list[str] = field(default_factory=list)
 
 
-class BookReader:
+class Narrator:
     """Reads one book into a folder that is locked; what is there is not spoken again."""
 
-    def __init__(self, book: Book, folder: BookFolder, options: ReadingOptions) -> None:
+    def __init__(self, book: Book, folder: BookFolder, options: NarrationOptions) -> None:
         self._book = book
         self._folder = folder
         self._options = options
@@ -76,7 +84,7 @@ class BookReader:
         self._before = folder.manifest()
         self._is_there = {key: asyncio.Event() for key in self._missing}
         self._refusals: dict[str, str] = {}
-        self._result = ReadingResult(kept=len(self._parts) - len(self._missing))
+        self._result = Narration(kept=len(self._parts) - len(self._missing))
 
     @property
     def chars(self) -> tuple[int, int]:
@@ -97,18 +105,24 @@ class BookReader:
         what = f"options have changed ({', '.join(names)})" if names else "the text has changed"
         return f"{what}: {len(self._missing)} of {len(self._parts)} parts are spoken again"
 
+    @property
+    def has_all(self) -> bool:
+        """Whether all parts have been spoken."""
+        return not self._missing
+
     async def read(
-        self, speaker: PartSpeaker, on_spoken: Callable[[BookPart], object]
-    ) -> ReadingResult:
-        """Read the book. Raises TTSError and BookError; whatever has been spoken then stays."""
-        entries = self._valid_entries()
-        self._write_manifest(list(entries.values()), is_complete=False)
+        self, synthesizer: PartSynthesizer, *, at_once: int, on_spoken: Callable[[BookPart], object]
+    ) -> Narration:
+        """Speak what is missing and write the book.
+
+        Raises TTSError and BookError; whatever has been spoken then stays.
+        """
         waiting = iter(self._missing.values())
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self._options.at_once):
-                    group.create_task(self._speak_parts(waiting, speaker, on_spoken))
-                group.create_task(self._write_chapters(entries))
+                group.create_task(self.write())
+                for _ in range(at_once):
+                    group.create_task(self._speak_parts(waiting, synthesizer, on_spoken))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return self._result
@@ -116,12 +130,12 @@ class BookReader:
     async def _speak_parts(
         self,
         waiting: Iterator[BookPart],
-        speaker: PartSpeaker,
+        synthesizer: PartSynthesizer,
         on_spoken: Callable[[BookPart], object],
     ) -> None:
         for part in waiting:
             try:
-                spoken = await self._speak(speaker, part.text)
+                spoken = await self._speak(synthesizer, part.text)
             except CannotSpeak as error:
                 self._refusals[part.key] = error.message
             else:
@@ -130,20 +144,22 @@ class BookReader:
             self._is_there[part.key].set()
             on_spoken(part)
 
-    async def _speak(self, speaker: PartSpeaker, text: str) -> KeptPart:
+    async def _speak(self, synthesizer: PartSynthesizer, text: str) -> KeptPart:
         """Speak a part; after a runaway with another seed, which is always the same."""
         for attempt in range(MOST_TRIES):
             seed = (self._options.seed + attempt * _NEXT_SEED) % (MAX_SEED + 1)
             try:
-                return await speaker.speak(text, seed)
+                return await synthesizer.speak(text, seed)
             except CannotSpeak as error:
                 if error.code != "runaway" or attempt == MOST_TRIES - 1:
                     raise
         raise AssertionError("unreachable")
 
-    async def _write_chapters(self, valid: Mapping[str, dict[str, Any]]) -> None:
-        """Write every chapter once its parts are there."""
+    async def write(self) -> Narration:
+        """Write every chapter once its parts are there, and in the end the whole book."""
+        valid = self._valid_entries()
         entries: list[dict[str, Any]] = []
+        self._write_manifest(list(valid.values()), is_complete=False)
         for chapter in self._chapters:
             for part in chapter.parts:
                 if part.key in self._is_there:
@@ -161,17 +177,27 @@ class BookReader:
             self._write_manifest([*entries, *later], is_complete=False)
         if not self._result.refused:
             self._finish(entries)
+        return self._result
 
     def _write(self, chapter: ChapterPlan) -> dict[str, Any]:
         """Write the files of a chapter; gives its entry in the manifest."""
         audio = write_audio(self._folder, chapter, self._options.format)
-        facts = {part.key: self._folder.facts(part.key) for part in audio.parts}
-        return {
-            "title": chapter.title,
-            "key": self._key_of(chapter),
-            **asdict(audio),
-            "parts": [{**asdict(part), **facts[part.key]} for part in audio.parts],
-        }
+        times: list[Timestamp] = []
+        parts = []
+        for part in audio.parts:
+            facts = self._folder.facts(part.key)
+            times += [_later(each, part.start_s) for each in facts.pop("timestamps", ())]
+            parts.append({**asdict(part), **facts})
+        entry = {"title": chapter.title, "key": self._key_of(chapter), **asdict(audio)}
+        return entry | {"subtitles": self._write_subtitles(chapter, times), "parts": parts}
+
+    def _write_subtitles(self, chapter: ChapterPlan, times: list[Timestamp]) -> str | None:
+        writer = self._options.subtitles
+        if writer is None:
+            return None
+        name = f"{chapter.name}.{writer.ending}"
+        self._folder.write(name, writer.write(times))
+        return name
 
     def _count(self, entry: Mapping[str, Any]) -> None:
         result = self._result
@@ -183,8 +209,7 @@ class BookReader:
 
     def _finish(self, entries: list[dict[str, Any]]) -> None:
         """Write what belongs to the whole book, and delete what no longer does."""
-        files = {entry["file"] for entry in entries}
-        for name in self._stale_files(files):
+        for name in self._stale_files(_files_of(entries)):
             (self._folder.path / Path(name).name).unlink(missing_ok=True)
         self._folder.forget_parts_but(self._parts.keys())
         self._folder.write(CHAPTERS, ffmetadata(self._book.title, entries))
@@ -193,11 +218,10 @@ class BookReader:
 
     def _stale_files(self, files: set[str]) -> list[str]:
         """The files of chapters that the book had before."""
-        before = {entry["file"] for entry in self._entries_before()}
+        before = _files_of(self._entries_before())
         return sorted((before | set(self._before.get("stale_files", []))) - files)
 
     def _write_manifest(self, entries: list[dict[str, Any]], *, is_complete: bool) -> None:
-        files = {entry["file"] for entry in entries}
         manifest = {
             "version": __version__,
             "title": self._book.title,
@@ -205,7 +229,7 @@ class BookReader:
             "options": self._speech,
             "format": self._options.format,
             "is_complete": is_complete,
-            "stale_files": [] if is_complete else self._stale_files(files),
+            "stale_files": [] if is_complete else self._stale_files(_files_of(entries)),
             "chapters": entries,
         }
         self._folder.write_manifest(manifest)
@@ -220,14 +244,27 @@ class BookReader:
             entry["key"]: entry
             for entry in self._entries_before()
             if entry["key"] in keys
-            and (self._folder.path / entry["file"]).is_file()
+            and all((self._folder.path / name).is_file() for name in _files_of([entry]))
             and all(part["key"] not in self._missing for part in entry["parts"])
         }
 
     def _key_of(self, chapter: ChapterPlan) -> str:
-        return digest(
-            [chapter.name, self._options.format, [asdict(part) for part in chapter.parts]]
-        )
+        options = self._options
+        ending = options.subtitles and options.subtitles.ending
+        parts = [asdict(part) for part in chapter.parts]
+        return digest([chapter.name, options.format, ending, parts])
+
+
+def _files_of(entries: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The files of chapters, by their entries in the manifest."""
+    names = (entry.get(kind) for entry in entries for kind in ("file", "subtitles"))
+    return {name for name in names if name}
+
+
+def _later(timestamp: Mapping[str, Any], start_s: float) -> Timestamp:
+    """A timestamp of a part, as one of its chapter; to the millisecond, as servers send it."""
+    times = {name: start_s + round(timestamp[name], 3) for name in ("start_s", "end_s")}
+    return Timestamp(**{**timestamp, **times})
 
 
 async def _to_its_end(work: Callable[..., Result], *args: object) -> Result:
