@@ -183,6 +183,17 @@ async def test_ffmpeg_reads_the_chapter_marks(folder: BookFolder, tmp_path: Path
     assert (folder.path / "files.txt").read_text() == "file '01 One.flac'\nfile '02 Two.flac'\n"
 
 
+async def test_an_audiobook_is_the_whole_book_with_its_marks(folder: BookFolder) -> None:
+    await read(folder, FakeSpeaker(), options=replace(OPTIONS, has_m4b=True))
+    with av.open(folder.path / "book.m4b") as whole:
+        assert whole.metadata["title"] == "Tales"
+        marks = [(mark["metadata"]["title"], mark["start"]) for mark in whole.chapters()]
+        assert marks == [("One", 0), ("Two", 3100)]
+        heard = np.concatenate([f.to_ndarray()[0] for f in whole.decode(audio=0)])
+    loud = np.flatnonzero(np.abs(heard) > 0.05) / RATE_HZ
+    assert (loud[0], loud[-1]) == pytest.approx((0, 5.6), abs=0.2)
+
+
 async def test_at_most_so_many_parts_are_spoken_at_once(folder: BookFolder) -> None:
     speaker = FakeSpeaker()
     await read(folder, speaker)

@@ -1,14 +1,15 @@
 """Files of a chapter, made of its parts: audio, and the times of what is in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 
 from qwen_tts_service.audio.formats import file_extension, make_encoder
+from qwen_tts_service.audio.m4b import ChapterMark
 from qwen_tts_service.audio.pcm import Pcm16
 from qwen_tts_service.types import AudioFormat
 
@@ -40,52 +41,54 @@ class ChapterAudio:
 
 def write_audio(folder: BookFolder, chapter: ChapterPlan, format: AudioFormat) -> ChapterAudio:
     """Join the parts of a chapter, a block at a time. Raises BookError."""
-    first = folder.audio(chapter.parts[0].key)
-    sample_rate_hz = soundfile.info(first).samplerate
+    rate_hz = soundfile.info(folder.audio(chapter.parts[0].key)).samplerate
     name = f"{chapter.name}.{file_extension(format)}"
-    times: list[PartTime] = []
-    written = 0
+    times, end_s = [], 0.0
+    for part in chapter.parts:
+        duration_s = soundfile.info(folder.audio(part.key)).frames / rate_hz
+        times.append(PartTime(part.key, end_s, duration_s))
+        end_s += duration_s + part.pause_s
     with folder.new_file(folder.path / name) as file:
-        encoder = make_encoder(format, sample_rate_hz, is_stream=False, file=file)
-        try:
-            for part in chapter.parts:
-                start = written
-                for samples in _samples_of(folder.audio(part.key), sample_rate_hz):
-                    file.write(encoder.encode(samples))
-                    written += len(samples)
-                duration_s = (written - start) / sample_rate_hz
-                times.append(PartTime(part.key, start / sample_rate_hz, duration_s))
-                silence = np.zeros(round(part.pause_s * sample_rate_hz), np.int16)
-                file.write(encoder.encode(silence))
-                written += len(silence)
+        encoder = make_encoder(format, rate_hz, is_stream=False, file=file)
+        with closing(encoder):
+            for samples in samples_of(folder, chapter, rate_hz):
+                file.write(encoder.encode(samples))
             file.write(encoder.finish())
-        finally:
-            encoder.close()
-    return ChapterAudio(name, sample_rate_hz, written / sample_rate_hz, tuple(times))
+    return ChapterAudio(name, rate_hz, end_s, tuple(times))
 
 
-def _samples_of(path: Path, sample_rate_hz: int) -> Iterator[Pcm16]:
-    with soundfile.SoundFile(path) as file:
-        if file.samplerate != sample_rate_hz:
-            raise BookError(f"{path}: other parts have {sample_rate_hz} Hz")
-        yield from file.blocks(BLOCK_SAMPLES, dtype="int16")
+def samples_of(folder: BookFolder, chapter: ChapterPlan, rate_hz: int) -> Iterator[Pcm16]:
+    """Yield the samples of a chapter, int16 [N] at a time: its parts, and silence after each."""
+    for part in chapter.parts:
+        with soundfile.SoundFile(folder.audio(part.key)) as file:
+            if file.samplerate != rate_hz:
+                raise BookError(f"{file.name}: other parts have {rate_hz} Hz")
+            yield from file.blocks(BLOCK_SAMPLES, dtype="int16")
+        yield np.zeros(round(part.pause_s * rate_hz), np.int16)
 
 
-def ffmetadata(title: str, chapters: list[dict[str, Any]]) -> str:
-    """Chapter marks of the whole book, in the format that ffmpeg reads."""
+def marks_of(entries: Iterable[Mapping[str, Any]]) -> list[ChapterMark]:
+    """Where the chapters begin in the whole book, by their entries in the manifest."""
+    marks, end_s = [], 0.0
+    for entry in entries:
+        start_s, end_s = end_s, end_s + entry["duration_s"]
+        marks.append(ChapterMark(entry["title"], start_s, end_s))
+    return marks
+
+
+def ffmetadata(title: str, marks: Iterable[ChapterMark]) -> str:
+    """Title and chapter marks in the format that ffmpeg reads."""
     lines = [";FFMETADATA1", f"title={_escaped(title)}"]
-    start_ms = 0
-    for chapter in chapters:
-        end_ms = start_ms + round(1000 * chapter["duration_s"])
-        lines += ["", "[CHAPTER]", "TIMEBASE=1/1000", f"START={start_ms}", f"END={end_ms}"]
-        lines.append(f"title={_escaped(chapter['title'])}")
-        start_ms = end_ms
+    for mark in marks:
+        lines += ["", "[CHAPTER]", "TIMEBASE=1/1000"]
+        lines += [f"START={round(1000 * mark.start_s)}", f"END={round(1000 * mark.end_s)}"]
+        lines.append(f"title={_escaped(mark.title)}")
     return "\n".join([*lines, ""])
 
 
-def concat_list(chapters: list[dict[str, Any]]) -> str:
-    """The files of the whole book in order, for ffmpeg's demuxer `concat`."""
-    return "".join(f"file '{chapter['file']}'\n" for chapter in chapters)
+def concat_list(entries: Iterable[Mapping[str, Any]]) -> str:
+    """The files of the chapters in order, for ffmpeg's demuxer `concat`."""
+    return "".join(f"file '{entry['file']}'\n" for entry in entries)
 
 
 def _escaped(text: str) -> str:

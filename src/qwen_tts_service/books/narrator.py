@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from qwen_tts_service import __version__
+from qwen_tts_service.audio.m4b import write_m4b
 from qwen_tts_service.errors import CannotSpeak
 from qwen_tts_service.types import MAX_SEED, AudioFormat, Timestamp
 
 from .book import Book
-from .chapter_files import concat_list, ffmetadata, write_audio
+from .chapter_files import concat_list, ffmetadata, marks_of, samples_of, write_audio
 from .folder import BookFolder, KeptPart
 from .parts import BookPart, ChapterPlan, digest, plan_chapters
 
@@ -20,7 +22,7 @@ Result = TypeVar("Result")
 MOST_TRIES = 3
 """How often a part is spoken that does not find its end, each time with another seed."""
 _NEXT_SEED = 0x9E3779B1
-CHAPTERS, FILES = "chapters.txt", "files.txt"
+CHAPTERS, FILES, WHOLE = "chapters.txt", "files.txt", "book.m4b"
 
 
 class PartSynthesizer(Protocol):
@@ -44,12 +46,14 @@ class NarrationOptions:
 
     speech: all that decides how a text is spoken, without the seed, as JSON has it
     subtitles: how they are written, if they are; `speech` asks for the times of sentences then
+    has_m4b: whether the whole book is written as one file too
     """
 
     seed: int
     format: AudioFormat
     speech: Mapping[str, Any]
     subtitles: SubtitleWriter | None = None
+    has_m4b: bool = False
 
 
 @dataclass(slots=True)
@@ -176,7 +180,7 @@ class Narrator:
             later = [each for key, each in valid.items() if each not in entries]
             self._write_manifest([*entries, *later], is_complete=False)
         if not self._result.refused:
-            self._finish(entries)
+            await _to_its_end(self._finish, entries)
         return self._result
 
     def _write(self, chapter: ChapterPlan) -> dict[str, Any]:
@@ -212,9 +216,23 @@ class Narrator:
         for name in self._stale_files(_files_of(entries)):
             (self._folder.path / Path(name).name).unlink(missing_ok=True)
         self._folder.forget_parts_but(self._parts.keys())
-        self._folder.write(CHAPTERS, ffmetadata(self._book.title, entries))
+        self._folder.write(CHAPTERS, ffmetadata(self._book.title, marks_of(entries)))
         self._folder.write(FILES, concat_list(entries))
+        if self._options.has_m4b:
+            self._write_m4b(entries)
         self._write_manifest(entries, is_complete=True)
+
+    def _write_m4b(self, entries: list[dict[str, Any]]) -> None:
+        rate_hz = entries[0]["sample_rate_hz"]
+        chapters = (samples_of(self._folder, chapter, rate_hz) for chapter in self._chapters)
+        with self._folder.new_file(self._folder.path / WHOLE) as file:
+            write_m4b(
+                file,
+                chain.from_iterable(chapters),
+                sample_rate_hz=rate_hz,
+                title=self._book.title,
+                marks=marks_of(entries),
+            )
 
     def _stale_files(self, files: set[str]) -> list[str]:
         """The files of chapters that the book had before."""

@@ -124,6 +124,11 @@ def _add_read(commands: Any) -> None:
         help="parts to speak at once. Default: as many as the server or the voice has slots",
     )
     read.add_argument(
+        "--m4b",
+        action="store_true",
+        help="write the whole book as one audiobook with chapters too; needs the extra aac",
+    )
+    read.add_argument(
         "--subtitles",
         choices=get_args(SubtitleFormat),
         help="write a file of subtitles for each chapter too; sentences are then spoken one by one",

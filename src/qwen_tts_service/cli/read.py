@@ -123,7 +123,7 @@ class _BookRun:
     def here(self, book: Book, folder: BookFolder) -> Narration:
         """Speak in this process, if there is anything left to speak."""
         settings = self._settings
-        check_format(self._body.format, settings.sampling_rate)
+        self._check_formats(settings.sampling_rate)
         narrator = self._narrator(book, folder, self._local_options())
         if narrator.has_all:
             return asyncio.run(narrator.write())
@@ -132,6 +132,11 @@ class _BookRun:
             local = _LocalSynthesizer(synthesizer, self._body, settings, self._clone(synthesizer))
             slots = synthesizer.voice.slots or settings.max_concurrent_requests
             return asyncio.run(self._read(narrator, local, slots))
+
+    def _check_formats(self, sample_rate_hz: int) -> None:
+        check_format(self._body.format, sample_rate_hz)
+        if self._arguments.m4b:
+            check_format("aac", sample_rate_hz)
 
     def _clone(self, synthesizer: Synthesizer) -> KeptVoice | None:
         if self._order is None:
@@ -158,7 +163,7 @@ class _BookRun:
 
         async with open_client(self._arguments.url, self._settings) as client:
             state = await health_of(client)
-            check_format(self._body.format, state["sampling_rate"])
+            self._check_formats(state["sampling_rate"])
             options = {"model": state["model"], "sampling_rate": state["sampling_rate"]}
             remote = RemoteSynthesizer(client, self._fields | self._recording())
             slots = self._arguments.parallel or state["slots"]["total"]
@@ -185,6 +190,7 @@ class _BookRun:
                 format=self._body.format,
                 speech={**self._fields, **options, **recording},
                 subtitles=self._subtitles(),
+                has_m4b=self._arguments.m4b,
             ),
         )
         self.note(*filter(None, [narrator.change]))
