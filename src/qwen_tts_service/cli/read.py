@@ -13,7 +13,7 @@ from typing import Any
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.books.book import Book, language_of
-from qwen_tts_service.books.folder import BookFolder, KeptPart
+from qwen_tts_service.books.folder import MANIFEST, BookFolder, KeptPart
 from qwen_tts_service.books.narrator import (
     Narration,
     NarrationOptions,
@@ -32,7 +32,7 @@ from qwen_tts_service.types import MAX_SEED, KeptVoice
 
 from .arguments import CommandError, named_format, order_of, settings_of, speech_body
 from .codes import CUT, DONE
-from .loading import load, notes_on
+from .loading import UNLIMITED_FRAMES, load, notes_on
 from .progress import BookProgressBar, SpeechProgressBar
 
 
@@ -67,6 +67,10 @@ def _decided(body: SpeechBody, book: Book, folder: BookFolder, settings: Setting
     return body.model_copy(update={"seed": seed, "language": language})
 
 
+MOST_NOTES = 3
+"""Warnings of parts that are shown; the manifest has all."""
+
+
 class _LocalSynthesizer:
     """Speaks parts in this process; the engine batches them."""
 
@@ -86,6 +90,7 @@ class _LocalSynthesizer:
         """Speak a part. Raises TTSError."""
         body = self._body.model_copy(update={"text": text, "seed": seed})
         request = body.to_request("read", self._settings)
+        request = replace(request, max_frames=UNLIMITED_FRAMES)
         if self._voice is not None:
             request = replace(request, voice=self._voice, speaker=None)
         audio, speech = await self._synthesizer.speak_whole(request, "flac")
@@ -220,8 +225,10 @@ class _BookRun:
             f"{self._arguments.out}: {result.chapters} chapters, {minutes}:{seconds:02} of speech, "
             f"{self._body.language}, seed {self._body.seed}; parts spoken: {result.spoken}, "
             f"already there: {result.kept}",
-            *result.notes,
+            *result.notes[:MOST_NOTES],
         )
+        if len(result.notes) > MOST_NOTES:
+            self.note(f"{len(result.notes)} warnings in all: {self._arguments.out / MANIFEST}")
         if result.refused:
             title, why = next(iter(result.refused.items()))
             raise CommandError(
