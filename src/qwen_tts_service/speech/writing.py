@@ -330,6 +330,7 @@ class SpeechBySentence:
         self._check_speaker = partial(synthesizer.check_speaker, request)
         self._reader = SentenceReader(
             has_markup=request.normalize != "none",
+            keeps_places=request.timestamps is not None,
             has_words=self._has_words,
             on_voice=self._check_speaker,
         )
@@ -357,12 +358,21 @@ class SpeechBySentence:
         """Say that the text is complete; raises InvalidRequest for malformed SSML."""
         beginning = "".join(self._beginning)
         if self._is_ssml:
-            self._put([parse(beginning, self._request.input_type, on_voice=self._check_speaker)])
+            self._put([self._parsed(beginning)])
         else:
             self._sent += beginning
             self._put([*self._reader.feed(beginning), *self._reader.finish()])
             self._wordless = self._reader.left_out
         self._sentences.put_nowait(None)
+
+    def _parsed(self, document: str) -> ParsedText:
+        keeps_places = self._request.timestamps is not None
+        return parse(
+            document,
+            self._request.input_type,
+            keeps_places=keeps_places,
+            on_voice=self._check_speaker,
+        )
 
     def _judge(self, beginning: str) -> None:
         """Find out whether a text is SSML: by its first tag, if markup is read at all."""
