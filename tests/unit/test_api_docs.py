@@ -47,6 +47,7 @@ def test_only_schemas_of_bodies_and_errors_are_shown(document: dict[str, Any]) -
         "Error",
         "TimedFile",
         "CreateSpeechBody",
+        "SpeechBatchBody",
         "VoiceAttributesBody",
     }
     error = schemas["Error"]["properties"]["error"]
@@ -58,7 +59,10 @@ def test_only_schemas_of_bodies_and_errors_are_shown(document: dict[str, Any]) -
     assert set(schemas["CreateSpeechBody"]["properties"]) >= {"input", "voice", "stream_format"}
 
 
-@pytest.mark.parametrize(("path", "more"), [("/tts", set()), ("/v1/audio/speech", {"404"})])
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [("/tts", set()), ("/v1/audio/speech", {"404"}), ("/v1/audio/speech/batch", {"404"})],
+)
 def test_a_route_that_speaks_names_every_status_with_our_error(
     path: str, more: set[str], document: dict[str, Any]
 ) -> None:

@@ -9,8 +9,12 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from pydantic import BaseModel
+
 from qwen_tts_service import __version__
 
+from .batch import PATH as BATCH_PATH
+from .batch import SpeechBatchBody
 from .errors import PLAIN
 from .openai import CreateSpeechBody
 
@@ -52,8 +56,9 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
                 **_error_responses(),
             }
     paths["/health"] = {"get": _json_operation("How far the service is and how busy.", ("503",))}
-    schemas |= _create_speech_schemas()
+    schemas |= _schemas_of(CreateSpeechBody) | _schemas_of(SpeechBatchBody)
     paths["/v1/audio/speech"] = {"post": _create_speech_operation()}
+    paths[BATCH_PATH] = {"post": _batch_operation()}
     for path, description in _WORDS["lists"].items():
         paths[path] = {"get": _json_operation(description, ("503",)) | {"tags": ["OpenAI"]}}
     for path, more in _WORDS["voices"].items():
@@ -80,21 +85,33 @@ def _with_times(answer: dict[str, Any], route: str) -> dict[str, Any]:
     return {**answer, "content": {**answer["content"], **also}}
 
 
-def _create_speech_schemas() -> dict[str, Any]:
-    schema = CreateSpeechBody.model_json_schema(ref_template=_REF + "{model}")
-    return {**schema.pop("$defs", {}), CreateSpeechBody.__name__: schema}
+def _schemas_of(body: type[BaseModel]) -> dict[str, Any]:
+    schema = body.model_json_schema(ref_template=_REF + "{model}")
+    return {**schema.pop("$defs", {}), body.__name__: schema}
 
 
 def _create_speech_operation() -> dict[str, Any]:
-    reference = {"schema": {"$ref": _REF + CreateSpeechBody.__name__}}
     answer = {"description": "Audio while it is being made, or events that carry it."}
     kinds = {"audio/*": {"schema": {"type": "string", "format": "binary"}}, **_KINDS}
+    description = "OpenAI's speech route: say a text, answered while speech is made."
+    return _operation(description, CreateSpeechBody, answer | {"content": kinds})
+
+
+def _batch_operation() -> dict[str, Any]:
+    content = {"application/json": {"schema": _WORDS["batch_schema"]}}
+    answer = {"description": "A result for each item, in their order.", "content": content}
+    return _operation("Say up to 32 texts at once, in vLLM-Omni's shape.", SpeechBatchBody, answer)
+
+
+def _operation(description: str, body: type[BaseModel], answer: dict[str, Any]) -> dict[str, Any]:
+    """An operation of the OpenAI routes that speaks."""
+    reference = {"schema": {"$ref": _REF + body.__name__}}
     return {
-        "description": "OpenAI's speech route: say a text, answered while speech is made.",
+        "description": description,
         "tags": ["OpenAI"],
         "requestBody": {"required": True, "content": {"application/json": reference}},
         "responses": {
-            "200": answer | {"content": kinds},
+            "200": answer,
             **_error_responses({404: "model names another model than the loaded one"}),
         },
     }
