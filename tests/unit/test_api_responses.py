@@ -669,7 +669,7 @@ async def test_only_a_disconnect_means_that_the_client_has_left() -> None:
 
     forever = asyncio.create_task(asyncio.Event().wait())
     with pytest.raises(ClientLeft):
-        await responses._unless_client_leaves(forever, receive)
+        await responses.unless_client_leaves(forever, receive)
     assert forever.cancelled()
     assert not messages
 

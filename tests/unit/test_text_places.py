@@ -15,7 +15,11 @@ def pairs(source, text, places):
 
 
 def of_markup(text, **kind):
-    segments = [part for part in parse(text, **kind).segments if isinstance(part, Segment)]
+    segments = [
+        part
+        for part in parse(text, keeps_places=True, **kind).segments
+        if isinstance(part, Segment)
+    ]
     return [pair for segment in segments for pair in pairs(text, segment.text, segment.places)]
 
 
@@ -92,7 +96,7 @@ def test_ssml_keeps_exact_places():
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_sentences_of_a_text_that_is_being_written_know_their_places_in_all_of_it(size):
     text = "One <i>two</i>. [pause:1s] [voice:ryan] Three &amp; four. Five"
-    reader = SentenceReader(has_markup=True)
+    reader = SentenceReader(has_markup=True, keeps_places=True)
     found = [s for at in range(0, len(text), size) for s in reader.feed(text[at : at + size])]
     sentences = [
         " ".join(was for _, was in pairs(text, part.text, part.places)).replace(" ", "")
@@ -104,7 +108,7 @@ def test_sentences_of_a_text_that_is_being_written_know_their_places_in_all_of_i
 
 
 def test_a_reader_counts_what_it_has_let_go():
-    reader = MarkupReader(has_markup=True)
+    reader = MarkupReader(has_markup=True, keeps_places=True)
     text = "word " * 100 + "<b>end</b>"
     for char in text:
         reader.feed(char)

@@ -42,22 +42,20 @@ class SpeechEvents(StreamedSpeech):
             raise failure from error
         for kind, fields in times.take():
             yield _event(f"speech.{kind}", **fields)
-        yield _event("speech.audio.done", **self._summary())
+        yield _event("speech.audio.done", **summary_of(self._ticket))
 
-    def _summary(self) -> dict[str, Any]:
-        request, speech = self._ticket.request, self._ticket.speech
-        spoken = len(request.tokens or request.text or "")
-        frames = math.ceil(round(speech.audio_s / FRAME_S, 6))
-        return {
-            "usage": {
-                "input_tokens": spoken,
-                "output_tokens": frames,
-                "total_tokens": spoken + frames,
-            },
-            "finish_reason": speech.finish_reason,
-            "seed": speech.seed,
-            "audio_seconds": round(speech.audio_s, 3),
-        }
+
+def summary_of(ticket: Ticket) -> dict[str, Any]:
+    """What there is to say of a speech that has ended."""
+    request, speech = ticket.request, ticket.speech
+    spoken = len(request.tokens or request.text or "")
+    frames = math.ceil(round(speech.audio_s / FRAME_S, 6))
+    return {
+        "usage": {"input_tokens": spoken, "output_tokens": frames, "total_tokens": spoken + frames},
+        "finish_reason": speech.finish_reason,
+        "seed": speech.seed,
+        "audio_seconds": round(speech.audio_s, 3),
+    }
 
 
 def _event(kind: str, **fields: Any) -> bytes:

@@ -41,19 +41,14 @@ class PendingFile:
     async def response(self) -> Response:
         """Wait for the file, or for the client to leave; never raises."""
         try:
-            return await _unless_client_leaves(self._task, self._ticket.http.receive)
+            return await unless_client_leaves(self._task, self._ticket.http.receive)
         except Exception as error:  # noqa: BLE001 - the request's top
             return response_of(self._ticket.fail(error))
 
 
 async def _speak_file(ticket: Ticket) -> Response:
-    await ticket.ready()
-    format = ticket.body.format
-    data, ticket.speech = await ticket.runtime.synthesizer.speak_whole(ticket.request, format)
-    speech, call = ticket.speech, ticket.call
-    call.first_audio(format)
-    call.spoke(speech.audio_s)
-    call.note(finish_reason=speech.finish_reason)
+    data = await speak_file(ticket)
+    format, speech = ticket.body.format, ticket.speech
     ending = {
         "X-Audio-Seconds": f"{speech.audio_s:.3f}",
         "X-Finish-Reason": str(speech.finish_reason),
@@ -63,6 +58,17 @@ async def _speak_file(ticket: Ticket) -> Response:
         rate_hz = ticket.runtime.synthesizer.sample_rate_hz
         return JSONResponse(timed_file(data, speech, format, rate_hz), headers=headers)
     return Response(data, headers=headers | file_headers(format))
+
+
+async def speak_file(ticket: Ticket) -> bytes:
+    """Speak a ticket to its end, and note it; sets `ticket.speech`."""
+    await ticket.ready()
+    format = ticket.body.format
+    data, ticket.speech = await ticket.runtime.synthesizer.speak_whole(ticket.request, format)
+    ticket.call.first_audio(format)
+    ticket.call.spoke(ticket.speech.audio_s)
+    ticket.call.note(finish_reason=ticket.speech.finish_reason)
+    return data
 
 
 # Streams -----------------------------------------------------------------------------
@@ -75,7 +81,7 @@ async def speak_stream(ticket: Ticket) -> AsyncGenerator[bytes, None]:
     """
     beginning = asyncio.create_task(_begin_stream(ticket))
     try:
-        parts, first = await _unless_client_leaves(beginning, ticket.http.receive)
+        parts, first = await unless_client_leaves(beginning, ticket.http.receive)
     except Exception as error:
         raise ticket.fail(error) from error
     async with aclosing(ticket.speech):
@@ -144,7 +150,7 @@ class StreamedSpeech(Response):
         call, speech = self._ticket.call, self._ticket.speech
         try:
             async with aclosing(self._rest):
-                await _unless_client_leaves(asyncio.create_task(self._send_all(send)), receive)
+                await unless_client_leaves(asyncio.create_task(self._send_all(send)), receive)
         except Exception as error:  # noqa: BLE001 - the request's top
             # No last chunk is sent, so the server closes the connection and the client sees
             # a broken body, not a short one that looks whole.
@@ -209,7 +215,7 @@ def file_headers(format: AudioFormat) -> dict[str, str]:
 _HEADER_SAFE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
 
 
-async def _unless_client_leaves(task: asyncio.Task[T], receive: Receive) -> T:
+async def unless_client_leaves(task: asyncio.Task[T], receive: Receive) -> T:
     """Wait for a task; cancel it and raise ClientLeft if the client disconnects first."""
     leaving = asyncio.create_task(_wait_for_disconnect(receive))
     try:

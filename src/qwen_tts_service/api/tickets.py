@@ -3,8 +3,9 @@
 from codecs import BOM_UTF8
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from qwen_tts_service.errors import (
@@ -26,6 +27,7 @@ from .inline_voice import with_own_voice
 from .runtime import Runtime
 from .times import Answer, choose_answer
 
+Body = TypeVar("Body", bound=BaseModel)
 RUNTIME_KEY = "qwen_tts.runtime"
 
 
@@ -94,16 +96,27 @@ async def read_ticket(
 
 
 async def _accept(ticket: Ticket, answers: tuple[Answer, ...]) -> None:
-    settings, call = ticket.runtime.settings, ticket.call
-    ticket.body = parse_body(await read_body(ticket.http, settings.max_speech_bytes), ticket.schema)
-    ticket.request = ticket.body.to_request(call.request_id, settings)
+    settings = ticket.runtime.settings
+    read_fields(ticket, await read_body(ticket.http, settings.max_speech_bytes))
     ticket.answer = choose_answer(ticket.accept, ticket.request.timestamps, answers)
-    ticket.runtime.keeper.check_ready()  # not ready is said before a slot is taken
-    ticket.slot = ticket.runtime.admission.enter()
-    call.at_end(ticket.slot.release)
+    take_slot(ticket)
+
+
+def read_fields(ticket: Ticket, data: bytes) -> None:
+    """Read and check the body of a ticket. Raises InvalidRequest."""
+    call = ticket.call
+    ticket.body = parse_body(data, ticket.schema)
+    ticket.request = ticket.body.to_request(call.request_id, ticket.runtime.settings)
     call.note(
         format=ticket.body.format, chars=len(ticket.request.text or ""), seed=ticket.request.seed
     )
+
+
+def take_slot(ticket: Ticket) -> None:
+    """Give a ticket a slot or a position in the queue. Raises NotReady and Busy."""
+    ticket.runtime.keeper.check_ready()  # not ready is said before a slot is taken
+    ticket.slot = ticket.runtime.admission.enter()
+    ticket.call.at_end(ticket.slot.release)
 
 
 async def read_body(http: Request, max_bytes: int) -> bytes:
@@ -125,7 +138,7 @@ async def read_body(http: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def parse_body(data: bytes, schema: type[SpeechBody]) -> SpeechBody:
+def parse_body(data: bytes, schema: type[Body]) -> Body:
     """The body as its schema; raises InvalidRequest that names the field."""
     try:
         return schema.model_validate_json(data.removeprefix(BOM_UTF8))

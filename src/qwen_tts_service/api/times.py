@@ -59,7 +59,7 @@ def fields_of(timestamp: Timestamp, *, after_s: float = 0.0) -> dict[str, Any]:
 class TimeEvents:
     """The events about one speech that have not been sent yet.
 
-    after_s: seconds of audio that the client has got before this speech
+    after_s: seconds of audio that the client has got before this speech, and that times include
     """
 
     def __init__(self, speech: Speech, *, after_s: float = 0.0) -> None:

@@ -5,7 +5,6 @@ ends is heard: at the last sound before the next one. Positions are led back thr
 done to the text to the text that the utterance was asked for.
 """
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 
@@ -15,7 +14,10 @@ from qwen_tts_service.text.places import align, cut, find, through
 from qwen_tts_service.types import Samples, WordMark
 
 LOUD = 0.003
-"""Quieter samples count as silence, -50 dB."""
+"""Quieter samples are silence, -50 dB: a word begins with the first that is not."""
+FADED = 0.01
+"""A word has ended when it is quieter for good, -40 dB: what is left is the echo that some speakers
+have for up to 0.14 s. See docs/log.md, 1 December 2026."""
 
 WordBegin = tuple[int, int]
 """Sample and character at which a word begins."""
@@ -42,12 +44,15 @@ class UtteranceWords:
         """
         of_run = cut(self._places, self._next_char, self._next_char + len(run))
         places = through(align(run, spoken), of_run)
-        loud = np.flatnonzero(np.abs(samples[: kept.stop]) > LOUD)
+        samples = samples[: kept.stop]
+        level = np.abs(samples)
+        is_loud, is_full = level > LOUD, level > FADED
         shift = self._next_sample + self._piece_samples - kept.start
         ends = [*begins[1:], (kept.stop, len(spoken))]
         for (begin, first_char), (end, end_char) in zip(begins, ends, strict=True):
-            sound = loud[bisect_right(loud, begin - 1) : bisect_right(loud, end - 1)]
-            first, last = (int(sound[0]), int(sound[-1]) + 1) if len(sound) else (begin, end)
+            loud, full = (np.flatnonzero(is_so[begin:end]) for is_so in (is_loud, is_full))
+            first = begin + int(loud[0]) if len(loud) else begin
+            last = begin + int(full[-1]) + 1 if len(full) else max(begin, end)
             chars = _whole_word(spoken, first_char, end_char)
             found = find(places, *chars) or (0, 0)
             self._piece.append(WordMark(first + shift, last + shift, *found))

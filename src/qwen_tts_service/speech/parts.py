@@ -94,7 +94,13 @@ def split_request(
         return TextParts(request, (request,))
     if parsed is None:
         has_markup = request.normalize != "none"
-        parsed = parse(request.text, request.input_type, has_markup=has_markup, on_voice=on_voice)
+        parsed = parse(
+            request.text,
+            request.input_type,
+            has_markup=has_markup,
+            keeps_places=request.timestamps is not None,
+            on_voice=on_voice,
+        )
     language = (
         request.language
         or parsed.language

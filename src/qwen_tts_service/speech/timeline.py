@@ -18,7 +18,7 @@ LOUD = 0.003
 """Quieter samples count as silence, -50 dB: so quiet is the noise that a voice makes in pauses."""
 # What belongs to a sentence beside its words.
 _BEFORE = re.compile(r"[\"'«„“‘(¿¡*_~`]*\Z")
-_BEHIND = re.compile(r"[.,!?…:;»”’\"')。，、！？；：」』）]*")
+_BEHIND = re.compile(r"[.,!?…:;»”’\"')。，、！？；：」』）*_~`]*")
 
 
 @dataclass(frozen=True, slots=True)

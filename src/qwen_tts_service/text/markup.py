@@ -42,27 +42,29 @@ def parse(
     input_type: InputType = "text",
     *,
     has_markup: bool = True,
+    keeps_places: bool = False,
     on_voice: OnVoice = any_voice,
 ) -> ParsedText:
     """Read a text's markup: SSML where it is that, else tags, entities, pauses and voices.
 
     has_markup: False reads `[pause:1s]` only, and SSML if `input_type` asks for it
+    keeps_places: whether segments know where they stand in the text
     raises: InvalidRequest that says line and column for malformed SSML, if it was asked for
     """
     if input_type == "ssml":
-        return parse_ssml(text, on_voice)
+        return parse_ssml(text, on_voice, keeps_places=keeps_places)
+    plain_reader = MarkupReader(has_markup=has_markup, keeps_places=keeps_places, on_voice=on_voice)
     if not (has_markup and is_ssml(text)):
-        return _parse_plain(text, on_voice, has_markup=has_markup)
+        return _parse_plain(text, plain_reader)
     try:
-        return parse_ssml(text, on_voice)
+        return parse_ssml(text, on_voice, keeps_places=keeps_places)
     except MalformedSsml as error:
-        plain = _parse_plain(text, on_voice, has_markup=True)
+        plain = _parse_plain(text, plain_reader)
         warning = f"{error.message}; it was read without its tags"
         return replace(plain, warnings=(warning,))
 
 
-def _parse_plain(text: str, on_voice: OnVoice, *, has_markup: bool) -> ParsedText:
-    reader = MarkupReader(has_markup=has_markup, on_voice=on_voice)
+def _parse_plain(text: str, reader: "MarkupReader") -> ParsedText:
     builder, manner, read_chars = SegmentBuilder(), Segment(), 0
     for event in (*reader.feed(text), *reader.finish()):
         if isinstance(event, VoiceChange):
@@ -158,10 +160,14 @@ class MarkupReader:
     However a text is cut into pieces, the events are the same but for the cuts in their text.
 
     has_markup: False reads nothing but `[pause:1s]`
+    keeps_places: whether `places` is filled
     """
 
-    def __init__(self, *, has_markup: bool, on_voice: OnVoice = any_voice) -> None:
+    def __init__(
+        self, *, has_markup: bool, keeps_places: bool = False, on_voice: OnVoice = any_voice
+    ) -> None:
         self._has_markup = has_markup
+        self._keeps_places = keeps_places
         self._on_voice = on_voice
         self._text = ""
         self._at = 0  # what is before has been read
@@ -205,7 +211,7 @@ class MarkupReader:
 
     def _placed(self, event: Event, start: int) -> Event:
         """Note that an event was made of the text from `start` on."""
-        if isinstance(event, VoiceChange):
+        if isinstance(event, VoiceChange) or not self._keeps_places:
             return event
         length = len(event) if isinstance(event, str) else 1
         if isinstance(event, str) and event.strip():
@@ -378,11 +384,14 @@ class SentenceReader:
         self,
         *,
         has_markup: bool,
+        keeps_places: bool = False,
         has_words: Callable[[ParsedText], bool] = _is_speakable,
         on_voice: OnVoice = any_voice,
     ) -> None:
         self._has_words = has_words
-        self._reader = MarkupReader(has_markup=has_markup, on_voice=on_voice)
+        self._reader = MarkupReader(
+            has_markup=has_markup, keeps_places=keeps_places, on_voice=on_voice
+        )
         self._splitter = SentenceSplitter()
         self._has_markup = has_markup
         self._manner = Segment()

@@ -16,12 +16,13 @@ from qwen_tts_service.types import Places, Stretch
 MAX_REWRITTEN_WORDS = 60
 """How many words in a row are searched for the next one that has stayed."""
 
-# What no script writes with spaces is compared letter by letter.
+# Words, signs that are read out, and the letters that no script writes with spaces.
 _TOKEN = re.compile(
-    r"[\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-    r"|(?:[^\W_\u2e80-\u9fff\uf900-\ufaff][\u0300-\u036f\u00ad]*|(?<=\w)['’](?=\w))+"
+    r"[%&@§№°$€£₽¥=\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+    r"|(?:[^\W_\u2e80-\u9fff\uf900-\ufaff][\u0300-\u036f\u00ad]*|(?<=\w)['’](?=\w)"
+    r"|\+(?=[аеёиоуыэюяАЕЁИОУЫЭЮЯ]))+"
 )
-_STRESS = re.compile("[\u0300\u0301\u00ad]")
+_STRESS = re.compile("[\u0300\u0301\u00ad+]")
 _NOT_SAID = ' \t\n\r.,;:!?…。、，！？*_~`#>|()[]«»“”„"'
 _TELLING_CHARS = 3
 _FIRST_WIDE = "\u2e80"
@@ -98,20 +99,26 @@ def align(source: str, text: str) -> Places:
         end = old_found[i].start() if i < len(olds) else len(source)
         out += _from_all(source, start, end, [word.span() for word in new_found[j - new_words : j]])
         if i < len(olds) and j < len(news) and olds[i] == news[j]:
-            out.append(_with_marks(source, text, old_found[i].span(), new_found[j].span()))
+            word = Stretch(*new_found[j].span(), *old_found[i].span())
+            out.append(_with_marks(source, text, word, out[-1].end if out else 0))
             i, j = i + 1, j + 1
     return tuple(out)
 
 
-def _with_marks(source: str, text: str, old: tuple[int, int], new: tuple[int, int]) -> Stretch:
-    """A word that has stayed, with the marks behind it that have stayed too."""
-    (old_start, old_end), (new_start, new_end) = old, new
-    if source[old_start:old_end] == text[new_start:new_end]:
-        while (mark := source[old_end : old_end + 1]) and mark == text[new_end : new_end + 1]:
-            if mark.isalnum() or mark.isspace():
-                break
-            old_end, new_end = old_end + 1, new_end + 1
-    return Stretch(new_start, new_end, old_start, old_end)
+def _with_marks(source: str, text: str, word: Stretch, after: int) -> Stretch:
+    """A word that has stayed, with the marks around it that have stayed too; from `after` on."""
+    start, end, old_start, old_end = word
+    if source[old_start:old_end] != text[start:end]:
+        return word
+    while min(start - after, old_start) > 0 and _is_mark(source[old_start - 1], text[start - 1]):
+        start, old_start = start - 1, old_start - 1
+    while end < len(text) and old_end < len(source) and _is_mark(source[old_end], text[end]):
+        end, old_end = end + 1, old_end + 1
+    return Stretch(start, end, old_start, old_end)
+
+
+def _is_mark(old: str, new: str) -> bool:
+    return old == new and not (old.isalnum() or old.isspace())
 
 
 def _folded(word: str) -> str:
@@ -134,7 +141,7 @@ def _rewritten(olds: Sequence[str], news: Sequence[str]) -> tuple[int, int]:
             if words == 0 or len(olds[i]) >= _TELLING_CHARS or is_next_same:
                 is_before = may_have is not None and may_have[0] < i and may_have[1] < j
                 return may_have if may_have and is_before else (i, j)
-            if may_have is None and olds[i] < _FIRST_WIDE:
+            if may_have is None and olds[i].isalnum() and olds[i] < _FIRST_WIDE:
                 may_have = i, j
     return may_have or (len(olds), len(news))
 

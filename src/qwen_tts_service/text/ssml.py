@@ -71,12 +71,13 @@ def could_be_ssml(beginning: str) -> bool:
     return _OPEN_BEGINNING.fullmatch(beginning.lstrip(_BLANK)) is not None
 
 
-def parse_ssml(text: str, on_voice: OnVoice) -> ParsedText:
+def parse_ssml(text: str, on_voice: OnVoice, *, keeps_places: bool = False) -> ParsedText:
     """Read a document.
 
-    Raises MalformedSsml, and InvalidRequest for a value that SSML or this service does not know.
+    keeps_places: whether its segments know where they stand in it
+    raises: MalformedSsml, and InvalidRequest for a value that SSML or this service does not know.
     """
-    reader = _SsmlReader()
+    reader = _SsmlReader(keeps_places=keeps_places)
     parsed = reader.read(text)
     for name in reader.voices:
         on_voice(name)
@@ -95,7 +96,8 @@ class _Element:
 class _SsmlReader:
     """Reads one document, with the open tags on a stack."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_places: bool) -> None:
+        self._keeps_places = keeps_places
         self._builder = SegmentBuilder()
         self._open: list[_Element] = []
         self._warnings: dict[str, None] = {}
@@ -108,6 +110,7 @@ class _SsmlReader:
         self._lines_before = 0  # of blank text
         self._position = (0, 0)  # the last that was asked for, in bytes and in characters
         self._parser = expat.ParserCreate("utf-8")
+        self._parser.buffer_text = not keeps_places  # or it would not tell where each piece begins
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._take_text
@@ -187,17 +190,23 @@ class _SsmlReader:
 
     def _add_text(self) -> None:
         """Add the text before a tag. Line ends in XML are layout; sentences have their tags."""
-        chunks, self._chunks = [*self._chunks, ("", self._here())], []
-        text, places = "", []
-        for (chunk, start), (_, next_start) in pairwise(chunks):
-            is_entity = chunk == "&" or not self._sent.startswith(chunk, start)
-            end = next_start if is_entity else start + len(chunk)
-            places.append(Stretch(len(text), len(text) + len(chunk), start, end))
-            text += chunk
+        chunks, self._chunks = self._chunks, []
+        text = "".join(chunk for chunk, _ in chunks)
+        places = self._places_of(chunks) if self._keeps_places else []
         for word in _WORD_OR_SPACE.finditer(text):
             said = " " if word[0].isspace() else word[0]
             of_word = () if said == " " else cut(places, *word.span())
             self._builder.add(said, self._open[-1].manner, of_word)
+
+    def _places_of(self, chunks: list[tuple[str, int]]) -> list[Stretch]:
+        """Where pieces of text come from; an entity is a piece by itself."""
+        places, at = [], 0
+        for (chunk, start), (_, next_start) in pairwise([*chunks, ("", self._here())]):
+            is_entity = chunk == "&" or not self._sent.startswith(chunk, start)
+            end = next_start if is_entity else start + len(chunk)
+            places.append(Stretch(at, at + len(chunk), start, end))
+            at += len(chunk)
+        return places
 
     def _refuse_doctype(self, *_declaration: object) -> None:
         raise self._malformed("a document type is not allowed")
