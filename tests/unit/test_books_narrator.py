@@ -25,7 +25,7 @@ from qwen_tts_service.books.narrator import (
     seed_before,
 )
 from qwen_tts_service.books.parts import MAX_PART_CHARS, plan_chapters
-from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
 
 RATE_HZ = 8000
 OPTIONS = NarrationOptions(seed=7, format="flac", speech={"speaker": "anna"})
@@ -71,6 +71,8 @@ class FakeSpeaker:
             raise CannotSpeak(f"no reading for {word}", code="no_reading")
         if end == "fail":
             raise SynthesisFailed("broken")
+        if end == "invalid":
+            raise InvalidRequest("text names the voice x", param="text")
         if end == "hang":
             self.is_hanging.set()
             await asyncio.Event().wait()
@@ -190,6 +192,11 @@ async def test_an_audiobook_is_the_whole_book_with_its_marks(folder: BookFolder)
         marks = [(mark["metadata"]["title"], mark["start"]) for mark in whole.chapters()]
         assert marks == [("One", 0), ("Two", 3100)]
         heard = np.concatenate([f.to_ndarray()[0] for f in whole.decode(audio=0)])
+    written = (folder.path / "book.m4b").stat().st_mtime_ns
+    await read(folder, FakeSpeaker(), options=replace(OPTIONS, has_m4b=True))
+    assert (folder.path / "book.m4b").stat().st_mtime_ns == written
+    await read(folder, FakeSpeaker(), book_of("fox"))
+    assert "book.m4b" not in names(folder)
     loud = np.flatnonzero(np.abs(heard) > 0.05) / RATE_HZ
     assert (loud[0], loud[-1]) == pytest.approx((0, 5.6), abs=0.2)
 
@@ -236,7 +243,7 @@ async def test_a_reading_that_was_stopped_goes_on_with_what_is_missing(
     with suppress(SynthesisFailed, asyncio.CancelledError):
         await reading
     assert folder.manifest()["is_complete"] is False
-    assert not list(folder.path.rglob("*.part"))
+    assert not list(folder.path.rglob("*unfinished*"))
     rest = FakeSpeaker()
     await read(folder, rest)
     assert sorted(stopped.spoken + rest.spoken) == ["One", "Two", "bee", "cat", "fox", "owl"]
@@ -315,9 +322,14 @@ async def test_a_drawn_seed_is_kept_from_the_beginning(folder: BookFolder) -> No
 # What goes wrong ------------------------------------------------------------------------
 
 
-async def test_a_part_that_cannot_be_spoken_costs_its_chapter_alone(folder: BookFolder) -> None:
-    result = await read(folder, FakeSpeaker(fox="refuse"))
-    assert result.refused == {"One": "no reading for fox"}
+@pytest.mark.parametrize(
+    ("end", "why"), [("refuse", "no reading for fox"), ("invalid", "text names the voice x")]
+)
+async def test_a_part_that_cannot_be_spoken_costs_its_chapter_alone(
+    folder: BookFolder, end: str, why: str
+) -> None:
+    result = await read(folder, FakeSpeaker(fox=end))
+    assert result.refused == {"One": why}
     assert "02 Two.flac" in names(folder)
     assert "01 One.flac" not in names(folder)
     assert folder.manifest()["is_complete"] is False
@@ -349,6 +361,21 @@ async def test_parts_of_another_rate_are_not_joined(folder: BookFolder) -> None:
     folder.audio(key).write_bytes(flac(800, 1, rate_hz=16000))
     with pytest.raises(BookError, match="other parts have 8000 Hz"):
         await read(folder, speaker, options=replace(OPTIONS, format="wav"))
+
+
+async def test_other_files_in_the_folder_stay(tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    others = [tmp_path / "notes.txt", tmp_path / ".a.part", parts / "a.flac"]
+    for path in others:
+        path.write_text("mine")
+    left = parts / ".x.flac.unfinished"
+    left.write_text("of a process that was killed")
+    folder = BookFolder(tmp_path)
+    with folder.locked():
+        await read(folder, FakeSpeaker())
+    assert [path.read_text() for path in others] == ["mine"] * 3
+    assert not left.exists()
 
 
 def test_a_folder_is_written_by_one_process_at_a_time(folder: BookFolder) -> None:

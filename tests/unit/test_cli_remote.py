@@ -8,7 +8,7 @@ import pytest
 from qwen_tts_service.cli import remote
 from qwen_tts_service.cli.arguments import CommandError
 from qwen_tts_service.cli.remote import MOST_LOST, RemoteSynthesizer, health_of, open_client
-from qwen_tts_service.errors import CannotSpeak
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.settings import Settings
 
 Answer = httpx.Response | Exception
@@ -87,7 +87,8 @@ async def test_a_request_has_the_fields_the_text_and_the_seed() -> None:
     ("answer", "kind", "words"),
     [
         (refused(422, "runaway"), CannotSpeak, "why"),
-        (refused(400), CommandError, "the server answers 400: why"),
+        (refused(400, "runaway"), InvalidRequest, "why"),
+        (refused(413), CommandError, "the server answers 413: why"),
         (refused(401), CommandError, "the server answers 401: why; set API_KEY"),
         (httpx.Response(500, text="oops"), CommandError, "500: Internal Server Error"),
     ],

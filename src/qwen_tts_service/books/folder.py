@@ -8,6 +8,7 @@ spoken again, and one whose text or options have changed is another part.
 import fcntl
 import json
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +23,12 @@ from .book import BookError
 
 PARTS = "parts"
 MANIFEST = "manifest.json"
+_CHAPTER = {"key", "file", "duration_s", "sample_rate_hz", "parts"}
+_PART = {"key", "is_cut", "warning"}
+"""What is needed of an entry in the manifest."""
+_UNFINISHED = ".unfinished"
+_NAME = re.compile(r"[0-9a-f]{24}\.(flac|json)")
+"""Of a part's file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +67,9 @@ class BookFolder:
             self._parts.mkdir(parents=True, exist_ok=True)
             with (self._parts / ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for left in self.path.rglob(".*.part"):
-                    left.unlink()
+                for folder in (self.path, self._parts):
+                    for left in folder.glob(f".*{_UNFINISHED}"):
+                        left.unlink()
                 yield
         except BlockingIOError:
             raise BookError(f"{self.path}: another process reads into this folder") from None
@@ -92,20 +100,22 @@ class BookFolder:
 
     def forget_parts_but(self, keys: Collection[str]) -> None:
         """Delete the parts that the book no longer has."""
-        for path in self._parts.glob("*.*"):
-            if path.suffix in (".flac", ".json") and path.stem not in keys:
+        for path in self._parts.iterdir():
+            if _NAME.fullmatch(path.name) and path.stem not in keys:
                 path.unlink()
 
     def manifest(self) -> dict[str, Any]:
         """The manifest of the last run; empty if there is none, or not one of ours."""
         try:
             manifest = _dict_of(self.path / MANIFEST)
-            for chapter in manifest["chapters"]:
-                needed = chapter["key"], chapter["file"], chapter["duration_s"]
-                assert needed + tuple(part["key"] for part in chapter["parts"])
-        except (OSError, ValueError, KeyError, TypeError):
+            is_ours = all(
+                chapter.keys() >= _CHAPTER
+                and all(part.keys() >= _PART for part in chapter["parts"])
+                for chapter in manifest["chapters"]
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
-        return manifest
+        return manifest if is_ours else {}
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest."""
@@ -119,15 +129,15 @@ class BookFolder:
     @contextmanager
     def new_file(self, path: Path) -> Iterator[BinaryIO]:
         """Write a file that takes its place once it is whole and on the disk."""
-        part = path.with_name(f".{path.name}.part")
+        unfinished = path.with_name(f".{path.name}{_UNFINISHED}")
         try:
-            with part.open("w+b") as file:
+            with unfinished.open("w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
+            unfinished.replace(path)
         finally:
-            part.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
 
 def _dict_of(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from qwen_tts_service import __version__
 from qwen_tts_service.audio.m4b import write_m4b
-from qwen_tts_service.errors import CannotSpeak
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.types import MAX_SEED, AudioFormat, Timestamp
 
 from .book import Book
@@ -29,7 +29,7 @@ class PartSynthesizer(Protocol):
     """Speaks many parts at once, each as if there were no other."""
 
     async def speak(self, text: str, seed: int) -> KeptPart:
-        """Speak a part into FLAC. Raises TTSError."""
+        """Speak a part into FLAC. Raises TTSError; one about the text costs its chapter alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,9 @@ class Narrator:
         for part in waiting:
             try:
                 spoken = await self._speak(synthesizer, part.text)
-            except CannotSpeak as error:
+            except (CannotSpeak, InvalidRequest) as error:
+                if isinstance(error, InvalidRequest) and error.param != "text":
+                    raise
                 self._refusals[part.key] = error.message
             else:
                 await _to_its_end(self._folder.keep, part.key, spoken)
@@ -150,14 +152,15 @@ class Narrator:
 
     async def _speak(self, synthesizer: PartSynthesizer, text: str) -> KeptPart:
         """Speak a part; after a runaway with another seed, which is always the same."""
-        for attempt in range(MOST_TRIES):
-            seed = (self._options.seed + attempt * _NEXT_SEED) % (MAX_SEED + 1)
+        seed = self._options.seed
+        for _ in range(MOST_TRIES - 1):
             try:
                 return await synthesizer.speak(text, seed)
             except CannotSpeak as error:
-                if error.code != "runaway" or attempt == MOST_TRIES - 1:
+                if error.code != "runaway":
                     raise
-        raise AssertionError("unreachable")
+            seed = (seed + _NEXT_SEED) % (MAX_SEED + 1)
+        return await synthesizer.speak(text, seed)
 
     async def write(self) -> Narration:
         """Write every chapter once its parts are there, and in the end the whole book."""
@@ -218,9 +221,16 @@ class Narrator:
         self._folder.forget_parts_but(self._parts.keys())
         self._folder.write(CHAPTERS, ffmetadata(self._book.title, marks_of(entries)))
         self._folder.write(FILES, concat_list(entries))
-        if self._options.has_m4b:
-            self._write_m4b(entries)
+        self._update_m4b(entries)
         self._write_manifest(entries, is_complete=True)
+
+    def _update_m4b(self, entries: list[dict[str, Any]]) -> None:
+        is_same = self._before.get("is_complete") and entries == self._entries_before()
+        whole = self._folder.path / WHOLE
+        if not is_same:
+            whole.unlink(missing_ok=True)
+        if self._options.has_m4b and not whole.is_file():
+            self._write_m4b(entries)
 
     def _write_m4b(self, entries: list[dict[str, Any]]) -> None:
         rate_hz = entries[0]["sample_rate_hz"]

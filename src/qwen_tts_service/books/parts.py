@@ -67,7 +67,8 @@ def _cut(chapter: Chapter) -> Iterator[tuple[str, str]]:
     text = ""
     for block in chapter.blocks:
         is_silent = not is_speakable(block.text)
-        if text and (is_silent or block.is_title or len(text) + len(block.text) > MAX_PART_CHARS):
+        is_full = len(text) + len(block.text) + 2 > MAX_PART_CHARS
+        if text and (is_silent or block.is_title or is_full):
             yield text, "break" if is_silent else "paragraph"
             text = ""
         if block.is_title:

@@ -229,6 +229,8 @@ class _BookRun:
         )
         if len(result.notes) > MOST_NOTES:
             self.note(f"{len(result.notes)} warnings in all: {self._arguments.out / MANIFEST}")
+        if result.cut:
+            self.note(f"{result.cut} parts lack their end: {self._arguments.out / MANIFEST}")
         if result.refused:
             title, why = next(iter(result.refused.items()))
             raise CommandError(

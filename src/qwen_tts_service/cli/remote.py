@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from qwen_tts_service.books.folder import KeptPart
-from qwen_tts_service.errors import CannotSpeak
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.settings import MAX_REQUEST_TIMEOUT_S, Settings
 from qwen_tts_service.types import AudioFormat, Timestamp
 
@@ -33,7 +33,7 @@ class RemoteSynthesizer:
         self._is_timed = fields.get("timestamps") is not None
 
     async def speak(self, text: str, seed: int) -> KeptPart:
-        """Speak a part. Raises CannotSpeak and CommandError."""
+        """Speak a part. Raises CannotSpeak, InvalidRequest and CommandError."""
         fields = {**self._fields, "text": text, "seed": seed, "format": PART_FORMAT}
         response = await self._post(fields)
         if response.is_error:
@@ -113,10 +113,12 @@ def _unreachable(client: httpx.AsyncClient, error: Exception) -> CommandError:
 def _refusal(response: httpx.Response) -> Exception:
     try:
         error = response.json()["error"]
-        code, message = error["code"], error["message"]
-    except (ValueError, KeyError, TypeError):
-        code, message = "", response.reason_phrase
+        code, message, param = error["code"], error["message"], error.get("param")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        code, message, param = "", response.reason_phrase, None
     if response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
         return CannotSpeak(message, code=code)
+    if response.status_code == httpx.codes.BAD_REQUEST:
+        return InvalidRequest(message, param=param, code=code)
     key = "; set API_KEY" if response.status_code == httpx.codes.UNAUTHORIZED else ""
     return CommandError(f"the server answers {response.status_code}: {message}{key}")
