@@ -26,10 +26,13 @@ from .arguments import (
     subtitle_files,
 )
 from .codes import CUT, DONE, FAILED, INTERRUPTED
-from .loading import UNLIMITED_FRAMES, load, notes_on
+from .loading import load, notes_on
 from .progress import SpeechProgressBar
 from .read import read
 from .sink import Sink, check_file, new_file, sink_of, write_file
+
+UNLIMITED_FRAMES = 10**9
+"""Two and a half years of speech, where --max-length is not given."""
 
 
 def run(argv: list[str] | None = None) -> int:

@@ -7,9 +7,6 @@ from qwen_tts_service.speech.synthesizer import Synthesizer
 
 from .progress import SpeechProgressBar
 
-UNLIMITED_FRAMES = 10**9
-"""Two and a half years of speech: no limit is needed in the process of whoever asks."""
-
 
 def load(settings: Settings, progress: SpeechProgressBar) -> Synthesizer:
     """Load the voice, with a bar. Raises StartupError."""

@@ -32,7 +32,7 @@ from qwen_tts_service.types import MAX_SEED, KeptVoice
 
 from .arguments import CommandError, named_format, order_of, settings_of, speech_body
 from .codes import CUT, DONE
-from .loading import UNLIMITED_FRAMES, load, notes_on
+from .loading import load, notes_on
 from .progress import BookProgressBar, SpeechProgressBar
 
 
@@ -90,7 +90,6 @@ class _LocalSynthesizer:
         """Speak a part. Raises TTSError."""
         body = self._body.model_copy(update={"text": text, "seed": seed})
         request = body.to_request("read", self._settings)
-        request = replace(request, max_frames=UNLIMITED_FRAMES)
         if self._voice is not None:
             request = replace(request, voice=self._voice, speaker=None)
         audio, speech = await self._synthesizer.speak_whole(request, "flac")
@@ -235,5 +234,5 @@ class _BookRun:
             title, why = next(iter(result.refused.items()))
             raise CommandError(
                 f"{len(result.refused)} chapters are missing; {title}: {why}. "
-                "--on-unspeakable silence leaves out what cannot be spoken"
+                "--on-unspeakable silence leaves out what has no reading"
             )
