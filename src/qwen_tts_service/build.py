@@ -157,6 +157,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
     from .engine.threads import on_a_thread_that_ends  # noqa: PLC0415
     from .hub.download import Hub, find_or_download  # noqa: PLC0415
     from .kernels.device import choose_device, dtype_named  # noqa: PLC0415
+    from .kernels.linear import fastest_arithmetic  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
     from .qwen.limits import QwenOptions  # noqa: PLC0415
     from .qwen.voice import NO_VOICES, QwenVoice  # noqa: PLC0415
@@ -181,7 +182,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
         device=device,
         codec_dtype=dtype_named(settings.codec_dtype),
         codec_tf32=settings.codec_dtype == "tf32",
-        linear=settings.cpu_weights,
+        linear=settings.cpu_weights or fastest_arithmetic(device),
         use_flash_attention=settings.use_flash_attention,
         fuse=settings.torch_compile,
         before_weights=planner,
