@@ -7,7 +7,7 @@
     ├── CannotSpeak             the request is well formed, yet no voice can say it
     │   └── CannotClone         the loaded model cannot clone voices
     ├── Unauthorized            the API key is missing or wrong
-    ├── BodyTooLarge            more bytes than MAX_BODY_BYTES
+    ├── BodyTooLarge            more bytes than MAX_BODY_BYTES or MAX_VOICE_BYTES
     ├── UnsupportedMediaType    the body is not application/json
     ├── Busy                    all slots and the queue are full
     ├── NotReady                the model is still loading, or the service is stopping
@@ -104,7 +104,7 @@ class Unauthorized(TTSError):
 
 
 class BodyTooLarge(TTSError):
-    """The body has more bytes than MAX_BODY_BYTES."""
+    """The body, or a recording in it, has more bytes than the settings allow."""
 
     code = "body_too_large"
 

@@ -164,6 +164,12 @@ class Settings(BaseModel):
         return self.max_body_bytes + (4 * self.max_voice_bytes // 3 if self.voice_cloning else 0)
 
     @property
+    def sets_max_speech_bytes(self) -> str:
+        """The settings that `max_speech_bytes` comes from, for messages."""
+        more = ", and MAX_VOICE_BYTES as base64" if self.voice_cloning else ""
+        return f"MAX_BODY_BYTES{more}"
+
+    @property
     def is_embedded(self) -> bool:
         """Whether the embedded voice speaks, and not a Qwen checkpoint."""
         return self.model_name == EMBEDDED_VOICE

@@ -251,3 +251,16 @@ def test_the_default_language_is_taken_by_any_of_its_names(value: str) -> None:
 def test_a_wrong_default_language_is_refused_with_the_languages_there_are() -> None:
     with pytest.raises(StartupError, match=r"DEFAULT_LANGUAGE.*chinese, english.*italian.*ru"):
         load_settings({"DEFAULT_LANGUAGE": "klingon"})
+
+
+@pytest.mark.parametrize(
+    ("cloning", "limit", "source"),
+    [
+        ("0", 2000, "MAX_BODY_BYTES"),
+        ("1", 2000 + 4000, "MAX_BODY_BYTES, and MAX_VOICE_BYTES as base64"),
+    ],
+)
+def test_a_speech_may_carry_a_recording_where_cloning_is_on(cloning, limit, source):
+    sizes = {"MAX_BODY_BYTES": "2000", "MAX_VOICE_BYTES": "3000"}
+    settings = load_settings({**sizes, "VOICE_CLONING": cloning})
+    assert (settings.max_speech_bytes, settings.sets_max_speech_bytes) == (limit, source)

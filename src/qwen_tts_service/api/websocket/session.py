@@ -61,9 +61,7 @@ class Session:
     def __init__(self, socket: WebSocket) -> None:
         self._runtime: Runtime = socket.scope[RUNTIME_KEY]
         self._id = Call.of(socket.scope).request_id
-        self._connection = Connection(
-            socket, max_waiting_bytes=self._runtime.settings.max_speech_bytes
-        )
+        self._connection = Connection(socket, self._runtime.settings)
         self._is_key_deferred = bool(socket.scope.get(KEY_IS_DEFERRED))
         self._inbox: asyncio.Queue[ClientEvent] = asyncio.Queue()
         self._plan: SessionPlan | None = None

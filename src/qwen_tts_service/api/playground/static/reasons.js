@@ -8,8 +8,8 @@ const RUSSIAN = {
   "give exactly one of text and tokens": "напишите текст",
   "text has {n} characters; at most {limit} are allowed (MAX_TEXT_CHARS)":
     "знаков в тексте: {n}; сервер берёт не больше {limit} (MAX_TEXT_CHARS)",
-  "the body is larger than {limit} bytes (MAX_BODY_BYTES)":
-    "запрос больше {limit} байт (MAX_BODY_BYTES)",
+  "the body is larger than {limit} bytes ({settings})":
+    "запрос больше {limit} байт ({settings})",
   "{field}: must be at least {limit}; got {value}": "{field}: не меньше {limit}, а послано {value}",
   "{field}: must be at most {limit}; got {value}": "{field}: не больше {limit}, а послано {value}",
   "{field}: must be a whole number; got {value}": "{field}: нужно целое число, а послано {value}",
