@@ -7,19 +7,21 @@ importing this file costs nothing and `check` can run in a process that never lo
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
+from .speech.cloning import CloningOrder, VoiceCloner
 from .speech.lexicon_file import LexiconFile
 from .speech.parts import TextOptions
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
 from .text.accent import Accentor
-from .types import ReportProgress, Voice
-from .voice.library import VoiceLibrary
+from .types import KeptVoice, ReportProgress, Voice
+from .voice.library import LibraryEntry, VoiceLibrary
 
 if TYPE_CHECKING:
     from .engine.memory import CapacityWish
@@ -48,10 +50,28 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
 
     worker: the number of this process among the workers, from 0
     """
-    voice = _load_espeak() if settings.is_embedded else _load_qwen(settings, report, worker)
-    return Synthesizer(
+    kept = None
+    if settings.is_embedded:
+        voice = _load_espeak()
+    else:
+        voice, kept = _load_qwen(settings, report, worker)
+    synthesizer = Synthesizer(
         voice, sample_rate_hz=settings.sampling_rate, text_options=_text_options(settings)
     )
+    if kept is not None:
+        encode = partial(_encode_anew, synthesizer.cloner)
+        synthesizer.fit = partial(kept.fit, encode=encode)
+    return synthesizer
+
+
+def _encode_anew(cloner: VoiceCloner, entry: LibraryEntry, recording: bytes) -> KeptVoice:
+    order = CloningOrder(
+        data=recording,
+        transcript=entry.voice.transcript or None,
+        language=entry.language,
+        has_tail=entry.tail_s > 0,
+    )
+    return cloner.clone_now(order).voice
 
 
 def release(settings: Settings) -> None:
@@ -72,10 +92,6 @@ def _text_options(settings: Settings) -> TextOptions:
 
 def _lexicon(settings: Settings) -> LexiconFile | None:
     return LexiconFile(settings.lexicon) if settings.lexicon else None
-
-
-def _library(settings: Settings) -> VoiceLibrary:
-    return VoiceLibrary(settings.voices_path, most=settings.max_voices)
 
 
 def _check_library(settings: Settings) -> None:
@@ -150,7 +166,10 @@ def _load_espeak() -> Voice:
     return EspeakVoice()
 
 
-def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice:
+def _load_qwen(
+    settings: Settings, report: ReportProgress, worker: int
+) -> tuple[Voice, VoiceLibrary | None]:
+    """The voice, and the kept voices that it may speak with."""
     from .engine.engine import Engine  # noqa: PLC0415
     from .engine.memory import POSITIONS_PER_TEXT_ROW, MemoryPlanner  # noqa: PLC0415
     from .engine.options import EngineOptions  # noqa: PLC0415
@@ -205,8 +224,15 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
     )
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
     known = read_speakers(directory / "speakers.json")
-    kept = _library(settings) if model.config.kind == "base" else NO_VOICES
-    return QwenVoice(model, engine, settings.model_name, limits, kept=kept, known=known)
+    kept = None
+    if model.config.kind == "base":
+        path, width = settings.voices_path, model.config.width
+        kept = VoiceLibrary(path, most=settings.max_voices, width=width)
+    name = settings.model_name
+    voice = QwenVoice(
+        model, engine, name, limits, kept=kept if kept is not None else NO_VOICES, known=known
+    )
+    return voice, kept
 
 
 def _capacity_wish(settings: Settings) -> "CapacityWish":

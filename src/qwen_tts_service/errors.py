@@ -3,7 +3,8 @@
     TTSError
     ├── InvalidRequest          the request breaks a rule; `param` names the field
     │   ├── UnknownModel        the named model is not the one that is loaded
-    │   └── UnknownVoice        there is no kept voice of this name
+    │   ├── UnknownVoice        there is no kept voice of this name
+    │   └── MisfitVoice         a kept voice is not encoded for the loaded model's size
     ├── CannotSpeak             the request is well formed, yet no voice can say it
     │   └── CannotClone         the loaded model cannot clone voices
     ├── Unauthorized            the API key is missing or wrong
@@ -76,6 +77,20 @@ class UnknownVoice(InvalidRequest):
     """There is no kept voice of this name to delete."""
 
     code = "voice_not_found"
+
+
+class MisfitVoice(InvalidRequest):
+    """A kept voice is not encoded for the size of the loaded model."""
+
+    code = "voice_of_another_model"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the kept voice {shown(name)} is of a model of another size, and its recording is not "
+            "there to encode it anew: delete it, and keep it again from its recording",
+            param="speaker",
+        )
+        self.name = name
 
 
 class CannotSpeak(TTSError):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from qwen_tts_service import __version__
 from qwen_tts_service.api.wire import TTSBody
 from qwen_tts_service.cli import commands
 from qwen_tts_service.fields import VoiceAttributesBody
+from qwen_tts_service.types import KeptVoice
+from qwen_tts_service.voice.library import LibraryEntry, VoiceLibrary
 
 ROOT = Path(__file__).parents[2]
 TEXT = "Привет, мир!"
@@ -341,6 +344,28 @@ def test_a_voice_is_cloned_from_a_file(
     sounds = [(tmp_path / name).read_bytes() for name in ("in-words", "by-sound")]
     assert sounds[0] != sounds[1]
     assert min(map(len, sounds)) > 0
+
+
+def test_a_kept_voice_of_another_size_speaks_as_its_recording_does(
+    say: Any, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_quick_checkpoint(tmp_path / "models" / "base", "tiny_base_0b6")
+    for name, value in {"MODEL_NAME": "base", "DEVICE": "cpu", "VOICES_PATH": "kept"}.items():
+        monkeypatch.setenv(name, value)
+    words = "hello the wide world"
+    of_another = KeptVoice(embedding=(0.5,) * 7, codes=((1,) * 4,), transcript=words)
+    library = VoiceLibrary(tmp_path / "kept", most=9)
+    entry = LibraryEntry(name="anna", model="wide", voice=of_another, duration_s=2, tail_s=0.5)
+    library.add(replace(entry, recording="recording.flac"), REFERENCE.read_bytes())
+    fixed = ["--seed", "5", "--max-length", "12", "--format", "pcm"]
+    code, err = say(capsys, "hello", "--out", "by-name", *fixed, "--speaker", "Anna")
+    assert code == 0, err
+    own = ["--voice-from", str(REFERENCE), "--transcript", words]
+    assert say(capsys, "hello", "--out", "by-file", *fixed, *own)[0] == 0
+    assert (tmp_path / "by-name").read_bytes() == (tmp_path / "by-file").read_bytes() != b""
+    library.add(replace(entry, name="bob"))
+    code, err = say(capsys, "hello", "--out", "none", *fixed, "--speaker", "bob")
+    assert (code, "keep it again" in err) == (1, True)
 
 
 def test_a_model_that_cannot_clone_says_so(say: Any, capsys: Any) -> None:

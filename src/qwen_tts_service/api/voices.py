@@ -127,7 +127,7 @@ def described(entry: LibraryEntry) -> dict[str, Any]:
         "model": entry.model,
         "audio_seconds": round(entry.duration_s, 3),
         "tail_seconds": entry.tail_s,
-        "has_transcript": bool(entry.voice.codes),
+        "has_transcript": bool(entry.voice.transcript),
         "has_recording": entry.recording is not None,
         "warning": entry.warning,
     }

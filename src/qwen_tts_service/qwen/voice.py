@@ -8,7 +8,7 @@ from typing import Any
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.engine.engine import Engine
 from qwen_tts_service.engine.job import Job
-from qwen_tts_service.errors import CannotClone, CannotSpeak, InvalidRequest
+from qwen_tts_service.errors import CannotClone, CannotSpeak, InvalidRequest, MisfitVoice
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.text.language import detect_language
 from qwen_tts_service.text.stress import drop_stress
@@ -24,7 +24,7 @@ from qwen_tts_service.types import (
 from qwen_tts_service.voice.catalogue import SPEAKERS, Speaker
 from qwen_tts_service.voice.cloned import choose_clone
 from qwen_tts_service.voice.description import describe_voice
-from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice
+from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice, given
 
 from .limits import (
     LEAST_FACTOR,
@@ -214,7 +214,7 @@ class QwenVoice:
             raise CannotClone
         if kind == "base":
             choice, voice = choose_clone(request, language, self._kept)
-            self._check_voice(voice)
+            self._check_voice(voice, request.speaker)
         elif kind == "voice_design":
             choice = describe_voice(*wishes)
         else:
@@ -243,9 +243,11 @@ class QwenVoice:
     def _spoken(self, text: str) -> str:
         return text if self._options.keeps_stress else drop_stress(text)
 
-    def _check_voice(self, voice: KeptVoice) -> None:
+    def _check_voice(self, voice: KeptVoice, name: str | None) -> None:
         """Refuse a voice of another model: on a device a code out of range would end everything."""
         config = self._model.config
+        if given(name) and len(voice.embedding) != config.width:
+            raise MisfitVoice(str(name).strip())
         is_sound = len(voice.embedding) == config.width and all(map(isfinite, voice.embedding))
         fits = is_sound and all(
             len(frame) == config.codebooks and min(frame) >= 0 and max(frame) < config.codes

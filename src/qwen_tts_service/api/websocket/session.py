@@ -169,7 +169,7 @@ class Session:
             body.to_request(self._id, settings), body, synthesizer, settings
         )
         plan = self._make_plan(body, request, synthesizer)
-        choice = synthesizer.voice.choose(request)
+        choice = await synthesizer.choose(request)
         open_speech(synthesizer, request, plan.output, by_token=plan.is_by_token)
         self._plan = plan
         is_known = any((request.language, request.speaker, request.voice))
