@@ -95,6 +95,7 @@ class QwenVoice:
         self.slots: int | None = options.slots
         self.longest_part_chars: int | None = part_chars(options.max_positions)
         self.facts: Mapping[str, str] = {
+            "kind": model.config.kind,
             "attention": f"{model.attention.name}: {model.attention.reason}",
             "kernels": f"{model.kernels.name}: {model.kernels.reason}",
             "linear_layers": model.linear_layers,
