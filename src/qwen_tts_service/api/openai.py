@@ -22,7 +22,12 @@ from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.types import FRAME_S, AudioFormat, OnUnspeakable, SpeechRequest, Voice
 from qwen_tts_service.validation import folded, ignored_fields, meaning_of, unknown_field
-from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
+from qwen_tts_service.voice.catalogue import (
+    OPENAI_VOICES,
+    KnowsSpeakers,
+    Speaker,
+    gender_of_openai_voice,
+)
 from qwen_tts_service.voice.library import VoiceLibrary
 
 from .errors import body_of, response_of
@@ -239,9 +244,13 @@ def _model(name: str) -> dict[str, Any]:
 def _voices(synthesizer: Synthesizer, library: VoiceLibrary) -> list[dict[str, Any]]:
     voice = synthesizer.voice
     kept = {name: library.entry(name) for name in voice.speakers}
-    own = [described(entry) if entry else _describe(name, name) for name, entry in kept.items()]
+    known = voice.known if isinstance(voice, KnowsSpeakers) else {}
+    own = [
+        described(entry) if entry else _describe(name, name, known.get(name))
+        for name, entry in kept.items()
+    ]
     speaking = {name: _who_speaks(voice, name) for name in OPENAI_VOICES}
-    return own + [_describe(name, speaker) for name, speaker in speaking.items() if speaker]
+    return own + [_describe(name, who, known.get(who)) for name, who in speaking.items() if who]
 
 
 def _who_speaks(voice: Voice, name: str) -> str | None:
@@ -252,16 +261,15 @@ def _who_speaks(voice: Voice, name: str) -> str | None:
         return None
 
 
-def _describe(name: str, who: str) -> dict[str, Any]:
+def _describe(name: str, who: str, speaker: Speaker | None) -> dict[str, Any]:
     """One voice and who speaks with it; what is not known is null."""
-    speaker = SPEAKERS.get(who)
     display = speaker.name.replace("_", " ") if speaker and name == who else name
     return {
         "id": name,
         "name": display,
         "gender": speaker.gender if speaker else gender_of_openai_voice(name),
         "language": speaker and speaker.native_language,
-        "description": speaker and speaker.description,
+        "description": (speaker and speaker.description) or None,
         "speaker": who,
     }
 

@@ -105,6 +105,7 @@ class QwenVoice:
         self._engine = engine
         self._options = options
         self._kept = kept
+        self.known = known
         self._capabilities = VoiceCapabilities(
             speakers=model.config.speakers,
             follows_instruct=model.config.follows_instruct,
