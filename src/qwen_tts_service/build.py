@@ -7,6 +7,8 @@ importing this file costs nothing and `check` can run in a process that never lo
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +22,8 @@ from .speech.parts import TextOptions
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
 from .text.accent import Accentor
-from .types import KeptVoice, ReportProgress, Voice
+from .types import MODEL_KINDS, KeptVoice, ModelKind, ReportProgress, Voice
+from .voice.catalogue import SPEAKERS, Speaker, read_speakers
 from .voice.library import LibraryEntry, VoiceLibrary
 
 if TYPE_CHECKING:
@@ -72,6 +75,28 @@ def _encode_anew(cloner: VoiceCloner, entry: LibraryEntry, recording: bytes) -> 
         has_tail=entry.tail_s > 0,
     )
     return cloner.clone_now(order).voice
+
+
+def speakers_of(settings: Settings) -> tuple[ModelKind, Mapping[str, Speaker | None]]:
+    """The kind of a Qwen model, and its speakers with what is known of them; loads no weights.
+
+    They are those of the checkpoint on disk, or else of the published one of this name.
+    """
+    from .hub.download import Hub, find  # noqa: PLC0415
+    from .hub.published import RELEASES  # noqa: PLC0415
+    from .model.config import load_config  # noqa: PLC0415
+
+    name, path = settings.model_name, Path(settings.model_path)
+    directory = None
+    with suppress(ImportError):  # without the extra qwen there is no cache of the hub to look in
+        directory = find(name, path, hub=Hub(is_offline=True)).directory
+    if directory is not None:
+        config, known = load_config(directory), read_speakers(directory / "speakers.json")
+        return config.kind, {speaker: known.get(speaker) for speaker in config.speakers}
+    if name not in RELEASES:
+        raise StartupError(f"{path} has no checkpoint {name}, and none of this name is published")
+    kind = next(kind for kind in MODEL_KINDS if kind == RELEASES[name].kind)
+    return kind, SPEAKERS if kind == "custom_voice" else {}
 
 
 def release(settings: Settings) -> None:
@@ -179,7 +204,6 @@ def _load_qwen(
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
     from .qwen.limits import QwenOptions  # noqa: PLC0415
     from .qwen.voice import NO_VOICES, QwenVoice  # noqa: PLC0415
-    from .voice.catalogue import read_speakers  # noqa: PLC0415
 
     directory = find_or_download(
         settings.model_name,

@@ -1,12 +1,15 @@
 """The command line, run as people run it, with the embedded voice for real."""
 
 import importlib
+import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +19,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-from tests.checkpoints import VOICES, write_quick_checkpoint
+from tests.checkpoints import VOICES, write_quick_checkpoint, write_tiny_checkpoint
 from tests.conftest import Server, clean_environment
 
 from qwen_tts_service import __version__
@@ -408,16 +411,71 @@ def test_the_script_that_is_installed_runs_the_command_line() -> None:
     assert callable(getattr(importlib.import_module(module), function))
 
 
-def test_voices_lists_the_speakers_without_weights(
-    capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MODEL_NAME", raising=False)
-    assert commands.run(["voices"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+@pytest.fixture
+def voices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> Callable[..., list[str]]:
+    """Run `voices` where nothing is set or downloaded; the lines of standard output."""
+    for name in ("MODEL_NAME", "MODEL_PATH", "VOICES_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options: str) -> list[str]:
+        assert commands.run(["voices", *options]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_voices_lists_the_speakers_without_weights(voices: Callable[..., list[str]]) -> None:
+    lines = voices()
     assert len(lines) == 9
     assert lines[0].split()[:2] == ["vivian", "female"]
-    assert commands.run(["voices", "--model", "espeak-ng"]) == 0
-    assert "m6" in capsys.readouterr().out.splitlines()
+    assert voices("--model", "Qwen3-TTS-12Hz-0.6B-CustomVoice") == lines
+    assert "m6" in voices("--model", "espeak-ng")
+
+
+def test_voices_of_a_checkpoint_on_disk_are_its_own(
+    voices: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    own = tmp_path / "models" / "own"
+    write_tiny_checkpoint(own, "tiny_finetuned_0b6")
+    assert voices("--model", "own") == ["speaker_test"]
+    about = {"gender": "male", "age": 30, "description": "Low."}
+    (own / "speakers.json").write_text(json.dumps({"Speaker_Test": about}))
+    assert [line.split() for line in voices("--model", "own")] == [
+        ["speaker_test", "male", "young", "Low."]
+    ]
+    shutil.copytree(own, tmp_path / "models" / "Qwen3-TTS-12Hz-0.6B-CustomVoice")
+    assert len(voices("--model", "Qwen3-TTS-12Hz-0.6B-CustomVoice")) == 1
+
+
+def test_voices_of_a_model_without_speakers_says_where_they_are_from(
+    voices: Callable[..., list[str]], capsys: Any, tmp_path: Path
+) -> None:
+    for model, words in (("1.7B-VoiceDesign", "--instruct"), ("0.6B-Base", "--voice-from")):
+        assert commands.run(["voices", "--model", f"Qwen3-TTS-12Hz-{model}"]) == 0
+        out, err = capsys.readouterr()
+        assert (out, words in err) == ("", True)
+    voice = KeptVoice(embedding=(0.5,))
+    entry = LibraryEntry(name="Anna", model="m", voice=voice, duration_s=2, description="calm")
+    VoiceLibrary(tmp_path / "voices", most=9).add(entry)
+    assert voices("--model", "Qwen3-TTS-12Hz-0.6B-Base") == ["Anna      kept    calm"]
+    assert commands.run(["voices", "--model", "nobody"]) == 1
+    assert "none of this name is published" in capsys.readouterr().err
+
+
+def test_voices_of_a_server_are_those_that_it_lists(
+    voices: Callable[..., list[str]], server: Server, capsys: Any
+) -> None:
+    listed = httpx.get(f"{server.base_url}/v1/audio/voices").json()["voices"]
+    lines = voices("--url", f"{server.base_url}/")
+    assert len(lines) == len(listed) > 9
+    assert all(line.startswith(v["id"]) for line, v in zip(lines, listed, strict=True))
+    for url, said in (("ftp://x", "http"), (f"{server.base_url}/nowhere", "404"), ("x", "http")):
+        assert commands.run(["voices", "--url", url]) == 1
+        assert said in capsys.readouterr().err
 
 
 def read_all(terminal: int) -> str:
