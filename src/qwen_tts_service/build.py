@@ -248,15 +248,13 @@ def _load_qwen(
     )
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
     known = read_speakers(directory / "speakers.json")
-    kept = None
-    if model.config.kind == "base":
-        path, width = settings.voices_path, model.config.width
-        kept = VoiceLibrary(path, most=settings.max_voices, width=width)
-    name = settings.model_name
-    voice = QwenVoice(
-        model, engine, name, limits, kept=kept if kept is not None else NO_VOICES, known=known
-    )
-    return voice, kept
+    library = _library(settings, model.config.width) if model.config.kind == "base" else None
+    kept = NO_VOICES if library is None else library
+    return QwenVoice(model, engine, settings.model_name, limits, kept=kept, known=known), library
+
+
+def _library(settings: Settings, width: int) -> VoiceLibrary:
+    return VoiceLibrary(settings.voices_path, most=settings.max_voices, width=width)
 
 
 def _capacity_wish(settings: Settings) -> "CapacityWish":
