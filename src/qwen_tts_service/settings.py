@@ -96,6 +96,8 @@ class Settings(BaseModel):
     """Where kept voices are, a folder each."""
     max_voices: _PositiveInt = 100
     """How many voices are kept at most."""
+    voices_per_minute: _PositiveInt = 30
+    """How many voices may be sent to be kept in a minute, per worker."""
     max_voice_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
     """Largest recording, in bytes of its file."""
     reference_tail: Literal["silence", "none"] = "silence"

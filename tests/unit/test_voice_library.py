@@ -161,6 +161,17 @@ def test_a_spoilt_file_is_said_in_the_log_and_no_voice(library, caplog, text):
         assert library.get("Anna") is None
         assert list(library) == []
     assert caplog.text.count("is not a kept voice") == 1
+    assert library.remove("Anna") == "anna"
+    library.add(ENTRY)
+
+
+def test_a_folder_that_is_no_voice_is_never_deleted(library):
+    library.add(ENTRY)
+    other = library._path / "documents"
+    other.mkdir()
+    with pytest.raises(UnknownVoice):
+        library.remove("documents")
+    assert other.is_dir()
 
 
 def test_a_file_that_a_person_edits_is_read_again(library):

@@ -77,6 +77,7 @@ async def _keep(http: Request, runtime: Runtime, call: Call) -> dict[str, Any]:
     elif form.type == "audio_sample" or form.description is None:
         raise InvalidRequest(f"{field} is missing: the recording's file", param=field)
     library.place_for(form.name)  # said before seconds are spent
+    runtime.uploads.take()
     try:
         if data is None:
             making = asyncio.create_task(design_voice(form, runtime, call))
@@ -105,9 +106,9 @@ async def _clone(form: VoiceForm, data: bytes, runtime: Runtime, call: Call) -> 
 
 
 async def _delete(http: Request, runtime: Runtime, call: Call) -> dict[str, Any]:
-    entry = await asyncio.to_thread(runtime.library.remove, http.path_params["name"])
-    call.note(action="delete", voice=entry.name)
-    return {"id": entry.name, "object": "audio.voice.deleted", "deleted": True}
+    name = await asyncio.to_thread(runtime.library.remove, http.path_params["name"])
+    call.note(action="delete", voice=name)
+    return {"id": name, "object": "audio.voice.deleted", "deleted": True}
 
 
 def _entry(form: VoiceForm, order: CloningOrder, clone: Clone, model: str) -> LibraryEntry:

@@ -147,19 +147,20 @@ class VoiceLibrary(Mapping[str, KeptVoice]):
         except OSError as error:
             logger.warning("voice %s cannot be encoded anew: %s", entry.name, error)
 
-    def remove(self, name: str) -> LibraryEntry:
-        """Delete a voice and its recording; raises UnknownVoice."""
+    def remove(self, name: str) -> str:
+        """Delete a voice and its recording, also a spoilt one; its name. Raises UnknownVoice."""
         unknown = UnknownVoice(f"there is no kept voice {shown(name)}", param="name")
-        entry = self.entry(name)
-        if entry is None:
+        entry, key = self.entry(name), _folder_of(name)
+        # Only what is a voice: the path may be set to a folder that holds something else.
+        if not _NAME.fullmatch(key) or not (self._path / key / FILE).is_file():
             raise unknown
         old = self._path / f".old-{secrets.token_hex(8)}"
         try:
-            (self._path / _folder_of(name)).rename(old)
+            (self._path / key).rename(old)
         except FileNotFoundError:  # another worker was faster
             raise unknown from None
         shutil.rmtree(old)
-        return entry
+        return key if entry is None else entry.name
 
     def __getitem__(self, name: str) -> KeptVoice:
         entry = self.entry(name)
