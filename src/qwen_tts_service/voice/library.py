@@ -137,15 +137,16 @@ class VoiceLibrary(Mapping[str, KeptVoice]):
         if entry is None or entry.recording is None or entry.of_width(self._width):
             return
         folder = self._path / _folder_of(name)
+        new = folder / f".new-{secrets.token_hex(8)}"
         try:
             voice = encode(entry, (folder / entry.recording).read_bytes())
             if self.entry(name) is not entry:  # deleted or kept anew meanwhile
                 return
-            new = folder / f".new-{secrets.token_hex(8)}"
             _write(new, _json_of(replace(entry, others=(*entry.others, voice))))
             new.replace(folder / FILE)
         except OSError as error:
             logger.warning("voice %s cannot be encoded anew: %s", entry.name, error)
+            new.unlink(missing_ok=True)
 
     def remove(self, name: str) -> str:
         """Delete a voice and its recording, also a spoilt one; its name. Raises UnknownVoice."""
