@@ -78,22 +78,21 @@ async def _keep(http: Request, runtime: Runtime, call: Call) -> dict[str, Any]:
         raise InvalidRequest(f"{field} is missing: the recording's file", param=field)
     library.place_for(form.name)  # said before seconds are spent
     runtime.uploads.take()
+    make = design_voice(form, runtime, call) if data is None else _clone(form, data, runtime, call)
     try:
-        if data is None:
-            making = asyncio.create_task(design_voice(form, runtime, call))
-            entry, data = await unless_client_leaves(making, http.receive)
-        else:
-            entry = await _clone(form, data, runtime, call)
+        entry, audio = await unless_client_leaves(asyncio.create_task(make), http.receive)
     except TTSError as error:
         as_sent = {"ref_audio": field, "text": "ref_text", "instruct": "description"}
         error.param = as_sent.get(error.param or "", error.param)
         raise
-    await asyncio.to_thread(library.add, entry, data)
+    await asyncio.to_thread(library.add, entry, audio)
     is_designed = not entry.voice.embedding
     return described(entry) | ({"warning": NEEDS_A_BASE_MODEL} if is_designed else {})
 
 
-async def _clone(form: VoiceForm, data: bytes, runtime: Runtime, call: Call) -> LibraryEntry:
+async def _clone(
+    form: VoiceForm, data: bytes, runtime: Runtime, call: Call
+) -> tuple[LibraryEntry, bytes]:
     order = CloningOrder(
         data=data,
         transcript=form.ref_text,
@@ -102,7 +101,7 @@ async def _clone(form: VoiceForm, data: bytes, runtime: Runtime, call: Call) -> 
     )
     synthesizer = await runtime.keeper.wake(call.at_end)
     clone = await synthesizer.cloner.clone(order)
-    return _entry(form, order, clone, runtime.settings.model_name)
+    return _entry(form, order, clone, runtime.settings.model_name), data
 
 
 async def _delete(http: Request, runtime: Runtime, call: Call) -> dict[str, Any]:

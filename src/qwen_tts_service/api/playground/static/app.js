@@ -107,7 +107,8 @@ function showChoices() {
   for (const [name, values] of Object.entries(CHOICES))
     fillSelect(at(name), values.map((value) => [value, say(`${name}.${value || "none"}`)]));
   const named = voices.map((voice) => [voice.id, voiceLabel(voice)]);
-  fillSelect(at("speaker"), [["", say("speaker.none")], ...named]);
+  const nobody = kind === "base" && named.length ? [] : [["", say("speaker.none")]];
+  fillSelect(at("speaker"), [...nobody, ...named]);
   at("speaker-field").hidden = !voices.length || isDesign();
 }
 
