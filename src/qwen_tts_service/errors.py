@@ -86,8 +86,9 @@ class MisfitVoice(InvalidRequest):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"the kept voice {shown(name)} is of a model of another size, and its recording is not "
-            "there to encode it anew: delete it, and keep it again from its recording",
+            f"the kept voice {shown(name)} is of a model of another size, and cannot be encoded "
+            "anew: its recording was not kept, or VOICES_PATH cannot be written. Delete it, and "
+            "keep it again from its recording",
             param="speaker",
         )
         self.name = name

@@ -368,6 +368,9 @@ def test_voices_are_the_speakers_and_openais_names_with_who_speaks() -> None:
     legacy = started.get("/v1/audio/voices?legacy=true").json()["voices"]
     assert legacy == list(voices)
     assert started.get("/v1/audio/voices?legacy=no").json()["voices"] == list(voices.values())
+    assert started.get("/v1/audio/voices/Vera").json() == voices["vera"]
+    nobody = started.get("/v1/audio/voices/zoe")
+    assert (nobody.status_code, nobody.json()["error"]["code"]) == (404, "voice_not_found")
 
 
 @pytest.mark.usefixtures("log")

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, shown
+from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, UnknownVoice, shown
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Synthesizer
@@ -219,14 +219,30 @@ async def list_audio_models(http: Request) -> Response:
 async def list_voices(http: Request) -> Response:
     """GET /v1/audio/voices: speakers, then OpenAI's names; `?legacy=true` gives bare ids."""
     try:
-        with ExitStack() as at_end:
-            runtime = _runtime(http)
-            voices = _voices(await runtime.keeper.wake(at_end.callback), runtime.library)
+        voices = await _listed(http)
     except NotReady as error:
         return response_of(error)
     if http.query_params.get("legacy") == "true":
         return JSONResponse({"voices": [voice["id"] for voice in voices]})
     return JSONResponse({"voices": voices})
+
+
+async def show_voice(http: Request) -> Response:
+    """GET /v1/audio/voices/{name}: one of the list, in any case."""
+    name = http.path_params["name"]
+    try:
+        listed = {voice["id"].lower(): voice for voice in await _listed(http)}
+    except NotReady as error:
+        return response_of(error)
+    if (voice := listed.get(name.lower())) is None:
+        return response_of(UnknownVoice(f"there is no voice {shown(name)}", param="name"))
+    return JSONResponse(voice)
+
+
+async def _listed(http: Request) -> list[dict[str, Any]]:
+    with ExitStack() as at_end:
+        runtime = _runtime(http)
+        return _voices(await runtime.keeper.wake(at_end.callback), runtime.library)
 
 
 def _runtime(http: Request) -> Runtime:
@@ -277,6 +293,7 @@ def _describe(name: str, who: str, speaker: Speaker | None) -> dict[str, Any]:
 ROUTES = [
     Route("/v1/audio/speech", create_speech, methods=["POST"]),
     Route(VOICES_PATH, list_voices, methods=["GET"]),
+    Route(VOICES_PATH + "/{name}", show_voice, methods=["GET"]),
     Route("/v1/audio/models", list_audio_models),
     Route("/v1/models", list_models),
     Route("/v1/models/{model:path}", show_model),

@@ -89,8 +89,8 @@ const RUSSIAN = {
     "эта модель не клонирует голоса; это умеют MODEL_NAME=Qwen3-TTS-12Hz-1.7B-Base и Qwen3-TTS-12Hz-0.6B-Base",
   "it is kept as a recording: a server with a Base model and this VOICES_PATH speaks with it, and this one makes another voice of every description":
     "голос сохранён как запись: им говорит сервер с моделью Base и тем же VOICES_PATH, а этот каждый раз делает новый голос по описанию",
-  "the kept voice {value} is of a model of another size, and its recording is not there to encode it anew: delete it, and keep it again from its recording":
-    "голос {value} сохранён моделью другого размера, а его записи нет; удалите его и сохраните заново",
+  "the kept voice {value} is of a model of another size, and cannot be encoded anew: its recording was not kept, or VOICES_PATH cannot be written. Delete it, and keep it again from its recording":
+    "голос {value} сохранён моделью другого размера и не переделывается: его записи нет, или VOICES_PATH не открыт для записи; удалите его и сохраните заново",
   "the embedded voice does not follow instructions": "встроенный голос не слушает указаний",
   "the embedded voice does not know this emotion; it knows {names}":
     "встроенный голос не знает этой эмоции; он знает {names}",
