@@ -48,7 +48,9 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
         paths[path] = {"get": _json_operation(description, ("503",)) | {"tags": ["OpenAI"]}}
     for path, more in _WORDS["voices"].items():
         for method, operation in more.items():
-            answers = _json_operation("The voice that was kept, asked for or deleted.", ())["responses"]
+            answers = _json_operation("The voice that was kept, asked for or deleted.", ())[
+                "responses"
+            ]
             answers |= _error_responses({404: "there is no voice of this name"})
             paths.setdefault(path, {})[method] = operation | {"responses": answers}
     return {

@@ -24,7 +24,7 @@ from qwen_tts_service.types import (
 from qwen_tts_service.voice.catalogue import SPEAKERS, Speaker
 from qwen_tts_service.voice.cloned import choose_clone
 from qwen_tts_service.voice.description import describe_voice
-from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice, given
+from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice
 
 from .limits import (
     LEAST_FACTOR,
@@ -248,9 +248,10 @@ class QwenVoice:
     def _check_voice(self, voice: KeptVoice, name: str | None) -> None:
         """Refuse a voice of another model: on a device a code out of range would end everything."""
         config = self._model.config
-        if given(name) and len(voice.embedding) != config.width:
-            raise MisfitVoice(str(name).strip())
-        is_sound = len(voice.embedding) == config.width and all(map(isfinite, voice.embedding))
+        has_width = len(voice.embedding) == config.width
+        if name is not None and not has_width:
+            raise MisfitVoice(name.strip())
+        is_sound = has_width and all(map(isfinite, voice.embedding))
         fits = is_sound and all(
             len(frame) == config.codebooks and min(frame) >= 0 and max(frame) < config.codes
             for frame in voice.codes
