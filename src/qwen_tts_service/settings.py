@@ -104,7 +104,7 @@ class Settings(BaseModel):
     """What follows a recording with a transcript: 0.5 s of silence, which keeps its last words
     out of the speech, or nothing."""
     voices_api_key: SecretStr = SecretStr("")
-    """When set, keeping and deleting voices asks for this key instead of API_KEY."""
+    """When set, keeping and deleting voices and ref_audio ask for this key instead of API_KEY."""
     cors_origins: tuple[str, ...] = ()
     """Web origins that may call, separated by commas; `*` for any."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

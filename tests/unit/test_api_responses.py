@@ -143,6 +143,7 @@ class Client:
             "headers": [(b"content-type", self.content_type.encode())],
             SCOPE_KEY: self.call,
             tickets.RUNTIME_KEY: self.runtime,
+            tickets.MAY_CLONE: True,
         }
         return Request(scope, receive)
 
@@ -673,7 +674,7 @@ async def test_only_a_disconnect_means_that_the_client_has_left() -> None:
 
     forever = asyncio.create_task(asyncio.Event().wait())
     with pytest.raises(ClientLeft):
-        await responses._unless_client_leaves(forever, receive)
+        await responses.unless_client_leaves(forever, receive)
     assert forever.cancelled()
     assert not messages
 

@@ -24,6 +24,7 @@ from .admission import Slot
 from .call import Call
 from .errors import in_words_of
 from .inline_voice import with_own_voice
+from .keys import MAY_CLONE, check_recording
 from .runtime import Runtime
 
 RUNTIME_KEY = "qwen_tts.runtime"
@@ -85,6 +86,7 @@ async def _accept(ticket: Ticket) -> None:
     settings, call = ticket.runtime.settings, ticket.call
     ticket.body = parse_body(await read_body(ticket.http, settings), ticket.schema)
     ticket.request = ticket.body.to_request(call.request_id, settings)
+    check_recording(ticket.body, is_allowed=bool(ticket.http.scope.get(MAY_CLONE)))
     ticket.runtime.keeper.check_ready()  # not ready is said before a slot is taken
     ticket.slot = ticket.runtime.admission.enter()
     call.at_end(ticket.slot.release)
