@@ -189,7 +189,7 @@ class SpeechBody(ForgivingBody):
         return SpeechRequest(
             request_id=request_id,
             is_seed_drawn=self.seed is None,
-            seed=secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed,
+            seed=draw_seed() if self.seed is None else self.seed,
             text=self._checked_text(settings.max_text_chars),
             tokens=self._checked_tokens(settings.max_text_chars),
             attributes=VoiceAttributes(
@@ -244,23 +244,37 @@ class SpeechBody(ForgivingBody):
         return tuple(self.tokens)
 
 
+def draw_seed() -> int:
+    """A seed for a request that names none."""
+    return secrets.randbelow(MAX_SEED + 1)
+
+
 class VoiceForm(ForgivingBody):
-    """The fields of a voice to keep, besides its recording."""
+    """The fields of a voice to keep, besides its recording; a description may stand for that.
+
+    type: how the voice is made, as OpenAI's clients say it
+    seed, temperature: of the clip that a described voice speaks
+    """
 
     name: str
     ref_text: str | None = Field(
         None,
         max_length=MAX_TRANSCRIPT_CHARS,
-        validation_alias=AliasChoices("ref_text", "transcript"),
+        validation_alias=AliasChoices("ref_text", "transcript", "script_hint"),
     )
     language: str | None = Field(None, max_length=32)
     consent: str | None = Field(None, max_length=1000)
     description: str | None = Field(
         None,
         max_length=500,
-        validation_alias=AliasChoices("description", "speaker_description", "instructions"),
+        validation_alias=AliasChoices(
+            "description", "speaker_description", "instructions", "prompt"
+        ),
     )
     keep_audio: Literal["true", "false"] = "true"
+    type: Literal["audio_sample", "prompt"] | None = None
+    seed: int | None = Field(None, strict=False, ge=0, le=MAX_SEED)
+    temperature: float = Field(0.7, strict=False, ge=0, le=2)
 
     @property
     def spoken_language(self) -> Language | None:

@@ -49,7 +49,9 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def load(directory: Path, **options: Any) -> Any:
         options.pop("before_weights")("setup")
         made["load"] = (directory, options)
-        return SimpleNamespace(config=SimpleNamespace(kind=made.get("kind", "custom_voice")))
+        return SimpleNamespace(
+            config=SimpleNamespace(kind=made.get("kind", "custom_voice"), width=64)
+        )
 
     class FakePlanner:
         plan = SimpleNamespace(slots=3, positions=1022)

@@ -94,6 +94,7 @@ class FakeService:
         self.has_voices = True
         self.refusal: Response | None = None
         self.can_clone = False
+        self.kind = "custom_voice"
         self.kept: list[dict[str, Any]] = []
         self.forms: list[dict[str, Any]] = []
         self.app = Starlette(
@@ -110,7 +111,7 @@ class FakeService:
 
     async def health(self, _: Request) -> Response:
         state = {"status": "ready", "sampling_rate": RATE_HZ, "speakers": ["ryan"]}
-        return JSONResponse(state | {"voice_cloning": self.can_clone})
+        return JSONResponse(state | {"voice_cloning": self.can_clone, "kind": self.kind})
 
     async def voices(self, _: Request) -> Response:
         if not self.has_voices:
@@ -122,7 +123,8 @@ class FakeService:
             return self.refusal
         async with request.form() as form:
             sent: dict[str, Any] = dict(form)
-            sent["audio_sample"] = await sent["audio_sample"].read()
+            if "audio_sample" in sent:
+                sent["audio_sample"] = await sent["audio_sample"].read()
         self.forms.append(sent)
         name = sent["name"]
         voice = {"id": name, "object": "audio.voice", "name": name, "speaker": name}
@@ -842,6 +844,52 @@ def test_a_recording_that_is_refused_is_explained(cloning: Page, tmp_path: Path)
     page.until(lambda: "нельзя клонировать" in page.text("alert"))
     assert "запись короче 1 с" in page.text("alert")
     page.browser.execute_script("localStorage.clear()")
+
+
+@in_browser
+def test_a_described_voice_is_heard_and_kept_as_it_was_heard(page: Page) -> None:
+    page.service.can_clone, page.service.kind = True, "voice_design"
+    page.browser.refresh()
+    page.until(lambda: page.at("cloning").is_displayed())
+    assert page.text("instruct-label") == "Description of the voice"
+    assert page.at("instruct").is_displayed()
+    assert not page.at("speaker").is_displayed()
+    page.toggle_fold_of("voice-name")
+    assert not page.at("recording").is_displayed()
+    page.at("voice-name").send_keys("deep")
+    page.at("keep-voice").click()
+    page.until(lambda: "listen to it first" in page.text("alert"))
+    Select(page.at("emotion")).select_by_value("sad")
+    page.at("instruct").send_keys("A calm voice.")
+    assert not page.at("emotion").is_enabled()
+    page.at("text").clear()
+    page.at("text").send_keys("Hello there.")
+    page.speak()
+    page.until_status("Finished")
+    body = page.service.bodies[-1][1]
+    assert (body["instruct"], "voice_attributes" in body) == ("A calm voice.", False)
+    page.at("keep-voice").click()
+    page.until_status("Voice deep is kept")
+    assert page.service.forms == [
+        {
+            "name": "deep",
+            "description": "A calm voice.",
+            "ref_text": "Hello there.",
+            "temperature": "0.7",
+            "seed": HEADERS["X-Seed"],
+        }
+    ]
+
+
+@in_browser
+def test_a_model_that_clones_has_no_fields_that_it_cannot_follow(page: Page) -> None:
+    page.service.kind = "base"
+    page.browser.refresh()
+    page.until(lambda: not page.at("gender").is_displayed())
+    page.toggle_fold_of("seed")
+    for field in ("age", "emotion", "instruct"):
+        assert not page.at(field).is_displayed()
+    assert page.at("speaker").is_displayed()
 
 
 @in_browser

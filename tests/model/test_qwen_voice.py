@@ -243,6 +243,7 @@ def test_it_reports_its_facts() -> None:
     assert voice.speakers == CONFIG.speakers
     assert (voice.longest_part_chars, voice.slots) == (800, 3)
     assert voice.facts == {
+        "kind": "custom_voice",
         "attention": "sdpa: it is there",
         "kernels": "torch: on cpu",
         "linear_layers": "float: plain",

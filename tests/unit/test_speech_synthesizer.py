@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.engine.channel import PcmChannel
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, MisfitVoice, SynthesisFailed
 from qwen_tts_service.speech import synthesizer as synthesizer_module
 from qwen_tts_service.speech.synthesizer import Output, Synthesizer
 from qwen_tts_service.speech.writing import SpeechByToken, can_speak_by_token, open_speech
@@ -723,3 +723,52 @@ async def test_malformed_ssml_that_was_asked_for_is_refused_at_its_end():
     with pytest.raises(InvalidRequest) as caught:
         await spoken_by_sentence(["<speak>One. ", "Two."], input_type="ssml")
     assert "line 1, column 17" in caught.value.message
+
+
+class NarrowVoice(DialogueVoice):
+    """Speaks with kept voices once they have been fitted; nobody can fit `lost`."""
+
+    def __init__(self):
+        super().__init__()
+        self.fitted = []
+
+    def choose(self, request):
+        if request.speaker and request.speaker not in self.fitted:
+            raise MisfitVoice(request.speaker)
+        return super().choose(request)
+
+    def prepare(self, request):
+        self.choose(request)
+        return super().prepare(request)
+
+    def fit(self, name):
+        if name != "lost":
+            self.fitted.append(name)
+
+
+def narrow():
+    voice = NarrowVoice()
+    synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
+    synthesizer.fit = voice.fit
+    return voice, synthesizer
+
+
+async def test_kept_voices_of_another_model_are_encoded_anew_each_once():
+    voice, synthesizer = narrow()
+    request = ask("[voice:a]One. [voice:b]Two. [voice:a]Three.")
+    for _ in range(2):
+        speech = await synthesizer.speak(request, STREAM)
+        assert speech.info.speakers == ("a", "b")
+    assert voice.fitted == ["a", "b"]
+    assert (await synthesizer.choose(ask("x", speaker="a"))).speaker == "a"
+
+
+async def test_a_kept_voice_that_cannot_be_encoded_anew_is_refused():
+    voice, synthesizer = narrow()
+    for _ in range(2):
+        with pytest.raises(MisfitVoice):
+            await synthesizer.choose(ask("x", speaker="lost"))
+    synthesizer.fit = None
+    with pytest.raises(MisfitVoice):
+        await synthesizer.choose(ask("x", speaker="a"))
+    assert voice.fitted == []

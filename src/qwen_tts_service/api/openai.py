@@ -16,13 +16,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, shown
+from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, UnknownVoice, shown
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.types import FRAME_S, AudioFormat, OnUnspeakable, SpeechRequest, Voice
 from qwen_tts_service.validation import folded, ignored_fields, meaning_of, unknown_field
-from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
+from qwen_tts_service.voice.catalogue import (
+    OPENAI_VOICES,
+    KnowsSpeakers,
+    Speaker,
+    gender_of_openai_voice,
+)
 from qwen_tts_service.voice.library import VoiceLibrary
 
 from .errors import body_of, response_of
@@ -214,14 +219,30 @@ async def list_audio_models(http: Request) -> Response:
 async def list_voices(http: Request) -> Response:
     """GET /v1/audio/voices: speakers, then OpenAI's names; `?legacy=true` gives bare ids."""
     try:
-        with ExitStack() as at_end:
-            runtime = _runtime(http)
-            voices = _voices(await runtime.keeper.wake(at_end.callback), runtime.library)
+        voices = await _listed(http)
     except NotReady as error:
         return response_of(error)
     if http.query_params.get("legacy") == "true":
         return JSONResponse({"voices": [voice["id"] for voice in voices]})
     return JSONResponse({"voices": voices})
+
+
+async def show_voice(http: Request) -> Response:
+    """GET /v1/audio/voices/{name}: one of the list, in any case."""
+    name = http.path_params["name"]
+    try:
+        listed = {voice["id"].lower(): voice for voice in await _listed(http)}
+    except NotReady as error:
+        return response_of(error)
+    if (voice := listed.get(name.lower())) is None:
+        return response_of(UnknownVoice(f"there is no voice {shown(name)}", param="name"))
+    return JSONResponse(voice)
+
+
+async def _listed(http: Request) -> list[dict[str, Any]]:
+    with ExitStack() as at_end:
+        runtime = _runtime(http)
+        return _voices(await runtime.keeper.wake(at_end.callback), runtime.library)
 
 
 def _runtime(http: Request) -> Runtime:
@@ -239,9 +260,13 @@ def _model(name: str) -> dict[str, Any]:
 def _voices(synthesizer: Synthesizer, library: VoiceLibrary) -> list[dict[str, Any]]:
     voice = synthesizer.voice
     kept = {name: library.entry(name) for name in voice.speakers}
-    own = [described(entry) if entry else _describe(name, name) for name, entry in kept.items()]
+    known = voice.known if isinstance(voice, KnowsSpeakers) else {}
+    own = [
+        described(entry) if entry else _describe(name, name, known.get(name))
+        for name, entry in kept.items()
+    ]
     speaking = {name: _who_speaks(voice, name) for name in OPENAI_VOICES}
-    return own + [_describe(name, speaker) for name, speaker in speaking.items() if speaker]
+    return own + [_describe(name, who, known.get(who)) for name, who in speaking.items() if who]
 
 
 def _who_speaks(voice: Voice, name: str) -> str | None:
@@ -252,16 +277,15 @@ def _who_speaks(voice: Voice, name: str) -> str | None:
         return None
 
 
-def _describe(name: str, who: str) -> dict[str, Any]:
+def _describe(name: str, who: str, speaker: Speaker | None) -> dict[str, Any]:
     """One voice and who speaks with it; what is not known is null."""
-    speaker = SPEAKERS.get(who)
     display = speaker.name.replace("_", " ") if speaker and name == who else name
     return {
         "id": name,
         "name": display,
         "gender": speaker.gender if speaker else gender_of_openai_voice(name),
         "language": speaker and speaker.native_language,
-        "description": speaker and speaker.description,
+        "description": (speaker and speaker.description) or None,
         "speaker": who,
     }
 
@@ -269,6 +293,7 @@ def _describe(name: str, who: str) -> dict[str, Any]:
 ROUTES = [
     Route("/v1/audio/speech", create_speech, methods=["POST"]),
     Route(VOICES_PATH, list_voices, methods=["GET"]),
+    Route(VOICES_PATH + "/{name}", show_voice, methods=["GET"]),
     Route("/v1/audio/models", list_audio_models),
     Route("/v1/models", list_models),
     Route("/v1/models/{model:path}", show_model),

@@ -40,7 +40,7 @@ class PendingFile:
     async def response(self) -> Response:
         """Wait for the file, or for the client to leave; never raises."""
         try:
-            return await _unless_client_leaves(self._task, self._ticket.http.receive)
+            return await unless_client_leaves(self._task, self._ticket.http.receive)
         except Exception as error:  # noqa: BLE001 - the request's top
             return response_of(self._ticket.fail(error))
 
@@ -70,7 +70,7 @@ async def speak_stream(ticket: Ticket) -> AsyncGenerator[bytes, None]:
     """
     beginning = asyncio.create_task(_begin_stream(ticket))
     try:
-        parts, first = await _unless_client_leaves(beginning, ticket.http.receive)
+        parts, first = await unless_client_leaves(beginning, ticket.http.receive)
     except Exception as error:
         raise ticket.fail(error) from error
     async with aclosing(ticket.speech):
@@ -139,7 +139,7 @@ class StreamedSpeech(Response):
         call, speech = self._ticket.call, self._ticket.speech
         try:
             async with aclosing(self._rest):
-                await _unless_client_leaves(asyncio.create_task(self._send_all(send)), receive)
+                await unless_client_leaves(asyncio.create_task(self._send_all(send)), receive)
         except Exception as error:  # noqa: BLE001 - the request's top
             # No last chunk is sent, so the server closes the connection and the client sees
             # a broken body, not a short one that looks whole.
@@ -203,7 +203,7 @@ def file_headers(format: AudioFormat) -> dict[str, str]:
 _HEADER_SAFE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
 
 
-async def _unless_client_leaves(task: asyncio.Task[T], receive: Receive) -> T:
+async def unless_client_leaves(task: asyncio.Task[T], receive: Receive) -> T:
     """Wait for a task; cancel it and raise ClientLeft if the client disconnects first."""
     leaving = asyncio.create_task(_wait_for_disconnect(receive))
     try:

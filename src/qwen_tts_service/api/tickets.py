@@ -15,6 +15,7 @@ from qwen_tts_service.errors import (
     UnsupportedMediaType,
 )
 from qwen_tts_service.fields import SpeechBody
+from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Speech
 from qwen_tts_service.types import SpeechRequest
 from qwen_tts_service.validation import from_validation
@@ -23,6 +24,7 @@ from .admission import Slot
 from .call import Call
 from .errors import in_words_of
 from .inline_voice import with_own_voice
+from .keys import MAY_CLONE, check_recording
 from .runtime import Runtime
 
 RUNTIME_KEY = "qwen_tts.runtime"
@@ -82,8 +84,9 @@ async def read_ticket(http: Request, schema: type[SpeechBody]) -> Ticket:
 
 async def _accept(ticket: Ticket) -> None:
     settings, call = ticket.runtime.settings, ticket.call
-    ticket.body = parse_body(await read_body(ticket.http, settings.max_speech_bytes), ticket.schema)
+    ticket.body = parse_body(await read_body(ticket.http, settings), ticket.schema)
     ticket.request = ticket.body.to_request(call.request_id, settings)
+    check_recording(ticket.body, is_allowed=bool(ticket.http.scope.get(MAY_CLONE)))
     ticket.runtime.keeper.check_ready()  # not ready is said before a slot is taken
     ticket.slot = ticket.runtime.admission.enter()
     call.at_end(ticket.slot.release)
@@ -92,7 +95,7 @@ async def _accept(ticket: Ticket) -> None:
     )
 
 
-async def read_body(http: Request, max_bytes: int) -> bytes:
+async def read_body(http: Request, settings: Settings) -> bytes:
     """The JSON body's bytes; raises UnsupportedMediaType, BodyTooLarge or ClientLeft."""
     media_type = http.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type != "application/json":
@@ -104,8 +107,11 @@ async def read_body(http: Request, max_bytes: int) -> bytes:
     try:
         async for part in http.stream():
             body += part
-            if len(body) > max_bytes:
-                raise BodyTooLarge(f"the body is larger than {max_bytes} bytes (MAX_BODY_BYTES)")
+            if len(body) > settings.max_speech_bytes:
+                raise BodyTooLarge(
+                    f"the body is larger than {settings.max_speech_bytes} bytes "
+                    f"({settings.sets_max_speech_bytes})"
+                )
     except ClientDisconnect:
         raise ClientLeft("the client closed the connection before the body was complete") from None
     return bytes(body)

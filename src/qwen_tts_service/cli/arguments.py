@@ -48,7 +48,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"qwen-tts {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="say | voices")
     _add_say(commands)
-    voices = commands.add_parser("voices", help="list the speakers")
+    voices = commands.add_parser("voices", help="list the speakers of a model, or of a server")
+    voices.add_argument("--url", help="of a server, such as http://localhost:8188")
     _add_settings(voices)
     arguments, unknown = parser.parse_known_args(argv)
     for word in unknown:

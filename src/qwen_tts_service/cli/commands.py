@@ -15,11 +15,11 @@ from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.cloning import Clone
 from qwen_tts_service.speech.synthesizer import Output, Speech, Synthesizer
 from qwen_tts_service.types import SpeechRequest
-from qwen_tts_service.voice.catalogue import SPEAKERS
 
 from .arguments import STANDARD_IO, CommandError, body_of, order_of, parse, settings_of
 from .progress import SpeechProgressBar
 from .sink import Sink, sink_of, write_file
+from .voices import voices_of_model, voices_of_server
 
 INTERRUPTED = 130
 
@@ -63,18 +63,16 @@ def say(arguments: argparse.Namespace) -> None:
 
 
 def list_voices(arguments: argparse.Namespace) -> None:
-    """List the speakers, without loading a checkpoint."""
-    settings = settings_of(arguments)
-    if not settings.is_embedded:
-        lines = [
-            f"{s.id:9} {s.gender:7} {'/'.join(s.ages):12} {s.native_language!s:9} {s.description}"
-            for s in SPEAKERS.values()
-        ]
-    else:
+    """List the speakers of a server, or of a model without loading its checkpoint."""
+    if arguments.url is not None:
+        lines = list(voices_of_server(arguments.url))
+    elif (settings := settings_of(arguments)).is_embedded:
         synthesizer = _load(settings, SpeechProgressBar(is_quiet=True))
         lines = list(synthesizer.voice.speakers)
         synthesizer.close()
-    sys.stdout.write("\n".join(lines) + "\n")
+    else:
+        lines = list(voices_of_model(settings))
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in lines)
 
 
 def _load(settings: Settings, progress: SpeechProgressBar) -> Synthesizer:

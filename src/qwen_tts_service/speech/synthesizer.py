@@ -6,17 +6,18 @@ SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> resample -
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.audio.pipe import AudioPipe
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, MisfitVoice, SynthesisFailed
 from qwen_tts_service.text.latin import preload_detector
 from qwen_tts_service.text.russian import preload_russian
 from qwen_tts_service.text.segments import ParsedText, Pause
@@ -37,6 +38,8 @@ from .cloning import VoiceCloner
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .sequence import PartSequence
 from .unspeakable import SILENCE, WARNING, SpokenOrSilent, Unspoken, prepare_or_silence
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +156,8 @@ class Synthesizer:
         self.sample_rate_hz = sample_rate_hz
         self.text_options = text_options
         self.cloner = VoiceCloner(voice)
+        self.fit: Callable[[str], None] | None = None
+        """Encodes a kept voice anew for this model, by its name; takes seconds."""
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="text")
 
     def warm_up(self) -> None:
@@ -186,14 +191,36 @@ class Synthesizer:
         raises: InvalidRequest or CannotSpeak, before anything has started
         """
         check_format(output.format, self.sample_rate_hz)
-        if len(request.text or "") <= READ_IN_PLACE_CHARS:
-            text_parts, parts = self._read(request, parsed)
-        else:
+
+        async def read() -> tuple[TextParts, list[Utterance | Pause]]:
+            if len(request.text or "") <= READ_IN_PLACE_CHARS:
+                return self._read(request, parsed)
             loop = asyncio.get_running_loop()
-            text_parts, parts = await loop.run_in_executor(
-                self._readers, self._read, request, parsed
-            )
+            return await loop.run_in_executor(self._readers, self._read, request, parsed)
+
+        text_parts, parts = await self._fitting(read)
         return self._speech(text_parts, parts, request, output)
+
+    async def choose(self, request: SpeechRequest) -> VoiceChoice:
+        """Choose the voice, and encode it anew if it is of a model of another size."""
+
+        async def choose() -> VoiceChoice:
+            return self.voice.choose(request)
+
+        return await self._fitting(choose)
+
+    async def _fitting(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Work, and whenever a kept voice turns out to need it, encode that anew; each once."""
+        tried: set[str] = set()
+        while True:
+            try:
+                return await work()
+            except MisfitVoice as misfit:
+                name = misfit.name.lower()
+                if self.fit is None or name in tried:
+                    raise
+                tried.add(name)
+                await self.cloner.run(self.fit, name)
 
     def _read(
         self, request: SpeechRequest, parsed: ParsedText | None

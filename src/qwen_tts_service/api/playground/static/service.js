@@ -47,7 +47,7 @@ const orNull = (fields) => (Object.keys(fields).length ? fields : null);
 
 function dropEmpty(fields) {
   return Object.fromEntries(
-    Object.entries(fields).filter(([, value]) => value !== null && value !== ""),
+    Object.entries(fields).filter(([, value]) => (value ?? "") !== ""),
   );
 }
 
@@ -91,11 +91,9 @@ export async function fetchVoices(key) {
 }
 
 /** Keep a voice under a name; gives what the server says of it, or throws a Refusal. */
-export function keepVoice({ name, recording, transcript, consent }, key) {
+export function keepVoice(fields, key) {
   const body = new FormData();
-  for (const [field, value] of Object.entries({ name, ref_text: transcript, consent }))
-    body.set(field, value);
-  body.set("audio_sample", recording);
+  for (const [field, value] of Object.entries(dropEmpty(fields))) body.set(field, value);
   return changeVoices("v1/audio/voices", { method: "POST", body }, key);
 }
 
@@ -109,12 +107,13 @@ async function changeVoices(path, request, key) {
   return response.json();
 }
 
-/** What the service says of itself: {ready, sampleRateHz, speakers, canClone, progress}. */
+/** What the service says of itself: {ready, kind, sampleRateHz, speakers, canClone, progress}. */
 export async function fetchHealth() {
   const response = await fetch(new URL("health", ROOT));
   const health = await response.json();
   return {
     ready: response.ok,
+    kind: health.kind ?? "",
     sampleRateHz: health.sampling_rate ?? DEFAULT_RATE_HZ,
     speakers: health.speakers ?? [],
     canClone: health.voice_cloning ?? false,
