@@ -313,6 +313,11 @@ class WordTimedStream(Protocol):
         """Take the words of the samples that have been given out, those not taken yet."""
 
 
+def words_of(stream: object) -> list[WordMark]:
+    """Take the words of a stream that may know some, as `WordTimedStream.take_words`."""
+    return stream.take_words() if isinstance(stream, WordTimedStream) else []
+
+
 @runtime_checkable
 class WordTimingVoice(Protocol):
     """What a voice also is if its streams are `WordTimedStream` for a request that wants words."""

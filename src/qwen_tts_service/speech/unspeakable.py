@@ -19,7 +19,7 @@ from qwen_tts_service.types import (
     Utterance,
     Voice,
     WordMark,
-    WordTimedStream,
+    words_of,
 )
 
 
@@ -115,7 +115,7 @@ class SpokenOrSilent:
 
     def take_words(self) -> list[WordMark]:
         """Take the words that the voice has found, if it finds any."""
-        return self._stream.take_words() if isinstance(self._stream, WordTimedStream) else []
+        return words_of(self._stream)
 
     async def aclose(self) -> None:
         """Stop speaking; harmless when repeated."""
