@@ -16,6 +16,8 @@ from qwen_tts_service.types import Places, Samples, Stretch, TimestampUnit, Word
 
 LOUD = 0.003
 """Quieter samples count as silence, -50 dB: so quiet is the noise that a voice makes in pauses."""
+MOST_MARKS = 8
+"""How many quotes, brackets and marks of emphasis may begin a sentence."""
 # What belongs to a sentence beside its words.
 _BEFORE = re.compile(r"[\"'«„“‘(¿¡*_~`]*\Z")
 _BEHIND = re.compile(r"[.,!?…:;»”’\"')。，、！？；：」』）*_~`]*")
@@ -83,7 +85,8 @@ class Timeline:
         text = self.sent[start:end]
         start += len(text) - len(text.lstrip())
         end -= len(text) - len(text.rstrip())
-        before, behind = _BEFORE.search(self.sent, 0, start), _BEHIND.match(self.sent, end)
+        before = _BEFORE.search(self.sent, max(0, start - MOST_MARKS), start)
+        behind = _BEHIND.match(self.sent, end)
         return before.start() if before else start, behind.end() if behind else end
 
     def hear_words(self, words: Iterable[WordMark]) -> None:
