@@ -23,6 +23,7 @@ from .types import (
     OnUnspeakable,
     SamplingOptions,
     SpeechRequest,
+    TimestampUnit,
     VoiceAttributes,
 )
 from .validation import choices_of, folded
@@ -154,6 +155,12 @@ class SpeechBody(ForgivingBody):
         "and a warning.",
     )
 
+    timestamps: TimestampUnit | None = Field(
+        None,
+        description="When each sentence, or each word, is heard: comes with "
+        "`Accept: application/json`, with server-sent events and on the WebSocket. Sentences are "
+        "then spoken one by one; words need the embedded voice.",
+    )
     format: AudioFormat = Field("wav", description="Audio format.")
     max_length: int = Field(
         MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Longest audio, in frames of 80 ms."
@@ -163,6 +170,11 @@ class SpeechBody(ForgivingBody):
     def warning(self) -> str | None:
         """What the caller should know of the body itself."""
         return None
+
+    @property
+    def accept(self) -> str:
+        """The media type of the answer that a field asks for, as in the header Accept."""
+        return ""
 
     @field_validator("pronunciations", mode="before")
     @classmethod
@@ -185,6 +197,8 @@ class SpeechBody(ForgivingBody):
         Raises InvalidRequest for rules that concern more than one field or a setting.
         """
         self._check_reference(is_cloning_on=settings.voice_cloning)
+        if self.timestamps is not None and self.tokens is not None:
+            raise InvalidRequest("timestamps need text: tokens have no places", param="timestamps")
         attributes = self.voice_attributes or VoiceAttributesBody.model_construct()
         return SpeechRequest(
             request_id=request_id,
@@ -208,6 +222,7 @@ class SpeechBody(ForgivingBody):
             input_type=self.input_type,
             pronunciations=tuple((self.pronunciations or {}).items()),
             on_unspeakable=self.on_unspeakable,
+            timestamps=self.timestamps,
             max_frames=self.max_length,
         )
 

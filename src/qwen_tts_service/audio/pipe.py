@@ -26,6 +26,7 @@ class AudioPipe:
         """Start a response in a format that passed `check_format`."""
         self.format = format
         self.sample_rate_hz = sample_rate_hz
+        self._source_rate_hz = source_rate_hz
         self._resampler = Resampler(source_rate_hz, sample_rate_hz)
         self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream)
         self._lock = threading.Lock()
@@ -36,6 +37,10 @@ class AudioPipe:
     def audio_s(self) -> float:
         """Seconds of audio that went into the encoder so far, at the rate that is sent."""
         return self._encoded_samples / self.sample_rate_hz
+
+    def time_s(self, source_samples: int) -> float:
+        """When what comes behind so many samples at the voice's rate is heard in the audio."""
+        return source_samples / self._source_rate_hz
 
     def feed(self, samples: Samples) -> bytes:
         """Take float32 [N] at the voice's rate and give the bytes that are ready, often none."""

@@ -206,7 +206,7 @@ class Session:
         body: SessionConfig, request: SpeechRequest, synthesizer: Synthesizer
     ) -> SessionPlan:
         can_by_token = can_speak_by_token(synthesizer) and body.input_type != "ssml"
-        by_default = body.split is None and can_by_token
+        by_default = body.split is None and can_by_token and body.timestamps is None
         return SessionPlan(
             request=request,
             output=Output(body.format, is_stream=True),
