@@ -155,6 +155,13 @@ class SpeechBody(ForgivingBody):
     )
 
     format: AudioFormat = Field("wav", description="Audio format.")
+    sample_rate: int | None = Field(
+        None,
+        ge=8000,
+        le=48000,
+        description="Samples a second, as far as the format carries them; if absent, 8000 for "
+        "mulaw and alaw, the server's own for others.",
+    )
     max_length: int = Field(
         MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Longest audio, in frames of 80 ms."
     )
@@ -209,6 +216,7 @@ class SpeechBody(ForgivingBody):
             pronunciations=tuple((self.pronunciations or {}).items()),
             on_unspeakable=self.on_unspeakable,
             max_frames=self.max_length,
+            sample_rate_hz=self.sample_rate,
         )
 
     def _check_reference(self, *, is_cloning_on: bool) -> None:

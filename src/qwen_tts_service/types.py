@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Gender = Literal["male", "female", "neutral"]
-AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"]
+AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac", "mulaw", "alaw"]
 NormalizeLevel = Literal["auto", "none", "light", "full"]
 """How much of a text is rewritten before it is spoken; see text/normalise.py."""
 InputType = Literal["text", "ssml"]
@@ -114,6 +114,7 @@ class SpeechRequest:
         its utterance's warning
     phonemes: how the text is pronounced, in the alphabet of espeak-ng; the same holds
     pronunciations: pairs of a word and how it is spoken, checked
+    sample_rate_hz: of the audio that is sent; None is as usual for the server and the format
     """
 
     request_id: str
@@ -135,6 +136,7 @@ class SpeechRequest:
     pronunciations: tuple[tuple[str, str], ...] = ()
     on_unspeakable: OnUnspeakable = "error"
     max_frames: int = 1000
+    sample_rate_hz: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,6 +75,13 @@ def test_pydub_opens_every_format(script: Any, format: str, is_stream: bool) -> 
     assert length == "24000 samples" or 0.99 < float(length.removesuffix(" s")) < 1.1
 
 
+@pytest.mark.parametrize("format", ["mulaw", "alaw"])
+def test_soundfile_opens_the_formats_of_the_telephone(script: Any, format: str) -> None:
+    assert script.opened(encoded(format, 10_000), format) == "3.00 s"
+    with pytest.raises(script.Wrong, match="nothing but silence"):
+        script.opened(encoded(format, 0), format)
+
+
 @needs_ffmpeg
 @pytest.mark.parametrize(
     ("data", "reason"),

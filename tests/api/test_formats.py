@@ -17,6 +17,8 @@ CONTENT_TYPES = {
     "opus": "audio/ogg",
     "flac": "audio/flac",
     "aac": "audio/aac",
+    "mulaw": "audio/PCMU; rate=8000; channels=1",
+    "alaw": "audio/PCMA; rate=8000; channels=1",
 }
 TEXT = "Сегодня хорошая погода. Мы идём гулять в парк. Потом будет обед, а вечером кино."
 
@@ -25,7 +27,8 @@ def decode(data: bytes, format: str) -> Any:
     """The samples as FFmpeg decodes them, int16 scale, float64."""
     if format == "pcm":
         return np.frombuffer(data, "<i2").astype(float)
-    with av.open(io.BytesIO(data)) as container:
+    raw = {"format": format, "options": {"sample_rate": "8000", "ch_layout": "mono"}}
+    with av.open(io.BytesIO(data), **(raw if format in {"mulaw", "alaw"} else {})) as container:
         frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
     samples = np.concatenate(frames, axis=1)[0]
     return samples.astype(float) * (32768 if samples.dtype.kind == "f" else 1)

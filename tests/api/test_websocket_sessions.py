@@ -236,6 +236,39 @@ async def test_audio_comes_whole_in_frames_that_clients_accept(voice: Voice) -> 
     assert np.array_equal(heard, np.arange(30 * 1920) % 20000)
 
 
+@pytest.mark.parametrize(
+    ("fields", "frame_bytes", "silence"),
+    [
+        pytest.param({"format": "mulaw"}, 160, b"\xff", id="mu-law"),
+        pytest.param({"format": "alaw"}, 160, b"\xd5", id="A-law"),
+        pytest.param({"format": "pcm"}, 960, b"\0", id="pcm at the server's rate"),
+        pytest.param({"format": "pcm", "sample_rate": 8000}, 320, b"\0", id="pcm at 8 kHz"),
+    ],
+)
+@at_once
+async def test_audio_comes_in_frames_of_exactly_20_ms_if_asked(
+    fields: dict[str, Any], frame_bytes: int, silence: bytes
+) -> None:
+    async with SocketClient(make_runtime()) as talk:
+        whole, ready = await said(talk, **fields)
+        frames, framed_ready = await said(talk, **fields, frame_ms=20)
+    assert "frame_ms" not in ready
+    assert framed_ready == {**ready, "frame_ms": 20}
+    assert {len(frame) for frame in frames} == {frame_bytes}
+    spoken, sent = b"".join(whole), b"".join(frames)
+    assert sent.startswith(spoken)
+    assert sent[len(spoken) :] == silence * (-len(spoken) % frame_bytes)
+
+
+async def said(talk: SocketClient, **fields: Any) -> tuple[list[bytes], dict[str, Any]]:
+    """The binary frames of a speech of 1000 samples and a few frames, and session.ready."""
+    ready = await talk.configure(language="english", seed=1, **fields)
+    events, frames = await talk.say("bit abc.")
+    (done,) = (event for event in events if event["type"] == "audio.done")
+    assert done["total_bytes"] == sum(map(len, frames))
+    return frames, ready
+
+
 @both
 @at_once
 async def test_a_file_is_sent_while_it_is_made(voice: Voice) -> None:
@@ -485,6 +518,10 @@ async def test_no_configuration_while_a_text_is_written(voice: Voice) -> None:
         (FakeVoice, {"split": "token"}, "split"),
         (FakeVoice, {"speaker": "nobody"}, "voice"),
         (OpenFakeVoice, {"normalize": "full"}, "normalize"),
+        (FakeVoice, {"format": "mp3", "frame_ms": 20}, "frame_ms"),
+        (FakeVoice, {"format": "pcm", "frame_ms": 25}, "frame_ms"),  # of 551.25 samples
+        (FakeVoice, {"format": "pcm", "frame_ms": 9}, "frame_ms"),
+        (FakeVoice, {"format": "mp3", "sample_rate": 8001}, "sample_rate"),
     ],
 )
 @at_once

@@ -57,7 +57,8 @@ async def _speak_file(ticket: Ticket) -> Response:
         "X-Audio-Seconds": f"{speech.audio_s:.3f}",
         "X-Finish-Reason": str(speech.finish_reason),
     }
-    return Response(data, headers=_speech_headers(ticket) | file_headers(format) | ending)
+    headers = _speech_headers(ticket) | file_headers(format, speech.sample_rate_hz) | ending
+    return Response(data, headers=headers)
 
 
 # Streams -----------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class StreamedSpeech(Response):
         self.init_headers(headers | {"X-Accel-Buffering": "no"})
 
     def _content_headers(self) -> dict[str, str]:
-        return file_headers(self._ticket.body.format)
+        return file_headers(self._ticket.body.format, self._ticket.speech.sample_rate_hz)
 
     async def _content(self) -> AsyncIterator[bytes]:
         """Chunks of the body; a subclass may frame the audio."""
@@ -192,10 +193,10 @@ def _speech_headers(ticket: Ticket) -> dict[str, str]:
     return {name: quote(value, safe=_HEADER_SAFE) for name, value in headers.items() if value}
 
 
-def file_headers(format: AudioFormat) -> dict[str, str]:
+def file_headers(format: AudioFormat, sample_rate_hz: int) -> dict[str, str]:
     """Headers of a response whose body is the audio itself."""
     return {
-        "Content-Type": content_type(format),
+        "Content-Type": content_type(format, sample_rate_hz),
         "Content-Disposition": f'attachment; filename="speech.{file_extension(format)}"',
     }
 

@@ -1,4 +1,4 @@
-"""Audio encoders: 16-bit samples to WAV, PCM, MP3, FLAC, Opus and AAC, whole or streamed.
+"""Audio encoders: 16-bit samples to WAV, raw, MP3, FLAC, Opus and AAC, whole or streamed.
 
 Two verbs: `encode` while samples come, `finish` once they have ended. A streaming encoder gives
 bytes as early as its format allows and never changes what it gave. A whole-file encoder gives
@@ -8,6 +8,7 @@ same.
 
 import io
 import logging
+from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
@@ -42,11 +43,11 @@ class Encoder(Protocol):
         """Free what it holds; harmless when repeated or after `finish`."""
 
 
-class PcmEncoder:
-    """Raw little-endian 16-bit samples; a stream and a whole file are the same bytes."""
+class RawEncoder:
+    """Samples without a header, as `convert` gives them; stream and file are the same bytes."""
 
-    def encode(self, samples: Pcm16) -> bytes:
-        return to_bytes(samples)
+    def __init__(self, convert: Callable[[Pcm16], bytes]) -> None:
+        self.encode = convert
 
     def finish(self) -> bytes:
         return b""

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from qwen_tts_service.audio.formats import check_format
+from qwen_tts_service.audio.formats import rate_of
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
 from qwen_tts_service.text.latin import preload_detector
@@ -40,7 +40,7 @@ from .unspeakable import SILENCE, WARNING, SpokenOrSilent, Unspoken, prepare_or_
 
 logger = logging.getLogger(__name__)
 
-ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
+ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm", "mulaw", "alaw"})
 """Formats so cheap to write that a thread would cost more than it saves."""
 
 
@@ -107,6 +107,11 @@ class Speech:
     def finish_reason(self) -> FinishReason | None:
         """How the speech ended; None while it has not."""
         return self._pcm.finish_reason
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Samples a second of the audio that is sent."""
+        return self._pipe.sample_rate_hz
 
     @property
     def audio_s(self) -> float:
@@ -185,7 +190,7 @@ class Synthesizer:
         parsed: the request's text, if its markup has been read
         raises: InvalidRequest or CannotSpeak, before anything has started
         """
-        check_format(output.format, self.sample_rate_hz)
+        self.rate_of(request, output.format)
         if len(request.text or "") <= READ_IN_PLACE_CHARS:
             text_parts, parts = self._read(request, parsed)
         else:
@@ -225,7 +230,10 @@ class Synthesizer:
         warnings = _warnings(text_parts, parts, info.expected_s)
         pcm = self._start(parts, request, partial(warnings.append, WARNING))
         return Speech(
-            pcm, self.pipe(output), request, lambda: replace(info, warning=_joined(warnings))
+            pcm,
+            self.pipe(request, output),
+            request,
+            lambda: replace(info, warning=_joined(warnings)),
         )
 
     def check_speaker(self, request: SpeechRequest, name: str) -> None:
@@ -257,12 +265,16 @@ class Synthesizer:
                 raise
             raise blame_text(error, part.speaker) from None
 
-    def pipe(self, output: Output) -> AudioPipe:
-        """Make the pipe that resamples and encodes one response, in a format that was checked."""
+    def rate_of(self, request: SpeechRequest, format: AudioFormat) -> int:
+        """Give the rate to send; raises InvalidRequest for what the format does not carry."""
+        return rate_of(format, request.sample_rate_hz, self.sample_rate_hz)
+
+    def pipe(self, request: SpeechRequest, output: Output) -> AudioPipe:
+        """Make the pipe that resamples and encodes one response; raises as `rate_of` does."""
         return AudioPipe(
             output.format,
             source_rate_hz=self.voice.sample_rate_hz,
-            sample_rate_hz=self.sample_rate_hz,
+            sample_rate_hz=self.rate_of(request, output.format),
             is_stream=output.is_stream,
         )
 

@@ -16,7 +16,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.text.language import beginning_that_tells, detect_language, tells_language
 from qwen_tts_service.text.lexicon import Lexicon, LexiconStream
@@ -259,7 +258,7 @@ class SpeechByToken:
     """
 
     def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
-        check_format(output.format, synthesizer.sample_rate_hz)
+        synthesizer.rate_of(request, output.format)
         voice = synthesizer.voice
         if not isinstance(voice, OpenVoice):
             raise InvalidRequest(
@@ -291,7 +290,7 @@ class SpeechByToken:
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
         """Yield the one stretch of audio."""
         await before()
-        pipe = self._synthesizer.pipe(self._output)
+        pipe = self._synthesizer.pipe(self._request, self._output)
         yield Speech(self._sequence, pipe, self._request, self._info)
 
     def finish(self) -> None:
@@ -317,7 +316,7 @@ class SpeechBySentence:
     """
 
     def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
-        check_format(output.format, synthesizer.sample_rate_hz)
+        synthesizer.rate_of(request, output.format)
         self._synthesizer = synthesizer
         self._request = request
         self._output = output
