@@ -67,6 +67,8 @@ def _text_options(settings: Settings) -> TextOptions:
         default_language=settings.default_language,
         lexicon=_lexicon(settings),
         accent=Accentor() if settings.russian_stress else None,
+        pause_sentence_s=settings.pause_sentence_ms / 1000,
+        pause_paragraph_s=settings.pause_paragraph_ms / 1000,
     )
 
 

@@ -69,6 +69,10 @@ class Settings(BaseModel):
     """Longest text of one request, in characters."""
     default_language: Language = "english"
     """Language of texts without letters, such as digits and emoji."""
+    pause_sentence_ms: Annotated[int, Field(ge=0, le=10_000)] = 300
+    """Silence between two parts of a text that is too long for one, and between two speakers."""
+    pause_paragraph_ms: Annotated[int, Field(ge=0, le=10_000)] = 600
+    """The same where the first part ends with its paragraph."""
     lexicon: Path | None = None
     """A file of words and how they are spoken, a tab between them; read again when it changes."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024

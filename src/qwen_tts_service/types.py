@@ -115,6 +115,8 @@ class SpeechRequest:
     phonemes: how the text is pronounced, in the alphabet of espeak-ng; the same holds
     pronunciations: pairs of a word and how it is spoken, checked
     sample_rate_hz: of the audio that is sent; None is as usual for the server and the format
+    lead_in_ms, tail_ms: of silence before and behind the speech; max_frames does not count them
+    is_uncut: spoken in one breath, however long it is
     """
 
     request_id: str
@@ -137,6 +139,9 @@ class SpeechRequest:
     on_unspeakable: OnUnspeakable = "error"
     max_frames: int = 1000
     sample_rate_hz: int | None = None
+    lead_in_ms: int = 0
+    tail_ms: int = 0
+    is_uncut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

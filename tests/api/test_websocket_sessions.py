@@ -212,7 +212,8 @@ async def test_seconds_of_audio_are_sent_to_the_millisecond() -> None:
         await settle()
         talk.send("input.cancel")
         events = [*events, *(await talk.until("audio.cancelled"))[0]]
-    assert [e["audio_seconds"] for e in events if "audio_seconds" in e] == [0.042, 0.042, 0.042]
+    # What is cancelled lacks the last 5 ms, which are held back to be faded out.
+    assert [e["audio_seconds"] for e in events if "audio_seconds" in e] == [0.042, 0.042, 0.037]
 
 
 @at_once
@@ -233,7 +234,8 @@ async def test_audio_comes_whole_in_frames_that_clients_accept(voice: Voice) -> 
         frames = (await talk.say("a" * 30))[1]
     assert max(map(len, frames)) == 32 * 1024
     heard = np.frombuffer(b"".join(frames), "<i2")
-    assert np.array_equal(heard, np.arange(30 * 1920) % 20000)
+    assert np.array_equal(heard[:-120], (np.arange(30 * 1920) % 20000)[:-120])
+    assert heard[-1] == 0  # it is faded out
 
 
 @pytest.mark.parametrize(
@@ -267,6 +269,22 @@ async def said(talk: SocketClient, **fields: Any) -> tuple[list[bytes], dict[str
     (done,) = (event for event in events if event["type"] == "audio.done")
     assert done["total_bytes"] == sum(map(len, frames))
     return frames, ready
+
+
+@both
+@at_once
+async def test_an_utterance_has_silence_around_it_that_does_not_count(voice: Voice) -> None:
+    quiet = {"lead_in_ms": 500, "tail_ms": 250, "max_length": 9}
+    async with SocketClient(make_runtime(voice(), sample_rate_hz=8000)) as talk:
+        await talk.configure(**quiet)
+        events, frames = await talk.say("One. Two. Three. ...")
+        heard = np.frombuffer(b"".join(frames), "<i2")
+        assert len(heard) == round((0.5 + 9 * 0.08 + 0.25) * 8000)
+        assert not heard[:3990].any()  # the filter begins a little earlier
+        assert not heard[-1990:].any()
+        assert events[-1]["finish_reason"] == "length"
+        spoken = [event["sentence_text"] for event in events if "sentence_text" in event]
+        assert spoken == ([] if voice is OpenFakeVoice else ["One. ", "Two. ", "Three. ...", ""])
 
 
 @both
@@ -921,9 +939,11 @@ def test_barge_in_stops_at_once_and_forgets_what_waits(
             talk.send("input.cancel")
             events, frames = await talk.until("audio.cancelled")
             assert b"".join(frames)
+            heard_s = len(b"".join(frames)) / 2 / 24_000
             assert events == [
-                {"type": "audio.cancelled", "utterance_index": 0, "audio_seconds": 0.24}
+                {"type": "audio.cancelled", "utterance_index": 0, "audio_seconds": heard_s}
             ]
+            assert heard_s in (0.235, 0.23)  # of 0.24 s, less what is held back to be faded out
             assert runtime.is_idle
             assert runtime.voice.utterances[0].channel.is_cancelled
             await settle()

@@ -184,6 +184,9 @@ def check(schema: Any, field: str, value: Any, is_valid: bool) -> None:
         ("tokens", [[0]], [[], [-1]]),
         ("normalize", ["auto", "none", "light", "full"], ["Zwetschge"]),
         ("format", list(FORMATS), ["Zwetschge"]),
+        ("split", ["auto", "never"], ["Zwetschge", "sentence"]),
+        ("lead_in_ms", [0, 2000], [-1, 2001, 0.5]),
+        ("tail_ms", [0, 2000], [-1, 2001, 0.5]),
         ("sample_rate", [8000, 48000, None], [7999, 48001, 8000.0, "8000"]),
     ],
 )

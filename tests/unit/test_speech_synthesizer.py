@@ -25,6 +25,8 @@ from qwen_tts_service.types import MAX_SEED, SpeechRequest, VoiceChoice
 
 RATE_HZ = 24000
 STREAM = Output("pcm", is_stream=True)
+LEVEL = 0.0005
+"""So near zero that nothing is faded."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class FakeVoice:
     def speak(self, utterance):
         channel = PcmChannel(capacity_samples=10**9)
         self.spoken.append(channel)
-        channel.put(np.full(len(utterance.request.text or "x") * 240, 0.5, np.float32))
+        channel.put(np.full(len(utterance.request.text or "x") * 240, LEVEL, np.float32))
         channel.close(self.ends.pop(0) if self.ends else "stop")
         return channel
 
@@ -126,9 +128,9 @@ async def hear(voice, request):
 
 async def test_an_ordinary_text_goes_to_the_voice_as_it_is_and_comes_back_untouched():
     voice = FakeVoice(longest_part_chars=800)
-    speech = await begin(voice, ask("Good morning.", language="english"))
-    assert voice.prepared == [ask("Good morning.", language="english")]
-    assert speech._pcm is voice.spoken[0]
+    heard = await hear(voice, ask("Good morning.", language="english"))
+    assert voice.prepared == [ask("Good morning.", language="english")] * 2
+    assert heard.tolist() == [round(LEVEL * 32767)] * 13 * 240
 
 
 async def test_tokens_go_to_the_voice_as_they_are():
@@ -247,8 +249,8 @@ async def test_formats_that_cost_time_are_encoded_beside_the_event_loop(
 
     synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
     assert (await synthesizer.speak_whole(ask("One"), format))[0]
-    assert len(threads) == 2
-    assert [thread is not threading.main_thread() for thread in threads] == [is_beside] * 2
+    assert len(threads) == 3
+    assert [thread is not threading.main_thread() for thread in threads] == [is_beside] * 3
 
 
 async def test_no_empty_piece_is_handed_on():

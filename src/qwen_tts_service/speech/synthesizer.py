@@ -34,6 +34,7 @@ from qwen_tts_service.types import (
 )
 
 from .cloning import VoiceCloner
+from .faded import FadedStream
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .sequence import PartSequence
 from .unspeakable import SILENCE, WARNING, SpokenOrSilent, Unspoken, prepare_or_silence
@@ -117,6 +118,11 @@ class Speech:
     def audio_s(self) -> float:
         """Seconds of audio encoded so far."""
         return self._pipe.audio_s
+
+    @property
+    def spoken_s(self) -> float:
+        """Seconds of it that count towards max_length: without lead-in and tail."""
+        return self._pipe.spoken_s
 
     def check_ending(self) -> None:
         """Raise SynthesisFailed unless the speech ended with "stop" or "length"."""
@@ -276,6 +282,8 @@ class Synthesizer:
             source_rate_hz=self.voice.sample_rate_hz,
             sample_rate_hz=self.rate_of(request, output.format),
             is_stream=output.is_stream,
+            lead_in_s=request.lead_in_ms / 1000,
+            tail_s=request.tail_ms / 1000,
         )
 
     def _start(
@@ -287,10 +295,10 @@ class Synthesizer:
         def start(utterance: Utterance) -> PcmStream:
             pcm = utterance.speak()
             if request.on_unspeakable == "error":
-                return pcm
+                return self.faded(pcm)
             silence_s = min(SILENCE.duration_s, request.max_frames * FRAME_S)
             silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
-            return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
+            return self.faded(SpokenOrSilent(pcm, silence=silence, on_silence=on_silence))
 
         if len(parts) == 1 and not isinstance(parts[0], Pause):
             return start(parts[0])
@@ -300,7 +308,11 @@ class Synthesizer:
             max_frames=request.max_frames,
         )
         sequence.finish()
-        return sequence
+        return self.faded(sequence)
+
+    def faded(self, pcm: PcmStream) -> PcmStream:
+        """Let neither a part nor the whole begin or end with a click."""
+        return FadedStream(pcm, self.voice.sample_rate_hz)
 
     async def speak_whole(
         self,

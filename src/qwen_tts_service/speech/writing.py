@@ -38,11 +38,12 @@ from qwen_tts_service.types import (
     Language,
     OpenUtterance,
     OpenVoice,
+    PcmStream,
     SpeechRequest,
     VoiceChoice,
 )
 
-from .parts import DEFAULT_TEXT_OPTIONS, GAP, TextOptions, blame_text, lexicon_for
+from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, blame_text, lexicon_for
 from .sequence import PartSequence
 from .synthesizer import Output, Speech, SpeechInfo, Synthesizer
 from .unspeakable import NO_READING, SILENCE, WARNING
@@ -65,6 +66,7 @@ class OpenText:
     request: without a text; each utterance speaks it in the language that was given or found
     part_chars: how long one utterance becomes before the next sentence end ends it
     on_voice: called with the names of speakers in it
+    faded: what keeps the edges of an utterance from clicking
     raises: InvalidRequest for what can only be done to a text that is complete
     """
 
@@ -77,6 +79,7 @@ class OpenText:
         part_chars: int,
         options: TextOptions = DEFAULT_TEXT_OPTIONS,
         on_voice: OnVoice = any_voice,
+        faded: Callable[[PcmStream], PcmStream] = lambda pcm: pcm,
     ) -> None:
         if request.normalize == "full":
             raise InvalidRequest(
@@ -91,6 +94,7 @@ class OpenText:
         self._request = request
         self._own_speaker = request.speaker
         self._sequence = sequence
+        self._faded = faded
         self._part_chars = part_chars
         self._options = options
         self._splitter = SentenceSplitter()
@@ -233,10 +237,10 @@ class OpenText:
                 raise
             raise blame_text(error, self._request.speaker) from None
         if self._silence_s == 0 and self._choice is not None:
-            self._sequence.feed(GAP)
+            self._sequence.feed(self._options.gap_behind())
         self._feed_silence()
         self._choice = utterance.choice
-        self._sequence.feed(lambda: utterance)
+        self._sequence.feed(lambda: self._faded(utterance))
         return utterance
 
     def _feed_silence(self) -> None:
@@ -278,6 +282,7 @@ class SpeechByToken:
             part_chars=part_chars,
             options=synthesizer.text_options,
             on_voice=partial(synthesizer.check_speaker, request),
+            faded=synthesizer.faded,
         )
         self.feed = self._text.feed
         self._silent: SpeechInfo | None = None
@@ -291,7 +296,8 @@ class SpeechByToken:
         """Yield the one stretch of audio."""
         await before()
         pipe = self._synthesizer.pipe(self._request, self._output)
-        yield Speech(self._sequence, pipe, self._request, self._info)
+        pcm = self._synthesizer.faded(self._sequence)
+        yield Speech(pcm, pipe, self._request, self._info)
 
     def finish(self) -> None:
         """Say that the text is complete; without a word it is refused or a silence, as asked."""
@@ -390,7 +396,12 @@ class SpeechBySentence:
             if speech is None:
                 await before()
             request = replace(
-                self._request, text=sentence.text, language=language, max_frames=max_frames
+                self._request,
+                text=sentence.text,
+                language=language,
+                max_frames=max_frames,
+                lead_in_ms=self._request.lead_in_ms if speech is None else 0,
+                tail_ms=0,
             )
             speech = await self._synthesizer.speak(
                 self._by_the_same(request), self._output, self._behind_gap(sentence)
@@ -400,11 +411,26 @@ class SpeechBySentence:
             max_frames -= _used_frames(speech)
         if speech is None and self._request.on_unspeakable == "error":
             raise nothing_to_speak()
+        if speech is not None and self._request.tail_ms:
+            yield self._tail(speech)
         if speech is None:
             wordless = self._wordless or ParsedText(())
             await before()
             request = replace(self._request, text=wordless.text)
             yield await self._synthesizer.speak(request, self._output, wordless)
+
+    def _tail(self, last: Speech) -> Speech:
+        """The silence behind the text, as a stretch of its own: by now it is known to be over."""
+        tail_s = self._request.tail_ms / 1000
+        silence = PartSequence(
+            [Pause(tail_s)],
+            sample_rate_hz=self._synthesizer.voice.sample_rate_hz,
+            max_frames=math.ceil(tail_s / FRAME_S),
+        )
+        silence.finish()
+        request = replace(self._request, text="", lead_in_ms=0, tail_ms=0)
+        pipe = self._synthesizer.pipe(request, self._output)
+        return Speech(silence, pipe, request, lambda: last.info)
 
     def _behind_gap(self, sentence: ParsedText) -> ParsedText:
         """Put a gap before the words of another speaker, as in a text that is spoken whole."""
@@ -415,7 +441,8 @@ class SpeechBySentence:
         own = self._request.speaker
         if (before.speaker or own) == (first.speaker or own):
             return sentence
-        return replace(sentence, segments=(Pause(GAP.duration_s), *sentence.segments))
+        gap_s = self._synthesizer.text_options.gap_behind().duration_s
+        return replace(sentence, segments=(Pause(gap_s), *sentence.segments))
 
     def _has_words(self, sentence: ParsedText) -> bool:
         """Whether anything is left to say once marks and emoji are out."""
@@ -487,4 +514,4 @@ def open_speech(
 
 
 def _used_frames(speech: Speech) -> int:
-    return math.ceil(speech.audio_s / FRAME_S - 1e-6)
+    return math.ceil(speech.spoken_s / FRAME_S - 1e-6)

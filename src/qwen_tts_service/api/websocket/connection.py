@@ -36,7 +36,7 @@ class SessionConfig(CreateSpeechBody):
         validation_alias=AliasChoices("format", "response_format"),
         description="The audio format.",
     )
-    split: Literal["token", "sentence"] | None = Field(
+    split: Literal["token", "sentence"] | None = Field(  # type: ignore[assignment]
         None,
         description="Speak words as they come, or sentences when they are complete; "
         "token where the model can, if it is not said.",

@@ -1,0 +1,32 @@
+"""A stream of speech that neither begins nor ends with a click."""
+
+from collections.abc import AsyncIterator
+
+from qwen_tts_service.audio.edges import EdgeFader
+from qwen_tts_service.types import FinishReason, PcmStream, Samples
+
+
+class FadedStream:
+    """A `PcmStream` whose edges are faded where they are not near zero; see `EdgeFader`."""
+
+    def __init__(self, pcm: PcmStream, sample_rate_hz: int) -> None:
+        self._pcm = pcm
+        self._fader = EdgeFader(sample_rate_hz)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """How the speech ended; None while it has not."""
+        return self._pcm.finish_reason
+
+    async def __aiter__(self) -> AsyncIterator[Samples]:
+        async for samples in self._pcm:
+            ready = self._fader.feed(samples)
+            if len(ready):
+                yield ready
+        rest = self._fader.finish()
+        if len(rest):
+            yield rest
+
+    async def aclose(self) -> None:
+        """Stop the speech; harmless when repeated."""
+        await self._pcm.aclose()
