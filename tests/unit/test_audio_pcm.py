@@ -77,11 +77,15 @@ def test_every_sample_has_the_code_that_g711_gives_it(law, code_of):
     assert codes == bytes(code_of(int(sample)) for sample in samples)
 
 
-def test_header_of_unknown_length_has_the_largest_sizes():
+def test_header_of_unknown_length_has_large_sizes_that_strict_readers_take():
+    """Signed 32-bit readers take them for positive, and the chunks lie within each other."""
     header = wav_header(RATE_HZ, None)
     assert len(header) == 44
-    assert struct.unpack_from("<I", header, 4)[0] == 0xFFFFFFFF
-    assert struct.unpack_from("<I", header, 40)[0] == 0xFFFFFFFF
+    (riff_bytes,) = struct.unpack_from("<i", header, 4)
+    (data_bytes,) = struct.unpack_from("<i", header, 40)
+    assert riff_bytes - 2 < 36 + data_bytes <= riff_bytes
+    assert data_bytes > 12 * 3600 * 2 * RATE_HZ
+    assert data_bytes % 2 == 0
 
 
 @pytest.mark.parametrize("sample_rate_hz", [8000, 22050, 24000, 48000])
@@ -127,7 +131,7 @@ def _read_with_wave(source):
 def test_wav_stream_of_unknown_length_opens(read):
     encoder = make_encoder("wav", RATE_HZ, is_stream=True)
     data = encoder.encode(SAMPLES[:1920]) + encoder.encode(SAMPLES[1920:]) + encoder.finish()
-    assert data[40:44] == b"\xff\xff\xff\xff"
+    assert data[40:44] == b"\xda\xff\xff\x7f"
     assert np.array_equal(read(data), SAMPLES)
 
 

@@ -26,7 +26,7 @@ from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_
 from qwen_tts_service.voice.library import VoiceLibrary
 
 from .errors import body_of, response_of
-from .responses import StreamedSpeech, speak_stream, stream_response
+from .responses import PendingFile, StreamedSpeech, speak_stream, stream_response
 from .runtime import Runtime
 from .schema_extra import SCHEMA_EXTRA
 from .tickets import RUNTIME_KEY, read_ticket
@@ -144,9 +144,11 @@ def _check_model(name: str, settings: Settings) -> None:
 
 
 async def create_speech(http: Request) -> Response:
-    """POST /v1/audio/speech."""
+    """POST /v1/audio/speech; flac comes whole, as its readers need the length in its header."""
     ticket = await read_ticket(http, CreateSpeechBody)
     is_sse = ticket.error is None and getattr(ticket.body, "stream_format", None) == "sse"
+    if ticket.error is None and ticket.body.format == "flac" and not is_sse:
+        return await PendingFile(ticket).response()
     kind = SpeechEvents if is_sse else StreamedSpeech
     return await stream_response(ticket, speak_stream(ticket), kind)
 

@@ -7,14 +7,21 @@ import struct
 
 from .pcm import BYTES_PER_SAMPLE
 
-UNKNOWN_SIZE = 0xFFFFFFFF
-"""What players read as "until the end". Zero would be an empty file to several of them."""
+ENDLESS_RIFF_BYTES = 0x7FFFFFFF
+"""Size of a stream whose length nobody knows yet; zero would be an empty file to several readers.
+
+It is positive as a signed 32-bit number too, and the samples are declared to fill it: Android
+refuses chunks that do not fit into each other, as with 0xFFFFFFFF for both sizes, and
+wyoming_openai knows unknown lengths by it. docs/log.md has what each reader does with which sizes.
+"""
+_HEADER_BYTES = 36
+"""Of the RIFF chunk, before the samples."""
 
 
 def wav_header(sample_rate_hz: int, pcm_bytes: int | None) -> bytes:
     """Write the header; `pcm_bytes` is None for a stream whose length nobody knows yet."""
-    riff_bytes = UNKNOWN_SIZE if pcm_bytes is None else 36 + pcm_bytes
-    data_bytes = UNKNOWN_SIZE if pcm_bytes is None else pcm_bytes
+    riff_bytes = ENDLESS_RIFF_BYTES if pcm_bytes is None else _HEADER_BYTES + pcm_bytes
+    data_bytes = (riff_bytes - _HEADER_BYTES) // BYTES_PER_SAMPLE * BYTES_PER_SAMPLE
     return struct.pack(
         "<4sI4s4sIHHIIHH4sI",
         b"RIFF",

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 from qwen_tts_service.audio.edges import EdgeFader
+from qwen_tts_service.errors import TTSError
 from qwen_tts_service.types import FinishReason, PcmStream, Samples
 
 
@@ -19,13 +20,17 @@ class FadedStream:
         return self._pcm.finish_reason
 
     async def __aiter__(self) -> AsyncIterator[Samples]:
-        async for samples in self._pcm:
-            ready = self._fader.feed(samples)
-            if len(ready):
-                yield ready
-        rest = self._fader.finish()
-        if len(rest):
+        failure = None
+        try:
+            async for samples in self._pcm:
+                if len(ready := self._fader.feed(samples)):
+                    yield ready
+        except TTSError as error:  # what was spoken before is heard to its end
+            failure = error
+        if len(rest := self._fader.finish()):
             yield rest
+        if failure is not None:
+            raise failure
 
     async def aclose(self) -> None:
         """Stop the speech; harmless when repeated."""
