@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .audio.label import LABELLED
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
 from .speech.lexicon_file import LexiconFile
@@ -50,7 +51,10 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
     """
     voice = _load_espeak() if settings.is_embedded else _load_qwen(settings, report, worker)
     return Synthesizer(
-        voice, sample_rate_hz=settings.sampling_rate, text_options=_text_options(settings)
+        voice,
+        sample_rate_hz=settings.sampling_rate,
+        text_options=_text_options(settings),
+        labelled=LABELLED[settings.ai_label],
     )
 
 

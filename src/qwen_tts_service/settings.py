@@ -92,6 +92,9 @@ class Settings(BaseModel):
     """Set the stress of every Russian word; needs the extra `ru-stress`."""
     stress_marks: Literal["keep", "drop"] = "drop"
     """Whether Qwen3-TTS gets stress marks (U+0301); the embedded voice always does."""
+    ai_label: Literal["0", "1", "all"] = "1"
+    """Say in the metadata of mp3, ogg, opus and flac that the speech is machine-made; all: in wav
+    too, whose header is longer then."""
     api_key: SecretStr = SecretStr("")
     """When set, every route that speaks asks for `Authorization: Bearer <key>`."""
     voice_cloning: bool = False

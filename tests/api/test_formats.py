@@ -54,6 +54,18 @@ def test_the_stream_decodes_to_the_file(server: Server, format: str) -> None:
     assert np.array_equal(stream, file)
 
 
+@pytest.mark.parametrize("route", ["/tts", "/stream-tts"])
+def test_speech_is_labelled_as_machine_made(server: Server, route: str) -> None:
+    body = {"text": "One.", "format": "mp3"}
+    response = httpx.post(f"{server.base_url}{route}", json=body, timeout=60)
+    assert response.headers["x-ai-generated"] == "true"
+    with av.open(io.BytesIO(response.content)) as container:
+        assert "AI-generated) speech by espeak-ng" in container.metadata["comment"]
+    response = httpx.post(f"{server.base_url}{route}", json={"text": "One."}, timeout=60)
+    assert response.headers["x-ai-generated"] == "true"
+    assert response.content[36:40] == b"data"  # clients cut 44 bytes
+
+
 @pytest.mark.parametrize("format", CONTENT_TYPES)
 def test_the_second_request_is_as_good_as_the_first(server: Server, format: str) -> None:
     body = {"text": "Раз, два.", "format": format, "seed": 3}

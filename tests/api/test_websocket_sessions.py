@@ -69,6 +69,7 @@ async def test_ready_reports_the_configuration_in_force(voice: Voice) -> None:
         "type": "session.ready",
         "request_id": "talk",
         "model": "fake",
+        "ai_generated": True,
         "voice": "other",
         "language": "russian",
         "split": "token" if voice is OpenFakeVoice else "sentence",
@@ -285,6 +286,17 @@ async def test_an_utterance_has_silence_around_it_that_does_not_count(voice: Voi
         assert events[-1]["finish_reason"] == "length"
         spoken = [event["sentence_text"] for event in events if "sentence_text" in event]
         assert spoken == ([] if voice is OpenFakeVoice else ["One. ", "Two. ", "Three. ...", ""])
+
+
+@at_once
+async def test_of_the_files_of_an_utterance_the_first_is_labelled() -> None:
+    """Players stumble over a tag in the middle of an mp3."""
+    runtime = make_runtime()
+    runtime.synthesizer._labelled = ("wav",)
+    async with SocketClient(runtime) as talk:
+        await talk.configure(format="wav", tail_ms=100)
+        files = b"".join((await talk.say("One. Two."))[1]).split(b"RIFF")[1:]
+    assert [b"Machine-made" in file for file in files] == [True, False, False]
 
 
 @both

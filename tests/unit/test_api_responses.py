@@ -334,6 +334,7 @@ async def test_a_files_headers_have_its_length_finish_reason_and_speaker() -> No
         "cache-control": "no-store",
         "x-seed": "7",
         "x-model": "fake",
+        "x-ai-generated": "true",
         "x-voice": "%D0%B7%D0%BE%D1%8F 100%25",
         "x-language": "russian",
         "x-voice-applied": "gender, age",

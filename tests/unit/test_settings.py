@@ -30,6 +30,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "max_queue": None,
         "max_text_chars": 4096,
         "default_language": "english",
+        "ai_label": "1",
         "pause_sentence_ms": 300,
         "pause_paragraph_ms": 600,
         "lexicon": None,

@@ -184,6 +184,7 @@ def _speech_headers(ticket: Ticket) -> dict[str, str]:
         "Cache-Control": "no-store",
         "X-Seed": str(seed),
         "X-Model": voice.model_name,
+        "X-AI-Generated": "true",
         "X-Voice": ", ".join(info.speakers),
         "X-Language": choice.language,
         "X-Voice-Applied": ", ".join(choice.applied),

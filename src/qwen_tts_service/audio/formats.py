@@ -30,7 +30,8 @@ class Format:
     """One row. `rates_hz` is None where every rate will do.
 
     content_type: with the rate in place of `{rate}`
-    encoder: (sample_rate_hz, is_stream) -> Encoder
+    encoder: (sample_rate_hz, is_stream, comment) -> Encoder; the comment goes into the metadata of
+        those that have any
     usual_rate_hz: of the format, where that is not the server's
     silence: a sample of it, in a format without a header
     """
@@ -38,7 +39,7 @@ class Format:
     content_type: str
     file_extension: str
     rates_hz: tuple[int, ...] | None
-    encoder: Callable[[int, bool], Encoder]
+    encoder: Callable[[int, bool, str | None], Encoder]
     usual_rate_hz: int | None = None
     silence: bytes | None = None
 
@@ -47,23 +48,26 @@ class Format:
         return self.rates_hz is None or sample_rate_hz in self.rates_hz
 
 
-def _pcm(sample_rate_hz: int, is_stream: bool) -> Encoder:  # noqa: ARG001 - one shape for all
+def _pcm(_sample_rate_hz: int, _is_stream: bool, _comment: str | None) -> Encoder:
     return RawEncoder(to_bytes)
 
 
-def _g711(sample_rate_hz: int, is_stream: bool, law: Companding) -> Encoder:  # noqa: ARG001 - as above
+def _g711(_sample_rate_hz: int, _is_stream: bool, _comment: str | None, law: Companding) -> Encoder:
     return RawEncoder(partial(to_g711, law=law))
 
 
-def _wav(sample_rate_hz: int, is_stream: bool) -> Encoder:
-    return WavStreamEncoder(sample_rate_hz) if is_stream else WavFileEncoder(sample_rate_hz)
+def _wav(sample_rate_hz: int, is_stream: bool, comment: str | None) -> Encoder:
+    encoder = WavStreamEncoder if is_stream else WavFileEncoder
+    return encoder(sample_rate_hz, comment)
 
 
-def _sndfile(sample_rate_hz: int, is_stream: bool, **options: object) -> Encoder:
-    return SndfileEncoder(sample_rate_hz, is_stream=is_stream, **options)
+def _sndfile(
+    sample_rate_hz: int, is_stream: bool, comment: str | None, **options: object
+) -> Encoder:
+    return SndfileEncoder(sample_rate_hz, is_stream=is_stream, comment=comment, **options)
 
 
-def _aac(sample_rate_hz: int, is_stream: bool) -> Encoder:  # noqa: ARG001 - one shape for all
+def _aac(sample_rate_hz: int, _is_stream: bool, _comment: str | None) -> Encoder:
     return AacEncoder(sample_rate_hz)
 
 
@@ -155,9 +159,11 @@ def rate_of(format: AudioFormat, asked_hz: int | None, server_rate_hz: int) -> i
     return rate_hz
 
 
-def make_encoder(format: AudioFormat, sample_rate_hz: int, *, is_stream: bool) -> Encoder:
+def make_encoder(
+    format: AudioFormat, sample_rate_hz: int, *, is_stream: bool, comment: str | None = None
+) -> Encoder:
     """Start a file of a format that `check_format` has let pass."""
-    return FORMATS[format].encoder(sample_rate_hz, is_stream)
+    return FORMATS[format].encoder(sample_rate_hz, is_stream, comment)
 
 
 def _refusal(problem: str, sample_rate_hz: int) -> InvalidRequest:

@@ -22,6 +22,7 @@ class AudioPipe:
     waits for the chunk being encoded, and what is fed after closing gives no bytes.
 
     lead_in_s, tail_s: of silence before and behind the speech, if there is any
+    comment: what the metadata says, in formats that have them
     """
 
     def __init__(
@@ -33,12 +34,13 @@ class AudioPipe:
         is_stream: bool,
         lead_in_s: float = 0.0,
         tail_s: float = 0.0,
+        comment: str | None = None,
     ) -> None:
         """Start a response in a format that passed `check_format`."""
         self.format = format
         self.sample_rate_hz = sample_rate_hz
         self._resampler = Resampler(source_rate_hz, sample_rate_hz)
-        self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream)
+        self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream, comment=comment)
         self._lock = threading.Lock()
         self._is_closed = False
         self._lead_in = self._silence(lead_in_s)

@@ -6,7 +6,7 @@ SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> resample -
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from qwen_tts_service.audio.formats import rate_of
+from qwen_tts_service.audio.label import label_of
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
 from qwen_tts_service.text.latin import preload_detector
@@ -58,10 +59,14 @@ _WARM_UP = SpeechRequest(
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the caller wants to receive."""
+    """What the caller wants to receive.
+
+    is_continued: it follows other audio of the same text, so it needs no label
+    """
 
     format: AudioFormat
     is_stream: bool
+    is_continued: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,14 +160,23 @@ class Speech:
 
 
 class Synthesizer:
-    """Speaks requests with one voice at one output rate."""
+    """Speaks requests with one voice at one output rate.
+
+    labelled: formats whose metadata say that the speech is machine-made
+    """
 
     def __init__(
-        self, voice: Voice, *, sample_rate_hz: int, text_options: TextOptions = DEFAULT_TEXT_OPTIONS
+        self,
+        voice: Voice,
+        *,
+        sample_rate_hz: int,
+        text_options: TextOptions = DEFAULT_TEXT_OPTIONS,
+        labelled: Collection[AudioFormat] = (),
     ) -> None:
         self.voice = voice
         self.sample_rate_hz = sample_rate_hz
         self.text_options = text_options
+        self._labelled = labelled
         self.cloner = VoiceCloner(voice)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="text")
 
@@ -277,6 +291,7 @@ class Synthesizer:
 
     def pipe(self, request: SpeechRequest, output: Output) -> AudioPipe:
         """Make the pipe that resamples and encodes one response; raises as `rate_of` does."""
+        is_labelled = output.format in self._labelled and not output.is_continued
         return AudioPipe(
             output.format,
             source_rate_hz=self.voice.sample_rate_hz,
@@ -284,6 +299,7 @@ class Synthesizer:
             is_stream=output.is_stream,
             lead_in_s=request.lead_in_ms / 1000,
             tail_s=request.tail_ms / 1000,
+            comment=label_of(self.voice.model_name) if is_labelled else None,
         )
 
     def _start(

@@ -403,8 +403,9 @@ class SpeechBySentence:
                 lead_in_ms=self._request.lead_in_ms if speech is None else 0,
                 tail_ms=0,
             )
+            output = replace(self._output, is_continued=speech is not None)
             speech = await self._synthesizer.speak(
-                self._by_the_same(request), self._output, self._behind_gap(sentence)
+                self._by_the_same(request), output, self._behind_gap(sentence)
             )
             yield speech
             self.is_cut = speech.finish_reason == "length"
@@ -429,7 +430,7 @@ class SpeechBySentence:
         )
         silence.finish()
         request = replace(self._request, text="", lead_in_ms=0, tail_ms=0)
-        pipe = self._synthesizer.pipe(request, self._output)
+        pipe = self._synthesizer.pipe(request, replace(self._output, is_continued=True))
         return Speech(silence, pipe, request, lambda: last.info)
 
     def _behind_gap(self, sentence: ParsedText) -> ParsedText:

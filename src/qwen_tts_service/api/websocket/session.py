@@ -181,6 +181,7 @@ class Session:
             "session.ready",
             request_id=self._id,
             model=synthesizer.voice.model_name,
+            ai_generated=True,
             voice=choice.speaker if is_known else None,
             language=request.language,
             split="token" if plan.is_by_token else "sentence",
