@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .audio.label import LABELLED
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
 from .speech.cloning import CloningOrder, VoiceCloner
@@ -59,7 +60,10 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
     else:
         voice, kept = _load_qwen(settings, report, worker)
     synthesizer = Synthesizer(
-        voice, sample_rate_hz=settings.sampling_rate, text_options=_text_options(settings)
+        voice,
+        sample_rate_hz=settings.sampling_rate,
+        text_options=_text_options(settings),
+        labelled=LABELLED[settings.ai_label],
     )
     if kept is not None:
         encode = partial(_encode_anew, synthesizer.cloner)
@@ -112,6 +116,8 @@ def _text_options(settings: Settings) -> TextOptions:
         default_language=settings.default_language,
         lexicon=_lexicon(settings),
         accent=Accentor() if settings.russian_stress else None,
+        pause_sentence_s=settings.pause_sentence_ms / 1000,
+        pause_paragraph_s=settings.pause_paragraph_ms / 1000,
     )
 
 

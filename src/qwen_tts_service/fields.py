@@ -30,6 +30,7 @@ from .validation import choices_of, folded
 from .voice.genders import known_gender
 
 MAX_FRAMES = 4096
+MAX_SILENCE_MS = 2000
 MAX_PRONUNCIATIONS = 100
 MAX_TRANSCRIPT_CHARS = 1000
 """Of a recording of 30 s, spoken very fast."""
@@ -162,6 +163,27 @@ class SpeechBody(ForgivingBody):
         "then spoken one by one; words need the embedded voice.",
     )
     format: AudioFormat = Field("wav", description="Audio format.")
+    sample_rate: int | None = Field(
+        None,
+        ge=8000,
+        le=48000,
+        description="Samples a second, as far as the format carries them; if absent, 8000 for "
+        "mulaw and alaw, the server's own for others.",
+    )
+    lead_in_ms: int = Field(
+        0,
+        ge=0,
+        le=MAX_SILENCE_MS,
+        description="Silence before the speech, in milliseconds, for players that need a moment.",
+    )
+    tail_ms: int = Field(
+        0, ge=0, le=MAX_SILENCE_MS, description="Silence behind the speech, in milliseconds."
+    )
+    split: Literal["auto", "never"] = Field(
+        "auto",
+        description="auto cuts a long text at sentence ends, with pauses between; never speaks it "
+        "in one breath as far as MAX_POSITIONS goes.",
+    )
     max_length: int = Field(
         MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Longest audio, in frames of 80 ms."
     )
@@ -224,6 +246,10 @@ class SpeechBody(ForgivingBody):
             on_unspeakable=self.on_unspeakable,
             timestamps=self.timestamps,
             max_frames=self.max_length,
+            sample_rate_hz=self.sample_rate,
+            lead_in_ms=self.lead_in_ms,
+            tail_ms=self.tail_ms,
+            is_uncut=self.split == "never",
         )
 
     def _check_reference(self, *, is_cloning_on: bool) -> None:

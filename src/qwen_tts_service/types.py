@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Gender = Literal["male", "female", "neutral"]
-AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"]
+AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac", "mulaw", "alaw"]
 NormalizeLevel = Literal["auto", "none", "light", "full"]
 """How much of a text is rewritten before it is spoken; see text/normalise.py."""
 InputType = Literal["text", "ssml"]
@@ -151,6 +151,9 @@ class SpeechRequest:
     pronunciations: pairs of a word and how it is spoken, checked
     timestamps: what to time, if anything
     places: where `text` stands in the text as it was sent; of parts that are to be timed
+    sample_rate_hz: of the audio that is sent; None is as usual for the server and the format
+    lead_in_ms, tail_ms: of silence before and behind the speech; max_frames does not count them
+    is_uncut: spoken in one breath, however long it is
     """
 
     request_id: str
@@ -174,6 +177,10 @@ class SpeechRequest:
     max_frames: int = 1000
     timestamps: TimestampUnit | None = None
     places: Places = field(default=(), compare=False)
+    sample_rate_hz: int | None = None
+    lead_in_ms: int = 0
+    tail_ms: int = 0
+    is_uncut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,7 +117,7 @@ def test_standard_output_carries_a_stream_of_the_same_samples(
 ) -> None:
     code, streamed, _ = cli("say", "-", "--out", "-", stdin=f"\ufeff{TEXT}".encode())
     assert code == 0
-    assert streamed[4:8] == b"\xff\xff\xff\xff"
+    assert streamed[4:8] == b"\xff\xff\xff\x7f"
     assert say(capsys, TEXT, "--out", "raw", "--format", "pcm")[0] == 0
     raw = (cli.folder / "raw").read_bytes()
     assert streamed[44:] == raw

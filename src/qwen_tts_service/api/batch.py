@@ -176,7 +176,7 @@ def _facts_of(ticket: Ticket, data: bytes) -> dict[str, Any]:
     warnings = [ticket.body.warning, ticket.warning, speech.info.warning]
     facts: dict[str, Any] = {
         "audio_data": base64.b64encode(data).decode(),
-        "media_type": content_type(ticket.body.format),
+        "media_type": content_type(ticket.body.format, speech.sample_rate_hz),
         "voice": voice,
         "language": language,
         **summary_of(ticket),

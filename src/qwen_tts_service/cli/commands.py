@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
-from qwen_tts_service.audio.formats import check_format
+from qwen_tts_service.audio.formats import rate_of
 from qwen_tts_service.build import build, check
 from qwen_tts_service.errors import StartupError, TTSError
 from qwen_tts_service.settings import Settings
@@ -53,7 +53,7 @@ def say(arguments: argparse.Namespace) -> None:
         check_file(path, f"--{kind}")
     body = body_of(arguments)
     settings = settings_of(arguments)
-    check_format(body.format, settings.sampling_rate)
+    rate_of(body.format, body.sample_rate, settings.sampling_rate)
     request = body.to_request("say", settings)
     order = order_of(arguments, settings)
     progress = SpeechProgressBar(is_quiet=arguments.quiet)

@@ -6,7 +6,7 @@ SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> resample -
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -15,7 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from qwen_tts_service.audio.formats import check_format
+from qwen_tts_service.audio.formats import rate_of
+from qwen_tts_service.audio.label import label_of
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, MisfitVoice, SynthesisFailed
 from qwen_tts_service.text.latin import preload_detector
@@ -38,6 +39,7 @@ from qwen_tts_service.types import (
 
 from .aligned import AlignedStream
 from .cloning import VoiceCloner
+from .faded import FadedStream
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .sequence import PartSequence
 from .timeline import HeardSpan, Timeline
@@ -47,7 +49,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
+ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm", "mulaw", "alaw"})
 """Formats so cheap to write that a thread would cost more than it saves."""
 
 
@@ -64,10 +66,14 @@ _WARM_UP = SpeechRequest(
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the caller wants to receive."""
+    """What the caller wants to receive.
+
+    is_continued: it follows other audio of the same text, so it needs no label
+    """
 
     format: AudioFormat
     is_stream: bool
+    is_continued: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +125,19 @@ class Speech:
         return self._pcm.finish_reason
 
     @property
+    def sample_rate_hz(self) -> int:
+        """Samples a second of the audio that is sent."""
+        return self._pipe.sample_rate_hz
+
+    @property
     def audio_s(self) -> float:
         """Seconds of audio encoded so far."""
         return self._pipe.audio_s
+
+    @property
+    def spoken_s(self) -> float:
+        """Seconds of it that count towards max_length: without lead-in and tail."""
+        return self._pipe.spoken_s
 
     @property
     def timestamps(self) -> Sequence[Timestamp]:
@@ -184,6 +200,7 @@ class Synthesizer:
     """Speaks requests with one voice at one output rate.
 
     aligner: finds the words in the audio of a voice that does not know where they are
+    labelled: formats whose metadata say that the speech is machine-made
     """
 
     def __init__(
@@ -193,11 +210,13 @@ class Synthesizer:
         sample_rate_hz: int,
         text_options: TextOptions = DEFAULT_TEXT_OPTIONS,
         aligner: WordAligner | None = None,
+        labelled: Collection[AudioFormat] = (),
     ) -> None:
         self.voice = voice
         self._aligner = None if isinstance(voice, WordTimingVoice) else aligner
         self.sample_rate_hz = sample_rate_hz
         self.text_options = text_options
+        self._labelled = labelled
         self.cloner = VoiceCloner(voice)
         self.fit: Callable[[str], None] | None = None
         """Encodes a kept voice anew for this model, by its name; takes seconds."""
@@ -233,7 +252,7 @@ class Synthesizer:
         parsed: the request's text, if its markup has been read
         raises: InvalidRequest or CannotSpeak, before anything has started
         """
-        check_format(output.format, self.sample_rate_hz)
+        self.rate_of(request, output.format)
         self.check_times(request)
 
         async def read() -> tuple[TextParts, list[SpokenPart | Pause]]:
@@ -302,7 +321,7 @@ class Synthesizer:
         pcm = self._start(parts, request, partial(warnings.append, WARNING), timeline)
         return Speech(
             pcm,
-            self.pipe(output),
+            self.pipe(request, output),
             request,
             lambda: replace(info, warning=_joined(warnings)),
             timeline,
@@ -348,13 +367,21 @@ class Synthesizer:
                 raise
             raise blame_text(error, part.speaker) from None
 
-    def pipe(self, output: Output) -> AudioPipe:
-        """Make the pipe that resamples and encodes one response, in a format that was checked."""
+    def rate_of(self, request: SpeechRequest, format: AudioFormat) -> int:
+        """Give the rate to send; raises InvalidRequest for what the format does not carry."""
+        return rate_of(format, request.sample_rate_hz, self.sample_rate_hz)
+
+    def pipe(self, request: SpeechRequest, output: Output) -> AudioPipe:
+        """Make the pipe that resamples and encodes one response; raises as `rate_of` does."""
+        is_labelled = output.format in self._labelled and not output.is_continued
         return AudioPipe(
             output.format,
             source_rate_hz=self.voice.sample_rate_hz,
-            sample_rate_hz=self.sample_rate_hz,
+            sample_rate_hz=self.rate_of(request, output.format),
             is_stream=output.is_stream,
+            lead_in_s=request.lead_in_ms / 1000,
+            tail_s=request.tail_ms / 1000,
+            comment=label_of(self.voice.model_name) if is_labelled else None,
         )
 
     def _start(
@@ -367,10 +394,10 @@ class Synthesizer:
         def start(part: SpokenPart) -> PcmStream:
             pcm = self._with_words(part, request)
             if request.on_unspeakable == "error":
-                return pcm
+                return self.faded(pcm)
             silence_s = min(SILENCE.duration_s, request.max_frames * FRAME_S)
             silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
-            return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
+            return self.faded(SpokenOrSilent(pcm, silence=silence, on_silence=on_silence))
 
         if len(parts) == 1 and not isinstance(parts[0], Pause) and timeline is None:
             return start(parts[0])
@@ -381,7 +408,11 @@ class Synthesizer:
             timeline=timeline,
         )
         sequence.finish()
-        return sequence
+        return self.faded(sequence)
+
+    def faded(self, pcm: PcmStream) -> PcmStream:
+        """Let neither a part nor the whole begin or end with a click."""
+        return FadedStream(pcm, self.voice.sample_rate_hz)
 
     def _with_words(self, part: SpokenPart, request: SpeechRequest) -> PcmStream:
         """Start a part, and have its words looked for if they are asked for and not known."""
