@@ -1,6 +1,6 @@
 """Turn speech requests into encoded audio with one voice: whole files and streams.
 
-SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> resample -> encode -> bytes
+SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> stretch -> resample -> encode
 """
 
 import asyncio
@@ -35,6 +35,7 @@ from qwen_tts_service.types import (
 
 from .cloning import VoiceCloner
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
+from .processing import ProcessedUtterance, ProcessedVoice
 from .sequence import PartSequence
 from .unspeakable import SILENCE, WARNING, SpokenOrSilent, Unspoken, prepare_or_silence
 
@@ -153,6 +154,7 @@ class Synthesizer:
         self.sample_rate_hz = sample_rate_hz
         self.text_options = text_options
         self.cloner = VoiceCloner(voice)
+        self.processed = ProcessedVoice(voice)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="text")
 
     def warm_up(self) -> None:
@@ -251,7 +253,7 @@ class Synthesizer:
         self, part: SpeechRequest, request: SpeechRequest
     ) -> Sequence[Utterance | Pause]:
         try:
-            return prepare_or_silence(self.voice, part)
+            return prepare_or_silence(self.processed.prepare, part)
         except InvalidRequest as error:
             if part.speaker == request.speaker:
                 raise
@@ -280,7 +282,8 @@ class Synthesizer:
             silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
             return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
 
-        if len(parts) == 1 and not isinstance(parts[0], Pause):
+        # What is stretched is cut where max_length ends, to the sample.
+        if len(parts) == 1 and not isinstance(parts[0], Pause | ProcessedUtterance):
             return start(parts[0])
         sequence = PartSequence(
             (part if isinstance(part, Pause) else partial(start, part) for part in parts),

@@ -8,7 +8,7 @@ from itertools import groupby
 from qwen_tts_service.errors import CannotSpeak
 from qwen_tts_service.text.segments import Pause
 from qwen_tts_service.text.split import is_speakable
-from qwen_tts_service.types import FinishReason, PcmStream, Samples, SpeechRequest, Utterance, Voice
+from qwen_tts_service.types import FinishReason, PcmStream, Samples, SpeechRequest, Utterance
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,37 +20,40 @@ SILENCE = Unspoken(0.2)
 WARNING = f"text without a reading was replaced by {SILENCE.duration_s} s of silence"
 NO_READING = "no_reading"
 
+Prepare = Callable[[SpeechRequest], Utterance]
+"""Prepares a part of a text, as `Voice.prepare`."""
+
 # After a letter alone too, where split.py expects a name: "Ѣ. Пока." shall lose no more than "Ѣ.".
 _SENTENCE_END = re.compile(r"(?<=[.!?…])(?=\s)(?!\s+\Z)|(?<=[。！？\n])(?!\Z)")
 
 
-def prepare_or_silence(voice: Voice, part: SpeechRequest) -> list[Utterance | Pause]:
+def prepare_or_silence(prepare: Prepare, part: SpeechRequest) -> list[Utterance | Pause]:
     """Prepare a part; one without a reading is refused or silenced, as the request says.
 
     Only the sentences that have none are silenced. Raises TTSError as `Voice.prepare` does.
     """
     try:
-        return [voice.prepare(part)]
+        return [prepare(part)]
     except CannotSpeak as error:
         if error.code != NO_READING or part.on_unspeakable == "error":
             raise
     sentences = list(filter(is_speakable, _SENTENCE_END.split(part.text or "")))
     if len(sentences) < 2:
         return [SILENCE]
-    return list(_sentence_by_sentence(voice, part, sentences))
+    return list(_sentence_by_sentence(prepare, part, sentences))
 
 
 def _sentence_by_sentence(
-    voice: Voice, part: SpeechRequest, sentences: list[str]
+    prepare: Prepare, part: SpeechRequest, sentences: list[str]
 ) -> Iterator[Utterance | Pause]:
     """Sentences with a reading that follow each other stay together, as in any other text."""
 
     def has_reading(sentence: str) -> bool:
-        return SILENCE not in prepare_or_silence(voice, replace(part, text=sentence.strip()))
+        return SILENCE not in prepare_or_silence(prepare, replace(part, text=sentence.strip()))
 
     for is_read, run in groupby(sentences, has_reading):
         if is_read:
-            yield voice.prepare(replace(part, text="".join(run).strip()))
+            yield prepare(replace(part, text="".join(run).strip()))
         else:
             yield from (SILENCE for _ in run)
 
