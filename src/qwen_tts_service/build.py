@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .audio.label import LABELLED
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
 from .speech.cloning import CloningOrder, VoiceCloner
@@ -59,7 +60,10 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
     else:
         voice, kept = _load_qwen(settings, report, worker)
     synthesizer = Synthesizer(
-        voice, sample_rate_hz=settings.sampling_rate, text_options=_text_options(settings)
+        voice,
+        sample_rate_hz=settings.sampling_rate,
+        text_options=_text_options(settings),
+        labelled=LABELLED[settings.ai_label],
     )
     if kept is not None:
         encode = partial(_encode_anew, synthesizer.cloner)
@@ -112,6 +116,8 @@ def _text_options(settings: Settings) -> TextOptions:
         default_language=settings.default_language,
         lexicon=_lexicon(settings),
         accent=Accentor() if settings.russian_stress else None,
+        pause_sentence_s=settings.pause_sentence_ms / 1000,
+        pause_paragraph_s=settings.pause_paragraph_ms / 1000,
     )
 
 
@@ -201,6 +207,7 @@ def _load_qwen(
     from .engine.threads import on_a_thread_that_ends  # noqa: PLC0415
     from .hub.download import Hub, find_or_download  # noqa: PLC0415
     from .kernels.device import choose_device, dtype_named  # noqa: PLC0415
+    from .kernels.linear import fastest_arithmetic  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
     from .qwen.limits import QwenOptions  # noqa: PLC0415
     from .qwen.voice import NO_VOICES, QwenVoice  # noqa: PLC0415
@@ -224,7 +231,7 @@ def _load_qwen(
         device=device,
         codec_dtype=dtype_named(settings.codec_dtype),
         codec_tf32=settings.codec_dtype == "tf32",
-        linear=settings.cpu_weights,
+        linear=settings.cpu_weights or fastest_arithmetic(device),
         use_flash_attention=settings.use_flash_attention,
         fuse=settings.torch_compile,
         before_weights=planner,

@@ -23,12 +23,14 @@ from .types import (
     OnUnspeakable,
     SamplingOptions,
     SpeechRequest,
+    TimestampUnit,
     VoiceAttributes,
 )
 from .validation import choices_of, folded
 from .voice.genders import known_gender
 
 MAX_FRAMES = 4096
+MAX_SILENCE_MS = 2000
 MAX_PRONUNCIATIONS = 100
 MAX_TRANSCRIPT_CHARS = 1000
 """Of a recording of 30 s, spoken very fast."""
@@ -154,7 +156,34 @@ class SpeechBody(ForgivingBody):
         "and a warning.",
     )
 
+    timestamps: TimestampUnit | None = Field(
+        None,
+        description="When each sentence, or each word, is heard: comes with "
+        "`Accept: application/json`, with server-sent events and on the WebSocket. Sentences are "
+        "then spoken one by one; words need the embedded voice.",
+    )
     format: AudioFormat = Field("wav", description="Audio format.")
+    sample_rate: int | None = Field(
+        None,
+        ge=8000,
+        le=48000,
+        description="Samples a second, as far as the format carries them; if absent, 8000 for "
+        "mulaw and alaw, the server's own for others.",
+    )
+    lead_in_ms: int = Field(
+        0,
+        ge=0,
+        le=MAX_SILENCE_MS,
+        description="Silence before the speech, in milliseconds, for players that need a moment.",
+    )
+    tail_ms: int = Field(
+        0, ge=0, le=MAX_SILENCE_MS, description="Silence behind the speech, in milliseconds."
+    )
+    split: Literal["auto", "never"] = Field(
+        "auto",
+        description="auto cuts a long text at sentence ends, with pauses between; never speaks it "
+        "in one breath as far as MAX_POSITIONS goes.",
+    )
     max_length: int = Field(
         MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Longest audio, in frames of 80 ms."
     )
@@ -163,6 +192,11 @@ class SpeechBody(ForgivingBody):
     def warning(self) -> str | None:
         """What the caller should know of the body itself."""
         return None
+
+    @property
+    def accept(self) -> str:
+        """The media type of the answer that a field asks for, as in the header Accept."""
+        return ""
 
     @field_validator("pronunciations", mode="before")
     @classmethod
@@ -185,6 +219,8 @@ class SpeechBody(ForgivingBody):
         Raises InvalidRequest for rules that concern more than one field or a setting.
         """
         self._check_reference(is_cloning_on=settings.voice_cloning)
+        if self.timestamps is not None and self.tokens is not None:
+            raise InvalidRequest("timestamps need text: tokens have no places", param="timestamps")
         attributes = self.voice_attributes or VoiceAttributesBody.model_construct()
         return SpeechRequest(
             request_id=request_id,
@@ -208,7 +244,12 @@ class SpeechBody(ForgivingBody):
             input_type=self.input_type,
             pronunciations=tuple((self.pronunciations or {}).items()),
             on_unspeakable=self.on_unspeakable,
+            timestamps=self.timestamps,
             max_frames=self.max_length,
+            sample_rate_hz=self.sample_rate,
+            lead_in_ms=self.lead_in_ms,
+            tail_ms=self.tail_ms,
+            is_uncut=self.split == "never",
         )
 
     def _check_reference(self, *, is_cloning_on: bool) -> None:

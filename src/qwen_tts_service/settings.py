@@ -69,6 +69,10 @@ class Settings(BaseModel):
     """Longest text of one request, in characters."""
     default_language: Language = "english"
     """Language of texts without letters, such as digits and emoji."""
+    pause_sentence_ms: Annotated[int, Field(ge=0, le=10_000)] = 300
+    """Silence between two parts of a text that is too long for one, and between two speakers."""
+    pause_paragraph_ms: Annotated[int, Field(ge=0, le=10_000)] = 600
+    """The same where the first part ends with its paragraph."""
     lexicon: Path | None = None
     """A file of words and how they are spoken, a tab between them; read again when it changes."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
@@ -88,6 +92,9 @@ class Settings(BaseModel):
     """Set the stress of every Russian word; needs the extra `ru-stress`."""
     stress_marks: Literal["keep", "drop"] = "drop"
     """Whether Qwen3-TTS gets stress marks (U+0301); the embedded voice always does."""
+    ai_label: Literal["0", "1", "all"] = "1"
+    """Say in the metadata of mp3, ogg, opus and flac that the speech is machine-made; all: in wav
+    too, whose header is longer then."""
     api_key: SecretStr = SecretStr("")
     """When set, every route that speaks asks for `Authorization: Bearer <key>`."""
     voice_cloning: bool = False

@@ -6,6 +6,7 @@ chromium-driver`). The server speaks the service's wire: the same routes, header
 
 import ast
 import asyncio
+import base64
 import io
 import json
 import re
@@ -70,6 +71,20 @@ def tone(seconds: float) -> bytes:
     t = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
     samples = 0.6 * np.sin(2 * np.pi * 440 * t) * np.abs(np.sin(2 * np.pi * 2 * t)) ** 1.5
     return (samples * 32767).astype("<i2").tobytes()
+
+
+TIMES = [
+    {"text": "Раз 😀.", "start_s": 0.0, "end_s": 0.3, "start_char": 0, "end_char": 6},
+    {"text": "Два.", "start_s": 0.4, "end_s": 0.7, "start_char": 7, "end_char": 11},
+]
+
+
+def event(kind: str, **fields: Any) -> str:
+    return f"data: {json.dumps({'type': f'speech.{kind}', **fields})}\n\n"
+
+
+def delta(audio: bytes) -> str:
+    return event("audio.delta", audio=base64.b64encode(audio).decode())
 
 
 def refusal(status: int, code: str, message: str, param: str | None = None) -> Response:
@@ -148,13 +163,30 @@ class FakeService:
         file = io.BytesIO()
         samples = np.frombuffer(tone(self.speech_s), "<i2")
         soundfile.write(file, samples, RATE_HZ, format=self.bodies[-1][1]["format"].upper())
+        if request.headers["accept"] == "application/json":
+            audio = base64.b64encode(file.getvalue()).decode()
+            return JSONResponse({"audio": audio, "timestamps": TIMES}, headers=HEADERS)
         return Response(file.getvalue(), media_type="audio/mpeg", headers=HEADERS)
 
     async def stream(self, request: Request) -> Response:
         refused = await self._refused(request)
         if refused is not None:
             return refused
+        if request.headers["accept"] == "text/event-stream":
+            return StreamingResponse(
+                self._events(), media_type="text/event-stream", headers=HEADERS
+            )
         return StreamingResponse(self._parts(), media_type="audio/pcm", headers=HEADERS)
+
+    async def _events(self) -> AsyncIterator[str]:
+        sentence, later = TIMES
+        audio = tone(self.speech_s)
+        begun = {key: value for key, value in sentence.items() if key != "end_s"}
+        yield event("sentence", **begun) + delta(audio[: CHUNK_SAMPLES * 2 + 1])
+        await asyncio.to_thread(self.gate.wait, 20)
+        yield event("timestamp", **sentence)[:30]  # networks tear events too
+        yield event("timestamp", **sentence)[30:] + delta(audio[CHUNK_SAMPLES * 2 + 1 :])
+        yield event("timestamp", **later) + event("audio.done")
 
     async def _parts(self) -> AsyncIterator[bytes]:
         audio = tone(self.speech_s)
@@ -243,6 +275,12 @@ class Page:
 
     def until_status(self, status: str) -> None:
         self.until(lambda: self.text("status") == status)
+
+    def marked(self) -> list[str]:
+        """The text beside the waveform, and what is marked in it."""
+        script = """const shown = document.getElementById("spoken");
+        return [shown.textContent, shown.querySelector("mark")?.textContent ?? ""];"""
+        return list(self.browser.execute_script(script))
 
     def fact(self, name: str) -> str:
         return self.browser.find_element(By.CSS_SELECTOR, f'[data-fact="{name}"] dd').text
@@ -673,6 +711,29 @@ def test_whole_file_is_asked_for_and_played(page: Page) -> None:
     assert page.service.bodies[-1][0] == "/tts"
     assert page.service.bodies[-1][1]["format"] == "mp3"
     assert page.text("duration").startswith("0.")
+
+
+@in_browser
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_what_is_heard_is_marked_in_the_text(page: Page, is_stream: bool) -> None:
+    page.at("text").clear()
+    page.browser.execute_script("arguments[0].value = 'Раз 😀. Два.'", page.at("text"))
+    Select(page.at("timestamps")).select_by_value("sentence")
+    if is_stream:
+        page.service.gate.clear()
+    else:
+        page.at("stream").click()
+    page.speak()
+    for number, sentence in enumerate(TIMES):
+        page.until(lambda said=sentence: page.marked() == ["Раз 😀. Два.", said["text"]])
+        if number == 0:
+            page.service.gate.set()
+    page.until_status("Finished")
+    assert not page.at("spoken").is_displayed()
+    assert page.service.bodies[-1][1]["timestamps"] == "sentence"
+    assert f"Accept: {'text/event-stream' if is_stream else 'application/json'}" in page.text(
+        "curl"
+    )
 
 
 @in_browser

@@ -117,7 +117,7 @@ def test_standard_output_carries_a_stream_of_the_same_samples(
 ) -> None:
     code, streamed, _ = cli("say", "-", "--out", "-", stdin=f"\ufeff{TEXT}".encode())
     assert code == 0
-    assert streamed[4:8] == b"\xff\xff\xff\xff"
+    assert streamed[4:8] == b"\xff\xff\xff\x7f"
     assert say(capsys, TEXT, "--out", "raw", "--format", "pcm")[0] == 0
     raw = (cli.folder / "raw").read_bytes()
     assert streamed[44:] == raw
@@ -260,6 +260,8 @@ def test_without_a_player_the_error_lists_players(
         ([TEXT, "--out", "a.wav", "--gender", "x"], 'must be male, female or neutral; got "x"'),
         ([TEXT, "--out", "a.wav", "--voice-from", "none.wav"], "--voice-from: No such file"),
         ([TEXT, "--out", "a.wav", "--transcript", "x"], "--transcript goes with --voice-from"),
+        ([TEXT, "--out", "a.wav", "--timestamps", "word"], "--timestamps goes with --srt"),
+        ([TEXT, "--out", "a.wav", "--srt", "none/a.srt"], "--srt: there is no folder"),
         (["a" * 4097, "--out", "a.wav"], "at most 4096 are allowed (MAX_TEXT_CHARS)"),
     ],
 )
@@ -379,6 +381,22 @@ def test_a_model_that_cannot_clone_says_so(say: Any, capsys: Any) -> None:
 
 def test_quiet_prints_nothing(say: Any, capsys: Any) -> None:
     assert say(capsys, TEXT, "--out", "a.wav", "--instruct", "Sing.", "--quiet") == (0, "")
+
+
+def test_subtitles_are_of_sentences_or_words_without_markup(
+    say: Any, capsys: Any, tmp_path: Path
+) -> None:
+    text = "**Раз** &lt;два&gt;. [pause:1s] Три {4}!"
+    files = ["--out", "a.wav", "--srt", "a.srt", "--vtt", "a.vtt"]
+    assert say(capsys, text, *files)[0] == 0
+    srt = (tmp_path / "a.srt").read_text().split("\n\n")
+    assert [cue.split("\n")[2] for cue in srt if cue.strip()] == ["Раз <два>.", "Три {4}!"]
+    assert srt[1].startswith("2\n00:00:0")
+    vtt = (tmp_path / "a.vtt").read_text()
+    assert vtt.startswith("WEBVTT\n")
+    assert "\nРаз &lt;два&gt;.\n" in vtt
+    assert say(capsys, text, *files, "--timestamps", "word")[0] == 0
+    assert (tmp_path / "a.srt").read_text().count(" --> ") == 4
 
 
 def test_every_field_of_the_service_is_an_option(capsys: Any) -> None:

@@ -226,7 +226,7 @@ def test_an_unhealthy_voice_has_failed_for_good() -> None:
         _ = started.runtime.synthesizer
 
 
-@pytest.mark.usefixtures("log")
+@pytest.mark.usefixtures("log", "modules_stay_frozen")
 async def test_health_of_an_unloaded_voice_is_good_and_says_so() -> None:
     released: list[str] = []
     started = Started(released=released, keep_alive_s="0.01").end_loading()

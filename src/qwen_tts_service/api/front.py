@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen_tts_service.errors import SynthesisFailed, Unauthorized
 
+from .batch import PATH as BATCH_PATH
 from .call import SCOPE_KEY, Call
 from .errors import plain_body, response_of
 from .keys import MAY_CLONE, key_in, may_clone, may_speak
@@ -33,7 +34,7 @@ OPEN_PATHS |= {"/health", "/healthz", "/livez", "/readyz", "/metrics"}
 OPEN_PATHS |= {VOICES_PATH, "/v1/audio/models"}
 CHANGING_METHODS = frozenset({"POST", "DELETE"})
 OPEN_PREFIXES = ("/static_content/", "/playground")
-SPEAKING_PATHS = frozenset({"/tts", "/stream-tts", "/v1/audio/speech"})
+SPEAKING_PATHS = frozenset({"/tts", "/stream-tts", "/v1/audio/speech", BATCH_PATH})
 """Routes by which refused requests are counted; all unknown paths count as one more."""
 _PAGE_POLICY = "default-src 'self' 'unsafe-inline' data: blob:"
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -4,10 +4,6 @@ Field names, defaults and the events of `stream_format: sse` are OpenAI's; what 
 said in fields.py.
 """
 
-import base64
-import json
-import math
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from typing import Any, Literal, cast
 
@@ -20,7 +16,7 @@ from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, Unkn
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Synthesizer
-from qwen_tts_service.types import FRAME_S, AudioFormat, OnUnspeakable, SpeechRequest, Voice
+from qwen_tts_service.types import AudioFormat, OnUnspeakable, SpeechRequest, Voice
 from qwen_tts_service.validation import folded, ignored_fields, meaning_of, unknown_field
 from qwen_tts_service.voice.catalogue import (
     OPENAI_VOICES,
@@ -30,11 +26,13 @@ from qwen_tts_service.voice.catalogue import (
 )
 from qwen_tts_service.voice.library import VoiceLibrary
 
-from .errors import body_of, response_of
-from .responses import StreamedSpeech, speak_stream, stream_response
+from .errors import response_of
+from .events import streamed
+from .responses import PendingFile, speak_stream
 from .runtime import Runtime
 from .schema_extra import SCHEMA_EXTRA
 from .tickets import RUNTIME_KEY, read_ticket
+from .times import MEDIA_TYPES
 from .voices import PATH as VOICES_PATH
 from .voices import described
 
@@ -95,6 +93,10 @@ class CreateSpeechBody(SpeechBody):
         """The fields that were ignored."""
         return ignored_fields(list(self.model_extra or ()), type(self))
 
+    @property
+    def accept(self) -> str:
+        return MEDIA_TYPES["events"] if self.stream_format == "sse" else ""
+
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, data: Any) -> Any:
@@ -149,48 +151,12 @@ def _check_model(name: str, settings: Settings) -> None:
 
 
 async def create_speech(http: Request) -> Response:
-    """POST /v1/audio/speech."""
-    ticket = await read_ticket(http, CreateSpeechBody)
-    is_sse = ticket.error is None and getattr(ticket.body, "stream_format", None) == "sse"
-    kind = SpeechEvents if is_sse else StreamedSpeech
-    return await stream_response(ticket, speak_stream(ticket), kind)
-
-
-class SpeechEvents(StreamedSpeech):
-    """Speech as server-sent events: audio deltas and a summary, or an error and a broken end."""
-
-    def _content_headers(self) -> dict[str, str]:
-        return {"Content-Type": "text/event-stream; charset=utf-8"}
-
-    async def _content(self) -> AsyncIterator[bytes]:
-        try:
-            async for part in super()._content():
-                yield _event("speech.audio.delta", audio=base64.b64encode(part).decode())
-        except Exception as error:
-            # Said for clients that read it, and broken off for those that do not.
-            failure = self._ticket.fail(error)
-            yield _event("error", **body_of(failure))
-            raise failure from error
-        yield _event("speech.audio.done", **self._summary())
-
-    def _summary(self) -> dict[str, Any]:
-        request, speech = self._ticket.request, self._ticket.speech
-        spoken = len(request.tokens or request.text or "")
-        frames = math.ceil(round(speech.audio_s / FRAME_S, 6))
-        return {
-            "usage": {
-                "input_tokens": spoken,
-                "output_tokens": frames,
-                "total_tokens": spoken + frames,
-            },
-            "finish_reason": speech.finish_reason,
-            "seed": speech.seed,
-            "audio_seconds": round(speech.audio_s, 3),
-        }
-
-
-def _event(kind: str, **fields: Any) -> bytes:
-    return f"data: {json.dumps({'type': kind, **fields}, ensure_ascii=False)}\n\n".encode()
+    """POST /v1/audio/speech; flac comes whole, as its readers need the length in its header."""
+    ticket = await read_ticket(http, CreateSpeechBody, ("audio", "json", "events"))
+    is_whole = ticket.error is None and ticket.body.format == "flac" and ticket.answer == "audio"
+    if is_whole or ticket.answer == "json":
+        return await PendingFile(ticket).response()
+    return await streamed(ticket, speak_stream(ticket))
 
 
 # Models and voices -------------------------------------------------------------------

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TypeVar
 from urllib.parse import quote
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from qwen_tts_service.audio.formats import content_type, file_extension
@@ -19,6 +19,7 @@ from qwen_tts_service.types import AudioFormat
 from .call import Call
 from .errors import response_of
 from .tickets import Ticket
+from .times import timed_file
 
 T = TypeVar("T")
 
@@ -46,18 +47,28 @@ class PendingFile:
 
 
 async def _speak_file(ticket: Ticket) -> Response:
-    await ticket.ready()
-    format = ticket.body.format
-    data, ticket.speech = await ticket.runtime.synthesizer.speak_whole(ticket.request, format)
-    speech, call = ticket.speech, ticket.call
-    call.first_audio(format)
-    call.spoke(speech.audio_s)
-    call.note(finish_reason=speech.finish_reason)
+    data = await speak_file(ticket)
+    format, speech = ticket.body.format, ticket.speech
     ending = {
         "X-Audio-Seconds": f"{speech.audio_s:.3f}",
         "X-Finish-Reason": str(speech.finish_reason),
     }
-    return Response(data, headers=_speech_headers(ticket) | file_headers(format) | ending)
+    headers = speech_headers(ticket) | ending
+    if ticket.answer == "json":
+        timed = timed_file(data, speech, format, speech.sample_rate_hz)
+        return JSONResponse(timed, headers=headers)
+    return Response(data, headers=headers | file_headers(format, speech.sample_rate_hz))
+
+
+async def speak_file(ticket: Ticket) -> bytes:
+    """Speak a ticket to its end, and note it; sets `ticket.speech`."""
+    await ticket.ready()
+    format = ticket.body.format
+    data, ticket.speech = await ticket.runtime.synthesizer.speak_whole(ticket.request, format)
+    ticket.call.first_audio(format)
+    ticket.call.spoke(ticket.speech.audio_s)
+    ticket.call.note(finish_reason=ticket.speech.finish_reason)
+    return data
 
 
 # Streams -----------------------------------------------------------------------------
@@ -123,11 +134,11 @@ class StreamedSpeech(Response):
         self._rest = rest
         self.status_code = 200
         self.background = None
-        headers = _speech_headers(ticket) | self._content_headers()
+        headers = speech_headers(ticket) | self._content_headers()
         self.init_headers(headers | {"X-Accel-Buffering": "no"})
 
     def _content_headers(self) -> dict[str, str]:
-        return file_headers(self._ticket.body.format)
+        return file_headers(self._ticket.body.format, self._ticket.speech.sample_rate_hz)
 
     async def _content(self) -> AsyncIterator[bytes]:
         """Chunks of the body; a subclass may frame the audio."""
@@ -173,7 +184,8 @@ async def stream_response(
 # Headers and disconnects ------------------------------------------------------
 
 
-def _speech_headers(ticket: Ticket) -> dict[str, str]:
+def speech_headers(ticket: Ticket) -> dict[str, str]:
+    """Headers that tell who speaks, and how; of files and streams."""
     info, voice = ticket.speech.info, ticket.runtime.synthesizer.voice
     choice, seed = info.choice, ticket.speech.seed
     ticket.call.note(
@@ -183,6 +195,7 @@ def _speech_headers(ticket: Ticket) -> dict[str, str]:
         "Cache-Control": "no-store",
         "X-Seed": str(seed),
         "X-Model": voice.model_name,
+        "X-AI-Generated": "true",
         "X-Voice": ", ".join(info.speakers),
         "X-Language": choice.language,
         "X-Voice-Applied": ", ".join(choice.applied),
@@ -192,10 +205,10 @@ def _speech_headers(ticket: Ticket) -> dict[str, str]:
     return {name: quote(value, safe=_HEADER_SAFE) for name, value in headers.items() if value}
 
 
-def file_headers(format: AudioFormat) -> dict[str, str]:
+def file_headers(format: AudioFormat, sample_rate_hz: int) -> dict[str, str]:
     """Headers of a response whose body is the audio itself."""
     return {
-        "Content-Type": content_type(format),
+        "Content-Type": content_type(format, sample_rate_hz),
         "Content-Disposition": f'attachment; filename="speech.{file_extension(format)}"',
     }
 

@@ -139,7 +139,7 @@ class QwenVoice:
             runaway_frames=runaway_frames(tokens, self._options.runaway_factor),
             **self._who(choice, voice),
         )
-        job = self._fitted(job, tokens)
+        job = self._fitted(job, tokens, is_uncut=request.is_uncut)
         expected_s = expected_frames(tokens) * FRAME_S
         return QwenUtterance(job, choice, expected_s, self._engine.submit, _not_applied(request))
 
@@ -273,7 +273,7 @@ class QwenVoice:
             return tokens
         raise InvalidRequest(f"tokens must be text token ids, 0 to {limit - 1}", param="tokens")
 
-    def _fitted(self, job: Job, tokens: int) -> Job:
+    def _fitted(self, job: Job, tokens: int, *, is_uncut: bool) -> Job:
         """Let a job run as far as its slot goes; refuse it where even LEAST_FACTOR has no room."""
         prompt = len(job.ids) + len(job.instruct_ids) + PROMPT_FRAME_TOKENS
         if job.voice is not None:
@@ -282,9 +282,10 @@ class QwenVoice:
         least = prompt + min(job.max_frames, runaway_frames(tokens, factor))
         room = self._options.max_positions
         if least > room:
+            cure = "leave out split: never" if is_uncut else "set a smaller max_length"
             raise InvalidRequest(
                 f"text and speech may need {least} positions, but MAX_POSITIONS is {room}; "
-                "send less text or set a smaller max_length",
+                f"send less text or {cure}",
                 param="text",
             )
         return replace(job, runaway_frames=min(job.runaway_frames, room - prompt))

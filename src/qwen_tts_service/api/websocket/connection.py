@@ -16,6 +16,8 @@ from qwen_tts_service.speech.synthesizer import Output
 from qwen_tts_service.types import AudioFormat, SpeechRequest
 from qwen_tts_service.validation import folded
 
+from .frames import FixedFrames
+
 PATH = "/v1/audio/speech/stream"
 MAX_FRAME_BYTES = 32 * 1024
 """Longer audio is sent in several frames: some clients refuse frames of 1 MiB."""
@@ -35,10 +37,17 @@ class SessionConfig(CreateSpeechBody):
         validation_alias=AliasChoices("format", "response_format"),
         description="The audio format.",
     )
-    split: Literal["token", "sentence"] | None = Field(
+    split: Literal["token", "sentence"] | None = Field(  # type: ignore[assignment]
         None,
         description="Speak words as they come, or sentences when they are complete; "
         "token where the model can, if it is not said.",
+    )
+    frame_ms: int | None = Field(
+        None,
+        ge=10,
+        le=200,
+        description="Send pcm, mulaw or alaw in binary frames of exactly so many milliseconds; the "
+        "last one before audio.done is filled up with silence.",
     )
     api_key: str | None = Field(
         None, description="The API key, for clients that cannot send headers."
@@ -56,6 +65,7 @@ class SessionPlan:
     request: SpeechRequest
     output: Output
     is_by_token: bool
+    frames: FixedFrames | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from qwen_tts_service.speech.writing import can_speak_by_token, open_speech
 from qwen_tts_service.types import SpeechRequest
 
 from .connection import PATH, ClientEvent, Connection, SessionConfig, SessionPlan
+from .frames import FixedFrames
 from .utterance import WebSocketUtterance
 
 KEY_IS_DEFERRED = "qwen_tts.key_is_deferred"
@@ -180,14 +181,16 @@ class Session:
             "session.ready",
             request_id=self._id,
             model=synthesizer.voice.model_name,
+            ai_generated=True,
             voice=choice.speaker if is_known else None,
             language=request.language,
             split="token" if plan.is_by_token else "sentence",
             format=plan.output.format,
-            sample_rate=synthesizer.sample_rate_hz,
+            sample_rate=synthesizer.rate_of(request, plan.output.format),
             channels=1,
             normalize=request.normalize,
             seed=request.seed,
+            **({} if body.frame_ms is None else {"frame_ms": body.frame_ms}),
             **({"warning": warning} if warning else {}),
         )
 
@@ -206,11 +209,16 @@ class Session:
         body: SessionConfig, request: SpeechRequest, synthesizer: Synthesizer
     ) -> SessionPlan:
         can_by_token = can_speak_by_token(synthesizer) and body.input_type != "ssml"
-        by_default = body.split is None and can_by_token
+        by_default = body.split is None and can_by_token and body.timestamps is None
         return SessionPlan(
             request=request,
             output=Output(body.format, is_stream=True),
             is_by_token=body.split == "token" or by_default,
+            frames=None
+            if body.frame_ms is None
+            else FixedFrames.lasting(
+                body.frame_ms, body.format, synthesizer.rate_of(request, body.format)
+            ),
         )
 
     async def _take_text(self, event: ClientEvent) -> None:

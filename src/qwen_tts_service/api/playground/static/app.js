@@ -82,6 +82,7 @@ function readWish() {
     temperature: Number(temperature.value),
     instruct: instruct.value.trim(),
     seed: seed.value === "" ? null : Number(seed.value),
+    timestamps: form.elements.timestamps.value,
   };
 }
 
@@ -212,15 +213,32 @@ function showHeard() {
   at("download").disabled = isSpeaking && !take?.isReceived;
 }
 
+/** Show the text as it was sent, and mark what is heard now. */
+function showSpoken() {
+  const now = isSpeaking ? (take?.heardNow ?? null) : null;
+  at("spoken").hidden = !now;
+  if (!now || now === shownNow) return;
+  shownNow = now;
+  const chars = [...take.body.text]; // positions count code points
+  const part = (start, end) => chars.slice(start, end).join("");
+  const mark = document.createElement("mark");
+  mark.textContent = part(now.start_char, now.end_char);
+  at("spoken").replaceChildren(part(0, now.start_char), mark, part(now.end_char));
+  at("spoken").scrollTop = mark.offsetTop - at("spoken").clientHeight / 2;
+}
+
 function setSpeaking(value) {
   const hadFocus = document.activeElement === at("stop");
   isSpeaking = value;
   at("stop").disabled = !value;
   document.body.classList.toggle("speaking", value);
   if (!value && hadFocus) at("speak").focus();
+  shownNow = null;
+  showSpoken();
   showHeard();
 }
 
+let shownNow = null;
 let drawnAtMs = 0;
 
 function drawWhileSpeaking(nowMs) {
@@ -230,6 +248,7 @@ function drawWhileSpeaking(nowMs) {
   drawnAtMs = nowMs;
   waveform.draw(take.heardS);
   showNumbers();
+  showSpoken();
 }
 
 // Failures --------------------------------------------------------------------------------
