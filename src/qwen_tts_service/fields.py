@@ -31,6 +31,7 @@ from .voice.genders import known_gender
 
 MAX_FRAMES = 4096
 MAX_SILENCE_MS = 2000
+MIN_SPEED, MAX_SPEED = 0.5, 2.0
 MAX_PRONUNCIATIONS = 100
 MAX_TRANSCRIPT_CHARS = 1000
 """Of a recording of 30 s, spoken very fast."""
@@ -116,6 +117,12 @@ class SpeechBody(ForgivingBody):
         min_length=1,
         max_length=500,
         description="How to speak, in plain words; overrides emotion and age.",
+    )
+    speed: float = Field(
+        1.0,
+        ge=MIN_SPEED,
+        le=MAX_SPEED,
+        description="How fast, 0.5 to 2; the pitch and written pauses stay as they are.",
     )
     seed: int | None = Field(
         None,
@@ -242,6 +249,7 @@ class SpeechBody(ForgivingBody):
             ),
             normalize=self.normalize,
             input_type=self.input_type,
+            rate=self.speed,
             pronunciations=tuple((self.pronunciations or {}).items()),
             on_unspeakable=self.on_unspeakable,
             timestamps=self.timestamps,

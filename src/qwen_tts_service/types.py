@@ -145,9 +145,9 @@ class SpeechRequest:
     voice: a cloned voice that has no name, or not yet: it speaks where `speaker` names nobody, so
         that names in the markup of a text still mean kept voices
     is_seed_drawn: the caller gave no seed, so another one may be tried after a runaway
-    rate, pitch: how fast and how high, as factors; 1 is as usual. A voice that cannot says so in
-        its utterance's warning
-    phonemes: how the text is pronounced, in the alphabet of espeak-ng; the same holds
+    rate, pitch: how fast and how high, as factors; 1 is as usual. A voice without a rate of its
+        own is stretched, one without a pitch says so in its utterance's warning
+    phonemes: how the text is pronounced, in the alphabet of espeak-ng; or a warning
     pronunciations: pairs of a word and how it is spoken, checked
     timestamps: what to time, if anything
     places: where `text` stands in the text as it was sent; of parts that are to be timed
@@ -261,6 +261,8 @@ class Voice(Protocol):
     device: str
     longest_part_chars: int | None
     """Longer texts are spoken in parts; None for a voice that takes a text of any length."""
+    has_own_rate: bool
+    """Whether it speaks at a request's rate by itself; the speech of others is time-stretched."""
     slots: int | None
     """How many utterances it has memory to speak at once; None for any number."""
     facts: Mapping[str, str]

@@ -255,7 +255,7 @@ def test_without_a_player_the_error_lists_players(
         ([TEXT, "--out", "a.wav", "--louder"], "unknown option --louder. See"),
         ([TEXT, "--out", "a.wav", "--voice", "x"], "--voice. Did you mean --speaker?"),
         ([TEXT, "--out", "a.wav", "--sex=f"], "--sex. Did you mean --gender?"),
-        ([TEXT, "--out", "a.wav", "--speed", "2"], "--speed. There is no speed control"),
+        ([TEXT, "--out", "a.wav", "--speed", "3"], "--speed: must be at most 2; got 3"),
         ([TEXT, "--out", "a.wav", "--format", "doc"], "--format: must be wav, pcm, mp3"),
         ([TEXT, "--out", "a.wav", "--gender", "x"], 'must be male, female or neutral; got "x"'),
         ([TEXT, "--out", "a.wav", "--voice-from", "none.wav"], "--voice-from: No such file"),

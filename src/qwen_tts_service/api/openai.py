@@ -5,6 +5,7 @@ said in fields.py.
 """
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -13,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, UnknownVoice, shown
-from qwen_tts_service.fields import SpeechBody
+from qwen_tts_service.fields import MAX_SPEED, MIN_SPEED, SpeechBody
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.types import AudioFormat, OnUnspeakable, SpeechRequest, Voice
@@ -76,8 +77,7 @@ class CreateSpeechBody(SpeechBody):
         "mp3", alias="response_format", description="The audio format; pcm is s16le, mono."
     )
     speed: float = Field(
-        1.0,
-        description="Only 1.0: the model has no speed control, and stretching audio degrades it.",
+        1.0, ge=0.25, le=4, description="How fast, bounded to 0.5 to 2; the pitch stays as it is."
     )
     on_unspeakable: OnUnspeakable = Field(
         "silence",
@@ -90,8 +90,15 @@ class CreateSpeechBody(SpeechBody):
 
     @property
     def warning(self) -> str | None:
-        """The fields that were ignored."""
-        return ignored_fields(list(self.model_extra or ()), type(self))
+        """The fields that were ignored, and a speed that was bounded."""
+        ignored = ignored_fields(list(self.model_extra or ()), type(self))
+        is_bounded = self._bounded_speed != self.speed
+        bounded = f"speed is {self._bounded_speed:g}, its bound" if is_bounded else None
+        return "; ".join(filter(None, [ignored, bounded])) or None
+
+    @property
+    def _bounded_speed(self) -> float:
+        return min(max(self.speed, MIN_SPEED), MAX_SPEED)
 
     @property
     def accept(self) -> str:
@@ -128,13 +135,8 @@ class CreateSpeechBody(SpeechBody):
         """The request that this body asks for; also raises UnknownModel."""
         if self.model is not None:
             _check_model(self.model, settings)
-        if self.speed != 1:
-            raise InvalidRequest(
-                "speed: only 1.0 is supported, because stretching finished audio degrades it; "
-                "describe the pace in instructions instead",
-                param="speed",
-            )
-        return super().to_request(request_id, settings)
+        request = super().to_request(request_id, settings)
+        return replace(request, rate=self._bounded_speed)
 
 
 def _check_model(name: str, settings: Settings) -> None:

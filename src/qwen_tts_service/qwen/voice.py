@@ -42,11 +42,7 @@ NO_VOICES: Mapping[str, KeptVoice] = {}
 
 def _not_applied(request: SpeechRequest) -> str | None:
     """What this model cannot do of a request."""
-    asked = {
-        "rate": request.rate != 1,
-        "pitch": request.pitch != 1,
-        "phoneme": request.phonemes is not None,
-    }
+    asked = {"pitch": request.pitch != 1, "phoneme": request.phonemes is not None}
     names = [name for name, is_asked in asked.items() if is_asked]
     return f"this model cannot apply: {', '.join(names)}" if names else None
 
@@ -92,6 +88,7 @@ class QwenVoice:
         self.model_name = name
         self.sample_rate_hz = model.config.codec.sample_rate_hz
         self.device = str(model.device)
+        self.has_own_rate = False
         self.slots: int | None = options.slots
         self.longest_part_chars: int | None = part_chars(options.max_positions)
         self.facts: Mapping[str, str] = {

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from qwen_tts_service.audio.edges import EdgeFader
 from qwen_tts_service.errors import TTSError
-from qwen_tts_service.types import FinishReason, PcmStream, Samples
+from qwen_tts_service.types import FinishReason, PcmStream, Samples, WordMark, words_of
 
 
 class FadedStream:
@@ -31,6 +31,10 @@ class FadedStream:
             yield rest
         if failure is not None:
             raise failure
+
+    def take_words(self) -> list[WordMark]:
+        """Take the words that the voice has found, if it finds any."""
+        return words_of(self._pcm)
 
     async def aclose(self) -> None:
         """Stop the speech; harmless when repeated."""

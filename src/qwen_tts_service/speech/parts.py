@@ -194,7 +194,7 @@ def _parts(
             request,
             speaker=part.speaker or request.speaker,
             language=part.language or request.language,
-            rate=part.rate,
+            rate=part.rate * request.rate,
             pitch=part.pitch,
             phonemes=part.phonemes,
         )

@@ -1,6 +1,6 @@
 """Turn speech requests into encoded audio with one voice: whole files and streams.
 
-SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> resample -> encode -> bytes
+SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> stretch -> resample -> encode
 """
 
 import asyncio
@@ -41,6 +41,7 @@ from .aligned import AlignedStream
 from .cloning import VoiceCloner
 from .faded import FadedStream
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
+from .processing import ProcessedUtterance, ProcessedVoice
 from .sequence import PartSequence
 from .timeline import HeardSpan, Timeline
 from .unspeakable import SILENCE, WARNING, SpokenOrSilent, SpokenPart, Unspoken, prepare_or_silence
@@ -220,6 +221,7 @@ class Synthesizer:
         self.cloner = VoiceCloner(voice)
         self.fit: Callable[[str], None] | None = None
         """Encodes a kept voice anew for this model, by its name; takes seconds."""
+        self.processed = ProcessedVoice(voice)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="text")
 
     def warm_up(self) -> None:
@@ -361,7 +363,7 @@ class Synthesizer:
         self, part: SpeechRequest, request: SpeechRequest
     ) -> Sequence[SpokenPart | Pause]:
         try:
-            return prepare_or_silence(self.voice, part)
+            return prepare_or_silence(self.processed.prepare, part)
         except InvalidRequest as error:
             if part.speaker == request.speaker:
                 raise
@@ -399,7 +401,9 @@ class Synthesizer:
             silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
             return self.faded(SpokenOrSilent(pcm, silence=silence, on_silence=on_silence))
 
-        if len(parts) == 1 and not isinstance(parts[0], Pause) and timeline is None:
+        # What is stretched is cut where max_length ends, to the sample.
+        is_one = len(parts) == 1 and timeline is None
+        if is_one and not isinstance(parts[0], Pause) and not _is_stretched(parts[0]):
             return start(parts[0])
         sequence = PartSequence(
             (part if isinstance(part, Pause) else partial(start, part) for part in parts),
@@ -464,6 +468,10 @@ class Synthesizer:
 
 def _expected_s(parts: Sequence[SpokenPart | Pause]) -> float:
     return sum(p.duration_s if isinstance(p, Pause) else p.utterance.expected_s for p in parts)
+
+
+def _is_stretched(part: SpokenPart) -> bool:
+    return isinstance(part.utterance, ProcessedUtterance)
 
 
 def _warnings(

@@ -281,7 +281,7 @@ class SpeechByToken:
         )
         part_chars = (voice.longest_part_chars or OPEN_PART_CHARS) // 2
         self._text = OpenText(
-            voice,
+            synthesizer.processed,
             request,
             self._sequence,
             part_chars=part_chars,
