@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Gender = Literal["male", "female", "neutral"]
-AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"]
+AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac", "mulaw", "alaw"]
 NormalizeLevel = Literal["auto", "none", "light", "full"]
 """How much of a text is rewritten before it is spoken; see text/normalise.py."""
 InputType = Literal["text", "ssml"]
@@ -145,12 +145,15 @@ class SpeechRequest:
     voice: a cloned voice that has no name, or not yet: it speaks where `speaker` names nobody, so
         that names in the markup of a text still mean kept voices
     is_seed_drawn: the caller gave no seed, so another one may be tried after a runaway
-    rate, pitch: how fast and how high, as factors; 1 is as usual. A voice that cannot says so in
-        its utterance's warning
-    phonemes: how the text is pronounced, in the alphabet of espeak-ng; the same holds
+    rate, pitch: how fast and how high, as factors; 1 is as usual. A voice without a rate of its
+        own is stretched, one without a pitch says so in its utterance's warning
+    phonemes: how the text is pronounced, in the alphabet of espeak-ng; or a warning
     pronunciations: pairs of a word and how it is spoken, checked
     timestamps: what to time, if anything
     places: where `text` stands in the text as it was sent; of parts that are to be timed
+    sample_rate_hz: of the audio that is sent; None is as usual for the server and the format
+    lead_in_ms, tail_ms: of silence before and behind the speech; max_frames does not count them
+    is_uncut: spoken in one breath, however long it is
     """
 
     request_id: str
@@ -174,6 +177,10 @@ class SpeechRequest:
     max_frames: int = 1000
     timestamps: TimestampUnit | None = None
     places: Places = field(default=(), compare=False)
+    sample_rate_hz: int | None = None
+    lead_in_ms: int = 0
+    tail_ms: int = 0
+    is_uncut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +261,8 @@ class Voice(Protocol):
     device: str
     longest_part_chars: int | None
     """Longer texts are spoken in parts; None for a voice that takes a text of any length."""
+    has_own_rate: bool
+    """Whether it speaks at a request's rate by itself; the speech of others is time-stretched."""
     slots: int | None
     """How many utterances it has memory to speak at once; None for any number."""
     facts: Mapping[str, str]
@@ -311,6 +320,11 @@ class WordTimedStream(Protocol):
 
     def take_words(self) -> list[WordMark]:
         """Take the words of the samples that have been given out, those not taken yet."""
+
+
+def words_of(stream: object) -> list[WordMark]:
+    """Take the words of a stream that may know some, as `WordTimedStream.take_words`."""
+    return stream.take_words() if isinstance(stream, WordTimedStream) else []
 
 
 @runtime_checkable

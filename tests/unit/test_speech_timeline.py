@@ -9,7 +9,9 @@ import pytest
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.speech.synthesizer import Output, Synthesizer
+from qwen_tts_service.speech.timeline import HeardSpan, Timeline
 from qwen_tts_service.speech.writing import open_speech
+from qwen_tts_service.text.places import align
 from qwen_tts_service.types import SpeechRequest, VoiceChoice, WordMark
 
 RATE_HZ = 10_000
@@ -116,6 +118,18 @@ def test_an_aligner_finds_the_words_of_a_voice_that_knows_none():
     ]
 
 
+def test_a_word_counts_once_it_is_heard_to_its_end_and_is_cut_with_the_speech():
+    timeline = Timeline("a b c", [align("a b c", "a b c")], "word")
+    timeline.begin_part()
+    timeline.hear(np.ones(10, np.float32), is_speech=True)
+    # Known before they are heard, as the stages between may hold samples back.
+    timeline.hear_words([WordMark(0, 10, 0, 1), WordMark(10, 20, 2, 3), WordMark(20, 30, 4, 5)])
+    assert timeline.spans == []
+    timeline.hear(np.ones(5, np.float32), is_speech=True)
+    timeline.end_part()
+    assert timeline.spans == [HeardSpan(0, 10, 0, 1), HeardSpan(10, 15, 2, 3)]
+
+
 async def test_a_stream_tells_what_has_begun_and_what_has_ended():
     synthesizer = Synthesizer(ToneVoice(), sample_rate_hz=RATE_HZ)
     request = SpeechRequest(request_id="t", seed=1, text="One. Two.", timestamps="sentence")
@@ -129,6 +143,7 @@ async def test_a_stream_tells_what_has_begun_and_what_has_ended():
         "('One.', [])",
         "(None, ['One.'])",
         "('Two.', ['One.'])",
+        "(None, ['One.', 'Two.'])",  # the end is held back, to be faded
     ]
     assert [t.text for t in speech.timestamps] == ["One.", "Two."]
 

@@ -70,7 +70,7 @@ async def create_batch(http: Request) -> Response:
     """Answer with a batch that is being spoken, or refuse it as a whole."""
     runtime = cast("Runtime", http.scope[RUNTIME_KEY])
     try:
-        data = await read_body(http, runtime.settings.max_speech_bytes)
+        data = await read_body(http, runtime.settings)
         return SpeechBatch(http, runtime, parse_body(data, SpeechBatchBody))
     except TTSError as error:
         call = Call.of(http.scope)
@@ -176,7 +176,7 @@ def _facts_of(ticket: Ticket, data: bytes) -> dict[str, Any]:
     warnings = [ticket.body.warning, ticket.warning, speech.info.warning]
     facts: dict[str, Any] = {
         "audio_data": base64.b64encode(data).decode(),
-        "media_type": content_type(ticket.body.format),
+        "media_type": content_type(ticket.body.format, speech.sample_rate_hz),
         "voice": voice,
         "language": language,
         **summary_of(ticket),

@@ -63,8 +63,10 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
         paths[path] = {"get": _json_operation(description, ("503",)) | {"tags": ["OpenAI"]}}
     for path, more in _WORDS["voices"].items():
         for method, operation in more.items():
-            answers = _json_operation("What was kept or deleted.", ())["responses"]
-            answers |= _error_responses({404: "there is no kept voice of this name"})
+            answers = _json_operation("The voice that was kept, asked for or deleted.", ())[
+                "responses"
+            ]
+            answers |= _error_responses({404: "there is no voice of this name"})
             paths.setdefault(path, {})[method] = operation | {"responses": answers}
     return {
         "openapi": "3.1.0",

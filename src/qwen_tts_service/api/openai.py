@@ -5,6 +5,7 @@ said in fields.py.
 """
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -12,13 +13,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, shown
-from qwen_tts_service.fields import SpeechBody
+from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, UnknownVoice, shown
+from qwen_tts_service.fields import MAX_SPEED, MIN_SPEED, SpeechBody
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.types import AudioFormat, OnUnspeakable, SpeechRequest, Voice
 from qwen_tts_service.validation import folded, ignored_fields, meaning_of, unknown_field
-from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
+from qwen_tts_service.voice.catalogue import (
+    OPENAI_VOICES,
+    KnowsSpeakers,
+    Speaker,
+    gender_of_openai_voice,
+)
 from qwen_tts_service.voice.library import VoiceLibrary
 
 from .errors import response_of
@@ -71,8 +77,7 @@ class CreateSpeechBody(SpeechBody):
         "mp3", alias="response_format", description="The audio format; pcm is s16le, mono."
     )
     speed: float = Field(
-        1.0,
-        description="Only 1.0: the model has no speed control, and stretching audio degrades it.",
+        1.0, ge=0.25, le=4, description="How fast, bounded to 0.5 to 2; the pitch stays as it is."
     )
     on_unspeakable: OnUnspeakable = Field(
         "silence",
@@ -85,8 +90,15 @@ class CreateSpeechBody(SpeechBody):
 
     @property
     def warning(self) -> str | None:
-        """The fields that were ignored."""
-        return ignored_fields(list(self.model_extra or ()), type(self))
+        """The fields that were ignored, and a speed that was bounded."""
+        ignored = ignored_fields(list(self.model_extra or ()), type(self))
+        is_bounded = self._bounded_speed != self.speed
+        bounded = f"speed is {self._bounded_speed:g}, its bound" if is_bounded else None
+        return "; ".join(filter(None, [ignored, bounded])) or None
+
+    @property
+    def _bounded_speed(self) -> float:
+        return min(max(self.speed, MIN_SPEED), MAX_SPEED)
 
     @property
     def accept(self) -> str:
@@ -123,13 +135,8 @@ class CreateSpeechBody(SpeechBody):
         """The request that this body asks for; also raises UnknownModel."""
         if self.model is not None:
             _check_model(self.model, settings)
-        if self.speed != 1:
-            raise InvalidRequest(
-                "speed: only 1.0 is supported, because stretching finished audio degrades it; "
-                "describe the pace in instructions instead",
-                param="speed",
-            )
-        return super().to_request(request_id, settings)
+        request = super().to_request(request_id, settings)
+        return replace(request, rate=self._bounded_speed)
 
 
 def _check_model(name: str, settings: Settings) -> None:
@@ -146,9 +153,10 @@ def _check_model(name: str, settings: Settings) -> None:
 
 
 async def create_speech(http: Request) -> Response:
-    """POST /v1/audio/speech."""
+    """POST /v1/audio/speech; flac comes whole, as its readers need the length in its header."""
     ticket = await read_ticket(http, CreateSpeechBody, ("audio", "json", "events"))
-    if ticket.answer == "json":
+    is_whole = ticket.error is None and ticket.body.format == "flac" and ticket.answer == "audio"
+    if is_whole or ticket.answer == "json":
         return await PendingFile(ticket).response()
     return await streamed(ticket, speak_stream(ticket))
 
@@ -179,14 +187,30 @@ async def list_audio_models(http: Request) -> Response:
 async def list_voices(http: Request) -> Response:
     """GET /v1/audio/voices: speakers, then OpenAI's names; `?legacy=true` gives bare ids."""
     try:
-        with ExitStack() as at_end:
-            runtime = _runtime(http)
-            voices = _voices(await runtime.keeper.wake(at_end.callback), runtime.library)
+        voices = await _listed(http)
     except NotReady as error:
         return response_of(error)
     if http.query_params.get("legacy") == "true":
         return JSONResponse({"voices": [voice["id"] for voice in voices]})
     return JSONResponse({"voices": voices})
+
+
+async def show_voice(http: Request) -> Response:
+    """GET /v1/audio/voices/{name}: one of the list, in any case."""
+    name = http.path_params["name"]
+    try:
+        listed = {voice["id"].lower(): voice for voice in await _listed(http)}
+    except NotReady as error:
+        return response_of(error)
+    if (voice := listed.get(name.lower())) is None:
+        return response_of(UnknownVoice(f"there is no voice {shown(name)}", param="name"))
+    return JSONResponse(voice)
+
+
+async def _listed(http: Request) -> list[dict[str, Any]]:
+    with ExitStack() as at_end:
+        runtime = _runtime(http)
+        return _voices(await runtime.keeper.wake(at_end.callback), runtime.library)
 
 
 def _runtime(http: Request) -> Runtime:
@@ -204,9 +228,13 @@ def _model(name: str) -> dict[str, Any]:
 def _voices(synthesizer: Synthesizer, library: VoiceLibrary) -> list[dict[str, Any]]:
     voice = synthesizer.voice
     kept = {name: library.entry(name) for name in voice.speakers}
-    own = [described(entry) if entry else _describe(name, name) for name, entry in kept.items()]
+    known = voice.known if isinstance(voice, KnowsSpeakers) else {}
+    own = [
+        described(entry) if entry else _describe(name, name, known.get(name))
+        for name, entry in kept.items()
+    ]
     speaking = {name: _who_speaks(voice, name) for name in OPENAI_VOICES}
-    return own + [_describe(name, speaker) for name, speaker in speaking.items() if speaker]
+    return own + [_describe(name, who, known.get(who)) for name, who in speaking.items() if who]
 
 
 def _who_speaks(voice: Voice, name: str) -> str | None:
@@ -217,16 +245,15 @@ def _who_speaks(voice: Voice, name: str) -> str | None:
         return None
 
 
-def _describe(name: str, who: str) -> dict[str, Any]:
+def _describe(name: str, who: str, speaker: Speaker | None) -> dict[str, Any]:
     """One voice and who speaks with it; what is not known is null."""
-    speaker = SPEAKERS.get(who)
     display = speaker.name.replace("_", " ") if speaker and name == who else name
     return {
         "id": name,
         "name": display,
         "gender": speaker.gender if speaker else gender_of_openai_voice(name),
         "language": speaker and speaker.native_language,
-        "description": speaker and speaker.description,
+        "description": (speaker and speaker.description) or None,
         "speaker": who,
     }
 
@@ -234,6 +261,7 @@ def _describe(name: str, who: str) -> dict[str, Any]:
 ROUTES = [
     Route("/v1/audio/speech", create_speech, methods=["POST"]),
     Route(VOICES_PATH, list_voices, methods=["GET"]),
+    Route(VOICES_PATH + "/{name}", show_voice, methods=["GET"]),
     Route("/v1/audio/models", list_audio_models),
     Route("/v1/models", list_models),
     Route("/v1/models/{model:path}", show_model),

@@ -55,9 +55,9 @@ async def _speak_file(ticket: Ticket) -> Response:
     }
     headers = speech_headers(ticket) | ending
     if ticket.answer == "json":
-        rate_hz = ticket.runtime.synthesizer.sample_rate_hz
-        return JSONResponse(timed_file(data, speech, format, rate_hz), headers=headers)
-    return Response(data, headers=headers | file_headers(format))
+        timed = timed_file(data, speech, format, speech.sample_rate_hz)
+        return JSONResponse(timed, headers=headers)
+    return Response(data, headers=headers | file_headers(format, speech.sample_rate_hz))
 
 
 async def speak_file(ticket: Ticket) -> bytes:
@@ -138,7 +138,7 @@ class StreamedSpeech(Response):
         self.init_headers(headers | {"X-Accel-Buffering": "no"})
 
     def _content_headers(self) -> dict[str, str]:
-        return file_headers(self._ticket.body.format)
+        return file_headers(self._ticket.body.format, self._ticket.speech.sample_rate_hz)
 
     async def _content(self) -> AsyncIterator[bytes]:
         """Chunks of the body; a subclass may frame the audio."""
@@ -195,6 +195,7 @@ def speech_headers(ticket: Ticket) -> dict[str, str]:
         "Cache-Control": "no-store",
         "X-Seed": str(seed),
         "X-Model": voice.model_name,
+        "X-AI-Generated": "true",
         "X-Voice": ", ".join(info.speakers),
         "X-Language": choice.language,
         "X-Voice-Applied": ", ".join(choice.applied),
@@ -204,10 +205,10 @@ def speech_headers(ticket: Ticket) -> dict[str, str]:
     return {name: quote(value, safe=_HEADER_SAFE) for name, value in headers.items() if value}
 
 
-def file_headers(format: AudioFormat) -> dict[str, str]:
+def file_headers(format: AudioFormat, sample_rate_hz: int) -> dict[str, str]:
     """Headers of a response whose body is the audio itself."""
     return {
-        "Content-Type": content_type(format),
+        "Content-Type": content_type(format, sample_rate_hz),
         "Content-Disposition": f'attachment; filename="speech.{file_extension(format)}"',
     }
 

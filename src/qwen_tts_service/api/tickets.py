@@ -16,6 +16,7 @@ from qwen_tts_service.errors import (
     UnsupportedMediaType,
 )
 from qwen_tts_service.fields import SpeechBody
+from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Speech
 from qwen_tts_service.types import SpeechRequest
 from qwen_tts_service.validation import from_validation
@@ -24,6 +25,7 @@ from .admission import Slot
 from .call import Call
 from .errors import in_words_of
 from .inline_voice import with_own_voice
+from .keys import MAY_CLONE, check_recording
 from .runtime import Runtime
 from .times import Answer, choose_answer
 
@@ -96,8 +98,7 @@ async def read_ticket(
 
 
 async def _accept(ticket: Ticket, answers: tuple[Answer, ...]) -> None:
-    settings = ticket.runtime.settings
-    read_fields(ticket, await read_body(ticket.http, settings.max_speech_bytes))
+    read_fields(ticket, await read_body(ticket.http, ticket.runtime.settings))
     ticket.answer = choose_answer(ticket.accept, ticket.request.timestamps, answers)
     take_slot(ticket)
 
@@ -107,6 +108,7 @@ def read_fields(ticket: Ticket, data: bytes) -> None:
     call = ticket.call
     ticket.body = parse_body(data, ticket.schema)
     ticket.request = ticket.body.to_request(call.request_id, ticket.runtime.settings)
+    check_recording(ticket.body, is_allowed=bool(ticket.http.scope.get(MAY_CLONE)))
     call.note(
         format=ticket.body.format, chars=len(ticket.request.text or ""), seed=ticket.request.seed
     )
@@ -119,7 +121,7 @@ def take_slot(ticket: Ticket) -> None:
     ticket.call.at_end(ticket.slot.release)
 
 
-async def read_body(http: Request, max_bytes: int) -> bytes:
+async def read_body(http: Request, settings: Settings) -> bytes:
     """The JSON body's bytes; raises UnsupportedMediaType, BodyTooLarge or ClientLeft."""
     media_type = http.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type != "application/json":
@@ -131,8 +133,11 @@ async def read_body(http: Request, max_bytes: int) -> bytes:
     try:
         async for part in http.stream():
             body += part
-            if len(body) > max_bytes:
-                raise BodyTooLarge(f"the body is larger than {max_bytes} bytes (MAX_BODY_BYTES)")
+            if len(body) > settings.max_speech_bytes:
+                raise BodyTooLarge(
+                    f"the body is larger than {settings.max_speech_bytes} bytes "
+                    f"({settings.sets_max_speech_bytes})"
+                )
     except ClientDisconnect:
         raise ClientLeft("the client closed the connection before the body was complete") from None
     return bytes(body)

@@ -1,4 +1,4 @@
-"""Audio encoders: 16-bit samples to WAV, PCM, MP3, FLAC, Opus and AAC, whole or streamed.
+"""Audio encoders: 16-bit samples to WAV, raw, MP3, FLAC, Opus and AAC, whole or streamed.
 
 Two verbs: `encode` while samples come, `finish` once they have ended. A streaming encoder gives
 bytes as early as its format allows and never changes what it gave. A whole-file encoder gives
@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Protocol, cast
 import numpy as np
 import soundfile
 
+from .label import id3_tag
 from .pcm import BYTES_PER_SAMPLE, Pcm16, to_bytes
 from .wav import wav_header
 
@@ -43,11 +44,11 @@ class Encoder(Protocol):
         """Free what it holds; harmless when repeated or after `finish`."""
 
 
-class PcmEncoder:
-    """Raw little-endian 16-bit samples; a stream and a whole file are the same bytes."""
+class RawEncoder:
+    """Samples without a header, as `convert` gives them; stream and file are the same bytes."""
 
-    def encode(self, samples: Pcm16) -> bytes:
-        return to_bytes(samples)
+    def __init__(self, convert: Callable[[Pcm16], bytes]) -> None:
+        self.encode = convert
 
     def finish(self) -> bytes:
         return b""
@@ -59,8 +60,8 @@ class PcmEncoder:
 class WavStreamEncoder:
     """A WAV file of unknown length: the header, then samples as they come."""
 
-    def __init__(self, sample_rate_hz: int) -> None:
-        self._header = wav_header(sample_rate_hz, None)
+    def __init__(self, sample_rate_hz: int, comment: str | None) -> None:
+        self._header = wav_header(sample_rate_hz, None, comment)
 
     def encode(self, samples: Pcm16) -> bytes:
         return self._take_header() + to_bytes(samples)
@@ -79,12 +80,15 @@ class WavStreamEncoder:
 class WavFileEncoder:
     """A whole WAV file with its exact sizes; over 4 GiB, which it cannot say, with none."""
 
-    def __init__(self, sample_rate_hz: int, file: BinaryIO | None = None) -> None:
+    def __init__(
+        self, sample_rate_hz: int, comment: str | None, file: BinaryIO | None = None
+    ) -> None:
         self._sample_rate_hz = sample_rate_hz
+        self._comment = comment
         self._file = file
         self._sink = _FileSink()
         self._pcm_bytes = 0
-        self._write(wav_header(sample_rate_hz, 0))
+        self._write(wav_header(sample_rate_hz, 0, comment))
 
     def encode(self, samples: Pcm16) -> bytes:
         self._pcm_bytes += self._write(to_bytes(samples))
@@ -94,7 +98,7 @@ class WavFileEncoder:
         assert self._pcm_bytes % BYTES_PER_SAMPLE == 0
         target = self._file or self._sink
         target.seek(0)
-        target.write(wav_header(self._sample_rate_hz, self._pcm_bytes))
+        target.write(wav_header(self._sample_rate_hz, self._pcm_bytes, self._comment))
         target.seek(0, io.SEEK_END)
         data = b"" if self._file else self._sink.take_all()
         self.close()
@@ -120,25 +124,28 @@ class _FileSink(io.BytesIO):
 
 
 class _DiskSink:
-    """Where libsndfile writes a file on disk.
+    """Where libsndfile writes a file on disk, behind a tag.
 
     Its errors are raised after the samples at which they came: libsndfile would print them.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, tag: bytes) -> None:
         self._file = file
+        self._start = len(tag)
         self._error: OSError | None = None
+        self.write(tag)
 
     def write(self, data: bytes) -> int:
         self._try(self._file.write, data)
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._try(self._file.seek, offset, whence)
+        start = self._start if whence == io.SEEK_SET else 0
+        self._try(self._file.seek, start + offset, whence)
         return self.tell()
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._file.tell() - self._start
 
     def _try(self, work: Callable[..., int], *args: object) -> None:
         try:
@@ -199,29 +206,50 @@ class _StreamSink:
 
 
 class SndfileEncoder:
-    """mp3, flac, or Opus in Ogg, by libsndfile."""
+    """mp3, flac, or Opus in Ogg, by libsndfile.
+
+    comment: said of the whole in its metadata; in mp3 by a tag of our own, since libsndfile's is
+        taken for the frame that `_StreamSink` drops
+    """
 
     def __init__(
-        self, sample_rate_hz: int, *, is_stream: bool, file: BinaryIO | None = None, **options: Any
+        self,
+        sample_rate_hz: int,
+        *,
+        is_stream: bool,
+        comment: str | None = None,
+        file: BinaryIO | None = None,
+        **options: Any,
     ) -> None:
-        whole = _DiskSink(file) if file else _FileSink()
+        is_tagged = comment is not None and options["format"] == "MP3"
+        self._tag = id3_tag(comment or "") if is_tagged else b""
+        whole = _DiskSink(file, self._tag) if file else _FileSink()
         self._sink = _StreamSink() if is_stream else whole
         self._file = soundfile.SoundFile(
             cast("BinaryIO", self._sink), "w", sample_rate_hz, channels=1, **options
         )
         if is_stream and options["subtype"] == "OPUS":
             _shorten_ogg_pages(self._file)
+        if comment is not None and not is_tagged:
+            self._file.comment = comment
 
     def encode(self, samples: Pcm16) -> bytes:
         self._file.write(samples)
-        return self._sink.take()
+        return self._behind_tag(self._sink.take())
 
     def finish(self) -> bytes:
         self._file.close()
-        return self._sink.take_all()
+        return self._behind_tag(self._sink.take_all())
 
     def close(self) -> None:
         self._file.close()
+
+    def _behind_tag(self, data: bytes) -> bytes:
+        """The tag goes out with the first audio, not before it."""
+        if not data:
+            return data
+        tag, self._tag = self._tag, b""
+        return tag + data
 
 
 def _shorten_ogg_pages(file: soundfile.SoundFile) -> None:

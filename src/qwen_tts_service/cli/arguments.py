@@ -31,6 +31,7 @@ _FOLDERS = {"model_path": MODEL_PATH, "voices_path": "voices"}
 """Where checkpoints and kept voices are when nothing says so, as for scripts/serve."""
 _NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format", "pronunciations"}
 _NOT_OPTIONS |= {"ref_audio", "ref_text"}
+_NOT_OF_A_BOOK = {"max_length", "timestamps", "lead_in_ms", "tail_ms", "split"}
 _MEANINGS = {
     "max_length": "Longest audio, in frames of 80 ms; what is longer is cut there, and the exit "
     "code is 3. Default: to the end of the text."
@@ -59,7 +60,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="say | read | voices")
     _add_say(commands)
     _add_read(commands)
-    voices = commands.add_parser("voices", help="list the speakers")
+    voices = commands.add_parser("voices", help="list the speakers of a model, or of a server")
+    voices.add_argument("--url", help="of a server, such as http://localhost:8188")
     _add_settings(voices)
     arguments, unknown = parser.parse_known_args(argv)
     for word in unknown:
@@ -133,7 +135,7 @@ def _add_read(commands: Any) -> None:
         choices=get_args(SubtitleFormat),
         help="write a file of subtitles for each chapter too; sentences are then spoken one by one",
     )
-    _add_voice(read, _NOT_OPTIONS | {"max_length", "timestamps"})
+    _add_voice(read, _NOT_OPTIONS | _NOT_OF_A_BOOK)
     _add_settings(read)
 
 

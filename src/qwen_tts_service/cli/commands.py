@@ -8,13 +8,12 @@ from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
-from qwen_tts_service.audio.formats import check_format
+from qwen_tts_service.audio.formats import rate_of
 from qwen_tts_service.books.book import BookError
 from qwen_tts_service.errors import StartupError, TTSError
 from qwen_tts_service.speech.subtitles import subtitles
 from qwen_tts_service.speech.synthesizer import Output, Speech, Synthesizer
 from qwen_tts_service.types import SpeechRequest
-from qwen_tts_service.voice.catalogue import SPEAKERS
 
 from .arguments import (
     STANDARD_IO,
@@ -30,6 +29,7 @@ from .loading import load, notes_on
 from .progress import SpeechProgressBar
 from .read import read
 from .sink import Sink, check_file, new_file, sink_of, write_file
+from .voices import voices_of_model, voices_of_server
 
 UNLIMITED_FRAMES = 10**9
 """Two and a half years of speech, where --max-length is not given."""
@@ -54,7 +54,7 @@ def say(arguments: argparse.Namespace) -> int:
         check_file(path, f"--{kind}")
     body = body_of(arguments)
     settings = settings_of(arguments)
-    check_format(body.format, settings.sampling_rate)
+    rate_of(body.format, body.sample_rate, settings.sampling_rate)
     request = body.to_request("say", settings)
     if arguments.max_length is None:
         request = replace(request, max_frames=UNLIMITED_FRAMES)
@@ -80,18 +80,16 @@ def say(arguments: argparse.Namespace) -> int:
 
 
 def list_voices(arguments: argparse.Namespace) -> int:
-    """List the speakers, without loading a checkpoint."""
-    settings = settings_of(arguments)
-    if not settings.is_embedded:
-        lines = [
-            f"{s.id:9} {s.gender:7} {'/'.join(s.ages):12} {s.native_language!s:9} {s.description}"
-            for s in SPEAKERS.values()
-        ]
-    else:
+    """List the speakers of a server, or of a model without loading its checkpoint."""
+    if arguments.url is not None:
+        lines = list(voices_of_server(arguments.url))
+    elif (settings := settings_of(arguments)).is_embedded:
         synthesizer = load(settings, SpeechProgressBar(is_quiet=True))
         lines = list(synthesizer.voice.speakers)
         synthesizer.close()
-    sys.stdout.write("\n".join(lines) + "\n")
+    else:
+        lines = list(voices_of_model(settings))
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in lines)
     return DONE
 
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from qwen_tts_service.audio.formats import check_format
+from qwen_tts_service.audio.formats import check_format, rate_of
+from qwen_tts_service.audio.label import LABELLED, label_of
 from qwen_tts_service.books.book import Book, language_of
 from qwen_tts_service.books.folder import MANIFEST, BookFolder, KeptPart
 from qwen_tts_service.books.narrator import (
@@ -22,6 +23,7 @@ from qwen_tts_service.books.narrator import (
     SubtitleWriter,
     seed_before,
 )
+from qwen_tts_service.books.parts import PartPauses
 from qwen_tts_service.books.read import read_book
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
@@ -67,6 +69,8 @@ def _decided(body: SpeechBody, book: Book, folder: BookFolder, settings: Setting
     return body.model_copy(update={"seed": seed, "language": language})
 
 
+_HEARD = {"russian_stress", "stress_marks", "pause_sentence_ms", "pause_paragraph_ms"}
+"""Settings that change how a text is spoken."""
 MOST_NOTES = 3
 """Warnings of parts that are shown; the manifest has all."""
 
@@ -117,18 +121,12 @@ class _BookRun:
         self._settings = settings
         self._body = body
         self._order = order
-        self._fields = body.model_dump(
-            mode="json",
-            exclude={"text", "seed", "format", "max_length"},
-            exclude_unset=True,
-            exclude_none=True,
-        )
 
     def here(self, book: Book, folder: BookFolder) -> Narration:
         """Speak in this process, if there is anything left to speak."""
         settings = self._settings
-        self._check_formats(settings.sampling_rate)
-        narrator = self._narrator(book, folder, self._local_options())
+        self._decide_rate(settings.sampling_rate)
+        narrator = self._narrator(book, folder, settings.model_name, self._local_options())
         if narrator.has_all:
             return asyncio.run(narrator.write())
         progress = SpeechProgressBar(is_quiet=self._arguments.quiet)
@@ -137,10 +135,22 @@ class _BookRun:
             slots = synthesizer.voice.slots or settings.max_concurrent_requests
             return asyncio.run(self._read(narrator, local, slots))
 
-    def _check_formats(self, sample_rate_hz: int) -> None:
-        check_format(self._body.format, sample_rate_hz)
+    def _decide_rate(self, server_rate_hz: int) -> None:
+        """Decide the rate of the book, for which the parts are made. Raises InvalidRequest."""
+        rate_hz = rate_of(self._body.format, self._body.sample_rate, server_rate_hz)
         if self._arguments.m4b:
-            check_format("aac", sample_rate_hz)
+            check_format("aac", rate_hz)
+        self._body = self._body.model_copy(update={"sample_rate": rate_hz})
+
+    @property
+    def _fields(self) -> dict[str, Any]:
+        """The fields of a request that all parts have."""
+        return self._body.model_dump(
+            mode="json",
+            exclude={"text", "seed", "format", "max_length"},
+            exclude_unset=True,
+            exclude_none=True,
+        )
 
     def _clone(self, synthesizer: Synthesizer) -> KeptVoice | None:
         if self._order is None:
@@ -152,10 +162,10 @@ class _BookRun:
     def _local_options(self) -> dict[str, Any]:
         """What of the settings decides how a text is spoken."""
         settings = self._settings
-        options = {"model": settings.model_name, "sampling_rate": settings.sampling_rate}
+        options = {name: getattr(settings, name) for name in _HEARD & settings.model_fields_set}
         if settings.lexicon is not None and settings.lexicon.is_file():
             options["lexicon"] = hashlib.sha256(settings.lexicon.read_bytes()).hexdigest()
-        return options | ({"russian_stress": True} if settings.russian_stress else {})
+        return options
 
     def by_url(self, book: Book, folder: BookFolder) -> Narration:
         """Have a server speak."""
@@ -167,11 +177,11 @@ class _BookRun:
 
         async with open_client(self._arguments.url, self._settings) as client:
             state = await health_of(client)
-            self._check_formats(state["sampling_rate"])
-            options = {"model": state["model"], "sampling_rate": state["sampling_rate"]}
+            self._decide_rate(state["sampling_rate"])
+            narrator = self._narrator(book, folder, state["model"], {})
             remote = RemoteSynthesizer(client, self._fields | self._recording())
             slots = self._arguments.parallel or state["slots"]["total"]
-            return await self._read(self._narrator(book, folder, options), remote, slots)
+            return await self._read(narrator, remote, slots)
 
     def _recording(self) -> dict[str, Any]:
         """The fields of a request that carry the recording of --voice-from."""
@@ -183,16 +193,24 @@ class _BookRun:
         }
         return {name: value for name, value in fields.items() if value is not None}
 
-    def _narrator(self, book: Book, folder: BookFolder, options: dict[str, Any]) -> Narrator:
+    def _narrator(
+        self, book: Book, folder: BookFolder, model: str, options: dict[str, Any]
+    ) -> Narrator:
         assert self._body.seed is not None
+        settings, format = self._settings, self._body.format
         recording = {} if self._order is None else {"recording": self._order.key.hex()}
         narrator = Narrator(
             book,
             folder,
             NarrationOptions(
                 seed=self._body.seed,
-                format=self._body.format,
-                speech={**self._fields, **options, **recording},
+                format=format,
+                speech={"model": model, **self._fields, **options, **recording},
+                pauses=PartPauses(
+                    sentence_s=settings.pause_sentence_ms / 1000,
+                    paragraph_s=settings.pause_paragraph_ms / 1000,
+                ),
+                comment=label_of(model) if format in LABELLED[settings.ai_label] else None,
                 subtitles=self._subtitles(),
                 has_m4b=self._arguments.m4b,
             ),

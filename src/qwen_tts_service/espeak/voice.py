@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from qwen_tts_service.audio.stretch import TimeStretch
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
 from qwen_tts_service.text.split import nothing_to_speak, split_sentences
 from qwen_tts_service.text.stress import STRESS, mark_stress
@@ -28,6 +29,7 @@ _CLAUSE_ENDS = (*",.;:!?…—–，。、；：！？",)
 
 _Speak = Callable[[UtteranceWords | None, str], Generator[Samples, None, None]]
 """Speaks a piece of text, and tells of its words."""
+_SpeakAs = Callable[[Delivery, UtteranceWords | None, str], Generator[Samples, None, None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ class EspeakVoice:
     sample_rate_hz = SAMPLE_RATE_HZ
     device = "cpu"
     longest_part_chars: int | None = None  # it cuts by itself
+    has_own_rate = True
     slots: int | None = None
     times_words: Literal[True] = True
 
@@ -84,20 +87,24 @@ class EspeakVoice:
             )
         language: Language = request.language or "english"
         choice, delivery = choose_delivery(request, self.speakers)
+        usual = choose_delivery(replace(request, rate=1.0), self.speakers)[1]
         warnings: list[str] = []
+        speak_as: _SpeakAs = partial(self._speak, language)
         if request.phonemes is None:
             pieces, warnings = self._read(request.text or "", language)
-            speak: _Speak = partial(self._speak, delivery, language)
         else:
-            pieces, delivery = (f"[[{request.phonemes}]]",), replace(delivery, has_phonemes=True)
-            speak = partial(self._speak_phonemes, delivery)
+            pieces, speak_as = (f"[[{request.phonemes}]]",), self._speak_phonemes
+            delivery, usual = (replace(each, has_phonemes=True) for each in (delivery, usual))
+        speak: _Speak = partial(speak_as, delivery)
+        if request.rate != 1:
+            speak = partial(_speak_at_rate, speak, partial(speak_as, usual), request.rate)
         if request.pitch != 1 and delivery.pitch in (MIN_PITCH, MAX_PITCH):
             warnings.append("the pitch was limited to what the embedded voice has")
         max_samples = round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ)
         return EspeakUtterance(
             choice=choice,
             warning="; ".join(warnings) or None,
-            expected_s=text.expected_s(" ".join(pieces), language, delivery.rate_wpm),
+            expected_s=text.expected_s(" ".join(pieces), language, usual.rate_wpm) / request.rate,
             pieces=pieces,
             delivery=delivery,
             start=partial(self._start, request, pieces, speak, max_samples),
@@ -168,7 +175,7 @@ class EspeakVoice:
         return self._kana.read(piece) if readings.has_kana(piece) else piece
 
     def _speak(
-        self, delivery: Delivery, language: Language, words: UtteranceWords | None, piece: str
+        self, language: Language, delivery: Delivery, words: UtteranceWords | None, piece: str
     ) -> Generator[Samples, None, None]:
         """Speak a piece, each run in its language and without a gap before the next."""
         parts = runs.split_runs(piece, language)
@@ -220,6 +227,26 @@ class EspeakVoice:
         return replace(
             delivery, language_code=run.language_code, has_phonemes=has_phonemes
         ), phonetic
+
+
+def _speak_at_rate(
+    speak: _Speak, usually: _Speak, rate: float, words: UtteranceWords | None, piece: str
+) -> Generator[Samples, None, None]:
+    """Speak a piece in exactly its usual time divided by the rate.
+
+    espeak-ng follows a rate to within a fifth, and to half as fast it cannot go everywhere: the
+    rest is time stretch.
+    """
+    samples = np.concatenate([np.zeros(0, np.float32), *speak(words, piece)])
+    usual_length = sum(map(len, usually(None, piece)))
+    if not len(samples) or not usual_length:
+        yield samples
+        return
+    factor = len(samples) * rate / usual_length
+    if words is not None:
+        words.stretch_piece(factor)
+    stretch = TimeStretch(factor, SAMPLE_RATE_HZ)
+    yield np.concatenate([stretch.feed(samples), stretch.finish()])
 
 
 def _trimmed(samples: Samples, *, keep_start: bool, keep_end: bool) -> slice:

@@ -7,6 +7,7 @@ done to the text to the text that the utterance was asked for.
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -58,6 +59,22 @@ class UtteranceWords:
             self._piece.append(WordMark(first + shift, last + shift, *found))
         self._next_char += len(run)
         self._piece_samples += kept.stop - kept.start
+
+    def stretch_piece(self, factor: float) -> None:
+        """Say that the piece is heard so many times as fast as it was made."""
+        offset = self._next_sample
+
+        def stretched(sample: int) -> int:
+            return offset + round((sample - offset) / factor)
+
+        self._piece = [
+            replace(
+                mark,
+                start_sample=stretched(mark.start_sample),
+                end_sample=stretched(mark.end_sample),
+            )
+            for mark in self._piece
+        ]
 
     def end_piece(self, samples: int) -> None:
         """Say how many samples of the piece are heard; 0 if it is left out."""

@@ -29,10 +29,6 @@ from qwen_tts_service.types import Language, Places, SpeechRequest, Stretch
 
 from .lexicon_file import LexiconFile
 
-GAP = Pause(0.3, is_gap=True)
-"""Silence between two parts of a text that was too long for one, and between two speakers; about
-what a reader takes."""
-
 _SPACES = re.compile(" {2,}")
 
 
@@ -47,11 +43,22 @@ class TextOptions:
     default_language: of a text that has no letters
     lexicon: the server's own readings of words
     accent: sets the stress of Russian words, if that is wanted
+    pause_sentence_s: silence between two parts of a text that was too long for one, and between two
+        speakers; about what a reader takes
+    pause_paragraph_s: the same where the first part ends with its paragraph
     """
 
     default_language: Language = "english"
     lexicon: LexiconFile | None = None
     accent: Callable[[str], str] | None = None
+    pause_sentence_s: float = 0.3
+    pause_paragraph_s: float = 0.6
+
+    def gap_behind(self, text: str = "") -> Pause:
+        """The silence between a part with this text and the next one; "" is any sentence."""
+        is_paragraph = text[len(text.rstrip()) :].count("\n") > 1
+        duration_s = self.pause_paragraph_s if is_paragraph else self.pause_sentence_s
+        return Pause(duration_s, is_gap=True)
 
 
 DEFAULT_TEXT_OPTIONS = TextOptions()
@@ -84,7 +91,8 @@ def split_request(
     its markup names another. Token ids stay as they are: for them the voice decides. Where times
     are asked for, every sentence is a part, and knows its place in the text as it was sent.
 
-    longest_part_chars: None for a voice that takes a text of any length
+    longest_part_chars: None for a voice that takes a text of any length; a request may ask for
+        no cut at all
     parsed: the request's text, if its markup has been read
     on_voice: called with the names of speakers in it, whether they have text or not
     raises: CannotSpeak, code `no_reading`, when no part has a letter or a digit; InvalidRequest
@@ -108,7 +116,8 @@ def split_request(
     )
     request = replace(request, language=language)
     reader = _Reader(request, options)
-    parts = tuple(_with_gaps(_parts(parsed.segments, reader, longest_part_chars)))
+    longest_part_chars = None if request.is_uncut else longest_part_chars
+    parts = tuple(_with_gaps(_parts(parsed.segments, reader, longest_part_chars), options))
     is_silent = not any(isinstance(part, SpeechRequest) for part in parts)
     if is_silent and request.on_unspeakable == "error":
         raise nothing_to_speak()
@@ -185,7 +194,7 @@ def _parts(
             request,
             speaker=part.speaker or request.speaker,
             language=part.language or request.language,
-            rate=part.rate,
+            rate=part.rate * request.rate,
             pitch=part.pitch,
             phonemes=part.phonemes,
         )
@@ -217,7 +226,9 @@ def _timed(
             yield replace(asked, text=sentence, places=cut(places, start, at))
 
 
-def _with_gaps(parts: Iterable[SpeechRequest | Pause]) -> Iterator[SpeechRequest | Pause]:
+def _with_gaps(
+    parts: Iterable[SpeechRequest | Pause], options: TextOptions
+) -> Iterator[SpeechRequest | Pause]:
     """Put a gap where a text was cut and where the speaker changes."""
     before: SpeechRequest | Pause | None = None
     for part in parts:
@@ -225,7 +236,7 @@ def _with_gaps(parts: Iterable[SpeechRequest | Pause]) -> Iterator[SpeechRequest
             # What differs in language, rate, pitch or phonemes comes in the middle of a sentence.
             is_cut = replace(before, text="") == replace(part, text="")
             if before.speaker != part.speaker or is_cut:
-                yield GAP
+                yield options.gap_behind(before.text or "")
         yield part
         before = part
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from qwen_tts_service.errors import TTSError
 from qwen_tts_service.text.segments import Pause
-from qwen_tts_service.types import FRAME_S, FinishReason, PcmStream, Samples, WordTimedStream
+from qwen_tts_service.types import FRAME_S, FinishReason, PcmStream, Samples, words_of
 
 from .timeline import Timeline
 
@@ -78,16 +78,11 @@ class PartSequence:
         if self._timeline is not None:
             self._timeline.hear(samples, is_speech=self._is_speech)
             if self._is_speech:
-                self._note_words(self._timeline)
-
-    def _note_words(self, timeline: Timeline) -> None:
-        stream: object = self._speaking
-        if isinstance(stream, WordTimedStream):
-            timeline.hear_words(stream.take_words())
+                self._timeline.hear_words(words_of(self._speaking))
 
     def _end_part(self) -> None:
         if self._timeline is not None:
-            self._note_words(self._timeline)
+            self._timeline.hear_words(words_of(self._speaking))
             self._timeline.end_part()
 
     async def aclose(self) -> None:

@@ -1,24 +1,25 @@
 """Turn speech requests into encoded audio with one voice: whole files and streams.
 
-SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> resample -> encode -> bytes
+SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> stretch -> resample -> encode
 """
 
 import asyncio
 import io
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
-from qwen_tts_service.audio.formats import check_format
+from qwen_tts_service.audio.formats import rate_of
+from qwen_tts_service.audio.label import label_of
 from qwen_tts_service.audio.pipe import AudioPipe
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, MisfitVoice, SynthesisFailed
 from qwen_tts_service.text.latin import preload_detector
 from qwen_tts_service.text.russian import preload_russian
 from qwen_tts_service.text.segments import ParsedText, Pause
@@ -39,14 +40,18 @@ from qwen_tts_service.types import (
 
 from .aligned import AlignedStream
 from .cloning import VoiceCloner
+from .faded import FadedStream
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
+from .processing import ProcessedUtterance, ProcessedVoice
 from .sequence import PartSequence
 from .timeline import HeardSpan, Timeline
 from .unspeakable import SILENCE, WARNING, SpokenOrSilent, SpokenPart, Unspoken, prepare_or_silence
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
-ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
+ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm", "mulaw", "alaw"})
 """Formats so cheap to write that a thread would cost more than it saves."""
 
 
@@ -65,11 +70,13 @@ _WARM_UP = SpeechRequest(
 class Output:
     """What the caller wants to receive.
 
+    is_continued: it follows other audio of the same text, so it needs no label
     file: where a whole file goes on disk, empty and to be sought in; None keeps it in memory
     """
 
     format: AudioFormat
     is_stream: bool
+    is_continued: bool = False
     file: BinaryIO | None = None
 
 
@@ -122,9 +129,19 @@ class Speech:
         return self._pcm.finish_reason
 
     @property
+    def sample_rate_hz(self) -> int:
+        """Samples a second of the audio that is sent."""
+        return self._pipe.sample_rate_hz
+
+    @property
     def audio_s(self) -> float:
         """Seconds of audio encoded so far."""
         return self._pipe.audio_s
+
+    @property
+    def spoken_s(self) -> float:
+        """Seconds of it that count towards max_length: without lead-in and tail."""
+        return self._pipe.spoken_s
 
     @property
     def timestamps(self) -> Sequence[Timestamp]:
@@ -187,6 +204,7 @@ class Synthesizer:
     """Speaks requests with one voice at one output rate.
 
     aligner: finds the words in the audio of a voice that does not know where they are
+    labelled: formats whose metadata say that the speech is machine-made
     """
 
     def __init__(
@@ -196,12 +214,17 @@ class Synthesizer:
         sample_rate_hz: int,
         text_options: TextOptions = DEFAULT_TEXT_OPTIONS,
         aligner: WordAligner | None = None,
+        labelled: Collection[AudioFormat] = (),
     ) -> None:
         self.voice = voice
         self._aligner = None if isinstance(voice, WordTimingVoice) else aligner
         self.sample_rate_hz = sample_rate_hz
         self.text_options = text_options
+        self._labelled = labelled
         self.cloner = VoiceCloner(voice)
+        self.fit: Callable[[str], None] | None = None
+        """Encodes a kept voice anew for this model, by its name; takes seconds."""
+        self.processed = ProcessedVoice(voice)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="text")
 
     def warm_up(self) -> None:
@@ -234,16 +257,38 @@ class Synthesizer:
         parsed: the request's text, if its markup has been read
         raises: InvalidRequest or CannotSpeak, before anything has started
         """
-        check_format(output.format, self.sample_rate_hz)
+        self.rate_of(request, output.format)
         self.check_times(request)
-        if len(request.text or "") <= READ_IN_PLACE_CHARS:
-            text_parts, parts = self._read(request, parsed)
-        else:
+
+        async def read() -> tuple[TextParts, list[SpokenPart | Pause]]:
+            if len(request.text or "") <= READ_IN_PLACE_CHARS:
+                return self._read(request, parsed)
             loop = asyncio.get_running_loop()
-            text_parts, parts = await loop.run_in_executor(
-                self._readers, self._read, request, parsed
-            )
+            return await loop.run_in_executor(self._readers, self._read, request, parsed)
+
+        text_parts, parts = await self._fitting(read)
         return self._speech(text_parts, parts, request, output)
+
+    async def choose(self, request: SpeechRequest) -> VoiceChoice:
+        """Choose the voice, and encode it anew if it is of a model of another size."""
+
+        async def choose() -> VoiceChoice:
+            return self.voice.choose(request)
+
+        return await self._fitting(choose)
+
+    async def _fitting(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Work, and whenever a kept voice turns out to need it, encode that anew; each once."""
+        tried: set[str] = set()
+        while True:
+            try:
+                return await work()
+            except MisfitVoice as misfit:
+                name = misfit.name.lower()
+                if self.fit is None or name in tried:
+                    raise
+                tried.add(name)
+                await self.cloner.run(self.fit, name)
 
     def _read(
         self, request: SpeechRequest, parsed: ParsedText | None
@@ -281,7 +326,7 @@ class Synthesizer:
         pcm = self._start(parts, request, partial(warnings.append, WARNING), timeline)
         return Speech(
             pcm,
-            self.pipe(output),
+            self.pipe(request, output),
             request,
             lambda: replace(info, warning=_joined(warnings)),
             timeline,
@@ -321,19 +366,27 @@ class Synthesizer:
         self, part: SpeechRequest, request: SpeechRequest
     ) -> Sequence[SpokenPart | Pause]:
         try:
-            return prepare_or_silence(self.voice, part)
+            return prepare_or_silence(self.processed.prepare, part)
         except InvalidRequest as error:
             if part.speaker == request.speaker:
                 raise
             raise blame_text(error, part.speaker) from None
 
-    def pipe(self, output: Output) -> AudioPipe:
-        """Make the pipe that resamples and encodes one response, in a format that was checked."""
+    def rate_of(self, request: SpeechRequest, format: AudioFormat) -> int:
+        """Give the rate to send; raises InvalidRequest for what the format does not carry."""
+        return rate_of(format, request.sample_rate_hz, self.sample_rate_hz)
+
+    def pipe(self, request: SpeechRequest, output: Output) -> AudioPipe:
+        """Make the pipe that resamples and encodes one response; raises as `rate_of` does."""
+        is_labelled = output.format in self._labelled and not output.is_continued
         return AudioPipe(
             output.format,
             source_rate_hz=self.voice.sample_rate_hz,
-            sample_rate_hz=self.sample_rate_hz,
+            sample_rate_hz=self.rate_of(request, output.format),
             is_stream=output.is_stream,
+            lead_in_s=request.lead_in_ms / 1000,
+            tail_s=request.tail_ms / 1000,
+            comment=label_of(self.voice.model_name) if is_labelled else None,
             file=output.file,
         )
 
@@ -347,12 +400,14 @@ class Synthesizer:
         def start(part: SpokenPart) -> PcmStream:
             pcm = self._with_words(part, request)
             if request.on_unspeakable == "error":
-                return pcm
+                return self.faded(pcm)
             silence_s = min(SILENCE.duration_s, request.max_frames * FRAME_S)
             silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
-            return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
+            return self.faded(SpokenOrSilent(pcm, silence=silence, on_silence=on_silence))
 
-        if len(parts) == 1 and not isinstance(parts[0], Pause) and timeline is None:
+        # What is stretched is cut where max_length ends, to the sample.
+        is_one = len(parts) == 1 and timeline is None
+        if is_one and not isinstance(parts[0], Pause) and not _is_stretched(parts[0]):
             return start(parts[0])
         sequence = PartSequence(
             (part if isinstance(part, Pause) else partial(start, part) for part in parts),
@@ -361,7 +416,11 @@ class Synthesizer:
             timeline=timeline,
         )
         sequence.finish()
-        return sequence
+        return self.faded(sequence)
+
+    def faded(self, pcm: PcmStream) -> PcmStream:
+        """Let neither a part nor the whole begin or end with a click."""
+        return FadedStream(pcm, self.voice.sample_rate_hz)
 
     def _with_words(self, part: SpokenPart, request: SpeechRequest) -> PcmStream:
         """Start a part, and have its words looked for if they are asked for and not known."""
@@ -434,6 +493,10 @@ class Synthesizer:
 
 def _expected_s(parts: Sequence[SpokenPart | Pause]) -> float:
     return sum(p.duration_s if isinstance(p, Pause) else p.utterance.expected_s for p in parts)
+
+
+def _is_stretched(part: SpokenPart) -> bool:
+    return isinstance(part.utterance, ProcessedUtterance)
 
 
 def _warnings(

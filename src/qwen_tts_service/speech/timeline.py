@@ -16,6 +16,8 @@ from qwen_tts_service.types import Places, Samples, Stretch, TimestampUnit, Word
 
 LOUD = 0.003
 """Quieter samples count as silence, -50 dB: so quiet is the noise that a voice makes in pauses."""
+MOST_MARKS = 8
+"""How many quotes, brackets and marks of emphasis may begin a sentence."""
 # What belongs to a sentence beside its words.
 _BEFORE = re.compile(r"[\"'«„“‘(¿¡*_~`]*\Z")
 _BEHIND = re.compile(r"[.,!?…:;»”’\"')。，、！？；：」』）*_~`]*")
@@ -49,7 +51,8 @@ class Timeline:
         self._places: Sequence[Stretch] = ()
         self._position = 0
         self._part_start: int | None = None
-        self._word: HeardSpan | None = None
+        self._words: deque[WordMark] = deque()  # not heard to their end yet
+        self._word: HeardSpan | None = None  # heard, and perhaps followed by more of it
 
     def begin_part(self) -> None:
         """Begin the next part, which is not heard yet."""
@@ -82,25 +85,30 @@ class Timeline:
         text = self.sent[start:end]
         start += len(text) - len(text.lstrip())
         end -= len(text) - len(text.rstrip())
-        before, behind = _BEFORE.search(self.sent, 0, start), _BEHIND.match(self.sent, end)
+        before = _BEFORE.search(self.sent, max(0, start - MOST_MARKS), start)
+        behind = _BEHIND.match(self.sent, end)
         return before.start() if before else start, behind.end() if behind else end
 
     def hear_words(self, words: Iterable[WordMark]) -> None:
-        """Take down words of the part, of samples that have been heard."""
-        for word in words:
-            start, end = (
-                min(self._position, (self._part_start or 0) + sample)
-                for sample in (word.start_sample, word.end_sample)
-            )
-            found = find(self._places, word.start_char, word.end_char)
-            if start == end and start == self._position:
-                continue  # the speech was cut before
-            if self._word and (found is None or found[0] < self._word.end_char):
-                last = max(self._word.end_char, found[1] if found else 0)
-                self._word = replace(self._word, end_sample=end, end_char=last)
-            elif found:
-                self._end_word()
-                self._word = HeardSpan(start, end, *found)
+        """Take down words of the part; each counts once it has been heard to its end."""
+        self._words.extend(words)
+        while self._words and self._start_of_part + self._words[0].end_sample <= self._position:
+            self._hear_word(self._words.popleft())
+
+    @property
+    def _start_of_part(self) -> int:
+        return self._part_start or 0
+
+    def _hear_word(self, word: WordMark) -> None:
+        start = self._start_of_part + word.start_sample
+        end = min(self._start_of_part + word.end_sample, self._position)
+        found = find(self._places, word.start_char, word.end_char)
+        if self._word and (found is None or found[0] < self._word.end_char):
+            last = max(self._word.end_char, found[1] if found else 0)
+            self._word = replace(self._word, end_sample=end, end_char=last)
+        elif found:
+            self._end_word()
+            self._word = HeardSpan(start, end, *found)
 
     def _end_word(self) -> None:
         if self._word is not None:
@@ -109,6 +117,10 @@ class Timeline:
 
     def end_part(self) -> None:
         """Say that the part has been heard; repeated calls change nothing."""
+        for word in self._words:  # of speech that was cut, as far as it was heard
+            if self._start_of_part + word.start_sample < self._position:
+                self._hear_word(word)
+        self._words.clear()
         self._end_word()
         if self.begun is not None:
             self.spans.append(self.begun)

@@ -17,9 +17,8 @@ from qwen_tts_service.types import (
     Samples,
     SpeechRequest,
     Utterance,
-    Voice,
     WordMark,
-    WordTimedStream,
+    words_of,
 )
 
 
@@ -31,6 +30,9 @@ class Unspoken(Pause):
 SILENCE = Unspoken(0.2)
 WARNING = f"text without a reading was replaced by {SILENCE.duration_s} s of silence"
 NO_READING = "no_reading"
+
+Prepare = Callable[[SpeechRequest], Utterance]
+"""Prepares a part of a text, as `Voice.prepare`."""
 
 # After a letter alone too, where split.py expects a name: "Ѣ. Пока." shall lose no more than "Ѣ.".
 _SENTENCE_END = re.compile(r"(?<=[.!?…])(?=\s)(?!\s+\Z)|(?<=[。！？\n])(?!\Z)")
@@ -44,30 +46,30 @@ class SpokenPart(NamedTuple):
     places: Places
 
 
-def prepare_or_silence(voice: Voice, part: SpeechRequest) -> list[SpokenPart | Pause]:
+def prepare_or_silence(prepare: Prepare, part: SpeechRequest) -> list[SpokenPart | Pause]:
     """Prepare a part; one without a reading is refused or silenced, as the request says.
 
     Only the sentences that have none are silenced. Raises TTSError as `Voice.prepare` does.
     """
     try:
-        return [SpokenPart(voice.prepare(part), part.text or "", part.places)]
+        return [SpokenPart(prepare(part), part.text or "", part.places)]
     except CannotSpeak as error:
         if error.code != NO_READING or part.on_unspeakable == "error":
             raise
     sentences = list(filter(is_speakable, _SENTENCE_END.split(part.text or "")))
     if len(sentences) < 2:
         return [SILENCE]
-    return list(_sentence_by_sentence(voice, part, sentences))
+    return list(_sentence_by_sentence(prepare, part, sentences))
 
 
 def _sentence_by_sentence(
-    voice: Voice, part: SpeechRequest, sentences: list[str]
+    prepare: Prepare, part: SpeechRequest, sentences: list[str]
 ) -> Iterator[SpokenPart | Pause]:
     """Sentences with a reading that follow each other stay together, as in any other text."""
     end = 0
 
     def has_reading(sentence: str) -> bool:
-        return SILENCE not in prepare_or_silence(voice, replace(part, text=sentence.strip()))
+        return SILENCE not in prepare_or_silence(prepare, replace(part, text=sentence.strip()))
 
     for is_read, run in groupby(sentences, has_reading):
         said = list(run)
@@ -75,7 +77,7 @@ def _sentence_by_sentence(
         end = start + sum(map(len, said))
         if is_read:
             text = "".join(said).strip()
-            utterance = voice.prepare(replace(part, text=text))
+            utterance = prepare(replace(part, text=text))
             yield SpokenPart(utterance, text, cut(part.places, start, end))
         else:
             yield from (SILENCE for _ in said)
@@ -115,7 +117,7 @@ class SpokenOrSilent:
 
     def take_words(self) -> list[WordMark]:
         """Take the words that the voice has found, if it finds any."""
-        return self._stream.take_words() if isinstance(self._stream, WordTimedStream) else []
+        return words_of(self._stream)
 
     async def aclose(self) -> None:
         """Stop speaking; harmless when repeated."""

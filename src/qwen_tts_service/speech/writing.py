@@ -16,7 +16,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.text.language import beginning_that_tells, detect_language, tells_language
 from qwen_tts_service.text.lexicon import Lexicon, LexiconStream
@@ -40,11 +39,12 @@ from qwen_tts_service.types import (
     Language,
     OpenUtterance,
     OpenVoice,
+    PcmStream,
     SpeechRequest,
     VoiceChoice,
 )
 
-from .parts import DEFAULT_TEXT_OPTIONS, GAP, TextOptions, blame_text, lexicon_for
+from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, blame_text, lexicon_for
 from .sequence import PartSequence
 from .synthesizer import Output, Speech, SpeechInfo, Synthesizer
 from .unspeakable import NO_READING, SILENCE, WARNING
@@ -67,6 +67,7 @@ class OpenText:
     request: without a text; each utterance speaks it in the language that was given or found
     part_chars: how long one utterance becomes before the next sentence end ends it
     on_voice: called with the names of speakers in it
+    faded: what keeps the edges of an utterance from clicking
     raises: InvalidRequest for what can only be done to a text that is complete
     """
 
@@ -79,6 +80,7 @@ class OpenText:
         part_chars: int,
         options: TextOptions = DEFAULT_TEXT_OPTIONS,
         on_voice: OnVoice = any_voice,
+        faded: Callable[[PcmStream], PcmStream] = lambda pcm: pcm,
     ) -> None:
         if request.normalize == "full":
             raise InvalidRequest(
@@ -93,6 +95,7 @@ class OpenText:
         self._request = request
         self._own_speaker = request.speaker
         self._sequence = sequence
+        self._faded = faded
         self._part_chars = part_chars
         self._options = options
         self._splitter = SentenceSplitter()
@@ -235,10 +238,10 @@ class OpenText:
                 raise
             raise blame_text(error, self._request.speaker) from None
         if self._silence_s == 0 and self._choice is not None:
-            self._sequence.feed(GAP)
+            self._sequence.feed(self._options.gap_behind())
         self._feed_silence()
         self._choice = utterance.choice
-        self._sequence.feed(lambda: utterance)
+        self._sequence.feed(lambda: self._faded(utterance))
         return utterance
 
     def _feed_silence(self) -> None:
@@ -260,7 +263,7 @@ class SpeechByToken:
     """
 
     def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
-        check_format(output.format, synthesizer.sample_rate_hz)
+        synthesizer.rate_of(request, output.format)
         if request.timestamps is not None:
             raise InvalidRequest(
                 'timestamps need whole sentences; set split to "sentence"', param="timestamps"
@@ -278,12 +281,13 @@ class SpeechByToken:
         )
         part_chars = (voice.longest_part_chars or OPEN_PART_CHARS) // 2
         self._text = OpenText(
-            voice,
+            synthesizer.processed,
             request,
             self._sequence,
             part_chars=part_chars,
             options=synthesizer.text_options,
             on_voice=partial(synthesizer.check_speaker, request),
+            faded=synthesizer.faded,
         )
         self.feed = self._text.feed
         self._silent: SpeechInfo | None = None
@@ -296,8 +300,9 @@ class SpeechByToken:
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
         """Yield the one stretch of audio."""
         await before()
-        pipe = self._synthesizer.pipe(self._output)
-        yield Speech(self._sequence, pipe, self._request, self._info)
+        pipe = self._synthesizer.pipe(self._request, self._output)
+        pcm = self._synthesizer.faded(self._sequence)
+        yield Speech(pcm, pipe, self._request, self._info)
 
     def finish(self) -> None:
         """Say that the text is complete; without a word it is refused or a silence, as asked."""
@@ -322,7 +327,7 @@ class SpeechBySentence:
     """
 
     def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
-        check_format(output.format, synthesizer.sample_rate_hz)
+        synthesizer.rate_of(request, output.format)
         synthesizer.check_times(request)
         self._synthesizer = synthesizer
         self._request = request
@@ -415,21 +420,42 @@ class SpeechBySentence:
             if speech is None:
                 await before()
             request = replace(
-                self._request, text=sentence.text, language=language, max_frames=max_frames
+                self._request,
+                text=sentence.text,
+                language=language,
+                max_frames=max_frames,
+                lead_in_ms=self._request.lead_in_ms if speech is None else 0,
+                tail_ms=0,
             )
+            output = replace(self._output, is_continued=speech is not None)
             speech = await self._synthesizer.speak(
-                self._by_the_same(request), self._output, self._behind_gap(sentence)
+                self._by_the_same(request), output, self._behind_gap(sentence)
             )
             yield speech
             self.is_cut = speech.finish_reason == "length"
             max_frames -= _used_frames(speech)
         if speech is None and self._request.on_unspeakable == "error":
             raise nothing_to_speak()
+        if speech is not None and self._request.tail_ms:
+            yield self._tail(speech)
         if speech is None:
             wordless = self._wordless or ParsedText(())
             await before()
             request = replace(self._request, text=wordless.text)
             yield await self._synthesizer.speak(request, self._output, wordless)
+
+    def _tail(self, last: Speech) -> Speech:
+        """The silence behind the text, as a stretch of its own: by now it is known to be over."""
+        tail_s = self._request.tail_ms / 1000
+        silence = PartSequence(
+            [Pause(tail_s)],
+            sample_rate_hz=self._synthesizer.voice.sample_rate_hz,
+            max_frames=math.ceil(tail_s / FRAME_S),
+        )
+        silence.finish()
+        request = replace(self._request, text="", lead_in_ms=0, tail_ms=0)
+        pipe = self._synthesizer.pipe(request, replace(self._output, is_continued=True))
+        return Speech(silence, pipe, request, lambda: last.info)
 
     def _behind_gap(self, sentence: ParsedText) -> ParsedText:
         """Put a gap before the words of another speaker, as in a text that is spoken whole."""
@@ -440,7 +466,8 @@ class SpeechBySentence:
         own = self._request.speaker
         if (before.speaker or own) == (first.speaker or own):
             return sentence
-        return replace(sentence, segments=(Pause(GAP.duration_s), *sentence.segments))
+        gap_s = self._synthesizer.text_options.gap_behind().duration_s
+        return replace(sentence, segments=(Pause(gap_s), *sentence.segments))
 
     def _has_words(self, sentence: ParsedText) -> bool:
         """Whether anything is left to say once marks and emoji are out."""
@@ -512,4 +539,4 @@ def open_speech(
 
 
 def _used_frames(speech: Speech) -> int:
-    return math.ceil(speech.audio_s / FRAME_S - 1e-6)
+    return math.ceil(speech.spoken_s / FRAME_S - 1e-6)

@@ -162,7 +162,8 @@ class WebSocketUtterance:
         sent_bytes = 0
         before_s = self.audio_s
         times = TimeEvents(speech, after_s=before_s)
-        async for data in speech:
+        frames = self._plan.frames
+        async for data in speech if frames is None else frames.cut(speech):
             if not sent_bytes:
                 await self._send_start(speech)
             await self._send_times(times)
@@ -204,7 +205,7 @@ class WebSocketUtterance:
             **({} if speech.text is None else {"sentence_text": speech.text}),
             request_id=self._call.request_id,
             format=self._plan.output.format,
-            sample_rate=synthesizer.sample_rate_hz,
+            sample_rate=speech.sample_rate_hz,
             channels=1,
             voice=choice.speaker,
             language=choice.language,
