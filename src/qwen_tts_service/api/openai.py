@@ -173,7 +173,7 @@ class SpeechEvents(StreamedSpeech):
     def _summary(self) -> dict[str, Any]:
         request, speech = self._ticket.request, self._ticket.speech
         spoken = len(request.tokens or request.text or "")
-        frames = math.ceil(round(speech.audio_s / FRAME_S, 6))
+        frames = math.ceil(round(speech.spoken_s / FRAME_S, 6))
         return {
             "usage": {
                 "input_tokens": spoken,

@@ -311,23 +311,26 @@ class Synthesizer:
         def start(utterance: Utterance) -> PcmStream:
             pcm = utterance.speak()
             if request.on_unspeakable == "error":
-                return self.faded(pcm)
+                return pcm
             silence_s = min(SILENCE.duration_s, request.max_frames * FRAME_S)
             silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
-            return self.faded(SpokenOrSilent(pcm, silence=silence, on_silence=on_silence))
+            return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
+
+        def start_part(utterance: Utterance) -> PcmStream:
+            return self.faded(start(utterance))
 
         if len(parts) == 1 and not isinstance(parts[0], Pause):
             return start(parts[0])
         sequence = PartSequence(
-            (part if isinstance(part, Pause) else partial(start, part) for part in parts),
+            (part if isinstance(part, Pause) else partial(start_part, part) for part in parts),
             sample_rate_hz=self.voice.sample_rate_hz,
             max_frames=request.max_frames,
         )
         sequence.finish()
-        return self.faded(sequence)
+        return sequence
 
     def faded(self, pcm: PcmStream) -> PcmStream:
-        """Let neither a part nor the whole begin or end with a click."""
+        """Let a part of several neither begin nor end with a click."""
         return FadedStream(pcm, self.voice.sample_rate_hz)
 
     async def speak_whole(
