@@ -4,6 +4,7 @@ float32 at the voice's rate -> resample -> fade edges -> int16 -> silence around
 """
 
 import threading
+from typing import BinaryIO
 
 import numpy as np
 
@@ -36,14 +37,17 @@ class AudioPipe:
         lead_in_s: float = 0.0,
         tail_s: float = 0.0,
         comment: str | None = None,
+        file: BinaryIO | None = None,
     ) -> None:
-        """Start a response in a format that passed `check_format`."""
+        """Start a response in a format that passed `check_format`; `file` as for `make_encoder`."""
         self.format = format
         self.sample_rate_hz = sample_rate_hz
         self._source_rate_hz = source_rate_hz
         self._resampler = Resampler(source_rate_hz, sample_rate_hz)
         self._fader = EdgeFader(sample_rate_hz)
-        self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream, comment=comment)
+        self._encoder = make_encoder(
+            format, sample_rate_hz, is_stream=is_stream, comment=comment, file=file
+        )
         self._lock = threading.Lock()
         self._is_closed = False
         self._lead_in = self._silence(lead_in_s)
