@@ -1,6 +1,6 @@
 """Resample and encode one response: a voice's float samples to the bytes that are sent.
 
-float32 at the voice's rate -> resample -> int16 -> silence around it -> encode -> bytes
+float32 at the voice's rate -> resample -> fade edges -> int16 -> silence around -> encode -> bytes
 """
 
 import threading
@@ -9,6 +9,7 @@ import numpy as np
 
 from qwen_tts_service.types import AudioFormat, Samples
 
+from .edges import EdgeFader
 from .formats import make_encoder
 from .pcm import Pcm16, to_int16
 from .resample import Resampler
@@ -41,6 +42,7 @@ class AudioPipe:
         self.sample_rate_hz = sample_rate_hz
         self._source_rate_hz = source_rate_hz
         self._resampler = Resampler(source_rate_hz, sample_rate_hz)
+        self._fader = EdgeFader(sample_rate_hz)
         self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream, comment=comment)
         self._lock = threading.Lock()
         self._is_closed = False
@@ -74,7 +76,7 @@ class AudioPipe:
             if self._is_closed:
                 return b""
             self._is_closed = True
-            rest = self._encode(self._resampler.finish())
+            rest = self._encode(self._resampler.finish()) + self._encode_faded(self._fader.finish())
             tail = self._encode_silence(self._tail) if self._spoken_samples else b""
             return rest + tail + self._encoder.finish()
 
@@ -85,6 +87,9 @@ class AudioPipe:
             self._encoder.close()
 
     def _encode(self, samples: Samples) -> bytes:
+        return self._encode_faded(self._fader.feed(samples))
+
+    def _encode_faded(self, samples: Samples) -> bytes:
         if len(samples) == 0:
             return b""
         lead_in = b"" if self._spoken_samples else self._encode_silence(self._lead_in)

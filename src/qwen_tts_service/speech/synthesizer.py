@@ -396,26 +396,29 @@ class Synthesizer:
         def start(part: SpokenPart) -> PcmStream:
             pcm = self._with_words(part, request)
             if request.on_unspeakable == "error":
-                return self.faded(pcm)
+                return pcm
             silence_s = min(SILENCE.duration_s, request.max_frames * FRAME_S)
             silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
-            return self.faded(SpokenOrSilent(pcm, silence=silence, on_silence=on_silence))
+            return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
+
+        def start_part(part: SpokenPart) -> PcmStream:
+            return self.faded(start(part))
 
         # What is stretched is cut where max_length ends, to the sample.
         is_one = len(parts) == 1 and timeline is None
         if is_one and not isinstance(parts[0], Pause) and not _is_stretched(parts[0]):
             return start(parts[0])
         sequence = PartSequence(
-            (part if isinstance(part, Pause) else partial(start, part) for part in parts),
+            (part if isinstance(part, Pause) else partial(start_part, part) for part in parts),
             sample_rate_hz=self.voice.sample_rate_hz,
             max_frames=request.max_frames,
             timeline=timeline,
         )
         sequence.finish()
-        return self.faded(sequence)
+        return sequence
 
     def faded(self, pcm: PcmStream) -> PcmStream:
-        """Let neither a part nor the whole begin or end with a click."""
+        """Let a part of several neither begin nor end with a click."""
         return FadedStream(pcm, self.voice.sample_rate_hz)
 
     def _with_words(self, part: SpokenPart, request: SpeechRequest) -> PcmStream:
