@@ -31,6 +31,11 @@ from .sink import Sink, check_file, sink_of, write_file
 from .voices import voices_of_model, voices_of_server
 
 INTERRUPTED = 130
+_IN_OPTIONS = {
+    "voice_required": "this model speaks with cloned voices alone: --speaker names a kept one, "
+    "--voice-from clones one"
+}
+"""Messages of errors, by their code, that would name fields which are no options."""
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -39,7 +44,8 @@ def run(argv: list[str] | None = None) -> int:
         arguments = parse(argv)
         {"say": say, "voices": list_voices}[arguments.command](arguments)
     except (CommandError, TTSError, StartupError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        message = _IN_OPTIONS.get(getattr(error, "code", ""), error)
+        sys.stderr.write(f"error: {message}\n")
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
