@@ -7,13 +7,17 @@ importing this file costs nothing and `check` can run in a process that never lo
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import __version__
 from .errors import StartupError
-from .settings import EMBEDDED_VOICE, Settings
+from .settings import EMBEDDED_VOICE, Settings, cache_directory
 from .speech.lexicon_file import LexiconFile
+from .speech.loudness import SpeakerGains
+from .speech.loudness_file import LoudnessFile
 from .speech.parts import TextOptions
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
@@ -50,7 +54,10 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
     """
     voice = _load_espeak() if settings.is_embedded else _load_qwen(settings, report, worker)
     return Synthesizer(
-        voice, sample_rate_hz=settings.sampling_rate, text_options=_text_options(settings)
+        voice,
+        sample_rate_hz=settings.sampling_rate,
+        text_options=_text_options(settings),
+        gains=_gains(settings, voice),
     )
 
 
@@ -72,6 +79,31 @@ def _text_options(settings: Settings) -> TextOptions:
 
 def _lexicon(settings: Settings) -> LexiconFile | None:
     return LexiconFile(settings.lexicon) if settings.lexicon else None
+
+
+def _gains(settings: Settings, voice: Voice) -> SpeakerGains | None:
+    if settings.loudness_lufs is None:
+        return None
+    folders, identity = _origin(settings)
+    return SpeakerGains(
+        voice,
+        LoudnessFile([*folders, cache_directory()]),
+        target_lufs=settings.loudness_lufs,
+        identity=f"{__version__} {identity}",
+        kept=_library(settings),
+    )
+
+
+def _origin(settings: Settings) -> tuple[list[Path], str]:
+    """Where the voice's weights are, if it has any, and what tells it from others."""
+    if settings.is_embedded:
+        return [], version("espeakng_loader")
+    from .hub.download import find  # noqa: PLC0415
+
+    directory = find(settings.model_name, Path(settings.model_path)).directory
+    assert directory is not None, "they have been loaded"
+    states = {file.name: file.stat() for file in sorted(directory.glob("*.safetensors"))}
+    return [directory], repr([(name, s.st_size, s.st_mtime_ns) for name, s in states.items()])
 
 
 def _library(settings: Settings) -> VoiceLibrary:

@@ -1,6 +1,6 @@
-"""Resample and encode one response: a voice's float samples to the bytes that are sent.
+"""Resample, limit and encode one response: a voice's float samples to the bytes that are sent.
 
-float32 at the voice's rate -> resample -> int16 -> encode -> bytes
+float32 at the voice's rate -> resample -> limit, if wanted -> int16 -> encode -> bytes
 """
 
 import threading
@@ -8,6 +8,7 @@ import threading
 from qwen_tts_service.types import AudioFormat, Samples
 
 from .formats import make_encoder
+from .limiter import Limiter
 from .pcm import to_int16
 from .resample import Resampler
 
@@ -21,12 +22,22 @@ class AudioPipe:
     """
 
     def __init__(
-        self, format: AudioFormat, *, source_rate_hz: int, sample_rate_hz: int, is_stream: bool
+        self,
+        format: AudioFormat,
+        *,
+        source_rate_hz: int,
+        sample_rate_hz: int,
+        is_stream: bool,
+        is_limited: bool = False,
     ) -> None:
-        """Start a response in a format that passed `check_format`."""
+        """Start a response in a format that passed `check_format`.
+
+        is_limited: no true peak is above -1 dBTP; behind the resampler, which moves peaks
+        """
         self.format = format
         self.sample_rate_hz = sample_rate_hz
         self._resampler = Resampler(source_rate_hz, sample_rate_hz)
+        self._limiter = Limiter() if is_limited else None
         self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream)
         self._lock = threading.Lock()
         self._is_closed = False
@@ -48,7 +59,10 @@ class AudioPipe:
             if self._is_closed:
                 return b""
             self._is_closed = True
-            return self._encode(self._resampler.finish()) + self._encoder.finish()
+            rest = self._encode(self._resampler.finish())
+            if self._limiter is not None:
+                rest += self._encode_limited(self._limiter.finish())
+            return rest + self._encoder.finish()
 
     def close(self) -> None:
         """Free the encoder; harmless when repeated."""
@@ -57,6 +71,11 @@ class AudioPipe:
             self._encoder.close()
 
     def _encode(self, samples: Samples) -> bytes:
+        if self._limiter is not None:
+            samples = self._limiter.feed(samples)
+        return self._encode_limited(samples)
+
+    def _encode_limited(self, samples: Samples) -> bytes:
         if len(samples) == 0:
             return b""
         self._encoded_samples += len(samples)

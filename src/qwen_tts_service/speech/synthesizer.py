@@ -1,6 +1,7 @@
 """Turn speech requests into encoded audio with one voice: whole files and streams.
 
-SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> stretch -> resample -> encode
+SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> stretch, loudness -> resample
+-> encode -> bytes
 """
 
 import asyncio
@@ -34,6 +35,7 @@ from qwen_tts_service.types import (
 )
 
 from .cloning import VoiceCloner
+from .loudness import SpeakerGains
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .processing import ProcessedUtterance, ProcessedVoice
 from .sequence import PartSequence
@@ -148,13 +150,19 @@ class Synthesizer:
     """Speaks requests with one voice at one output rate."""
 
     def __init__(
-        self, voice: Voice, *, sample_rate_hz: int, text_options: TextOptions = DEFAULT_TEXT_OPTIONS
+        self,
+        voice: Voice,
+        *,
+        sample_rate_hz: int,
+        text_options: TextOptions = DEFAULT_TEXT_OPTIONS,
+        gains: SpeakerGains | None = None,
     ) -> None:
         self.voice = voice
         self.sample_rate_hz = sample_rate_hz
         self.text_options = text_options
         self.cloner = VoiceCloner(voice)
-        self.processed = ProcessedVoice(voice)
+        self.processed = ProcessedVoice(voice, gains)
+        self._is_limited = gains is not None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="text")
 
     def warm_up(self) -> None:
@@ -266,6 +274,7 @@ class Synthesizer:
             source_rate_hz=self.voice.sample_rate_hz,
             sample_rate_hz=self.sample_rate_hz,
             is_stream=output.is_stream,
+            is_limited=self._is_limited,
         )
 
     def _start(
