@@ -114,6 +114,23 @@ def test_max_length_counts_frames(qwen: Server) -> None:
     assert "max_length" in response.headers["x-warning"]
 
 
+@pytest.mark.parametrize("text", [TEXT, TEXT * 4, f"{TEXT} [pause:0.1s] {TEXT}"])
+def test_speech_begins_and_ends_near_zero_even_where_it_is_cut(qwen: Server, text: str) -> None:
+    heard = samples(speak(qwen, text=text, max_length=7))
+    assert len(heard) <= 7 * 1920
+    assert max(abs(heard[[0, -1]])) <= 33  # 60 dB below full scale
+    assert abs(heard).max() > 330
+
+
+def test_lead_in_and_tail_are_silence_around_the_same_speech(qwen: Server) -> None:
+    bare = samples(speak(qwen))
+    for route in ("/tts", "/stream-tts"):
+        padded = samples(speak(qwen, route, lead_in_ms=250, tail_ms=100))
+        check_same(padded[6000:-2400], bare)
+        assert not padded[:6000].any()
+        assert not padded[-2400:].any()
+
+
 def test_tokens_of_a_text_give_the_audio_of_the_text(qwen: Server, quick_checkpoint: Path) -> None:
     from qwen_tts_service.model.config import load_config
     from qwen_tts_service.model.tokenizer import Tokenizer

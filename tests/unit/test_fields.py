@@ -12,6 +12,7 @@ from qwen_tts_service.api.openai import CreateSpeechBody
 from qwen_tts_service.api.tickets import parse_body
 from qwen_tts_service.api.websocket.connection import SessionConfig
 from qwen_tts_service.api.wire import StreamTTSBody, TTSBody
+from qwen_tts_service.audio.formats import FORMATS
 from qwen_tts_service.errors import InvalidRequest, UnknownModel
 from qwen_tts_service.fields import MAX_SEED, SpeechBody, VoiceAttributesBody
 from qwen_tts_service.settings import Settings, load_settings
@@ -182,7 +183,11 @@ def check(schema: Any, field: str, value: Any, is_valid: bool) -> None:
         ("instruct", ["a", "a" * 500], ["", "a" * 501]),
         ("tokens", [[0]], [[], [-1]]),
         ("normalize", ["auto", "none", "light", "full"], ["Zwetschge"]),
-        ("format", ["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"], ["Zwetschge"]),
+        ("format", list(FORMATS), ["Zwetschge"]),
+        ("split", ["auto", "never"], ["Zwetschge", "sentence"]),
+        ("lead_in_ms", [0, 2000], [-1, 2001, 0.5]),
+        ("tail_ms", [0, 2000], [-1, 2001, 0.5]),
+        ("sample_rate", [8000, 48000, None], [7999, 48001, 8000.0, "8000"]),
     ],
 )
 def test_a_field_takes_its_whole_range_and_nothing_beside_it(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.engine.channel import PcmChannel
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, MisfitVoice, SynthesisFailed
 from qwen_tts_service.speech import synthesizer as synthesizer_module
 from qwen_tts_service.speech.synthesizer import Output, Synthesizer
 from qwen_tts_service.speech.writing import SpeechByToken, can_speak_by_token, open_speech
@@ -25,6 +25,8 @@ from qwen_tts_service.types import MAX_SEED, SpeechRequest, VoiceChoice
 
 RATE_HZ = 24000
 STREAM = Output("pcm", is_stream=True)
+LEVEL = 0.0005
+"""So near zero that nothing is faded."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class FakeVoice:
     model_name = "fake"
     has_own_rate = False
 
+    level = LEVEL
+
     def __init__(self, longest_part_chars=None, ends=()):
         self.longest_part_chars = longest_part_chars
         self.ends = list(ends)
@@ -68,7 +72,7 @@ class FakeVoice:
     def speak(self, utterance):
         channel = PcmChannel(capacity_samples=10**9)
         self.spoken.append(channel)
-        channel.put(np.full(len(utterance.request.text or "x") * 240, 0.5, np.float32))
+        channel.put(np.full(len(utterance.request.text or "x") * 240, self.level, np.float32))
         channel.close(self.ends.pop(0) if self.ends else "stop")
         return channel
 
@@ -127,9 +131,21 @@ async def hear(voice, request):
 
 async def test_an_ordinary_text_goes_to_the_voice_as_it_is_and_comes_back_untouched():
     voice = FakeVoice(longest_part_chars=800)
-    speech = await begin(voice, ask("Good morning.", language="english"))
-    assert voice.prepared == [ask("Good morning.", language="english")]
-    assert speech._pcm is voice.spoken[0]
+    heard = await hear(voice, ask("Good morning.", language="english"))
+    assert voice.prepared == [ask("Good morning.", language="english")] * 2
+    assert heard.tolist() == [round(LEVEL * 32767)] * 13 * 240
+
+
+@pytest.mark.parametrize("max_frames", [100, 7])
+async def test_there_is_no_step_at_edges_and_joins(max_frames):
+    voice = FakeVoice(longest_part_chars=20)
+    voice.level = 1.0
+    text = "One, two, three, four. Five, six, seven. [pause:0.1s] Eight."
+    heard = await hear(voice, ask(text, max_frames=max_frames, language="english"))
+    assert len(voice.prepared) == 2 * 4
+    steps = np.abs(np.diff(heard, prepend=0, append=0))
+    assert steps.max() < 0.014 * 32767  # of half a cosine over 5 ms
+    assert np.abs(heard).max() == 32767
 
 
 async def test_tokens_go_to_the_voice_as_they_are():
@@ -293,8 +309,8 @@ async def test_formats_that_cost_time_are_encoded_beside_the_event_loop(
 
     synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
     assert (await synthesizer.speak_whole(ask("One"), format))[0]
-    assert len(threads) == 2
-    assert [thread is not threading.main_thread() for thread in threads] == [is_beside] * 2
+    assert len(threads) == 3
+    assert [thread is not threading.main_thread() for thread in threads] == [is_beside] * 3
 
 
 async def test_no_empty_piece_is_handed_on():
@@ -769,3 +785,52 @@ async def test_malformed_ssml_that_was_asked_for_is_refused_at_its_end():
     with pytest.raises(InvalidRequest) as caught:
         await spoken_by_sentence(["<speak>One. ", "Two."], input_type="ssml")
     assert "line 1, column 17" in caught.value.message
+
+
+class NarrowVoice(DialogueVoice):
+    """Speaks with kept voices once they have been fitted; nobody can fit `lost`."""
+
+    def __init__(self):
+        super().__init__()
+        self.fitted = []
+
+    def choose(self, request):
+        if request.speaker and request.speaker not in self.fitted:
+            raise MisfitVoice(request.speaker)
+        return super().choose(request)
+
+    def prepare(self, request):
+        self.choose(request)
+        return super().prepare(request)
+
+    def fit(self, name):
+        if name != "lost":
+            self.fitted.append(name)
+
+
+def narrow():
+    voice = NarrowVoice()
+    synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
+    synthesizer.fit = voice.fit
+    return voice, synthesizer
+
+
+async def test_kept_voices_of_another_model_are_encoded_anew_each_once():
+    voice, synthesizer = narrow()
+    request = ask("[voice:a]One. [voice:b]Two. [voice:a]Three.")
+    for _ in range(2):
+        speech = await synthesizer.speak(request, STREAM)
+        assert speech.info.speakers == ("a", "b")
+    assert voice.fitted == ["a", "b"]
+    assert (await synthesizer.choose(ask("x", speaker="a"))).speaker == "a"
+
+
+async def test_a_kept_voice_that_cannot_be_encoded_anew_is_refused():
+    voice, synthesizer = narrow()
+    for _ in range(2):
+        with pytest.raises(MisfitVoice):
+            await synthesizer.choose(ask("x", speaker="lost"))
+    synthesizer.fit = None
+    with pytest.raises(MisfitVoice):
+        await synthesizer.choose(ask("x", speaker="a"))
+    assert voice.fitted == []

@@ -1,4 +1,4 @@
-"""Audio encoders: 16-bit samples to WAV, PCM, MP3, FLAC, Opus and AAC, whole or streamed.
+"""Audio encoders: 16-bit samples to WAV, raw, MP3, FLAC, Opus and AAC, whole or streamed.
 
 Two verbs: `encode` while samples come, `finish` once they have ended. A streaming encoder gives
 bytes as early as its format allows and never changes what it gave. A whole-file encoder gives
@@ -8,11 +8,13 @@ same.
 
 import io
 import logging
+from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 import soundfile
 
+from .label import id3_tag
 from .pcm import BYTES_PER_SAMPLE, Pcm16, to_bytes
 from .wav import wav_header
 
@@ -42,11 +44,11 @@ class Encoder(Protocol):
         """Free what it holds; harmless when repeated or after `finish`."""
 
 
-class PcmEncoder:
-    """Raw little-endian 16-bit samples; a stream and a whole file are the same bytes."""
+class RawEncoder:
+    """Samples without a header, as `convert` gives them; stream and file are the same bytes."""
 
-    def encode(self, samples: Pcm16) -> bytes:
-        return to_bytes(samples)
+    def __init__(self, convert: Callable[[Pcm16], bytes]) -> None:
+        self.encode = convert
 
     def finish(self) -> bytes:
         return b""
@@ -58,8 +60,8 @@ class PcmEncoder:
 class WavStreamEncoder:
     """A WAV file of unknown length: the header, then samples as they come."""
 
-    def __init__(self, sample_rate_hz: int) -> None:
-        self._header = wav_header(sample_rate_hz, None)
+    def __init__(self, sample_rate_hz: int, comment: str | None) -> None:
+        self._header = wav_header(sample_rate_hz, None, comment)
 
     def encode(self, samples: Pcm16) -> bytes:
         return self._take_header() + to_bytes(samples)
@@ -78,8 +80,9 @@ class WavStreamEncoder:
 class WavFileEncoder:
     """A whole WAV file with its exact sizes."""
 
-    def __init__(self, sample_rate_hz: int) -> None:
+    def __init__(self, sample_rate_hz: int, comment: str | None) -> None:
         self._sample_rate_hz = sample_rate_hz
+        self._comment = comment
         self._chunks: list[bytes] = []
 
     def encode(self, samples: Pcm16) -> bytes:
@@ -90,7 +93,7 @@ class WavFileEncoder:
         pcm = b"".join(self._chunks)
         self.close()
         assert len(pcm) % BYTES_PER_SAMPLE == 0
-        return wav_header(self._sample_rate_hz, len(pcm)) + pcm
+        return wav_header(self._sample_rate_hz, len(pcm), self._comment) + pcm
 
     def close(self) -> None:
         self._chunks = []
@@ -152,26 +155,44 @@ class _StreamSink:
 
 
 class SndfileEncoder:
-    """mp3, flac, or Opus in Ogg, by libsndfile."""
+    """mp3, flac, or Opus in Ogg, by libsndfile.
 
-    def __init__(self, sample_rate_hz: int, *, is_stream: bool, **options: Any) -> None:
+    comment: said of the whole in its metadata; in mp3 by a tag of our own, since libsndfile's is
+        taken for the frame that `_StreamSink` drops
+    """
+
+    def __init__(
+        self, sample_rate_hz: int, *, is_stream: bool, comment: str | None = None, **options: Any
+    ) -> None:
         self._sink = _StreamSink() if is_stream else _FileSink()
         self._file = soundfile.SoundFile(
             cast("BinaryIO", self._sink), "w", sample_rate_hz, channels=1, **options
         )
         if is_stream and options["subtype"] == "OPUS":
             _shorten_ogg_pages(self._file)
+        self._tag = b""
+        if comment is not None and options["format"] == "MP3":
+            self._tag = id3_tag(comment)
+        elif comment is not None:
+            self._file.comment = comment
 
     def encode(self, samples: Pcm16) -> bytes:
         self._file.write(samples)
-        return self._sink.take()
+        return self._behind_tag(self._sink.take())
 
     def finish(self) -> bytes:
         self._file.close()
-        return self._sink.take_all()
+        return self._behind_tag(self._sink.take_all())
 
     def close(self) -> None:
         self._file.close()
+
+    def _behind_tag(self, data: bytes) -> bytes:
+        """The tag goes out with the first audio, not before it."""
+        if not data:
+            return data
+        tag, self._tag = self._tag, b""
+        return tag + data
 
 
 def _shorten_ogg_pages(file: soundfile.SoundFile) -> None:

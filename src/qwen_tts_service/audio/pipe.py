@@ -1,15 +1,18 @@
 """Resample, limit and encode one response: a voice's float samples to the bytes that are sent.
 
-float32 at the voice's rate -> resample -> limit, if wanted -> int16 -> encode -> bytes
+float32 at the voice's rate -> resample -> limit, if wanted -> int16 -> silence around it -> encode
+-> bytes
 """
 
 import threading
+
+import numpy as np
 
 from qwen_tts_service.types import AudioFormat, Samples
 
 from .formats import make_encoder
 from .limiter import Limiter
-from .pcm import to_int16
+from .pcm import Pcm16, to_int16
 from .resample import Resampler
 
 
@@ -19,6 +22,9 @@ class AudioPipe:
     Encoding is not free (Opus takes 17 to 30 ms of CPU for a second of audio), so call `feed`
     off the event loop or with small chunks. Each call holds a lock: closing from another thread
     waits for the chunk being encoded, and what is fed after closing gives no bytes.
+
+    lead_in_s, tail_s: of silence before and behind the speech, if there is any
+    comment: what the metadata says, in formats that have them
     """
 
     def __init__(
@@ -28,6 +34,9 @@ class AudioPipe:
         source_rate_hz: int,
         sample_rate_hz: int,
         is_stream: bool,
+        lead_in_s: float = 0.0,
+        tail_s: float = 0.0,
+        comment: str | None = None,
         is_limited: bool = False,
     ) -> None:
         """Start a response in a format that passed `check_format`.
@@ -36,17 +45,30 @@ class AudioPipe:
         """
         self.format = format
         self.sample_rate_hz = sample_rate_hz
+        self._source_rate_hz = source_rate_hz
         self._resampler = Resampler(source_rate_hz, sample_rate_hz)
         self._limiter = Limiter() if is_limited else None
-        self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream)
+        self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream, comment=comment)
         self._lock = threading.Lock()
         self._is_closed = False
-        self._encoded_samples = 0
+        self._lead_in = self._silence(lead_in_s)
+        self._tail = self._silence(tail_s)
+        self._spoken_samples = 0
+        self._silent_samples = 0
 
     @property
     def audio_s(self) -> float:
         """Seconds of audio that went into the encoder so far, at the rate that is sent."""
-        return self._encoded_samples / self.sample_rate_hz
+        return (self._spoken_samples + self._silent_samples) / self.sample_rate_hz
+
+    @property
+    def spoken_s(self) -> float:
+        """Those of them that are not lead-in or tail."""
+        return self._spoken_samples / self.sample_rate_hz
+
+    def time_s(self, source_samples: int) -> float:
+        """When what comes behind so many samples at the voice's rate is heard in the audio."""
+        return len(self._lead_in) / self.sample_rate_hz + source_samples / self._source_rate_hz
 
     def feed(self, samples: Samples) -> bytes:
         """Take float32 [N] at the voice's rate and give the bytes that are ready, often none."""
@@ -62,7 +84,8 @@ class AudioPipe:
             rest = self._encode(self._resampler.finish())
             if self._limiter is not None:
                 rest += self._encode_limited(self._limiter.finish())
-            return rest + self._encoder.finish()
+            tail = self._encode_silence(self._tail) if self._spoken_samples else b""
+            return rest + tail + self._encoder.finish()
 
     def close(self) -> None:
         """Free the encoder; harmless when repeated."""
@@ -78,5 +101,13 @@ class AudioPipe:
     def _encode_limited(self, samples: Samples) -> bytes:
         if len(samples) == 0:
             return b""
-        self._encoded_samples += len(samples)
-        return self._encoder.encode(to_int16(samples))
+        lead_in = b"" if self._spoken_samples else self._encode_silence(self._lead_in)
+        self._spoken_samples += len(samples)
+        return lead_in + self._encoder.encode(to_int16(samples))
+
+    def _encode_silence(self, silence: Pcm16) -> bytes:
+        self._silent_samples += len(silence)
+        return self._encoder.encode(silence) if len(silence) else b""
+
+    def _silence(self, duration_s: float) -> Pcm16:
+        return np.zeros(round(duration_s * self.sample_rate_hz), np.int16)

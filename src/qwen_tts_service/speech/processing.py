@@ -21,6 +21,8 @@ from qwen_tts_service.types import (
     SpeechRequest,
     Utterance,
     Voice,
+    WordMark,
+    words_of,
 )
 
 from .loudness import SpeakerGains
@@ -83,6 +85,10 @@ class ProcessedStream:
             rest = np.concatenate([stage.feed(rest), stage.finish()])
         if len(rest):
             yield rest
+
+    def take_words(self) -> list[WordMark]:
+        """Take the words that the voice has found, if it finds any."""
+        return words_of(self._stream)
 
     async def aclose(self) -> None:
         """Stop speaking; harmless when repeated."""
