@@ -10,15 +10,19 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import __version__
 from .audio.label import LABELLED
 from .errors import StartupError
-from .settings import EMBEDDED_VOICE, Settings
+from .settings import EMBEDDED_VOICE, Settings, cache_directory
 from .speech.cloning import CloningOrder, VoiceCloner
 from .speech.lexicon_file import LexiconFile
+from .speech.loudness import SpeakerGains
+from .speech.loudness_file import LoudnessFile
 from .speech.parts import TextOptions
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
@@ -66,6 +70,7 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
         sample_rate_hz=settings.sampling_rate,
         text_options=_text_options(settings),
         labelled=LABELLED[settings.ai_label],
+        gains=_gains(settings, voice, kept or {}),
     )
     if kept is not None:
         encode = partial(_encode_anew, synthesizer.cloner)
@@ -125,6 +130,31 @@ def _text_options(settings: Settings) -> TextOptions:
 
 def _lexicon(settings: Settings) -> LexiconFile | None:
     return LexiconFile(settings.lexicon) if settings.lexicon else None
+
+
+def _gains(settings: Settings, voice: Voice, kept: Mapping[str, KeptVoice]) -> SpeakerGains | None:
+    if settings.loudness_lufs is None:
+        return None
+    folders, identity = _origin(settings)
+    return SpeakerGains(
+        voice,
+        LoudnessFile([*folders, cache_directory()]),
+        target_lufs=settings.loudness_lufs,
+        identity=f"{__version__} {identity}",
+        kept=kept,
+    )
+
+
+def _origin(settings: Settings) -> tuple[list[Path], str]:
+    """Where the voice's weights are, if it has any, and what tells it from others."""
+    if settings.is_embedded:
+        return [], version("espeakng_loader")
+    from .hub.download import find  # noqa: PLC0415
+
+    directory = find(settings.model_name, Path(settings.model_path)).directory
+    assert directory is not None, "they have been loaded"
+    states = {file.name: file.stat() for file in sorted(directory.glob("*.safetensors"))}
+    return [directory], repr([(name, s.st_size, s.st_mtime_ns) for name, s in states.items()])
 
 
 def _check_library(settings: Settings) -> None:
