@@ -1,6 +1,7 @@
 """Real servers for tests: `bentoml serve` in a process of its own, on a free loopback port.
 
-A server takes seconds to start, so servers that several files need are shared by the whole run.
+Most are its worker alone, forked from a process that has imported everything: see tests/forked.py.
+Servers that several files need are shared by the whole run.
 """
 
 import gc
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from tests.forked import fork_server
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before any test imports torch; see below
 
@@ -45,13 +47,27 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+class Process(Protocol):
+    """What tests need of `subprocess.Popen`."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def terminate(self) -> None: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A running server: `base_url` has no slash at its end, `log` holds stdout and stderr."""
 
     base_url: str
     log: Path
-    process: subprocess.Popen[bytes]
+    process: Process
 
     @property
     def pid(self) -> int:
@@ -63,10 +79,19 @@ class Server:
 
 
 class StartServer(Protocol):
-    """Start a server with these settings; it is ready inside the `with` and stopped after it."""
+    """Start a server with these settings; it is ready inside the `with` and stopped after it.
+
+    is_whole: `bentoml serve` with its supervisor, which starts a worker and restarts it
+    command: what to run instead
+    """
 
     def __call__(
-        self, service: str = ..., *, command: list[str] | None = None, **settings: str
+        self,
+        service: str = ...,
+        *,
+        is_whole: bool = False,
+        command: list[str] | None = None,
+        **settings: str,
     ) -> AbstractContextManager[Server]: ...
 
 
@@ -110,7 +135,7 @@ def wait_until_ready(server: Server, timeout_s: float = READY_S) -> None:
     pytest.fail(f"server {what}; its log ends:\n{server.log.read_text()[-4000:]}")
 
 
-def stop(process: subprocess.Popen[bytes], timeout_s: float = STOP_S) -> int:
+def stop(process: Process, timeout_s: float = STOP_S) -> int:
     """End a server politely, its whole process group by force if need be; returns its code."""
     process.terminate()
     try:
@@ -120,13 +145,10 @@ def stop(process: subprocess.Popen[bytes], timeout_s: float = STOP_S) -> int:
         return process.wait()
 
 
-@contextmanager
-def running_server(
-    command: list[str], port: int, environment: dict[str, str], log: Path
-) -> Iterator[Server]:
-    """Run `command`, which serves on `port`, from the repository's root until the block ends."""
+def start_process(command: list[str], environment: dict[str, str], log: Path) -> Process:
+    """Run a command from the repository's root, in a process group of its own."""
     with log.open("wb") as out:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             cwd=ROOT,
             env=environment,
@@ -135,12 +157,6 @@ def running_server(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    server = Server(f"http://127.0.0.1:{port}", log, process)
-    try:
-        wait_until_ready(server)
-        yield server
-    finally:
-        stop(process)
 
 
 @pytest.fixture(scope="session")
@@ -165,16 +181,30 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> StartServer:
 
     @contextmanager
     def start(
-        service: str = "service:QwenTTS", *, command: list[str] | None = None, **settings: str
+        service: str = "service:QwenTTS",
+        *,
+        is_whole: bool = False,
+        command: list[str] | None = None,
+        **settings: str,
     ) -> Iterator[Server]:
         home = tmp_path_factory.mktemp("server")
-        port = free_port()
+        port, log = free_port(), home / "server.log"
         given = {"MODEL_NAME": "espeak-ng", "PORT": str(port), **settings}
         environment = clean_environment(home, **given)
-        serve = [sys.executable, "-m", "bentoml", "serve", service]
-        serve += ["--host", "127.0.0.1", "--port", str(port)]
-        with running_server(command or serve, port, environment, home / "server.log") as server:
+        if is_whole:
+            command = [sys.executable, "-m", "bentoml", "serve", service]
+            command += ["--host", "127.0.0.1", "--port", str(port)]
+        process: Process
+        if command:
+            process = start_process(command, environment, log)
+        else:
+            process = fork_server(service, port, environment, log)
+        server = Server(f"http://127.0.0.1:{port}", log, process)
+        try:
+            wait_until_ready(server)
             yield server
+        finally:
+            stop(process)
 
     return start
 

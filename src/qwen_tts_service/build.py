@@ -7,6 +7,9 @@ importing this file costs nothing and `check` can run in a process that never lo
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +17,15 @@ from typing import TYPE_CHECKING
 from .audio.label import LABELLED
 from .errors import StartupError
 from .settings import EMBEDDED_VOICE, Settings
+from .speech.cloning import CloningOrder, VoiceCloner
 from .speech.lexicon_file import LexiconFile
 from .speech.parts import TextOptions
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
 from .text.accent import Accentor
-from .types import ReportProgress, Voice
-from .voice.library import VoiceLibrary
+from .types import MODEL_KINDS, KeptVoice, ModelKind, ReportProgress, Voice
+from .voice.catalogue import SPEAKERS, Speaker, read_speakers
+from .voice.library import LibraryEntry, VoiceLibrary
 
 if TYPE_CHECKING:
     from .engine.memory import CapacityWish
@@ -49,13 +54,53 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
 
     worker: the number of this process among the workers, from 0
     """
-    voice = _load_espeak() if settings.is_embedded else _load_qwen(settings, report, worker)
-    return Synthesizer(
+    kept = None
+    if settings.is_embedded:
+        voice = _load_espeak()
+    else:
+        voice, kept = _load_qwen(settings, report, worker)
+    synthesizer = Synthesizer(
         voice,
         sample_rate_hz=settings.sampling_rate,
         text_options=_text_options(settings),
         labelled=LABELLED[settings.ai_label],
     )
+    if kept is not None:
+        encode = partial(_encode_anew, synthesizer.cloner)
+        synthesizer.fit = partial(kept.fit, encode=encode)
+    return synthesizer
+
+
+def _encode_anew(cloner: VoiceCloner, entry: LibraryEntry, recording: bytes) -> KeptVoice:
+    order = CloningOrder(
+        data=recording,
+        transcript=entry.voice.transcript or None,
+        language=entry.language,
+        has_tail=entry.tail_s > 0,
+    )
+    return cloner.clone_now(order).voice
+
+
+def speakers_of(settings: Settings) -> tuple[ModelKind, Mapping[str, Speaker | None]]:
+    """The kind of a Qwen model, and its speakers with what is known of them; loads no weights.
+
+    They are those of the checkpoint on disk, or else of the published one of this name.
+    """
+    from .hub.download import Hub, find  # noqa: PLC0415
+    from .hub.published import RELEASES  # noqa: PLC0415
+    from .model.config import load_config  # noqa: PLC0415
+
+    name, path = settings.model_name, Path(settings.model_path)
+    directory = None
+    with suppress(ImportError):  # without the extra qwen there is no cache of the hub to look in
+        directory = find(name, path, hub=Hub(is_offline=True)).directory
+    if directory is not None:
+        config, known = load_config(directory), read_speakers(directory / "speakers.json")
+        return config.kind, {speaker: known.get(speaker) for speaker in config.speakers}
+    if name not in RELEASES:
+        raise StartupError(f"{path} has no checkpoint {name}, and none of this name is published")
+    kind = next(kind for kind in MODEL_KINDS if kind == RELEASES[name].kind)
+    return kind, SPEAKERS if kind == "custom_voice" else {}
 
 
 def release(settings: Settings) -> None:
@@ -78,10 +123,6 @@ def _text_options(settings: Settings) -> TextOptions:
 
 def _lexicon(settings: Settings) -> LexiconFile | None:
     return LexiconFile(settings.lexicon) if settings.lexicon else None
-
-
-def _library(settings: Settings) -> VoiceLibrary:
-    return VoiceLibrary(settings.voices_path, most=settings.max_voices)
 
 
 def _check_library(settings: Settings) -> None:
@@ -156,17 +197,20 @@ def _load_espeak() -> Voice:
     return EspeakVoice()
 
 
-def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice:
+def _load_qwen(
+    settings: Settings, report: ReportProgress, worker: int
+) -> tuple[Voice, VoiceLibrary | None]:
+    """The voice, and the kept voices that it may speak with."""
     from .engine.engine import Engine  # noqa: PLC0415
     from .engine.memory import POSITIONS_PER_TEXT_ROW, MemoryPlanner  # noqa: PLC0415
     from .engine.options import EngineOptions  # noqa: PLC0415
     from .engine.threads import on_a_thread_that_ends  # noqa: PLC0415
     from .hub.download import Hub, find_or_download  # noqa: PLC0415
     from .kernels.device import choose_device, dtype_named  # noqa: PLC0415
+    from .kernels.linear import fastest_arithmetic  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
     from .qwen.limits import QwenOptions  # noqa: PLC0415
     from .qwen.voice import NO_VOICES, QwenVoice  # noqa: PLC0415
-    from .voice.catalogue import read_speakers  # noqa: PLC0415
 
     directory = find_or_download(
         settings.model_name,
@@ -187,7 +231,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
         device=device,
         codec_dtype=dtype_named(settings.codec_dtype),
         codec_tf32=settings.codec_dtype == "tf32",
-        linear=settings.cpu_weights,
+        linear=settings.cpu_weights or fastest_arithmetic(device),
         use_flash_attention=settings.use_flash_attention,
         fuse=settings.torch_compile,
         before_weights=planner,
@@ -211,8 +255,13 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
     )
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
     known = read_speakers(directory / "speakers.json")
-    kept = _library(settings) if model.config.kind == "base" else NO_VOICES
-    return QwenVoice(model, engine, settings.model_name, limits, kept=kept, known=known)
+    library = _library(settings, model.config.width) if model.config.kind == "base" else None
+    kept = NO_VOICES if library is None else library
+    return QwenVoice(model, engine, settings.model_name, limits, kept=kept, known=known), library
+
+
+def _library(settings: Settings, width: int) -> VoiceLibrary:
+    return VoiceLibrary(settings.voices_path, most=settings.max_voices, width=width)
 
 
 def _capacity_wish(settings: Settings) -> "CapacityWish":

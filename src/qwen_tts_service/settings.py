@@ -103,13 +103,15 @@ class Settings(BaseModel):
     """Where kept voices are, a folder each."""
     max_voices: _PositiveInt = 100
     """How many voices are kept at most."""
+    voices_per_minute: _PositiveInt = 30
+    """How many voices may be sent to be kept in a minute, per worker."""
     max_voice_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
     """Largest recording, in bytes of its file."""
     reference_tail: Literal["silence", "none"] = "silence"
     """What follows a recording with a transcript: 0.5 s of silence, which keeps its last words
     out of the speech, or nothing."""
     voices_api_key: SecretStr = SecretStr("")
-    """When set, keeping and deleting voices asks for this key instead of API_KEY."""
+    """When set, keeping and deleting voices and ref_audio ask for this key instead of API_KEY."""
     cors_origins: tuple[str, ...] = ()
     """Web origins that may call, separated by commas; `*` for any."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -169,6 +171,12 @@ class Settings(BaseModel):
     def max_speech_bytes(self) -> int:
         """Largest body of a request for speech, which may carry a recording in base64."""
         return self.max_body_bytes + (4 * self.max_voice_bytes // 3 if self.voice_cloning else 0)
+
+    @property
+    def sets_max_speech_bytes(self) -> str:
+        """The settings that `max_speech_bytes` comes from, for messages."""
+        more = ", and MAX_VOICE_BYTES as base64" if self.voice_cloning else ""
+        return f"MAX_BODY_BYTES{more}"
 
     @property
     def is_embedded(self) -> bool:

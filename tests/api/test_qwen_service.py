@@ -207,6 +207,14 @@ def test_the_deterministic_mode_repeats_to_the_bit_whatever_else_is_spoken(exact
     assert np.array_equal(crowd[3], alone)
 
 
+@pytest.mark.parametrize("speed", [0.5, 1.5])
+def test_a_stretched_stream_has_the_samples_of_the_file(exact: Server, speed: float) -> None:
+    usual = samples(speak(exact, max_length=60))
+    whole = samples(speak(exact, speed=speed))
+    assert np.array_equal(whole, samples(speak(exact, "/stream-tts", speed=speed)))
+    assert len(whole) == min(round(len(usual) / speed), 30 * 1920)
+
+
 def test_more_positions_than_the_model_has_are_refused(quick_checkpoint: Path) -> None:
     from qwen_tts_service.build import build
     from qwen_tts_service.errors import StartupError

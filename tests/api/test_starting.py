@@ -149,7 +149,8 @@ class Fragile:
 @pytest.fixture(scope="module")
 def fragile(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     illness = tmp_path_factory.mktemp("fragile") / "illness"
-    with start_server(SLOW, SICK_FILE=str(illness), SAMPLING_RATE="22050") as server:
+    settings = {"SICK_FILE": str(illness), "SAMPLING_RATE": "22050"}
+    with start_server(SLOW, is_whole=True, **settings) as server:
         yield Fragile(server, illness)
 
 
@@ -181,7 +182,7 @@ def test_an_unhealthy_voice_makes_the_service_unhealthy(fragile: Fragile) -> Non
 
 
 def test_workers_are_numbered_and_their_metrics_added_up(start_server: StartServer) -> None:
-    with start_server(SLOW, WORKERS="2") as server:
+    with start_server(SLOW, is_whole=True, WORKERS="2") as server:
         deadline_s = time.monotonic() + 30
         while "tts_ready 2.0" not in (text := httpx.get(server.base_url + "/metrics").text):
             assert time.monotonic() < deadline_s, text

@@ -225,7 +225,7 @@ def test_little_is_made_for_a_client_that_never_reads_and_it_is_cut_off(
 
 def test_a_running_stream_is_finished_after_sigterm(start_server: StartServer) -> None:
     with (
-        start_server(SLOW) as server,
+        start_server(SLOW, is_whole=True) as server,
         httpx.stream("POST", server.base_url + "/stream-tts", json={"text": "50"}) as response,
     ):
         parts = response.iter_raw()

@@ -1110,6 +1110,18 @@ async def test_the_key_is_given_once(in_header: bool) -> None:
         assert (await talk.say("One."))[0][0]["format"] == "wav"
 
 
+@pytest.mark.parametrize("key", ["", KEY])
+@at_once
+async def test_a_recording_needs_the_key_for_voices(key: str) -> None:
+    runtime = make_runtime(API_KEY=KEY, VOICES_API_KEY="own", VOICE_CLONING="1")
+    headers = {"authorization": f"Bearer {KEY}"} if key else {}
+    async with SocketClient(runtime, **headers) as talk:
+        talk.send("session.config", api_key=KEY, ref_audio="AAAA")
+        error = await talk.error()
+        assert (error["code"], error["param"]) == ("unauthorized", "ref_audio")
+        assert await talk.is_sent_away(1008)
+
+
 @at_once
 async def test_text_before_the_configuration_is_refused_and_the_session_stays() -> None:
     async with SocketClient(make_runtime()) as talk:

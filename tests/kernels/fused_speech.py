@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qwen_tts_service.kernels.fused import jit
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+from fused_cases import start_interpreter
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.types import SamplingOptions
 
@@ -38,8 +40,7 @@ def speak(model: Qwen3TTS) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    assert jit.is_installed, "pip install triton"
-    assert jit.is_interpreted, "set TRITON_INTERPRET=1"
+    start_interpreter()
     torch.set_num_threads(1)
     path, dtype = Path(sys.argv[1]), getattr(torch, sys.argv[2])
     (codes, samples), (own_codes, own_samples) = (

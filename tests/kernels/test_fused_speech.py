@@ -1,4 +1,4 @@
-"""A tiny checkpoint speaks with Triton's kernels, run by its interpreter, as with torch's own.
+"""A quick checkpoint speaks with Triton's kernels, run by its interpreter, as with torch's own.
 
 What the cases of test_fused.py do not see: arguments as the networks pass them.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.checkpoints import write_quick_checkpoint
 
 from qwen_tts_service.kernels.attention import CachePositions
 from qwen_tts_service.kernels.fused.heads import store_heads
@@ -23,10 +24,11 @@ from qwen_tts_service.kernels.fused.silu import silu_mul
     importlib.util.find_spec("triton") is None, reason="Triton has no wheel for this machine"
 )
 @pytest.mark.parametrize(("size", "dtype"), [("tiny_1b7", "bfloat16"), ("tiny_0b6", "float32")])
-def test_the_kernels_speak_what_torchs_own_speak(data: Path, size: str, dtype: str) -> None:
+def test_the_kernels_speak_what_torchs_own_speak(tmp_path: Path, size: str, dtype: str) -> None:
+    write_quick_checkpoint(tmp_path / size, size)
     script = Path(__file__).with_name("fused_speech.py")
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(data / size), dtype],
+        [sys.executable, "-W", "ignore", str(script), str(tmp_path / size), dtype],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         stdout=subprocess.PIPE,
         text=True,

@@ -104,12 +104,7 @@ def test_a_request_becomes_a_job_with_its_fields() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [
-        ({}, None),
-        ({"rate": 0.8}, "rate"),
-        ({"pitch": 1.2}, "pitch"),
-        ({"phonemes": "x", "rate": 2.0}, "rate, phoneme"),
-    ],
+    [({}, None), ({"pitch": 1.2}, "pitch"), ({"phonemes": "x", "pitch": 2.0}, "pitch, phoneme")],
 )
 def test_what_it_cannot_do_is_a_warning(fields: dict[str, Any], words: str | None) -> None:
     warning = make_voice().prepare(ask(**fields)).warning
@@ -254,6 +249,7 @@ def test_it_reports_its_facts() -> None:
     assert voice.speakers == CONFIG.speakers
     assert (voice.longest_part_chars, voice.slots) == (800, 3)
     assert voice.facts == {
+        "kind": "custom_voice",
         "attention": "sdpa: it is there",
         "kernels": "torch: on cpu",
         "linear_layers": "float: plain",

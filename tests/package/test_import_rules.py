@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "kernels": {"errors"},
     "model": LEAVES | {"kernels"},
     "engine": LEAVES | {"model", "kernels"},
-    "espeak": LEAVES | {"text", "voice", "engine.channel"},
+    "espeak": LEAVES | {"text", "voice", "audio.stretch", "engine.channel"},
     "qwen": LEAVES | {"text", "voice", "engine", "model"},
     "speech": LEAVES | {"text", "audio"},
     "fields": LEAVES | {"settings", "validation", "text", "voice"},

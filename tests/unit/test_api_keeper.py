@@ -78,7 +78,7 @@ def gauges() -> tuple[float | None, float | None]:
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
+def kept(modules_stay_frozen: None, monkeypatch: pytest.MonkeyPatch) -> Kept:
     return Kept(monkeypatch)
 
 
@@ -97,17 +97,20 @@ def test_an_idle_voice_is_closed_and_gone_before_its_memory_is_given_back(kept: 
         _ = kept.keeper.synthesizer
 
 
-def test_a_voice_that_was_frozen_is_collected_too(kept: Kept) -> None:
+def test_a_voice_that_was_frozen_is_collected_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept(monkeypatch)
     voice = kept.voices[0]()
     assert voice is not None
     voice.circle = voice  # as an engine has them
     del voice
-    gc.collect()
     gc.freeze()
     kept.said.clear()
-    kept.pass_time()
-    until(lambda: len(kept.said) == 2)
-    assert kept.said[1] == ("release", None)
+    try:
+        kept.pass_time()
+        until(lambda: len(kept.said) == 2)
+        assert kept.said[1] == ("release", None)
+    finally:
+        gc.freeze()  # as tests/conftest.py does
 
 
 def test_a_voice_is_not_unloaded_while_it_is_held_and_then_has_its_time(kept: Kept) -> None:

@@ -143,6 +143,7 @@ class Client:
             "headers": [(b"content-type", self.content_type.encode())],
             SCOPE_KEY: self.call,
             tickets.RUNTIME_KEY: self.runtime,
+            tickets.MAY_CLONE: True,
         }
         return Request(scope, receive)
 
@@ -218,6 +219,10 @@ def reading(*messages: dict[str, Any], content_type: str = "application/json") -
     return Request({"type": "http", "headers": headers}, receive)
 
 
+def of_5_bytes() -> Any:
+    return SimpleNamespace(max_speech_bytes=5, sets_max_speech_bytes="MAX_SOMETHING")
+
+
 def part(body: bytes, more_body: bool = False) -> dict[str, Any]:
     return {"type": "http.request", "body": body, "more_body": more_body}
 
@@ -227,13 +232,13 @@ def part(body: bytes, more_body: bool = False) -> dict[str, Any]:
 )
 async def test_a_body_in_parts_is_read_whole_up_to_the_limit(content_type: str) -> None:
     http = reading(part(b"abc", True), part(b"de"), content_type=content_type)
-    assert await tickets.read_body(http, 5) == b"abcde"
+    assert await tickets.read_body(http, of_5_bytes()) == b"abcde"
 
 
 async def test_one_byte_more_than_the_limit_is_too_large_before_the_rest_is_read() -> None:
     http = reading(part(b"abc", True), part(b"def", True))
-    with pytest.raises(BodyTooLarge, match="larger than 5 bytes"):
-        await tickets.read_body(http, 5)
+    with pytest.raises(BodyTooLarge, match=r"larger than 5 bytes \(MAX_SOMETHING\)"):
+        await tickets.read_body(http, of_5_bytes())
 
 
 @pytest.mark.parametrize(
@@ -241,13 +246,13 @@ async def test_one_byte_more_than_the_limit_is_too_large_before_the_rest_is_read
 )
 async def test_what_is_not_called_json_is_not_read(content_type: str) -> None:
     with pytest.raises(UnsupportedMediaType, match="Content-Type: application/json"):
-        await tickets.read_body(reading(content_type=content_type), 5)
+        await tickets.read_body(reading(content_type=content_type), of_5_bytes())
 
 
 async def test_a_client_that_leaves_within_its_body_has_left() -> None:
     http = reading(part(b"abc", True), {"type": "http.disconnect"})
     with pytest.raises(ClientLeft):
-        await tickets.read_body(http, 5)
+        await tickets.read_body(http, of_5_bytes())
 
 
 @pytest.mark.parametrize(
@@ -673,7 +678,7 @@ async def test_only_a_disconnect_means_that_the_client_has_left() -> None:
 
     forever = asyncio.create_task(asyncio.Event().wait())
     with pytest.raises(ClientLeft):
-        await responses._unless_client_leaves(forever, receive)
+        await responses.unless_client_leaves(forever, receive)
     assert forever.cancelled()
     assert not messages
 

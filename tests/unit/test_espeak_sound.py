@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from qwen_tts_service.audio.stretch import TimeStretch
 from qwen_tts_service.espeak.library import SAMPLE_RATE_HZ, Delivery
 from qwen_tts_service.espeak.mapping import LANGUAGE_CODES
 from qwen_tts_service.types import SpeechRequest, VoiceAttributes
@@ -42,25 +43,59 @@ def speak(voice, text, language, *, speaker=None, pitch=1.0, **attributes):
     return np.concatenate(chunks)
 
 
-def median_pitch_hz(samples):
-    """Median over loud windows of the shortest strong period, by autocorrelation."""
-    window, shortest, longest = 2048, SAMPLE_RATE_HZ // 500, SAMPLE_RATE_HZ // 55
+async def speak_at(voice, rate, text, language="english", speaker="klatt4"):
+    """Speak at a rate, as a stream does."""
+    request = SpeechRequest(
+        request_id="t", seed=1, text=text, language=language, speaker=speaker, rate=rate
+    )
+    return np.concatenate([chunk async for chunk in voice.prepare(request).speak()])
+
+
+def stretched(samples, speed):
+    stretch = TimeStretch(speed, SAMPLE_RATE_HZ)
+    return np.concatenate([stretch.feed(samples), stretch.finish()])
+
+
+WINDOW = 2048
+
+
+def pitch_hz(part):
+    """The shortest strong period of a window, by autocorrelation; NaN without one."""
+    shortest, longest = SAMPLE_RATE_HZ // 500, SAMPLE_RATE_HZ // 55
+    part = part - part.mean()
+    spectrum = np.abs(np.fft.rfft(part, 2 * WINDOW)) ** 2
+    likeness = np.fft.irfft(spectrum)[: longest + 2]
+    likeness *= WINDOW / (WINDOW - np.arange(longest + 2)) / likeness[0]
+    lags = np.arange(shortest, longest)
+    is_peak = (likeness[lags] >= likeness[lags - 1]) & (likeness[lags] >= likeness[lags + 1])
+    best = likeness[lags].max()
+    strong = lags[is_peak & (likeness[lags] > 0.93 * best)]
+    return SAMPLE_RATE_HZ / strong[0] if best > 0.5 and len(strong) else np.nan
+
+
+def loud_windows(samples):
+    """Where a window begins that is not much quieter than the whole."""
+    starts = range(0, len(samples) - WINDOW, WINDOW // 2)
     loudness = np.mean(samples**2)
-    pitches = []
-    for start in range(0, len(samples) - window, window // 2):
-        part = samples[start : start + window] - samples[start : start + window].mean()
-        if np.mean(part**2) < loudness / 2:
-            continue
-        spectrum = np.abs(np.fft.rfft(part, 2 * window)) ** 2
-        likeness = np.fft.irfft(spectrum)[: longest + 2]
-        likeness *= window / (window - np.arange(longest + 2)) / likeness[0]
-        lags = np.arange(shortest, longest)
-        is_peak = (likeness[lags] >= likeness[lags - 1]) & (likeness[lags] >= likeness[lags + 1])
-        best = likeness[lags].max()
-        if best > 0.5:
-            strong = lags[is_peak & (likeness[lags] > 0.93 * best)]
-            pitches += [SAMPLE_RATE_HZ / lag for lag in strong[:1]]
-    return float(np.median(pitches))
+    return [at for at in starts if np.var(samples[at : at + WINDOW]) >= loudness / 2]
+
+
+def median_pitch_hz(samples):
+    """Median over loud windows."""
+    pitches = [pitch_hz(samples[at : at + WINDOW]) for at in loud_windows(samples)]
+    return float(np.nanmedian(pitches))
+
+
+def pitch_change(samples, other):
+    """Median over loud windows of the pitch at the same place of the same speech, as a factor."""
+    rate, half = len(samples) / len(other), WINDOW // 2
+    centres = [(at + half, round((at + half) * rate)) for at in loud_windows(other)]
+    inside = [(here, there) for here, there in centres if half <= there <= len(samples) - half]
+    changes = [
+        pitch_hz(other[here - half : here + half]) / pitch_hz(samples[there - half : there + half])
+        for here, there in inside
+    ]
+    return float(np.nanmedian(changes))
 
 
 def test_pitch_of_a_known_tone_is_measured_right():
@@ -206,6 +241,23 @@ def recognise():
 def test_english_is_understood_by_a_recogniser(voice, recognise, sentence):
     samples = speak(voice, sentence, "english", speaker="klatt4")
     assert recognise(samples) == sentence
+
+
+@pytest.mark.parametrize("speed", [0.75, 1.5])
+async def test_words_are_understood_at_other_speeds(voice, recognise, speed):
+    for sentence in sorted(VOCABULARY):
+        assert recognise(await speak_at(voice, speed, sentence)) == sentence
+        assert recognise(stretched(await speak_at(voice, 1.0, sentence), speed)) == sentence
+
+
+@pytest.mark.parametrize("language", ["english", "russian", "chinese"])
+@pytest.mark.parametrize("rate", [0.5, 0.75, 1.5, 2.0])
+async def test_a_rate_divides_the_length_and_leaves_the_pitch(voice, language, rate):
+    text = SENTENCES[language]
+    usual, other = [await speak_at(voice, each, text, language, "m6") for each in (1.0, rate)]
+    assert len(other) == pytest.approx(len(usual) / rate, rel=0.001)
+    assert pitch_change(usual, stretched(usual, rate)) == pytest.approx(1, abs=0.01)
+    assert median_pitch_hz(other) == pytest.approx(median_pitch_hz(usual), rel=0.08)
 
 
 def test_silence_is_not_understood(recognise):

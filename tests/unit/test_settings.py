@@ -45,6 +45,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "voice_cloning": False,
         "voices_path": Path("/app/voices"),
         "max_voices": 100,
+        "voices_per_minute": 30,
         "max_voice_bytes": 10485760,
         "reference_tail": "silence",
         "cors_origins": (),
@@ -121,6 +122,7 @@ def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
         ("RUNAWAY_FACTOR", 1, 0.999),
         ("KEEP_ALIVE_S", 0.001, 0),
         ("MAX_VOICES", 1, 0),
+        ("VOICES_PER_MINUTE", 1, 0),
         ("MAX_VOICE_BYTES", 1024, 1023),
         ("SAMPLING_RATE", 48000, 48001),
         ("MAX_CONCURRENT_REQUESTS", 1024, 1025),
@@ -254,3 +256,16 @@ def test_the_default_language_is_taken_by_any_of_its_names(value: str) -> None:
 def test_a_wrong_default_language_is_refused_with_the_languages_there_are() -> None:
     with pytest.raises(StartupError, match=r"DEFAULT_LANGUAGE.*chinese, english.*italian.*ru"):
         load_settings({"DEFAULT_LANGUAGE": "klingon"})
+
+
+@pytest.mark.parametrize(
+    ("cloning", "limit", "source"),
+    [
+        ("0", 2000, "MAX_BODY_BYTES"),
+        ("1", 2000 + 4000, "MAX_BODY_BYTES, and MAX_VOICE_BYTES as base64"),
+    ],
+)
+def test_a_speech_may_carry_a_recording_where_cloning_is_on(cloning, limit, source):
+    sizes = {"MAX_BODY_BYTES": "2000", "MAX_VOICE_BYTES": "3000"}
+    settings = load_settings({**sizes, "VOICE_CLONING": cloning})
+    assert (settings.max_speech_bytes, settings.sets_max_speech_bytes) == (limit, source)

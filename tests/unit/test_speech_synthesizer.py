@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.engine.channel import PcmChannel
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, MisfitVoice, SynthesisFailed
 from qwen_tts_service.speech import synthesizer as synthesizer_module
 from qwen_tts_service.speech.synthesizer import Output, Synthesizer
 from qwen_tts_service.speech.writing import SpeechByToken, can_speak_by_token, open_speech
@@ -49,6 +49,7 @@ class FakeVoice:
 
     sample_rate_hz = RATE_HZ
     model_name = "fake"
+    has_own_rate = False
 
     level = LEVEL
 
@@ -217,6 +218,51 @@ async def test_what_just_fits_is_not_warned_about(frames, is_warned):
     text = "a" * 120  # 1.2 s, 15 frames
     warning = (await begin(FakeVoice(), ask(text, max_frames=frames))).info.warning
     assert (warning is not None) == is_warned
+
+
+@pytest.mark.parametrize("rate", [0.5, 2.0])
+async def test_a_voice_without_a_rate_is_stretched_and_written_pauses_are_not(rate):
+    voice = FakeVoice()
+    heard = await hear(voice, ask("One is said. [pause:0.5s] two", rate=rate))
+    assert len(heard) == round(12 * 240 / rate) + 12000 + round(3 * 240 / rate)
+    assert np.count_nonzero(heard == 0) == 12000
+    assert {part.rate for part in voice.prepared} == {1.0}
+
+
+@pytest.mark.parametrize(("rate", "asked_frames"), [(0.5, 4), (1.3, 10), (2.0, 14)])
+async def test_max_length_counts_what_is_heard(rate, asked_frames):
+    voice = FakeVoice()
+    request = ask("word " * 200, rate=rate, max_frames=7)
+    data, speech = await Synthesizer(voice, sample_rate_hz=RATE_HZ).speak_whole(request, "pcm")
+    assert len(data) == 2 * 7 * 1920
+    assert speech.finish_reason == "length"
+    assert voice.prepared[0].max_frames == asked_frames
+
+
+async def test_the_length_to_expect_is_that_of_the_stretched_speech():
+    speech = await begin(FakeVoice(), ask("a" * 120, rate=0.5, max_frames=20))
+    assert speech.info.expected_s == pytest.approx(2.4)
+    assert "max_length" in speech.info.warning
+
+
+async def test_the_rate_of_markup_multiplies_that_of_the_request():
+    text = "<speak><prosody rate='1.5'>One</prosody></speak>"
+    assert len(await hear(FakeVoice(), ask(text, rate=0.5))) == 3 * 240 / 0.75
+
+
+async def test_a_voice_with_a_rate_of_its_own_is_asked_for_it():
+    voice = FakeVoice()
+    voice.has_own_rate = True
+    assert len(await hear(voice, ask("One", rate=2.0))) == 3 * 240
+    assert {part.rate for part in voice.prepared} == {2.0}
+
+
+async def test_a_stretched_speech_that_is_closed_before_it_is_read_never_starts():
+    voice = FakeVoice()
+    speech = await begin(voice, ask("One", rate=2.0))
+    assert speech.finish_reason == "cancelled"
+    assert [part async for part in speech] == []
+    assert not voice.spoken
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
@@ -739,3 +785,52 @@ async def test_malformed_ssml_that_was_asked_for_is_refused_at_its_end():
     with pytest.raises(InvalidRequest) as caught:
         await spoken_by_sentence(["<speak>One. ", "Two."], input_type="ssml")
     assert "line 1, column 17" in caught.value.message
+
+
+class NarrowVoice(DialogueVoice):
+    """Speaks with kept voices once they have been fitted; nobody can fit `lost`."""
+
+    def __init__(self):
+        super().__init__()
+        self.fitted = []
+
+    def choose(self, request):
+        if request.speaker and request.speaker not in self.fitted:
+            raise MisfitVoice(request.speaker)
+        return super().choose(request)
+
+    def prepare(self, request):
+        self.choose(request)
+        return super().prepare(request)
+
+    def fit(self, name):
+        if name != "lost":
+            self.fitted.append(name)
+
+
+def narrow():
+    voice = NarrowVoice()
+    synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
+    synthesizer.fit = voice.fit
+    return voice, synthesizer
+
+
+async def test_kept_voices_of_another_model_are_encoded_anew_each_once():
+    voice, synthesizer = narrow()
+    request = ask("[voice:a]One. [voice:b]Two. [voice:a]Three.")
+    for _ in range(2):
+        speech = await synthesizer.speak(request, STREAM)
+        assert speech.info.speakers == ("a", "b")
+    assert voice.fitted == ["a", "b"]
+    assert (await synthesizer.choose(ask("x", speaker="a"))).speaker == "a"
+
+
+async def test_a_kept_voice_that_cannot_be_encoded_anew_is_refused():
+    voice, synthesizer = narrow()
+    for _ in range(2):
+        with pytest.raises(MisfitVoice):
+            await synthesizer.choose(ask("x", speaker="lost"))
+    synthesizer.fit = None
+    with pytest.raises(MisfitVoice):
+        await synthesizer.choose(ask("x", speaker="a"))
+    assert voice.fitted == []

@@ -34,6 +34,7 @@ MEANT = {
     "ref_text": "reference_text",
     "max_length": "max_tokens max_new_tokens maxTokens max_frames maxLength max-length max_lenght",
     "seed": "random_seed sede SEED",
+    "speed": "rate speaking_rate tempo speeds sped",
     "temperature": "temp temprature temperatur",
     "top_p": "topP tpo_p",
     "top_k": "topk",
@@ -47,7 +48,7 @@ MEANT = {
     "voice_attributes.emotion": "emotion emotions mood style emotoin эмоция",
 }
 NOTED = {
-    "speed control": "speed rate speaking_rate tempo speeds sped",
+    "2 takes half as long": "length_scale duration_factor wpm",
     "frames of 80 ms": "max_duration duration",
     "SSML": "pitch",
     "volume control": "volume",

@@ -40,6 +40,7 @@ class AudioPipe:
         """Start a response in a format that passed `check_format`."""
         self.format = format
         self.sample_rate_hz = sample_rate_hz
+        self._source_rate_hz = source_rate_hz
         self._resampler = Resampler(source_rate_hz, sample_rate_hz)
         self._fader = EdgeFader(sample_rate_hz)
         self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream, comment=comment)
@@ -59,6 +60,10 @@ class AudioPipe:
     def spoken_s(self) -> float:
         """Those of them that are not lead-in or tail."""
         return self._spoken_samples / self.sample_rate_hz
+
+    def time_s(self, source_samples: int) -> float:
+        """When what comes behind so many samples at the voice's rate is heard in the audio."""
+        return len(self._lead_in) / self.sample_rate_hz + source_samples / self._source_rate_hz
 
     def feed(self, samples: Samples) -> bytes:
         """Take float32 [N] at the voice's rate and give the bytes that are ready, often none."""

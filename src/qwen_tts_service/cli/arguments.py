@@ -16,6 +16,7 @@ from qwen_tts_service.errors import InvalidRequest, printable
 from qwen_tts_service.fields import SpeechBody, VoiceAttributesBody
 from qwen_tts_service.settings import Settings, load_settings
 from qwen_tts_service.speech.cloning import CloningOrder
+from qwen_tts_service.speech.subtitles import SubtitleFormat
 from qwen_tts_service.types import AudioFormat
 from qwen_tts_service.validation import folded, from_validation, hint
 
@@ -48,7 +49,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"qwen-tts {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="say | voices")
     _add_say(commands)
-    voices = commands.add_parser("voices", help="list the speakers")
+    voices = commands.add_parser("voices", help="list the speakers of a model, or of a server")
+    voices.add_argument("--url", help="of a server, such as http://localhost:8188")
     _add_settings(voices)
     arguments, unknown = parser.parse_known_args(argv)
     for word in unknown:
@@ -75,6 +77,13 @@ def _add_say(commands: Any) -> None:
     sound = say.add_argument_group("where to, one of")
     sound.add_argument("--out", help="an audio file; - writes to standard output as it is made")
     sound.add_argument("--play", action="store_true", help="play it as it is made")
+    for kind in get_args(SubtitleFormat):
+        say.add_argument(
+            f"--{kind}",
+            type=Path,
+            metavar="FILE",
+            help=f"write {kind.upper()} subtitles too: one for each sentence, or --timestamps word",
+        )
     formats = ", ".join(get_args(AudioFormat))
     say.add_argument("--format", help=f"{formats}; by the file's name unless given, else wav")
     say.add_argument("--quiet", action="store_true", help="say nothing but errors")
@@ -143,12 +152,22 @@ def body_of(arguments: argparse.Namespace) -> SpeechBody:
         "voice_attributes": attributes or None,
         "pronunciations": _pronunciations(arguments.pronunciations),
     }
+    if subtitle_files(arguments):
+        fields.setdefault("timestamps", "sentence")
+    elif "timestamps" in fields:
+        raise CommandError("--timestamps goes with --srt or --vtt, whose subtitles it chooses")
     try:
         return SpeechBody(**fields)
     except ValidationError as error:
         refusal = from_validation(error, SpeechBody)
         field = refusal.param or ""
         raise InvalidRequest(refusal.message.replace(field, _option(field), 1)) from None
+
+
+def subtitle_files(arguments: argparse.Namespace) -> dict[SubtitleFormat, Path]:
+    """The subtitle files to write."""
+    paths = {kind: getattr(arguments, kind) for kind in get_args(SubtitleFormat)}
+    return {kind: path for kind, path in paths.items() if path is not None}
 
 
 def order_of(arguments: argparse.Namespace, settings: Settings) -> CloningOrder | None:

@@ -36,18 +36,19 @@ def sink_of(arguments: argparse.Namespace) -> Sink | None:
                 "--out -: this is a terminal; send it to a file or a player with > or |"
             )
         return _standard_output
-    _check_file(Path(arguments.out))
+    check_file(Path(arguments.out))
     return None
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path, option: str = "--out") -> None:
+    """Raise CommandError unless the folder of a file that will be written is there."""
     if path.is_dir():
-        raise CommandError(f"--out: this is a folder: {path}")
+        raise CommandError(f"{option}: this is a folder: {path}")
     if not path.absolute().parent.is_dir():
-        raise CommandError(f"--out: there is no folder {path.absolute().parent}")
+        raise CommandError(f"{option}: there is no folder {path.absolute().parent}")
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, option: str = "--out") -> None:
     """Write a file atomically: it is the old one or the whole new one. Raises CommandError."""
     path = path.resolve()
     try:
@@ -61,7 +62,7 @@ def write_file(path: Path, data: bytes) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise CommandError(f"--out: {error.strerror}: {path}") from None
+        raise CommandError(f"{option}: {error.strerror}: {path}") from None
 
 
 @contextmanager

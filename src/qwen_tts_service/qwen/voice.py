@@ -8,7 +8,7 @@ from typing import Any
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.engine.engine import Engine
 from qwen_tts_service.engine.job import Job
-from qwen_tts_service.errors import CannotClone, CannotSpeak, InvalidRequest
+from qwen_tts_service.errors import CannotClone, CannotSpeak, InvalidRequest, MisfitVoice
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.text.language import detect_language
 from qwen_tts_service.text.stress import drop_stress
@@ -42,11 +42,7 @@ NO_VOICES: Mapping[str, KeptVoice] = {}
 
 def _not_applied(request: SpeechRequest) -> str | None:
     """What this model cannot do of a request."""
-    asked = {
-        "rate": request.rate != 1,
-        "pitch": request.pitch != 1,
-        "phoneme": request.phonemes is not None,
-    }
+    asked = {"pitch": request.pitch != 1, "phoneme": request.phonemes is not None}
     names = [name for name, is_asked in asked.items() if is_asked]
     return f"this model cannot apply: {', '.join(names)}" if names else None
 
@@ -92,9 +88,11 @@ class QwenVoice:
         self.model_name = name
         self.sample_rate_hz = model.config.codec.sample_rate_hz
         self.device = str(model.device)
+        self.has_own_rate = False
         self.slots: int | None = options.slots
         self.longest_part_chars: int | None = part_chars(options.max_positions)
         self.facts: Mapping[str, str] = {
+            "kind": model.config.kind,
             "attention": f"{model.attention.name}: {model.attention.reason}",
             "kernels": f"{model.kernels.name}: {model.kernels.reason}",
             "linear_layers": model.linear_layers,
@@ -104,6 +102,7 @@ class QwenVoice:
         self._engine = engine
         self._options = options
         self._kept = kept
+        self.known = known
         self._capabilities = VoiceCapabilities(
             speakers=model.config.speakers,
             follows_instruct=model.config.follows_instruct,
@@ -214,7 +213,7 @@ class QwenVoice:
             raise CannotClone
         if kind == "base":
             choice, voice = choose_clone(request, language, self._kept)
-            self._check_voice(voice)
+            self._check_voice(voice, request.speaker)
         elif kind == "voice_design":
             choice = describe_voice(*wishes)
         else:
@@ -243,10 +242,13 @@ class QwenVoice:
     def _spoken(self, text: str) -> str:
         return text if self._options.keeps_stress else drop_stress(text)
 
-    def _check_voice(self, voice: KeptVoice) -> None:
+    def _check_voice(self, voice: KeptVoice, name: str | None) -> None:
         """Refuse a voice of another model: on a device a code out of range would end everything."""
         config = self._model.config
-        is_sound = len(voice.embedding) == config.width and all(map(isfinite, voice.embedding))
+        has_width = len(voice.embedding) == config.width
+        if name is not None and not has_width:
+            raise MisfitVoice(name.strip())
+        is_sound = has_width and all(map(isfinite, voice.embedding))
         fits = is_sound and all(
             len(frame) == config.codebooks and min(frame) >= 0 and max(frame) < config.codes
             for frame in voice.codes

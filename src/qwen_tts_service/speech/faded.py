@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 from qwen_tts_service.audio.edges import EdgeFader
-from qwen_tts_service.types import FinishReason, PcmStream, Samples
+from qwen_tts_service.types import FinishReason, PcmStream, Samples, WordMark, words_of
 
 
 class FadedStream:
@@ -24,6 +24,10 @@ class FadedStream:
                 yield ready
         if len(rest := self._fader.finish()):
             yield rest
+
+    def take_words(self) -> list[WordMark]:
+        """Take the words that the voice has found, if it finds any."""
+        return words_of(self._pcm)
 
     async def aclose(self) -> None:
         """Stop the speech; harmless when repeated."""

@@ -16,10 +16,16 @@ from qwen_tts_service.text.language import detect_language
 from qwen_tts_service.text.lexicon import Lexicon, lexicon_of
 from qwen_tts_service.text.markup import parse
 from qwen_tts_service.text.normalise import LANGUAGES_WITH_FULL, normalise
+from qwen_tts_service.text.places import align, cut, shifted, through
 from qwen_tts_service.text.say_as import written
 from qwen_tts_service.text.segments import OnVoice, ParsedText, Pause, Segment, any_voice
-from qwen_tts_service.text.split import is_speakable, nothing_to_speak, split_sentences
-from qwen_tts_service.types import Language, SpeechRequest
+from qwen_tts_service.text.split import (
+    DEFAULT_MAX_CHARS,
+    is_speakable,
+    nothing_to_speak,
+    split_sentences,
+)
+from qwen_tts_service.types import Language, Places, SpeechRequest, Stretch
 
 from .lexicon_file import LexiconFile
 
@@ -63,11 +69,13 @@ class TextParts:
     """A text split for speaking.
 
     request: the whole, with its language; only if it asks for silence may no part be a request
+    sent: the text as it was sent, in which the places of the parts are
     """
 
     request: SpeechRequest
     parts: tuple[SpeechRequest | Pause, ...]
     warning: str | None = None
+    sent: str = ""
 
 
 def split_request(
@@ -80,7 +88,8 @@ def split_request(
     """Read the markup, replace words of the lexicon, normalise, and cut what is too long.
 
     The language is looked for once, in the whole text, so that every part has the same unless
-    its markup names another. Token ids stay as they are: for them the voice decides.
+    its markup names another. Token ids stay as they are: for them the voice decides. Where times
+    are asked for, every sentence is a part, and knows its place in the text as it was sent.
 
     longest_part_chars: None for a voice that takes a text of any length; a request may ask for
         no cut at all
@@ -93,7 +102,13 @@ def split_request(
         return TextParts(request, (request,))
     if parsed is None:
         has_markup = request.normalize != "none"
-        parsed = parse(request.text, request.input_type, has_markup=has_markup, on_voice=on_voice)
+        parsed = parse(
+            request.text,
+            request.input_type,
+            has_markup=has_markup,
+            keeps_places=request.timestamps is not None,
+            on_voice=on_voice,
+        )
     language = (
         request.language
         or parsed.language
@@ -107,7 +122,7 @@ def split_request(
     if is_silent and request.on_unspeakable == "error":
         raise nothing_to_speak()
     warnings = [*parsed.warnings, *filter(None, [_warning(request, language)])]
-    return TextParts(request, parts, "; ".join(warnings) or None)
+    return TextParts(request, parts, "; ".join(warnings) or None, parsed.sent)
 
 
 def _undecided(parsed: ParsedText) -> str:
@@ -147,6 +162,14 @@ class _Reader:
         text = "".join(texts).strip()
         return text if self.request.normalize == "none" else _SPACES.sub(" ", text)
 
+    def places(self, segments: list[Segment], text: str) -> Places:
+        """Where the text that was read from segments stands in the text as it was sent."""
+        written, source = "", list[Stretch]()
+        for segment in segments:
+            source += shifted(segment.places, len(written))
+            written += segment.text
+        return through(align(written, text), source)
+
     def _read(self, segment: Segment, language: Language) -> str:
         text, is_literal = segment.text, segment.is_literal
         if segment.say_as is not None:
@@ -171,7 +194,7 @@ def _parts(
             request,
             speaker=part.speaker or request.speaker,
             language=part.language or request.language,
-            rate=part.rate,
+            rate=part.rate * request.rate,
             pitch=part.pitch,
             phonemes=part.phonemes,
         )
@@ -182,9 +205,25 @@ def _parts(
             continue
         spoken = [part for part in run if isinstance(part, Segment)]
         text = reader.read(spoken, asked.language or "english")
-        for part in _cut(text, longest_part_chars):
-            if is_speakable(part):
-                yield replace(asked, text=part)
+        if request.timestamps is None:
+            sentences = _cut(text, longest_part_chars)
+            yield from (replace(asked, text=part) for part in sentences if is_speakable(part))
+        else:
+            yield from _timed(
+                replace(asked, text=text), reader.places(spoken, text), longest_part_chars
+            )
+
+
+def _timed(
+    asked: SpeechRequest, places: Places, longest_part_chars: int | None
+) -> Iterator[SpeechRequest]:
+    """Cut at every sentence end; phonemes are those of the whole."""
+    at, text = 0, asked.text or ""
+    longest = min(DEFAULT_MAX_CHARS, longest_part_chars or DEFAULT_MAX_CHARS)
+    for sentence in split_sentences(text, max_chars=longest) if asked.phonemes is None else [text]:
+        start, at = at, at + len(sentence)
+        if is_speakable(sentence):
+            yield replace(asked, text=sentence, places=cut(places, start, at))
 
 
 def _with_gaps(

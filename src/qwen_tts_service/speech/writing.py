@@ -21,6 +21,7 @@ from qwen_tts_service.text.language import beginning_that_tells, detect_language
 from qwen_tts_service.text.lexicon import Lexicon, LexiconStream
 from qwen_tts_service.text.markup import Event, MarkupReader, SentenceReader, parse
 from qwen_tts_service.text.normalise import drop_split_emphasis, normalise
+from qwen_tts_service.text.places import align, through
 from qwen_tts_service.text.segments import (
     MAX_PAUSE_S,
     OnVoice,
@@ -263,6 +264,10 @@ class SpeechByToken:
 
     def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
         synthesizer.rate_of(request, output.format)
+        if request.timestamps is not None:
+            raise InvalidRequest(
+                'timestamps need whole sentences; set split to "sentence"', param="timestamps"
+            )
         voice = synthesizer.voice
         if not isinstance(voice, OpenVoice):
             raise InvalidRequest(
@@ -276,7 +281,7 @@ class SpeechByToken:
         )
         part_chars = (voice.longest_part_chars or OPEN_PART_CHARS) // 2
         self._text = OpenText(
-            voice,
+            synthesizer.processed,
             request,
             self._sequence,
             part_chars=part_chars,
@@ -322,18 +327,21 @@ class SpeechBySentence:
 
     def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
         synthesizer.rate_of(request, output.format)
+        synthesizer.check_times(request)
         self._synthesizer = synthesizer
         self._request = request
         self._output = output
         self._check_speaker = partial(synthesizer.check_speaker, request)
         self._reader = SentenceReader(
             has_markup=request.normalize != "none",
+            keeps_places=request.timestamps is not None,
             has_words=self._has_words,
             on_voice=self._check_speaker,
         )
         self._sentences: asyncio.Queue[ParsedText | None] = asyncio.Queue()
         self._is_ssml: bool | None = True if request.input_type == "ssml" else None
         self._beginning: list[str] = []  # while it may be SSML, or all of it if it is
+        self._sent = ""  # all of it, if it is not
         self._speaker: str | None = None  # of the first sentence
         self._emphasis: str | None = None  # the mark that is open from the sentence before
         self._last_part: Segment | Pause | None = None  # of the sentence before
@@ -347,23 +355,34 @@ class SpeechBySentence:
         elif self._is_ssml:
             self._beginning.append(text)
         else:
+            self._sent += text
             self._put(self._reader.feed(text))
 
     def finish(self) -> None:
         """Say that the text is complete; raises InvalidRequest for malformed SSML."""
         beginning = "".join(self._beginning)
         if self._is_ssml:
-            self._put([parse(beginning, self._request.input_type, on_voice=self._check_speaker)])
+            self._put([self._parsed(beginning)])
         else:
+            self._sent += beginning
             self._put([*self._reader.feed(beginning), *self._reader.finish()])
             self._wordless = self._reader.left_out
         self._sentences.put_nowait(None)
+
+    def _parsed(self, document: str) -> ParsedText:
+        keeps_places = self._request.timestamps is not None
+        return parse(
+            document,
+            self._request.input_type,
+            keeps_places=keeps_places,
+            on_voice=self._check_speaker,
+        )
 
     def _judge(self, beginning: str) -> None:
         """Find out whether a text is SSML: by its first tag, if markup is read at all."""
         has_markup = self._request.normalize != "none"
         if has_markup and could_be_ssml(beginning):
-            self._beginning = [beginning.lstrip()]
+            self._beginning = [beginning]
             return
         self._is_ssml = has_markup and is_ssml(beginning)
         self._beginning = []
@@ -375,15 +394,20 @@ class SpeechBySentence:
 
     def _without_split_emphasis(self, sentence: ParsedText) -> ParsedText:
         """A sentence that is normalised alone shows only one half of a pair of marks."""
-        if self._is_ssml or self._request.normalize == "none":
+        if self._is_ssml:
             return sentence
-        return replace(sentence, segments=tuple(map(self._whole_emphasis, sentence.segments)))
+        if self._request.normalize == "none":
+            return replace(sentence, sent=self._sent)
+        segments = tuple(map(self._whole_emphasis, sentence.segments))
+        return replace(sentence, segments=segments, sent=self._sent)
 
     def _whole_emphasis(self, part: Segment | Pause) -> Segment | Pause:
         if isinstance(part, Pause):
             return part
         text, self._emphasis = drop_split_emphasis(part.text, self._emphasis)
-        return replace(part, text=text)
+        if text == part.text:
+            return part
+        return replace(part, text=text, places=through(align(part.text, text), part.places))
 
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
         """Yield a speech for each sentence that has words; raises CannotSpeak if none has."""

@@ -11,6 +11,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from qwen_tts_service.api.errors import body_of, in_words_of
 from qwen_tts_service.api.openai import CreateSpeechBody
 from qwen_tts_service.errors import BodyTooLarge, ClientLeft, InvalidRequest, TTSError, shown
+from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Output
 from qwen_tts_service.types import AudioFormat, SpeechRequest
 from qwen_tts_service.validation import folded
@@ -82,12 +83,12 @@ class ClientEvent:
 class Connection:
     """Sends events and audio, reads events; every method raises ClientLeft once it is closed.
 
-    max_waiting_bytes: of messages that have been read and not handled yet
+    settings: messages that have been read and not handled yet may have `max_speech_bytes`
     """
 
-    def __init__(self, socket: WebSocket, *, max_waiting_bytes: int) -> None:
+    def __init__(self, socket: WebSocket, settings: Settings) -> None:
         self._socket = socket
-        self._max_waiting_bytes = max_waiting_bytes
+        self._settings = settings
         self._waiting_bytes = 0
 
     async def send(self, kind: str, **facts: object) -> None:
@@ -128,10 +129,10 @@ class Connection:
         if text is None:
             raise InvalidRequest("send JSON in text frames; binary frames are not accepted")
         raw = text.encode("utf-8", "replace")
-        if self._waiting_bytes + len(raw) > self._max_waiting_bytes:
+        if self._waiting_bytes + len(raw) > self._settings.max_speech_bytes:
             raise BodyTooLarge(
-                f"messages waiting to be handled exceed {self._max_waiting_bytes} bytes "
-                "(MAX_BODY_BYTES); send them more slowly"
+                f"messages waiting to be handled exceed {self._settings.max_speech_bytes} bytes "
+                f"({self._settings.sets_max_speech_bytes}); send them more slowly"
             )
         event = _event_of(raw)
         self._waiting_bytes += len(raw)
