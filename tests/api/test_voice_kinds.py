@@ -134,6 +134,7 @@ def test_what_no_voice_can_be_designed_from_is_refused(design: Server) -> None:
         ({"seed": "five"}, 400, "seed"),
         ({"temperature": "3"}, 400, "temperature"),
         ({"ref_text": "..."}, 422, "ref_text"),
+        ({"ref_text": "hello [pause:1s] the world"}, 400, "ref_text"),
     ):
         refused = keep(design, **form | change)
         assert (refused.status_code, refused.json()["error"]["param"]) == (status, param), change

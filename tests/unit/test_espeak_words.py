@@ -31,11 +31,17 @@ TEXTS = {
 }
 
 
-def timed(voice, text, language, speaker=None):
+def timed(voice, text, language, speaker=None, rate=1.0):
     """Speak; return samples, and timestamps of the words."""
     synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
     request = SpeechRequest(
-        request_id="test", seed=1, text=text, language=language, speaker=speaker, timestamps="word"
+        request_id="test",
+        seed=1,
+        text=text,
+        language=language,
+        speaker=speaker,
+        rate=rate,
+        timestamps="word",
     )
     data, speech = asyncio.run(synthesizer.speak_whole(request, "pcm"))
     return np.frombuffer(data, np.int16) / 32768, list(speech.timestamps)
@@ -53,11 +59,19 @@ def pauses_of(samples):
     ]
 
 
-@pytest.mark.parametrize("speaker", [None, pytest.param("f2", id="with an echo")])
+@pytest.mark.parametrize(
+    ("speaker", "rate"),
+    [
+        (None, 1.0),
+        pytest.param("f2", 1.0, id="with an echo"),
+        pytest.param(None, 0.6, id="slow"),
+        pytest.param(None, 1.3, id="fast"),
+    ],
+)
 @pytest.mark.parametrize("language", TEXTS)
-def test_words_end_and_begin_where_a_pause_does(voice, language, speaker):
+def test_words_end_and_begin_where_a_pause_does(voice, language, speaker, rate):
     text = TEXTS[language]
-    samples, words = timed(voice, text, language, speaker)
+    samples, words = timed(voice, text, language, speaker, rate)
     pauses = pauses_of(samples)
     assert len(pauses) >= 1
     for start_s, end_s in pauses:

@@ -143,7 +143,7 @@ async def test_a_stream_tells_what_has_begun_and_what_has_ended():
         "('One.', [])",
         "(None, ['One.'])",
         "('Two.', ['One.'])",
-        "(None, ['One.', 'Two.'])",  # the last 5 ms, which may be faded out
+        "(None, ['One.', 'Two.'])",  # the end is held back, to be faded
     ]
     assert [t.text for t in speech.timestamps] == ["One.", "Two."]
 

@@ -19,6 +19,8 @@ NEEDS_A_BASE_MODEL = (
     "it is kept as a recording: a server with a Base model and this VOICES_PATH speaks with it, "
     "and this one makes another voice of every description"
 )
+MARKUP = frozenset("[]<>")
+"""What no transcript has."""
 
 
 async def design_voice(form: VoiceForm, runtime: Runtime, call: Call) -> tuple[LibraryEntry, bytes]:
@@ -71,6 +73,11 @@ async def design_voice(form: VoiceForm, runtime: Runtime, call: Call) -> tuple[L
 def _request_for(form: VoiceForm, request_id: str) -> SpeechRequest:
     if form.keep_audio == "false":
         raise InvalidRequest("a designed voice is kept as its recording", param="keep_audio")
+    if form.ref_text and not MARKUP.isdisjoint(form.ref_text):
+        raise InvalidRequest(
+            "ref_text must be plain words, without tags: it is kept as what is said in the clip",
+            param="ref_text",
+        )
     language = form.spoken_language
     return SpeechRequest(
         request_id=request_id,

@@ -401,7 +401,7 @@ class Synthesizer:
             silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
             return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
 
-        def start_joined(part: SpokenPart) -> PcmStream:
+        def start_part(part: SpokenPart) -> PcmStream:
             return self.faded(start(part))
 
         # What is stretched is cut where max_length ends, to the sample.
@@ -409,7 +409,7 @@ class Synthesizer:
         if is_one and not isinstance(parts[0], Pause) and not _is_stretched(parts[0]):
             return start(parts[0])
         sequence = PartSequence(
-            (part if isinstance(part, Pause) else partial(start_joined, part) for part in parts),
+            (part if isinstance(part, Pause) else partial(start_part, part) for part in parts),
             sample_rate_hz=self.voice.sample_rate_hz,
             max_frames=request.max_frames,
             timeline=timeline,
