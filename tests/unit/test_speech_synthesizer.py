@@ -311,8 +311,8 @@ async def test_formats_that_cost_time_are_encoded_beside_the_event_loop(
 
     synthesizer = Synthesizer(FakeVoice(), sample_rate_hz=RATE_HZ)
     assert (await synthesizer.speak_whole(ask("One"), format))[0]
-    assert len(threads) == 3
-    assert [thread is not threading.main_thread() for thread in threads] == [is_beside] * 3
+    assert len(threads) == 2
+    assert [thread is not threading.main_thread() for thread in threads] == [is_beside] * 2
 
 
 async def test_no_empty_piece_is_handed_on():

@@ -9,6 +9,7 @@ that a decoder gets are the same.
 import io
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
@@ -55,6 +56,20 @@ class RawEncoder:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """How a file is written.
+
+    comment: goes into the metadata of formats that have any
+    file: an empty one that can be sought in, for a whole file that is not to be kept in memory;
+        bytes that the encoder gives besides are the caller's to write into it
+    """
+
+    is_stream: bool
+    comment: str | None = None
+    file: BinaryIO | None = None
 
 
 class WavStreamEncoder:
@@ -131,9 +146,9 @@ class _DiskSink:
 
     def __init__(self, file: BinaryIO, tag: bytes) -> None:
         self._file = file
-        self._start = len(tag)
         self._error: OSError | None = None
-        self.write(tag)
+        self._start = len(tag)
+        self._try(file.write, tag)
 
     def write(self, data: bytes) -> int:
         self._try(self._file.write, data)
@@ -208,29 +223,24 @@ class _StreamSink:
 class SndfileEncoder:
     """mp3, flac, or Opus in Ogg, by libsndfile.
 
-    comment: said of the whole in its metadata; in mp3 by a tag of our own, since libsndfile's is
-        taken for the frame that `_StreamSink` drops
+    The comment goes into an mp3 by a tag of our own, since libsndfile's is taken for the frame that
+    `_StreamSink` drops.
     """
 
-    def __init__(
-        self,
-        sample_rate_hz: int,
-        *,
-        is_stream: bool,
-        comment: str | None = None,
-        file: BinaryIO | None = None,
-        **options: Any,
-    ) -> None:
-        is_tagged = comment is not None and options["format"] == "MP3"
-        self._tag = id3_tag(comment or "") if is_tagged else b""
-        whole = _DiskSink(file, self._tag) if file else _FileSink()
-        self._sink = _StreamSink() if is_stream else whole
+    def __init__(self, sample_rate_hz: int, options: FileOptions, **settings: Any) -> None:
+        comment, is_mp3 = options.comment, settings["format"] == "MP3"
+        self._tag = id3_tag(comment) if comment is not None and is_mp3 else b""
+        self._sink: _StreamSink | _DiskSink | _FileSink = _FileSink()
+        if options.is_stream:
+            self._sink = _StreamSink()
+        elif options.file is not None:
+            self._sink, self._tag = _DiskSink(options.file, self._tag), b""
         self._file = soundfile.SoundFile(
-            cast("BinaryIO", self._sink), "w", sample_rate_hz, channels=1, **options
+            cast("BinaryIO", self._sink), "w", sample_rate_hz, channels=1, **settings
         )
-        if is_stream and options["subtype"] == "OPUS":
+        if options.is_stream and settings["subtype"] == "OPUS":
             _shorten_ogg_pages(self._file)
-        if comment is not None and not is_tagged:
+        if comment is not None and not is_mp3:
             self._file.comment = comment
 
     def encode(self, samples: Pcm16) -> bytes:

@@ -15,12 +15,13 @@ from qwen_tts_service.types import AudioFormat
 from .encoders import (
     AacEncoder,
     Encoder,
+    FileOptions,
     RawEncoder,
     SndfileEncoder,
     WavFileEncoder,
     WavStreamEncoder,
 )
-from .pcm import Pcm16, to_bytes, to_g711
+from .pcm import Companding, to_bytes, to_g711
 
 MPEG_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 OPUS_RATES_HZ = (8000, 12000, 16000, 24000, 48000)
@@ -31,8 +32,7 @@ class Format:
     """One row. `rates_hz` is None where every rate will do.
 
     content_type: with the rate in place of `{rate}`
-    encoder: (sample_rate_hz, is_stream, comment, file) -> Encoder; the comment goes into the
-        metadata of those that have any
+    encoder: of a rate and the options of a file
     usual_rate_hz: of the format, where that is not the server's
     silence: a sample of it, in a format without a header
     """
@@ -40,7 +40,7 @@ class Format:
     content_type: str
     file_extension: str
     rates_hz: tuple[int, ...] | None
-    encoder: Callable[[int, bool, str | None, BinaryIO | None], Encoder]
+    encoder: Callable[[int, FileOptions], Encoder]
     usual_rate_hz: int | None = None
     silence: bytes | None = None
 
@@ -49,39 +49,25 @@ class Format:
         return self.rates_hz is None or sample_rate_hz in self.rates_hz
 
 
-def _raw(
-    _rate_hz: int,
-    _is_stream: bool,
-    _comment: str | None,
-    _file: BinaryIO | None,
-    convert: Callable[[Pcm16], bytes],
-) -> Encoder:
-    return RawEncoder(convert)
+def _pcm(_sample_rate_hz: int, _options: FileOptions) -> Encoder:
+    return RawEncoder(to_bytes)
 
 
-def _wav(
-    sample_rate_hz: int, is_stream: bool, comment: str | None, file: BinaryIO | None
-) -> Encoder:
-    if is_stream:
-        return WavStreamEncoder(sample_rate_hz, comment)
-    return WavFileEncoder(sample_rate_hz, comment, file)
+def _g711(_sample_rate_hz: int, _options: FileOptions, law: Companding) -> Encoder:
+    return RawEncoder(partial(to_g711, law=law))
 
 
-def _sndfile(
-    sample_rate_hz: int,
-    is_stream: bool,
-    comment: str | None,
-    file: BinaryIO | None,
-    **options: object,
-) -> Encoder:
-    return SndfileEncoder(
-        sample_rate_hz, is_stream=is_stream, comment=comment, file=file, **options
-    )
+def _wav(sample_rate_hz: int, options: FileOptions) -> Encoder:
+    if options.is_stream:
+        return WavStreamEncoder(sample_rate_hz, options.comment)
+    return WavFileEncoder(sample_rate_hz, options.comment, options.file)
 
 
-def _aac(
-    sample_rate_hz: int, _is_stream: bool, _comment: str | None, _file: BinaryIO | None
-) -> Encoder:
+def _sndfile(sample_rate_hz: int, options: FileOptions, **settings: object) -> Encoder:
+    return SndfileEncoder(sample_rate_hz, options, **settings)
+
+
+def _aac(sample_rate_hz: int, _options: FileOptions) -> Encoder:
     return AacEncoder(sample_rate_hz)
 
 
@@ -93,9 +79,7 @@ _mp3 = partial(
 # Level 0: blocks of 48 ms and not of 170, for 3 % more bytes.
 _flac = partial(_sndfile, format="FLAC", subtype="PCM_16", compression_level=0.0)
 _opus = partial(_sndfile, format="OGG", subtype="OPUS")
-_pcm = partial(_raw, convert=to_bytes)
-_mulaw = partial(_raw, convert=partial(to_g711, law="ULAW"))
-_alaw = partial(_raw, convert=partial(to_g711, law="ALAW"))
+_mulaw, _alaw = partial(_g711, law="ULAW"), partial(_g711, law="ALAW")
 
 _TELEPHONE_HZ = 8000
 # As RFC 4856 registers audio/PCMU and audio/PCMA.
@@ -183,12 +167,9 @@ def make_encoder(
     comment: str | None = None,
     file: BinaryIO | None = None,
 ) -> Encoder:
-    """Start a file of a format that `check_format` has let pass.
-
-    file: an empty one that can be sought in, for a whole file that is not to be kept in memory;
-        bytes that the encoder gives besides are the caller's to write into it
-    """
-    return FORMATS[format].encoder(sample_rate_hz, is_stream, comment, file)
+    """Start a file of a format that `check_format` has let pass; see `FileOptions`."""
+    options = FileOptions(is_stream=is_stream, comment=comment, file=file)
+    return FORMATS[format].encoder(sample_rate_hz, options)
 
 
 def _refusal(problem: str, sample_rate_hz: int) -> InvalidRequest:

@@ -70,6 +70,7 @@ def _decided(body: SpeechBody, book: Book, folder: BookFolder, settings: Setting
 
 
 _HEARD = {"russian_stress", "stress_marks", "pause_sentence_ms", "pause_paragraph_ms"}
+_HEARD |= {"loudness_lufs"}
 """Settings that change how a text is spoken."""
 MOST_NOTES = 3
 """Warnings of parts that are shown; the manifest has all."""

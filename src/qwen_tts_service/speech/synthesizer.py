@@ -1,6 +1,7 @@
 """Turn speech requests into encoded audio with one voice: whole files and streams.
 
-SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> stretch -> resample -> encode
+SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> stretch, loudness -> resample
+-> encode -> bytes
 """
 
 import asyncio
@@ -41,6 +42,7 @@ from qwen_tts_service.types import (
 from .aligned import AlignedStream
 from .cloning import VoiceCloner
 from .faded import FadedStream
+from .loudness import SpeakerGains
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .processing import ProcessedUtterance, ProcessedVoice
 from .sequence import PartSequence
@@ -215,6 +217,7 @@ class Synthesizer:
         text_options: TextOptions = DEFAULT_TEXT_OPTIONS,
         aligner: WordAligner | None = None,
         labelled: Collection[AudioFormat] = (),
+        gains: SpeakerGains | None = None,
     ) -> None:
         self.voice = voice
         self._aligner = None if isinstance(voice, WordTimingVoice) else aligner
@@ -224,7 +227,8 @@ class Synthesizer:
         self.cloner = VoiceCloner(voice)
         self.fit: Callable[[str], None] | None = None
         """Encodes a kept voice anew for this model, by its name; takes seconds."""
-        self.processed = ProcessedVoice(voice)
+        self.processed = ProcessedVoice(voice, gains)
+        self._is_limited = gains is not None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="text")
 
     def warm_up(self) -> None:
@@ -388,6 +392,7 @@ class Synthesizer:
             tail_s=request.tail_ms / 1000,
             comment=label_of(self.voice.model_name) if is_labelled else None,
             file=output.file,
+            is_limited=self._is_limited,
         )
 
     def _start(
@@ -400,26 +405,29 @@ class Synthesizer:
         def start(part: SpokenPart) -> PcmStream:
             pcm = self._with_words(part, request)
             if request.on_unspeakable == "error":
-                return self.faded(pcm)
+                return pcm
             silence_s = min(SILENCE.duration_s, request.max_frames * FRAME_S)
             silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
-            return self.faded(SpokenOrSilent(pcm, silence=silence, on_silence=on_silence))
+            return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
+
+        def start_part(part: SpokenPart) -> PcmStream:
+            return self.faded(start(part))
 
         # What is stretched is cut where max_length ends, to the sample.
         is_one = len(parts) == 1 and timeline is None
         if is_one and not isinstance(parts[0], Pause) and not _is_stretched(parts[0]):
             return start(parts[0])
         sequence = PartSequence(
-            (part if isinstance(part, Pause) else partial(start, part) for part in parts),
+            (part if isinstance(part, Pause) else partial(start_part, part) for part in parts),
             sample_rate_hz=self.voice.sample_rate_hz,
             max_frames=request.max_frames,
             timeline=timeline,
         )
         sequence.finish()
-        return self.faded(sequence)
+        return sequence
 
     def faded(self, pcm: PcmStream) -> PcmStream:
-        """Let neither a part nor the whole begin or end with a click."""
+        """Let a part of several neither begin nor end with a click."""
         return FadedStream(pcm, self.voice.sample_rate_hz)
 
     def _with_words(self, part: SpokenPart, request: SpeechRequest) -> PcmStream:
