@@ -5,7 +5,6 @@ import asyncio
 import hashlib
 import secrets
 import sys
-from base64 import b64encode
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -37,6 +36,12 @@ from .codes import CUT, DONE
 from .loading import load, notes_on
 from .progress import BookProgressBar, SpeechProgressBar
 
+_HEARD = {"russian_stress", "stress_marks", "pause_sentence_ms", "pause_paragraph_ms"}
+_HEARD |= {"loudness_lufs"}
+"""Settings that change how a text is spoken."""
+MOST_NOTES = 3
+"""Warnings of parts that are shown; the manifest has all."""
+
 
 def read(arguments: argparse.Namespace) -> int:
     """Read a book into a folder; what is there from an earlier run is kept."""
@@ -50,9 +55,10 @@ def read(arguments: argparse.Namespace) -> int:
     book = read_book(arguments.book)
     folder = BookFolder(arguments.out)
     with folder.locked():
-        run = _BookRun(arguments, settings, _decided(body, book, folder, settings), order)
+        body = _decided(body, book, folder, settings)
+        run = _BookRun(arguments, settings, body, order=order, book=book, folder=folder)
         try:
-            result = run.by_url(book, folder) if arguments.url else run.here(book, folder)
+            result = asyncio.run(run.by_url()) if arguments.url else run.here()
         except KeyboardInterrupt:
             run.note("stopped; the same command goes on from here")
             raise
@@ -67,13 +73,6 @@ def _decided(body: SpeechBody, book: Book, folder: BookFolder, settings: Setting
         seed = secrets.randbelow(MAX_SEED + 1)
     language = language_of(book, body.language, settings.default_language)
     return body.model_copy(update={"seed": seed, "language": language})
-
-
-_HEARD = {"russian_stress", "stress_marks", "pause_sentence_ms", "pause_paragraph_ms"}
-_HEARD |= {"loudness_lufs"}
-"""Settings that change how a text is spoken."""
-MOST_NOTES = 3
-"""Warnings of parts that are shown; the manifest has all."""
 
 
 class _LocalSynthesizer:
@@ -116,18 +115,23 @@ class _BookRun:
         arguments: argparse.Namespace,
         settings: Settings,
         body: SpeechBody,
+        *,
         order: CloningOrder | None,
+        book: Book,
+        folder: BookFolder,
     ) -> None:
         self._arguments = arguments
         self._settings = settings
         self._body = body
         self._order = order
+        self._book = book
+        self._folder = folder
 
-    def here(self, book: Book, folder: BookFolder) -> Narration:
+    def here(self) -> Narration:
         """Speak in this process, if there is anything left to speak."""
         settings = self._settings
         self._decide_rate(settings.sampling_rate)
-        narrator = self._narrator(book, folder, settings.model_name, self._local_options())
+        narrator = self._narrator(settings.model_name, self._local_options())
         if narrator.has_all:
             return asyncio.run(narrator.write())
         progress = SpeechProgressBar(is_quiet=self._arguments.quiet)
@@ -137,7 +141,10 @@ class _BookRun:
             return asyncio.run(self._read(narrator, local, slots))
 
     def _decide_rate(self, server_rate_hz: int) -> None:
-        """Decide the rate of the book, for which the parts are made. Raises InvalidRequest."""
+        """Decide the sample rate of the parts and of what is made of them.
+
+        Raises InvalidRequest for one that a format does not carry.
+        """
         rate_hz = rate_of(self._body.format, self._body.sample_rate, server_rate_hz)
         if self._arguments.m4b:
             check_format("aac", rate_hz)
@@ -168,41 +175,26 @@ class _BookRun:
             options["lexicon"] = hashlib.sha256(settings.lexicon.read_bytes()).hexdigest()
         return options
 
-    def by_url(self, book: Book, folder: BookFolder) -> Narration:
+    async def by_url(self) -> Narration:
         """Have a server speak."""
-        return asyncio.run(self._by_url(book, folder))
-
-    async def _by_url(self, book: Book, folder: BookFolder) -> Narration:
         # Its HTTP client takes a while to import.
         from .remote import RemoteSynthesizer, health_of, open_client  # noqa: PLC0415 - see above
 
         async with open_client(self._arguments.url, self._settings) as client:
             state = await health_of(client)
             self._decide_rate(state["sampling_rate"])
-            narrator = self._narrator(book, folder, state["model"], {})
-            remote = RemoteSynthesizer(client, self._fields | self._recording())
+            narrator = self._narrator(state["model"], {})
+            remote = RemoteSynthesizer(client, self._fields, self._order)
             slots = self._arguments.parallel or state["slots"]["total"]
             return await self._read(narrator, remote, slots)
 
-    def _recording(self) -> dict[str, Any]:
-        """The fields of a request that carry the recording of --voice-from."""
-        if self._order is None:
-            return {}
-        fields = {
-            "ref_audio": b64encode(self._order.data).decode(),
-            "ref_text": self._order.transcript,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
-
-    def _narrator(
-        self, book: Book, folder: BookFolder, model: str, options: dict[str, Any]
-    ) -> Narrator:
+    def _narrator(self, model: str, options: dict[str, Any]) -> Narrator:
         assert self._body.seed is not None
         settings, format = self._settings, self._body.format
         recording = {} if self._order is None else {"recording": self._order.key.hex()}
         narrator = Narrator(
-            book,
-            folder,
+            self._book,
+            self._folder,
             NarrationOptions(
                 seed=self._body.seed,
                 format=format,
