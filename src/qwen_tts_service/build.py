@@ -33,6 +33,8 @@ from .voice.library import LibraryEntry, VoiceLibrary
 
 if TYPE_CHECKING:
     from .engine.memory import CapacityWish
+    from .engine.options import EngineOptions
+    from .qwen.limits import QwenOptions
 
 _CAN_USE_CUDA = "import sys, torch; torch.zeros(1, device=sys.argv[1])"
 
@@ -239,7 +241,6 @@ def _load_qwen(
     from .kernels.device import choose_device, dtype_named  # noqa: PLC0415
     from .kernels.linear import fastest_arithmetic  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
-    from .qwen.limits import QwenOptions  # noqa: PLC0415
     from .qwen.voice import NO_VOICES, QwenVoice  # noqa: PLC0415
 
     directory = find_or_download(
@@ -275,19 +276,25 @@ def _load_qwen(
         threads=_threads(settings),
         deterministic=settings.deterministic,
     )
-    limits = QwenOptions(
-        slots=plan.slots,
-        max_positions=plan.positions,
-        max_text_tokens=options.max_text_rows,
-        runaway_factor=settings.runaway_factor,
-        default_language=settings.default_language,
-        keeps_stress=settings.stress_marks == "keep",
-    )
+    limits = _limits(settings, options)
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
     known = read_speakers(directory / "speakers.json")
     library = _library(settings, model.config.width) if model.config.kind == "base" else None
     kept = NO_VOICES if library is None else library
     return QwenVoice(model, engine, settings.model_name, limits, kept=kept, known=known), library
+
+
+def _limits(settings: Settings, options: "EngineOptions") -> "QwenOptions":
+    from .qwen.limits import QwenOptions  # noqa: PLC0415
+
+    return QwenOptions(
+        slots=options.slots,
+        max_positions=options.max_positions,
+        max_text_tokens=options.max_text_rows,
+        runaway_factor=settings.runaway_factor,
+        default_language=settings.default_language,
+        keeps_stress=settings.stress_marks == "keep",
+    )
 
 
 def _library(settings: Settings, width: int) -> VoiceLibrary:

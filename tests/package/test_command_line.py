@@ -27,7 +27,8 @@ from qwen_tts_service.api.wire import TTSBody
 from qwen_tts_service.cli import commands
 from qwen_tts_service.fields import VoiceAttributesBody
 from qwen_tts_service.settings import Settings
-from qwen_tts_service.types import KeptVoice
+from qwen_tts_service.types import KeptVoice, SpeechRequest
+from qwen_tts_service.voice.cloned import choose_clone
 from qwen_tts_service.voice.library import LibraryEntry, VoiceLibrary
 
 ROOT = Path(__file__).parents[2]
@@ -388,6 +389,17 @@ def test_a_model_that_cannot_clone_says_so(say: Any, capsys: Any) -> None:
     code, err = say(capsys, TEXT, "--out", "a.wav", "--voice-from", str(REFERENCE))
     assert code == 1
     assert err.startswith("error: this model cannot clone voices; MODEL_NAME=Qwen3-TTS")
+
+
+def test_a_model_without_a_voice_names_the_options_that_give_one(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
+        choose_clone(SpeechRequest(request_id="r", seed=0), "english", {})
+
+    monkeypatch.setattr(commands, "list_voices", refuse)
+    assert commands.run(["voices"]) == 1
+    assert "--speaker names a kept one, --voice-from clones one" in capsys.readouterr().err
 
 
 def test_quiet_prints_nothing(say: Any, capsys: Any) -> None:

@@ -1,7 +1,7 @@
 """Resample, limit and encode one response: a voice's float samples to the bytes that are sent.
 
-float32 at the voice's rate -> resample -> limit, if wanted -> fade edges -> int16
-    -> silence around -> encode -> bytes
+float32 at the voice's rate -> resample -> limit, if wanted -> fade edges -> int16 -> silence around
+-> encode -> bytes
 """
 
 import threading

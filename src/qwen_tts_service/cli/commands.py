@@ -33,6 +33,11 @@ from .voices import voices_of_model, voices_of_server
 
 UNLIMITED_FRAMES = 10**9
 """Two and a half years of speech, where --max-length is not given."""
+_IN_OPTIONS = {
+    "voice_required": "this model speaks with cloned voices alone: --speaker names a kept one, "
+    "--voice-from clones one"
+}
+"""Messages of errors, by their code, that would name fields which are no options."""
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -41,7 +46,8 @@ def run(argv: list[str] | None = None) -> int:
         arguments = parse(argv)
         return {"say": say, "read": read, "voices": list_voices}[arguments.command](arguments)
     except (CommandError, BookError, TTSError, StartupError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        message = _IN_OPTIONS.get(getattr(error, "code", ""), error)
+        sys.stderr.write(f"error: {message}\n")
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
