@@ -65,9 +65,9 @@ class ProcessedStream:
         return self._stream.finish_reason
 
     async def __aiter__(self) -> AsyncIterator[Samples]:
+        stages = await self._make_stages()
         if self._is_closed:
             return
-        stages = await self._make_stages()
         self._stream = self._start()
         async for samples in self._stream:
             if len(ready := stages.feed(samples)):
