@@ -42,7 +42,7 @@ const CHOICES = {
 };
 const RATES_HZ = [8000, 16000, 22050, 24000, 44100, 48000];
 const FACT_ORDER = ["x-voice", "x-language", "x-model", "x-seed", "x-voice-applied"];
-const FACT_ORDER_LAST = ["x-finish-reason", "x-audio-seconds", "x-request-id"];
+const FACT_ORDER_LAST = ["x-ai-generated", "x-finish-reason", "x-audio-seconds", "x-request-id"];
 const KEY_KEPT_UNDER = "qwen-tts-api-key";
 const LOADING_POLL_MS = 2000;
 const STILL_REDRAW_MS = 500;
