@@ -12,6 +12,7 @@ from qwen_tts_service.audio.pcm import to_int16
 from qwen_tts_service.audio.pipe import AudioPipe
 
 SAMPLES = (0.5 * np.sin(np.arange(22_050) / 20)).astype(np.float32)
+SAMPLES[-1] = 0  # so that its end is not faded
 
 
 def _pipe(name, *, is_stream=True, source_rate_hz=22050, sample_rate_hz=24000, **silence):
@@ -34,6 +35,15 @@ def test_resampled_stream_is_the_whole_answer_in_any_chunking(size):
     whole = _run(_pipe("wav", is_stream=False), 22_050)
     assert _run(_pipe("wav"), size)[44:] == whole[44:]
     assert len(whole) == 44 + 2 * 24_000
+
+
+@pytest.mark.parametrize("sample_rate_hz", [8000, 22050, 48000])
+def test_edges_are_near_zero_at_the_rate_that_is_sent(sample_rate_hz):
+    pipe = _pipe("pcm", sample_rate_hz=sample_rate_hz, lead_in_s=0.1, tail_s=0.1)
+    heard = np.frombuffer(pipe.feed(np.full(4000, 0.9, np.float32)) + pipe.finish(), "<i2")
+    speech = heard[sample_rate_hz // 10 : -sample_rate_hz // 10]
+    assert speech[0] == speech[-1] == 0
+    assert speech.max() > 29_000
 
 
 def test_equal_rates_encode_the_very_samples():

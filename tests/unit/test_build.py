@@ -145,7 +145,9 @@ def test_a_device_is_tried_in_a_process_of_its_own(
 def test_the_settings_choose_the_voice_and_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Any] = []
     monkeypatch.setattr(build_module, "_load_espeak", lambda: "espeak")
-    monkeypatch.setattr(build_module, "_load_qwen", lambda *args: loaded.append(args) or "qwen")
+    monkeypatch.setattr(
+        build_module, "_load_qwen", lambda *args: loaded.append(args) or ("qwen", None)
+    )
 
     def report(_step: str, _done: float) -> None: ...
 

@@ -65,7 +65,7 @@ def pauses_of(samples, rate):
         (None, 1.0),
         pytest.param("f2", 1.0, id="with an echo"),
         pytest.param(None, 0.6, id="slow"),
-        pytest.param(None, 1.7, id="fast"),
+        pytest.param(None, 1.3, id="fast"),
     ],
 )
 @pytest.mark.parametrize("language", TEXTS)

@@ -49,7 +49,7 @@ def summary_of(ticket: Ticket) -> dict[str, Any]:
     """What there is to say of a speech that has ended."""
     request, speech = ticket.request, ticket.speech
     spoken = len(request.tokens or request.text or "")
-    frames = math.ceil(round(speech.audio_s / FRAME_S, 6))
+    frames = math.ceil(round(speech.spoken_s / FRAME_S, 6))
     return {
         "usage": {"input_tokens": spoken, "output_tokens": frames, "total_tokens": spoken + frames},
         "finish_reason": speech.finish_reason,

@@ -26,7 +26,9 @@ class EdgeFader:
         self._held = np.zeros(0, np.float32)
 
     def feed(self, samples: Samples) -> Samples:
-        """Take float32 [N] with N > 0, give the float32 [M] that are ready."""
+        """Take float32 [N], give the float32 [M] that are ready."""
+        if len(samples) == 0:
+            return samples
         if self._rising is None:
             self._rising = self._ramp if abs(samples[0]) > NEAR_ZERO else self._ramp[:0]
         rising = self._rising[: len(samples)]

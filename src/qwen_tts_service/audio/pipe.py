@@ -1,15 +1,19 @@
-"""Resample and encode one response: a voice's float samples to the bytes that are sent.
+"""Resample, limit and encode one response: a voice's float samples to the bytes that are sent.
 
-float32 at the voice's rate -> resample -> int16 -> silence around it -> encode -> bytes
+float32 at the voice's rate -> resample -> limit, if wanted -> fade edges -> int16 -> silence around
+-> encode -> bytes
 """
 
 import threading
+from typing import BinaryIO
 
 import numpy as np
 
 from qwen_tts_service.types import AudioFormat, Samples
 
+from .edges import EdgeFader
 from .formats import make_encoder
+from .limiter import Limiter
 from .pcm import Pcm16, to_int16
 from .resample import Resampler
 
@@ -35,13 +39,22 @@ class AudioPipe:
         lead_in_s: float = 0.0,
         tail_s: float = 0.0,
         comment: str | None = None,
+        file: BinaryIO | None = None,
+        is_limited: bool = False,
     ) -> None:
-        """Start a response in a format that passed `check_format`."""
+        """Start a response in a format that passed `check_format`; `file` as for `make_encoder`.
+
+        is_limited: no true peak is above -1 dBTP; behind the resampler, which moves peaks
+        """
         self.format = format
         self.sample_rate_hz = sample_rate_hz
         self._source_rate_hz = source_rate_hz
         self._resampler = Resampler(source_rate_hz, sample_rate_hz)
-        self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream, comment=comment)
+        limiter = [Limiter()] if is_limited else []
+        self._stages: list[Limiter | EdgeFader] = [*limiter, EdgeFader(sample_rate_hz)]
+        self._encoder = make_encoder(
+            format, sample_rate_hz, is_stream=is_stream, comment=comment, file=file
+        )
         self._lock = threading.Lock()
         self._is_closed = False
         self._lead_in = self._silence(lead_in_s)
@@ -66,7 +79,12 @@ class AudioPipe:
     def feed(self, samples: Samples) -> bytes:
         """Take float32 [N] at the voice's rate and give the bytes that are ready, often none."""
         with self._lock:
-            return b"" if self._is_closed else self._encode(self._resampler.feed(samples))
+            if self._is_closed:
+                return b""
+            samples = self._resampler.feed(samples)
+            for stage in self._stages:
+                samples = stage.feed(samples)
+            return self._encode(samples)
 
     def finish(self) -> bytes:
         """Give the remaining bytes and close."""
@@ -74,9 +92,12 @@ class AudioPipe:
             if self._is_closed:
                 return b""
             self._is_closed = True
-            rest = self._encode(self._resampler.finish())
+            rest = self._resampler.finish()
+            for stage in self._stages:
+                rest = np.concatenate([stage.feed(rest), stage.finish()])
+            data = self._encode(rest)
             tail = self._encode_silence(self._tail) if self._spoken_samples else b""
-            return rest + tail + self._encoder.finish()
+            return data + tail + self._encoder.finish()
 
     def close(self) -> None:
         """Free the encoder; harmless when repeated."""

@@ -1,9 +1,8 @@
-"""A stream of speech that neither begins nor ends with a click."""
+"""A part of a speech that neither begins nor ends with a click, as it is joined to silence."""
 
 from collections.abc import AsyncIterator
 
 from qwen_tts_service.audio.edges import EdgeFader
-from qwen_tts_service.errors import TTSError
 from qwen_tts_service.types import FinishReason, PcmStream, Samples, WordMark, words_of
 
 
@@ -20,17 +19,11 @@ class FadedStream:
         return self._pcm.finish_reason
 
     async def __aiter__(self) -> AsyncIterator[Samples]:
-        failure = None
-        try:
-            async for samples in self._pcm:
-                if len(ready := self._fader.feed(samples)):
-                    yield ready
-        except TTSError as error:  # what was spoken before is heard to its end
-            failure = error
+        async for samples in self._pcm:
+            if len(ready := self._fader.feed(samples)):
+                yield ready
         if len(rest := self._fader.finish()):
             yield rest
-        if failure is not None:
-            raise failure
 
     def take_words(self) -> list[WordMark]:
         """Take the words that the voice has found, if it finds any."""

@@ -301,8 +301,7 @@ class SpeechByToken:
         """Yield the one stretch of audio."""
         await before()
         pipe = self._synthesizer.pipe(self._request, self._output)
-        pcm = self._synthesizer.faded(self._sequence)
-        yield Speech(pcm, pipe, self._request, self._info)
+        yield Speech(self._sequence, pipe, self._request, self._info)
 
     def finish(self) -> None:
         """Say that the text is complete; without a word it is refused or a silence, as asked."""

@@ -6,6 +6,7 @@ reads the connection, another handles events, and each utterance is spoken by a 
 
 import asyncio
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 
 from starlette.routing import WebSocketRoute
@@ -210,15 +211,13 @@ class Session:
     ) -> SessionPlan:
         can_by_token = can_speak_by_token(synthesizer) and body.input_type != "ssml"
         by_default = body.split is None and can_by_token and body.timestamps is None
+        rate_hz = synthesizer.rate_of(request, body.format)
+        lasting = partial(FixedFrames.lasting, format=body.format, sample_rate_hz=rate_hz)
         return SessionPlan(
             request=request,
             output=Output(body.format, is_stream=True),
             is_by_token=body.split == "token" or by_default,
-            frames=None
-            if body.frame_ms is None
-            else FixedFrames.lasting(
-                body.frame_ms, body.format, synthesizer.rate_of(request, body.format)
-            ),
+            frames=None if body.frame_ms is None else lasting(body.frame_ms),
         )
 
     async def _take_text(self, event: ClientEvent) -> None:
