@@ -115,6 +115,18 @@ def test_events_need_no_times_and_json_without_times_is_audio_as_ever(server: Se
         assert ask(server, "/tts", accept).headers["content-type"] == "audio/wav"
 
 
+def test_qwen_times_sentences_in_file_and_stream_and_refuses_words(qwen: Server) -> None:
+    cut = {"timestamps": "sentence", "max_length": 30}
+    (stamp,) = of_file(qwen, "/tts", **cut)
+    assert stamp["text"] == SENTENCES[0]
+    assert 1 < stamp["end_s"] <= 30 * 0.08
+    assert of_events(qwen, "/stream-tts", **cut) == [stamp]
+    for route, accept in (("/tts", JSON), ("/stream-tts", EVENTS)):
+        answer = ask(qwen, route, accept, timestamps="word")
+        assert answer.status_code == 422
+        assert answer.json()["error"]["code"] == "word_times_not_supported"
+
+
 @pytest.mark.parametrize(
     ("route", "accept", "fields", "says"),
     [
