@@ -10,15 +10,19 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import __version__
 from .audio.label import LABELLED
 from .errors import StartupError
-from .settings import EMBEDDED_VOICE, Settings
+from .settings import EMBEDDED_VOICE, Settings, cache_directory
 from .speech.cloning import CloningOrder, VoiceCloner
 from .speech.lexicon_file import LexiconFile
+from .speech.loudness import SpeakerGains
+from .speech.loudness_file import LoudnessFile
 from .speech.parts import TextOptions
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
@@ -29,6 +33,8 @@ from .voice.library import LibraryEntry, VoiceLibrary
 
 if TYPE_CHECKING:
     from .engine.memory import CapacityWish
+    from .engine.options import EngineOptions
+    from .qwen.limits import QwenOptions
 
 _CAN_USE_CUDA = "import sys, torch; torch.zeros(1, device=sys.argv[1])"
 
@@ -64,6 +70,7 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
         sample_rate_hz=settings.sampling_rate,
         text_options=_text_options(settings),
         labelled=LABELLED[settings.ai_label],
+        gains=_gains(settings, voice, kept or {}),
     )
     if kept is not None:
         encode = partial(_encode_anew, synthesizer.cloner)
@@ -123,6 +130,31 @@ def _text_options(settings: Settings) -> TextOptions:
 
 def _lexicon(settings: Settings) -> LexiconFile | None:
     return LexiconFile(settings.lexicon) if settings.lexicon else None
+
+
+def _gains(settings: Settings, voice: Voice, kept: Mapping[str, KeptVoice]) -> SpeakerGains | None:
+    if settings.loudness_lufs is None:
+        return None
+    folders, identity = _origin(settings)
+    return SpeakerGains(
+        voice,
+        LoudnessFile([*folders, cache_directory()]),
+        target_lufs=settings.loudness_lufs,
+        identity=f"{__version__} {identity}",
+        kept=kept,
+    )
+
+
+def _origin(settings: Settings) -> tuple[list[Path], str]:
+    """Where the voice's weights are, if it has any, and what tells it from others."""
+    if settings.is_embedded:
+        return [], version("espeakng_loader")
+    from .hub.download import find  # noqa: PLC0415
+
+    directory = find(settings.model_name, Path(settings.model_path)).directory
+    assert directory is not None, "they have been loaded"
+    states = {file.name: file.stat() for file in sorted(directory.glob("*.safetensors"))}
+    return [directory], repr([(name, s.st_size, s.st_mtime_ns) for name, s in states.items()])
 
 
 def _check_library(settings: Settings) -> None:
@@ -209,7 +241,6 @@ def _load_qwen(
     from .kernels.device import choose_device, dtype_named  # noqa: PLC0415
     from .kernels.linear import fastest_arithmetic  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
-    from .qwen.limits import QwenOptions  # noqa: PLC0415
     from .qwen.voice import NO_VOICES, QwenVoice  # noqa: PLC0415
 
     directory = find_or_download(
@@ -245,19 +276,25 @@ def _load_qwen(
         threads=_threads(settings),
         deterministic=settings.deterministic,
     )
-    limits = QwenOptions(
-        slots=plan.slots,
-        max_positions=plan.positions,
-        max_text_tokens=options.max_text_rows,
-        runaway_factor=settings.runaway_factor,
-        default_language=settings.default_language,
-        keeps_stress=settings.stress_marks == "keep",
-    )
+    limits = _limits(settings, options)
     engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
     known = read_speakers(directory / "speakers.json")
     library = _library(settings, model.config.width) if model.config.kind == "base" else None
     kept = NO_VOICES if library is None else library
     return QwenVoice(model, engine, settings.model_name, limits, kept=kept, known=known), library
+
+
+def _limits(settings: Settings, options: "EngineOptions") -> "QwenOptions":
+    from .qwen.limits import QwenOptions  # noqa: PLC0415
+
+    return QwenOptions(
+        slots=options.slots,
+        max_positions=options.max_positions,
+        max_text_tokens=options.max_text_rows,
+        runaway_factor=settings.runaway_factor,
+        default_language=settings.default_language,
+        keeps_stress=settings.stress_marks == "keep",
+    )
 
 
 def _library(settings: Settings, width: int) -> VoiceLibrary:

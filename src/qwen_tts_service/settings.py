@@ -5,6 +5,7 @@ The only file that reads the environment.
 
 import os
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -46,6 +47,8 @@ class Settings(BaseModel):
     """`cuda`, `cuda:N` or `cpu`; unset takes cuda if it is usable, and says so."""
     sampling_rate: int = Field(24000, ge=8000, le=48000)
     """Hz of the audio sent out; other than the model's own is resampled."""
+    loudness_lufs: Annotated[float, Field(ge=-40, le=-10)] | None = None
+    """Loudness of every speaker, by BS.1770; unset: as the voice speaks."""
     max_concurrent_requests: int = Field(10, ge=1, le=1024)
     """Requests that speak at the same time, per worker; unset: fewer where memory is short."""
     use_flash_attention: bool = True
@@ -197,6 +200,12 @@ def metrics_directory() -> Path | None:
     """Where workers add up their metrics; only the server sets it."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     return Path(directory) if directory else None
+
+
+def cache_directory() -> Path:
+    """Where files may be kept that can be made again."""
+    home = os.environ.get("HOME") or gettempdir()  # a user of a container may have no home
+    return Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "qwen-tts-service"
 
 
 def load_settings(environ: dict[str, str] | None = None, **overrides: str | None) -> Settings:

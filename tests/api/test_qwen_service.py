@@ -1,8 +1,11 @@
 """The Qwen voice behind the routes: a tiny checkpoint in the official layout, over real HTTP."""
 
+import asyncio
 import io
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -213,6 +216,22 @@ def test_a_stretched_stream_has_the_samples_of_the_file(exact: Server, speed: fl
     whole = samples(speak(exact, speed=speed))
     assert np.array_equal(whole, samples(speak(exact, "/stream-tts", speed=speed)))
     assert len(whole) == min(round(len(usual) / speed), 30 * 1920)
+
+
+def test_the_loudness_of_a_speaker_is_kept_beside_the_weights(quick_checkpoint: Path) -> None:
+    from qwen_tts_service.build import build
+    from qwen_tts_service.settings import load_settings
+    from qwen_tts_service.types import SpeechRequest
+
+    model = {"MODEL_NAME": "quick", "MODEL_PATH": str(quick_checkpoint.parent)}
+    settings = load_settings({**model, "CPU_THREADS": "1", "LOUDNESS_LUFS": "-30"})
+    synthesizer = build(settings, lambda _step, _fraction: None, 0)
+    request = SpeechRequest(request_id="t", seed=5, text=TEXT, speaker="ryan", max_frames=12)
+    with closing(synthesizer):
+        asyncio.run(synthesizer.speak_whole(request, "pcm"))
+    ((key, lufs),) = json.loads((quick_checkpoint / "loudness.json").read_text()).items()
+    assert key.startswith("quick/ryan/")
+    assert -70 < lufs < 0
 
 
 def test_more_positions_than_the_model_has_are_refused(quick_checkpoint: Path) -> None:

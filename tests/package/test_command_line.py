@@ -26,7 +26,9 @@ from qwen_tts_service import __version__
 from qwen_tts_service.api.wire import TTSBody
 from qwen_tts_service.cli import commands
 from qwen_tts_service.fields import VoiceAttributesBody
-from qwen_tts_service.types import KeptVoice
+from qwen_tts_service.settings import Settings
+from qwen_tts_service.types import KeptVoice, SpeechRequest
+from qwen_tts_service.voice.cloned import choose_clone
 from qwen_tts_service.voice.library import LibraryEntry, VoiceLibrary
 
 ROOT = Path(__file__).parents[2]
@@ -262,7 +264,6 @@ def test_without_a_player_the_error_lists_players(
         ([TEXT, "--out", "a.wav", "--transcript", "x"], "--transcript goes with --voice-from"),
         ([TEXT, "--out", "a.wav", "--timestamps", "word"], "--timestamps goes with --srt"),
         ([TEXT, "--out", "a.wav", "--srt", "none/a.srt"], "--srt: there is no folder"),
-        (["a" * 4097, "--out", "a.wav"], "at most 4096 are allowed (MAX_TEXT_CHARS)"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_and_code_1(
@@ -304,7 +305,7 @@ def test_a_pipe_is_written_to(say: Any, capsys: Any) -> None:
     reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)  # of 64 KiB: 0.4 s of speech fit
     options = ["--format", "wav", "--max-length", "5", "--seed", "1"]
     for out in ("pipe", "file"):
-        assert say(capsys, TEXT, "--out", out, *options)[0] == 0
+        assert say(capsys, TEXT, "--out", out, *options)[0] == commands.CUT
     assert os.read(reader, 65536) == Path("file").read_bytes()
     os.close(reader)
 
@@ -318,10 +319,21 @@ def test_format_is_refused_before_a_voice_is_loaded(
 
 
 def test_what_was_not_applied_is_reported(say: Any, capsys: Any) -> None:
-    _, err = say(capsys, TEXT, "--out", "a.wav", "--instruct", "Sing.", "--max-length", "5")
+    options = ["--instruct", "Sing.", "--max-length", "5"]
+    code, err = say(capsys, TEXT, "--out", "a.wav", *options)
+    assert code == commands.CUT == 3
     assert "instruct was not applied: " in err
     assert "max_length" in err
     assert "cut at --max-length" in err
+
+
+def test_a_text_longer_than_any_request_is_spoken_to_its_end(say: Any, capsys: Any) -> None:
+    pauses = 34  # of 10 s: a request over HTTP ends after 328
+    text = " ".join(["Раз.", *["[pause:10s]" + " " * 110 + "Раз."] * pauses])
+    assert len(text) > Settings().max_text_chars
+    code, err = say(capsys, text, "--out", "a.wav")
+    assert (code, "max" in err) == (0, False)
+    assert 10 * pauses < soundfile.info("a.wav").duration < 11 * pauses + 5
 
 
 def test_silence_for_unspeakable_text_and_pronunciations_are_options(say: Any, capsys: Any) -> None:
@@ -345,7 +357,7 @@ def test_a_voice_is_cloned_from_a_file(
     assert code == 0, err
     assert ", base, cloned, english, seed 5\n" in err
     assert "voice cloned from 2.0 s, with 0.5 s of silence after it\n" in err
-    assert say(capsys, "hello the world", "--out", "by-sound", *fixed, "--speaker", "x")[0] == 0
+    say(capsys, "hello the world", "--out", "by-sound", *fixed, "--speaker", "x")
     sounds = [(tmp_path / name).read_bytes() for name in ("in-words", "by-sound")]
     assert sounds[0] != sounds[1]
     assert min(map(len, sounds)) > 0
@@ -379,8 +391,27 @@ def test_a_model_that_cannot_clone_says_so(say: Any, capsys: Any) -> None:
     assert err.startswith("error: this model cannot clone voices; MODEL_NAME=Qwen3-TTS")
 
 
+def test_a_model_without_a_voice_names_the_options_that_give_one(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
+        choose_clone(SpeechRequest(request_id="r", seed=0), "english", {})
+
+    monkeypatch.setattr(commands, "list_voices", refuse)
+    assert commands.run(["voices"]) == 1
+    assert "--speaker names a kept one, --voice-from clones one" in capsys.readouterr().err
+
+
 def test_quiet_prints_nothing(say: Any, capsys: Any) -> None:
     assert say(capsys, TEXT, "--out", "a.wav", "--instruct", "Sing.", "--quiet") == (0, "")
+
+
+def test_a_full_disk_is_one_message(cli: Cli) -> None:
+    limit = 'ulimit -f 20; exec "$0" -m qwen_tts_service "$@"'
+    cli.command = ("bash", "-c", limit, sys.executable)
+    code, _, err = cli("say", LONG, "--out", "a.flac")
+    assert (code, err) == (1, f"error: --out: File too large: {cli.folder / 'a.flac'}\n")
+    assert cli.files() == set()
 
 
 def test_subtitles_are_of_sentences_or_words_without_markup(

@@ -23,7 +23,7 @@ def names(lines: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
 
-@pytest.mark.parametrize("extra", ["", "espeak", "qwen", "aac", "dev"])
+@pytest.mark.parametrize("extra", ["", "espeak", "qwen", "aac", "books", "dev"])
 def test_every_requirement_is_locked_within_its_bounds(extra: str) -> None:
     locked = pins("constraints.txt")
     for line in EXTRAS[extra] if extra else PROJECT["dependencies"]:
@@ -38,6 +38,14 @@ def test_locked_versions_name_no_build() -> None:
 
 def test_the_image_gets_the_versions_the_tests_ran_with() -> None:
     assert pins("requirements-image.txt").items() <= pins("constraints.txt").items()
+
+
+def test_ci_installs_the_versions_that_are_locked_and_all_it_needs() -> None:
+    installed = pins("requirements-ci.txt")
+    assert installed.items() <= pins("constraints.txt").items()
+    lines = [line for extra in ("espeak", "qwen", "aac", "dev") for line in EXTRAS[extra]]
+    needed = [line for line in lines if Requirement(line).marker is None]
+    assert names([*PROJECT["dependencies"], *needed]) <= installed.keys()
 
 
 def test_the_image_has_the_model_and_no_gpl_package() -> None:

@@ -1,11 +1,13 @@
 """Streamed audio is the whole file's audio. FFmpeg judges: libsndfile would judge itself."""
 
+import contextlib
 import gc
 import io
 import logging
 import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import av
 import numpy as np
@@ -14,6 +16,7 @@ import soundfile
 
 from qwen_tts_service.audio.encoders import OPUS_PAGE_MS, _StreamSink
 from qwen_tts_service.audio.formats import FORMATS, make_encoder
+from qwen_tts_service.audio.wav import wav_header
 
 RATE_HZ = 24000
 FRAME = 1920
@@ -420,6 +423,40 @@ def test_ended_encoder_has_closed_its_file(name, ending, is_stream):
     else:
         getattr(encoder, ending)()
         assert encoder._file.closed
+
+
+@pytest.mark.parametrize("comment", [None, "made by a machine"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_whole_file_on_disk_is_the_one_made_in_memory(name, comment, tmp_path):
+    with (tmp_path / "speech").open("w+b") as file:
+        encoder = make_encoder(name, RATE_HZ, is_stream=False, comment=comment, file=file)
+        for _ in range(3):
+            file.write(encoder.encode(_speechlike(FRAME)))
+        file.write(encoder.finish())
+    in_memory = make_encoder(name, RATE_HZ, is_stream=False, comment=comment)
+    expected = b"".join([in_memory.encode(_speechlike(FRAME)) for _ in range(3)])
+    expected += in_memory.finish()
+    written = (tmp_path / "speech").read_bytes()
+    if name in ("ogg", "opus"):  # their serial number is drawn
+        assert len(written) == len(expected)
+    else:
+        assert written == expected
+
+
+@pytest.mark.parametrize("name", ["wav", "flac"])
+def test_error_of_the_disk_is_raised(name):
+    with Path("/dev/full").open("wb") as file:
+        encoder = make_encoder(name, RATE_HZ, is_stream=False, file=file)
+        with pytest.raises(OSError, match="No space left"):
+            encoder.encode(_speechlike(RATE_HZ))
+        encoder.close()
+        with contextlib.suppress(OSError):
+            file.close()
+
+
+def test_wav_of_more_than_its_header_can_say_has_unknown_sizes():
+    assert wav_header(RATE_HZ, 2**32 - 36) == wav_header(RATE_HZ, None)
+    assert wav_header(RATE_HZ, 2**32 - 38) != wav_header(RATE_HZ, None)
 
 
 @pytest.mark.parametrize("ending", ["finish", "close"])

@@ -4,10 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+from tests.meter import loudness_and_peak
 
 from qwen_tts_service.audio.stretch import TimeStretch
 from qwen_tts_service.espeak.library import SAMPLE_RATE_HZ, Delivery
 from qwen_tts_service.espeak.mapping import LANGUAGE_CODES
+from qwen_tts_service.speech.loudness import SpeakerGains
+from qwen_tts_service.speech.loudness_file import LoudnessFile
+from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.types import SpeechRequest, VoiceAttributes
 
 SENTENCES = {
@@ -293,3 +297,36 @@ def test_pitch_moves_the_whole_voice_and_pitch_range_hardly(voice):
     plain = height_hz()
     assert height_hz(pitch=90) > 1.35 * plain
     assert height_hz(pitch_range=90) < 1.3 * plain
+
+
+# Those of the table, and the loudest and the quietest of all: from -11 to -29 LUFS by themselves.
+SPEAKERS = ("m6", "f2", "m1", "f1", "f5", "iven", "Jacky", "Hugo", "caleb", "klatt2")
+
+
+async def test_speakers_are_equally_loud_and_a_whisper_is_quieter(voice, tmp_path):
+    gains = SpeakerGains(voice, LoudnessFile([tmp_path]), target_lufs=-20, identity="test", kept={})
+    synthesizer = Synthesizer(voice, sample_rate_hz=24000, gains=gains)
+
+    async def loudness_of(**fields):
+        request = SpeechRequest(
+            request_id="t",
+            seed=1,
+            text="She sells fresh bread at seven. Please open the window, my brother lives in "
+            "London, and tomorrow will be cold.",
+            language="english",
+            **fields,
+        )
+        data, _ = await synthesizer.speak_whole(request, "pcm")
+        samples = (np.frombuffer(data, "<i2") / 32767).astype(np.float32)
+        lufs, peak_db = loudness_and_peak(samples, 24000)
+        assert peak_db <= -1
+        return lufs
+
+    loudness = [await loudness_of(speaker=speaker) for speaker in SPEAKERS]
+    assert max(loudness) - min(loudness) <= 1
+    assert loudness == pytest.approx([-20] * len(SPEAKERS), abs=1)
+    whisper, neutral, angry = [
+        await loudness_of(attributes=VoiceAttributes(emotion=emotion))
+        for emotion in ("whisper", "neutral", "angry")
+    ]
+    assert whisper + 1 < neutral < angry - 2

@@ -1,12 +1,19 @@
 """Settings: defaults, ranges, and messages that name the variable."""
 
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 from pydantic import ValidationError
 
 from qwen_tts_service.errors import StartupError
-from qwen_tts_service.settings import Settings, load_settings, metrics_directory, worker_count
+from qwen_tts_service.settings import (
+    Settings,
+    cache_directory,
+    load_settings,
+    metrics_directory,
+    worker_count,
+)
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
@@ -19,6 +26,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "model_path": "/app/models",
         "device": None,
         "sampling_rate": 24000,
+        "loudness_lufs": None,
         "max_concurrent_requests": 10,
         "use_flash_attention": True,
         "workers": 1,
@@ -110,6 +118,7 @@ def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
     ("name", "last", "beyond"),
     [
         ("SAMPLING_RATE", 8000, 7999),
+        ("LOUDNESS_LUFS", -40, -40.1),
         ("MAX_CONCURRENT_REQUESTS", 1, 0),
         ("WORKERS", 1, 0),
         ("CPU_THREADS", 1, 0),
@@ -125,6 +134,7 @@ def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
         ("VOICES_PER_MINUTE", 1, 0),
         ("MAX_VOICE_BYTES", 1024, 1023),
         ("SAMPLING_RATE", 48000, 48001),
+        ("LOUDNESS_LUFS", -10, -9.9),
         ("MAX_CONCURRENT_REQUESTS", 1024, 1025),
         ("WORKERS", 64, 65),
         ("CPU_THREADS", 1024, 1025),
@@ -256,6 +266,25 @@ def test_the_default_language_is_taken_by_any_of_its_names(value: str) -> None:
 def test_a_wrong_default_language_is_refused_with_the_languages_there_are() -> None:
     with pytest.raises(StartupError, match=r"DEFAULT_LANGUAGE.*chinese, english.*italian.*ru"):
         load_settings({"DEFAULT_LANGUAGE": "klingon"})
+
+
+@pytest.mark.parametrize(
+    ("cache", "home", "place"),
+    [
+        ("/c", "/h", "/c"),
+        ("", "/h", "/h/.cache"),
+        (None, "/h", "/h/.cache"),
+        (None, None, f"{gettempdir()}/.cache"),
+    ],
+)
+def test_what_can_be_made_again_is_kept_in_the_users_cache(
+    monkeypatch: pytest.MonkeyPatch, cache: str | None, home: str | None, place: str
+) -> None:
+    for name, value in (("XDG_CACHE_HOME", cache), ("HOME", home)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert cache_directory() == Path(place, "qwen-tts-service")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import io
 import re
 import threading
+import tracemalloc
 import wave
 from collections.abc import Callable
 from contextlib import aclosing
@@ -12,6 +13,7 @@ from itertools import groupby
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -358,6 +360,45 @@ async def test_a_second_runaway_is_cannot_speak(drawn_seed, times):
         await speak_whole(voice, drawn_seed)
     assert caught.value.code == "runaway"
     assert len(voice.prepared) == times
+
+
+class TenMinutes:
+    """A second of silence at a time."""
+
+    finish_reason = None
+
+    async def __aiter__(self):
+        for _ in range(600):
+            yield np.zeros(RATE_HZ, np.float32)
+        self.finish_reason = "stop"
+
+    async def aclose(self):
+        pass
+
+
+@pytest.mark.parametrize("format", ["wav", "flac"])
+async def test_speech_goes_to_a_file_without_being_held(format, tmp_path):
+    voice = FakeVoice()
+    voice.speak = lambda _: TenMinutes()
+    synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
+    path = tmp_path / "speech"
+    with path.open("w+b") as file:
+        await synthesizer.speak_into(file, ask("One"), format)  # what is loaded once
+        file.seek(0)
+        tracemalloc.start()
+        speech = await synthesizer.speak_into(file, ask("One"), format)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert speech.audio_s == 600
+    assert peak < 1_000_000  # bytes; 29 million hold it all
+    assert soundfile.info(path).duration == pytest.approx(600, abs=0.2)
+
+
+async def test_a_runaway_leaves_nothing_in_the_file(tmp_path):
+    synthesizer = Synthesizer(FakeVoice(ends=["runaway"]), sample_rate_hz=RATE_HZ)
+    with (tmp_path / "speech").open("w+b") as file:
+        await synthesizer.speak_into(file, ask("One", is_seed_drawn=True), "pcm")
+        assert file.tell() == 2 * 3 * 240
 
 
 async def test_a_speech_that_was_stopped_is_no_file():

@@ -298,7 +298,7 @@ async def test_full_normalisation_is_refused():
 @pytest.mark.parametrize("size", [1, 7, 1000])
 async def test_what_is_written_is_stretched_whatever_the_pieces(size):
     voice = FakeVoice()
-    stream = open_stream(ProcessedVoice(voice), rate=2.0, max_frames=3)
+    stream = open_stream(ProcessedVoice(voice, None), rate=2.0, max_frames=3)
     text = "Nothing is said twice. " * 12
     for at in range(0, len(text), size):
         stream.feed(text[at : at + size])

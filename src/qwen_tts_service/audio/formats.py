@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from typing import BinaryIO
 
 from qwen_tts_service.errors import InvalidRequest
 from qwen_tts_service.types import AudioFormat
@@ -14,6 +15,7 @@ from qwen_tts_service.types import AudioFormat
 from .encoders import (
     AacEncoder,
     Encoder,
+    FileOptions,
     RawEncoder,
     SndfileEncoder,
     WavFileEncoder,
@@ -30,8 +32,7 @@ class Format:
     """One row. `rates_hz` is None where every rate will do.
 
     content_type: with the rate in place of `{rate}`
-    encoder: (sample_rate_hz, is_stream, comment) -> Encoder; the comment goes into the metadata of
-        those that have any
+    encoder: of a rate and the options of a file
     usual_rate_hz: of the format, where that is not the server's
     silence: a sample of it, in a format without a header
     """
@@ -39,7 +40,7 @@ class Format:
     content_type: str
     file_extension: str
     rates_hz: tuple[int, ...] | None
-    encoder: Callable[[int, bool, str | None], Encoder]
+    encoder: Callable[[int, FileOptions], Encoder]
     usual_rate_hz: int | None = None
     silence: bytes | None = None
 
@@ -48,26 +49,25 @@ class Format:
         return self.rates_hz is None or sample_rate_hz in self.rates_hz
 
 
-def _pcm(_sample_rate_hz: int, _is_stream: bool, _comment: str | None) -> Encoder:
+def _pcm(_sample_rate_hz: int, _options: FileOptions) -> Encoder:
     return RawEncoder(to_bytes)
 
 
-def _g711(_sample_rate_hz: int, _is_stream: bool, _comment: str | None, law: Companding) -> Encoder:
+def _g711(_sample_rate_hz: int, _options: FileOptions, law: Companding) -> Encoder:
     return RawEncoder(partial(to_g711, law=law))
 
 
-def _wav(sample_rate_hz: int, is_stream: bool, comment: str | None) -> Encoder:
-    encoder = WavStreamEncoder if is_stream else WavFileEncoder
-    return encoder(sample_rate_hz, comment)
+def _wav(sample_rate_hz: int, options: FileOptions) -> Encoder:
+    if options.is_stream:
+        return WavStreamEncoder(sample_rate_hz, options.comment)
+    return WavFileEncoder(sample_rate_hz, options.comment, options.file)
 
 
-def _sndfile(
-    sample_rate_hz: int, is_stream: bool, comment: str | None, **options: object
-) -> Encoder:
-    return SndfileEncoder(sample_rate_hz, is_stream=is_stream, comment=comment, **options)
+def _sndfile(sample_rate_hz: int, options: FileOptions, **settings: object) -> Encoder:
+    return SndfileEncoder(sample_rate_hz, options, **settings)
 
 
-def _aac(sample_rate_hz: int, _is_stream: bool, _comment: str | None) -> Encoder:
+def _aac(sample_rate_hz: int, _options: FileOptions) -> Encoder:
     return AacEncoder(sample_rate_hz)
 
 
@@ -160,10 +160,16 @@ def rate_of(format: AudioFormat, asked_hz: int | None, server_rate_hz: int) -> i
 
 
 def make_encoder(
-    format: AudioFormat, sample_rate_hz: int, *, is_stream: bool, comment: str | None = None
+    format: AudioFormat,
+    sample_rate_hz: int,
+    *,
+    is_stream: bool,
+    comment: str | None = None,
+    file: BinaryIO | None = None,
 ) -> Encoder:
-    """Start a file of a format that `check_format` has let pass."""
-    return FORMATS[format].encoder(sample_rate_hz, is_stream, comment)
+    """Start a file of a format that `check_format` has let pass; see `FileOptions`."""
+    options = FileOptions(is_stream=is_stream, comment=comment, file=file)
+    return FORMATS[format].encoder(sample_rate_hz, options)
 
 
 def _refusal(problem: str, sample_rate_hz: int) -> InvalidRequest:

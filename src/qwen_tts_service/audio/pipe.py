@@ -1,9 +1,11 @@
-"""Resample and encode one response: a voice's float samples to the bytes that are sent.
+"""Resample, limit and encode one response: a voice's float samples to the bytes that are sent.
 
-float32 at the voice's rate -> resample -> fade edges -> int16 -> silence around -> encode -> bytes
+float32 at the voice's rate -> resample -> limit, if wanted -> fade edges -> int16 -> silence around
+-> encode -> bytes
 """
 
 import threading
+from typing import BinaryIO
 
 import numpy as np
 
@@ -11,8 +13,10 @@ from qwen_tts_service.types import AudioFormat, Samples
 
 from .edges import EdgeFader
 from .formats import make_encoder
+from .limiter import Limiter
 from .pcm import Pcm16, to_int16
 from .resample import Resampler
+from .stages import StageChain
 
 
 class AudioPipe:
@@ -24,6 +28,7 @@ class AudioPipe:
 
     lead_in_s, tail_s: of silence before and behind the speech, if there is any
     comment: what the metadata says, in formats that have them
+    is_limited: whether no true peak may be above -1 dBTP
     """
 
     def __init__(
@@ -36,14 +41,20 @@ class AudioPipe:
         lead_in_s: float = 0.0,
         tail_s: float = 0.0,
         comment: str | None = None,
+        file: BinaryIO | None = None,
+        is_limited: bool = False,
     ) -> None:
-        """Start a response in a format that passed `check_format`."""
+        """Start a response in a format that passed `check_format`; `file` as for `make_encoder`."""
         self.format = format
         self.sample_rate_hz = sample_rate_hz
         self._source_rate_hz = source_rate_hz
-        self._resampler = Resampler(source_rate_hz, sample_rate_hz)
-        self._fader = EdgeFader(sample_rate_hz)
-        self._encoder = make_encoder(format, sample_rate_hz, is_stream=is_stream, comment=comment)
+        resampler, fader = Resampler(source_rate_hz, sample_rate_hz), EdgeFader(sample_rate_hz)
+        # Behind the resampler, which moves peaks.
+        limiters = [Limiter()] if is_limited else []
+        self._stages = StageChain([resampler, *limiters, fader])
+        self._encoder = make_encoder(
+            format, sample_rate_hz, is_stream=is_stream, comment=comment, file=file
+        )
         self._lock = threading.Lock()
         self._is_closed = False
         self._lead_in = self._silence(lead_in_s)
@@ -68,7 +79,7 @@ class AudioPipe:
     def feed(self, samples: Samples) -> bytes:
         """Take float32 [N] at the voice's rate and give the bytes that are ready, often none."""
         with self._lock:
-            return b"" if self._is_closed else self._encode(self._resampler.feed(samples))
+            return b"" if self._is_closed else self._encode(self._stages.feed(samples))
 
     def finish(self) -> bytes:
         """Give the remaining bytes and close."""
@@ -76,7 +87,7 @@ class AudioPipe:
             if self._is_closed:
                 return b""
             self._is_closed = True
-            rest = self._encode(self._resampler.finish()) + self._encode_faded(self._fader.finish())
+            rest = self._encode(self._stages.finish())
             tail = self._encode_silence(self._tail) if self._spoken_samples else b""
             return rest + tail + self._encoder.finish()
 
@@ -87,9 +98,6 @@ class AudioPipe:
             self._encoder.close()
 
     def _encode(self, samples: Samples) -> bytes:
-        return self._encode_faded(self._fader.feed(samples))
-
-    def _encode_faded(self, samples: Samples) -> bytes:
         if len(samples) == 0:
             return b""
         lead_in = b"" if self._spoken_samples else self._encode_silence(self._lead_in)

@@ -28,6 +28,7 @@ from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice
 
 from .limits import (
     LEAST_FACTOR,
+    LONGEST_PART_FRAMES,
     PROMPT_FRAME_TOKENS,
     QwenOptions,
     expected_frames,
@@ -132,7 +133,7 @@ class QwenVoice:
             instruct_ids=tuple(self._model.tokenizer.encode_instruct(choice.instruct or "")),
             seed=request.seed,
             sampling=request.sampling,
-            max_frames=request.max_frames,
+            max_frames=min(request.max_frames, LONGEST_PART_FRAMES),
             runaway_frames=runaway_frames(tokens, self._options.runaway_factor),
             **self._who(choice, voice),
         )

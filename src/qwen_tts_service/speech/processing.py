@@ -1,16 +1,17 @@
-"""What is done to a voice's samples, part by part: time stretch for a voice that has no rate.
+"""What is done to a voice's samples, part by part: time stretch, then loudness.
 
 Where there is nothing to do, utterances and samples are the voice's own.
 """
 
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from functools import reduce
-from typing import Protocol, cast
+from functools import partial
+from typing import cast
 
 import numpy as np
 
+from qwen_tts_service.audio.stages import AudioStage, StageChain
 from qwen_tts_service.audio.stretch import TimeStretch
 from qwen_tts_service.types import (
     FinishReason,
@@ -25,16 +26,25 @@ from qwen_tts_service.types import (
     words_of,
 )
 
-
-class AudioStage(Protocol):
-    """Changes samples as they come; what it gives does not depend on how they were cut."""
-
-    def feed(self, samples: Samples) -> Samples: ...
-
-    def finish(self) -> Samples: ...
+from .loudness import SpeakerGains
 
 
-MakeStages = Callable[[], Sequence[AudioStage]]
+class Gain:
+    """Multiplies samples by a fixed gain, which may take them over full scale."""
+
+    def __init__(self, gain_db: float) -> None:
+        self._factor = np.float32(10 ** (gain_db / 20))
+
+    def feed(self, samples: Samples) -> Samples:
+        """Take and give float32 [N]."""
+        return samples * self._factor
+
+    def finish(self) -> Samples:
+        """Give nothing: nothing is held."""
+        return np.zeros(0, np.float32)
+
+
+MakeStages = Callable[[], Awaitable[StageChain]]
 """Makes the stages of one stream."""
 
 
@@ -55,18 +65,14 @@ class ProcessedStream:
         return self._stream.finish_reason
 
     async def __aiter__(self) -> AsyncIterator[Samples]:
+        stages = await self._make_stages()
         if self._is_closed:
             return
-        stages = self._make_stages()
         self._stream = self._start()
         async for samples in self._stream:
-            ready = reduce(lambda passed, stage: stage.feed(passed), stages, samples)
-            if len(ready):
+            if len(ready := stages.feed(samples)):
                 yield ready
-        rest = np.zeros(0, np.float32)
-        for stage in stages:
-            rest = np.concatenate([stage.feed(rest), stage.finish()])
-        if len(rest):
+        if len(rest := stages.finish()):
             yield rest
 
     def take_words(self) -> list[WordMark]:
@@ -111,32 +117,43 @@ class ProcessedOpenUtterance(ProcessedStream):
 class ProcessedVoice:
     """Prepares and opens utterances of a voice, and adds what is to be done to their samples."""
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, voice: Voice, gains: SpeakerGains | None) -> None:
         self._voice = voice
+        self._gains = gains
 
     def prepare(self, request: SpeechRequest) -> Utterance:
         """Prepare to speak a part, as `Voice.prepare`."""
         stretch = self._stretch(request)
-        if stretch == 1:
-            return self._voice.prepare(request)
-        utterance = self._voice.prepare(_at_usual_rate(request))
-        return ProcessedUtterance(utterance, self._stages(stretch), stretch)
+        utterance = self._voice.prepare(_at_usual_rate(request, stretch))
+        if not self._has_stages(stretch):
+            return utterance
+        return ProcessedUtterance(utterance, partial(self._stages, stretch, request), stretch)
 
     def open(self, request: SpeechRequest) -> OpenUtterance:
         """Prepare to speak a text that is still being written, as `OpenVoice.open`."""
-        voice = cast("OpenVoice", self._voice)
         stretch = self._stretch(request)
-        if stretch == 1:
-            return voice.open(request)
-        return ProcessedOpenUtterance(voice.open(_at_usual_rate(request)), self._stages(stretch))
+        utterance = cast("OpenVoice", self._voice).open(_at_usual_rate(request, stretch))
+        if not self._has_stages(stretch):
+            return utterance
+        return ProcessedOpenUtterance(utterance, partial(self._stages, stretch, request))
 
     def _stretch(self, request: SpeechRequest) -> float:
         return 1.0 if request.rate == 1 or self._voice.has_own_rate else request.rate
 
-    def _stages(self, stretch: float) -> MakeStages:
-        return lambda: [TimeStretch(stretch, self._voice.sample_rate_hz)]
+    def _has_stages(self, stretch: float) -> bool:
+        return stretch != 1 or self._gains is not None
+
+    async def _stages(self, stretch: float, request: SpeechRequest) -> StageChain:
+        stages: list[AudioStage] = []
+        if stretch != 1:
+            stages.append(TimeStretch(stretch, self._voice.sample_rate_hz))
+        if self._gains is not None:
+            stages.append(Gain(await self._gains.gain_db(request)))
+        return StageChain(stages)
 
 
-def _at_usual_rate(request: SpeechRequest) -> SpeechRequest:
+def _at_usual_rate(request: SpeechRequest, stretch: float) -> SpeechRequest:
     """What to ask of a voice so that it is as asked once it has been stretched."""
-    return replace(request, rate=1.0, max_frames=math.ceil(request.max_frames * request.rate))
+    if stretch == 1:
+        return request
+    return replace(request, rate=1.0, max_frames=math.ceil(request.max_frames * stretch))

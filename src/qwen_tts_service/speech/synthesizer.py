@@ -1,9 +1,11 @@
 """Turn speech requests into encoded audio with one voice: whole files and streams.
 
-SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> stretch -> resample -> encode
+SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> stretch, loudness -> resample
+-> encode -> bytes
 """
 
 import asyncio
+import io
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -11,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
@@ -40,6 +42,7 @@ from qwen_tts_service.types import (
 from .aligned import AlignedStream
 from .cloning import VoiceCloner
 from .faded import FadedStream
+from .loudness import SpeakerGains
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
 from .processing import ProcessedUtterance, ProcessedVoice
 from .sequence import PartSequence
@@ -70,11 +73,13 @@ class Output:
     """What the caller wants to receive.
 
     is_continued: it follows other audio of the same text, so it needs no label
+    file: where a whole file goes on disk, empty and to be sought in; None keeps it in memory
     """
 
     format: AudioFormat
     is_stream: bool
     is_continued: bool = False
+    file: BinaryIO | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +217,7 @@ class Synthesizer:
         text_options: TextOptions = DEFAULT_TEXT_OPTIONS,
         aligner: WordAligner | None = None,
         labelled: Collection[AudioFormat] = (),
+        gains: SpeakerGains | None = None,
     ) -> None:
         self.voice = voice
         self._aligner = None if isinstance(voice, WordTimingVoice) else aligner
@@ -221,7 +227,8 @@ class Synthesizer:
         self.cloner = VoiceCloner(voice)
         self.fit: Callable[[str], None] | None = None
         """Encodes a kept voice anew for this model, by its name; takes seconds."""
-        self.processed = ProcessedVoice(voice)
+        self.processed = ProcessedVoice(voice, gains)
+        self._is_limited = gains is not None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="text")
 
     def warm_up(self) -> None:
@@ -384,6 +391,8 @@ class Synthesizer:
             lead_in_s=request.lead_in_ms / 1000,
             tail_s=request.tail_ms / 1000,
             comment=label_of(self.voice.model_name) if is_labelled else None,
+            file=output.file,
+            is_limited=self._is_limited,
         )
 
     def _start(
@@ -441,16 +450,31 @@ class Synthesizer:
         *,
         on_begin: Callable[[Speech], object] = lambda _speech: None,
     ) -> tuple[bytes, Speech]:
-        """Speak to the end and return the file, and the speech with what to say about it.
+        """Speak to the end and return the file, and the speech with what to say about it."""
+        file = io.BytesIO()
+        speech = await self.speak_into(file, request, format, on_begin=on_begin)
+        return file.getvalue(), speech
+
+    async def speak_into(
+        self,
+        file: BinaryIO,
+        request: SpeechRequest,
+        format: AudioFormat,
+        *,
+        on_begin: Callable[[Speech], object] = lambda _speech: None,
+    ) -> Speech:
+        """Speak to the end into an empty file that can be sought in; never holds all the audio.
 
         A runaway is spoken once more with another seed if the caller gave none; a runaway that
         remains raises CannotSpeak with code `runaway`. `on_begin` is handed each attempt, so
         that its progress can be watched.
         """
-        data, speech = await self._collect(request, format, on_begin)
+        speech = await self._write(file, request, format, on_begin)
         if speech.finish_reason == "runaway" and request.is_seed_drawn:
             again = replace(request, seed=secrets.randbelow(MAX_SEED + 1))
-            data, speech = await self._collect(again, format, on_begin)
+            file.seek(0)
+            file.truncate()
+            speech = await self._write(file, again, format, on_begin)
         if speech.finish_reason == "runaway":
             raise CannotSpeak(
                 "the model did not find an end for this text; try another seed, "
@@ -458,15 +482,21 @@ class Synthesizer:
                 code="runaway",
             )
         speech.check_ending()
-        return data, speech
+        return speech
 
-    async def _collect(
-        self, request: SpeechRequest, format: AudioFormat, on_begin: Callable[[Speech], object]
-    ) -> tuple[bytes, Speech]:
-        speech = await self.speak(request, Output(format, is_stream=False))
+    async def _write(
+        self,
+        file: BinaryIO,
+        request: SpeechRequest,
+        format: AudioFormat,
+        on_begin: Callable[[Speech], object],
+    ) -> Speech:
+        speech = await self.speak(request, Output(format, is_stream=False, file=file))
         async with aclosing(speech):
             on_begin(speech)
-            return b"".join([part async for part in speech]), speech
+            async for data in speech:
+                file.write(data)
+        return speech
 
 
 def _expected_s(parts: Sequence[SpokenPart | Pause]) -> float:
