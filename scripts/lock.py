@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 FILES = {
     "constraints.txt": (
-        ("espeak", "qwen", "aac", "ru", "ru-stress", "dev", "mutate"),
+        ("espeak", "qwen", "aac", "ru", "ru-stress", "books", "dev", "mutate"),
         "The exact versions that scripts/setup installs and the tests pass with.",
     ),
     "requirements-ci.txt": (

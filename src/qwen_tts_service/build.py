@@ -7,22 +7,34 @@ importing this file costs nothing and `check` can run in a process that never lo
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import __version__
+from .audio.label import LABELLED
 from .errors import StartupError
-from .settings import EMBEDDED_VOICE, Settings
+from .settings import EMBEDDED_VOICE, Settings, cache_directory
+from .speech.cloning import CloningOrder, VoiceCloner
 from .speech.lexicon_file import LexiconFile
+from .speech.loudness import SpeakerGains
+from .speech.loudness_file import LoudnessFile
 from .speech.parts import TextOptions
 from .speech.synthesizer import Synthesizer
 from .telemetry.engine import EngineMetrics
 from .text.accent import Accentor
-from .types import ReportProgress, Voice
-from .voice.library import VoiceLibrary
+from .types import MODEL_KINDS, KeptVoice, ModelKind, ReportProgress, Voice
+from .voice.catalogue import SPEAKERS, Speaker, read_speakers
+from .voice.library import LibraryEntry, VoiceLibrary
 
 if TYPE_CHECKING:
     from .engine.memory import CapacityWish
+    from .engine.options import EngineOptions
+    from .qwen.limits import QwenOptions
 
 _CAN_USE_CUDA = "import sys, torch; torch.zeros(1, device=sys.argv[1])"
 
@@ -48,10 +60,54 @@ def build(settings: Settings, report: ReportProgress, worker: int) -> Synthesize
 
     worker: the number of this process among the workers, from 0
     """
-    voice = _load_espeak() if settings.is_embedded else _load_qwen(settings, report, worker)
-    return Synthesizer(
-        voice, sample_rate_hz=settings.sampling_rate, text_options=_text_options(settings)
+    kept = None
+    if settings.is_embedded:
+        voice = _load_espeak()
+    else:
+        voice, kept = _load_qwen(settings, report, worker)
+    synthesizer = Synthesizer(
+        voice,
+        sample_rate_hz=settings.sampling_rate,
+        text_options=_text_options(settings),
+        labelled=LABELLED[settings.ai_label],
+        gains=_gains(settings, voice, kept or {}),
     )
+    if kept is not None:
+        encode = partial(_encode_anew, synthesizer.cloner)
+        synthesizer.fit = partial(kept.fit, encode=encode)
+    return synthesizer
+
+
+def _encode_anew(cloner: VoiceCloner, entry: LibraryEntry, recording: bytes) -> KeptVoice:
+    order = CloningOrder(
+        data=recording,
+        transcript=entry.voice.transcript or None,
+        language=entry.language,
+        has_tail=entry.tail_s > 0,
+    )
+    return cloner.clone_now(order).voice
+
+
+def speakers_of(settings: Settings) -> tuple[ModelKind, Mapping[str, Speaker | None]]:
+    """The kind of a Qwen model, and its speakers with what is known of them; loads no weights.
+
+    They are those of the checkpoint on disk, or else of the published one of this name.
+    """
+    from .hub.download import Hub, find  # noqa: PLC0415
+    from .hub.published import RELEASES  # noqa: PLC0415
+    from .model.config import load_config  # noqa: PLC0415
+
+    name, path = settings.model_name, Path(settings.model_path)
+    directory = None
+    with suppress(ImportError):  # without the extra qwen there is no cache of the hub to look in
+        directory = find(name, path, hub=Hub(is_offline=True)).directory
+    if directory is not None:
+        config, known = load_config(directory), read_speakers(directory / "speakers.json")
+        return config.kind, {speaker: known.get(speaker) for speaker in config.speakers}
+    if name not in RELEASES:
+        raise StartupError(f"{path} has no checkpoint {name}, and none of this name is published")
+    kind = next(kind for kind in MODEL_KINDS if kind == RELEASES[name].kind)
+    return kind, SPEAKERS if kind == "custom_voice" else {}
 
 
 def release(settings: Settings) -> None:
@@ -67,6 +123,8 @@ def _text_options(settings: Settings) -> TextOptions:
         default_language=settings.default_language,
         lexicon=_lexicon(settings),
         accent=Accentor() if settings.russian_stress else None,
+        pause_sentence_s=settings.pause_sentence_ms / 1000,
+        pause_paragraph_s=settings.pause_paragraph_ms / 1000,
     )
 
 
@@ -74,8 +132,29 @@ def _lexicon(settings: Settings) -> LexiconFile | None:
     return LexiconFile(settings.lexicon) if settings.lexicon else None
 
 
-def _library(settings: Settings) -> VoiceLibrary:
-    return VoiceLibrary(settings.voices_path, most=settings.max_voices)
+def _gains(settings: Settings, voice: Voice, kept: Mapping[str, KeptVoice]) -> SpeakerGains | None:
+    if settings.loudness_lufs is None:
+        return None
+    folders, identity = _origin(settings)
+    return SpeakerGains(
+        voice,
+        LoudnessFile([*folders, cache_directory()]),
+        target_lufs=settings.loudness_lufs,
+        identity=f"{__version__} {identity}",
+        kept=kept,
+    )
+
+
+def _origin(settings: Settings) -> tuple[list[Path], str]:
+    """Where the voice's weights are, if it has any, and what tells it from others."""
+    if settings.is_embedded:
+        return [], version("espeakng_loader")
+    from .hub.download import find  # noqa: PLC0415
+
+    directory = find(settings.model_name, Path(settings.model_path)).directory
+    assert directory is not None, "they have been loaded"
+    states = {file.name: file.stat() for file in sorted(directory.glob("*.safetensors"))}
+    return [directory], repr([(name, s.st_size, s.st_mtime_ns) for name, s in states.items()])
 
 
 def _check_library(settings: Settings) -> None:
@@ -150,17 +229,19 @@ def _load_espeak() -> Voice:
     return EspeakVoice()
 
 
-def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice:
+def _load_qwen(
+    settings: Settings, report: ReportProgress, worker: int
+) -> tuple[Voice, VoiceLibrary | None]:
+    """The voice, and the kept voices that it may speak with."""
     from .engine.engine import Engine  # noqa: PLC0415
     from .engine.memory import POSITIONS_PER_TEXT_ROW, MemoryPlanner  # noqa: PLC0415
     from .engine.options import EngineOptions  # noqa: PLC0415
     from .engine.threads import on_a_thread_that_ends  # noqa: PLC0415
     from .hub.download import Hub, find_or_download  # noqa: PLC0415
     from .kernels.device import choose_device, dtype_named  # noqa: PLC0415
+    from .kernels.linear import fastest_arithmetic  # noqa: PLC0415
     from .model.qwen3_tts import Qwen3TTS  # noqa: PLC0415
-    from .qwen.limits import QwenOptions  # noqa: PLC0415
     from .qwen.voice import NO_VOICES, QwenVoice  # noqa: PLC0415
-    from .voice.catalogue import read_speakers  # noqa: PLC0415
 
     directory = find_or_download(
         settings.model_name,
@@ -181,7 +262,7 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
         device=device,
         codec_dtype=dtype_named(settings.codec_dtype),
         codec_tf32=settings.codec_dtype == "tf32",
-        linear=settings.cpu_weights,
+        linear=settings.cpu_weights or fastest_arithmetic(device),
         use_flash_attention=settings.use_flash_attention,
         fuse=settings.torch_compile,
         before_weights=planner,
@@ -195,18 +276,29 @@ def _load_qwen(settings: Settings, report: ReportProgress, worker: int) -> Voice
         threads=_threads(settings),
         deterministic=settings.deterministic,
     )
-    limits = QwenOptions(
-        slots=plan.slots,
-        max_positions=plan.positions,
+    limits = _limits(settings, options)
+    engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
+    known = read_speakers(directory / "speakers.json")
+    library = _library(settings, model.config.width) if model.config.kind == "base" else None
+    kept = NO_VOICES if library is None else library
+    return QwenVoice(model, engine, settings.model_name, limits, kept=kept, known=known), library
+
+
+def _limits(settings: Settings, options: "EngineOptions") -> "QwenOptions":
+    from .qwen.limits import QwenOptions  # noqa: PLC0415
+
+    return QwenOptions(
+        slots=options.slots,
+        max_positions=options.max_positions,
         max_text_tokens=options.max_text_rows,
         runaway_factor=settings.runaway_factor,
         default_language=settings.default_language,
         keeps_stress=settings.stress_marks == "keep",
     )
-    engine = Engine(model, options, on_step=EngineMetrics().observe, on_progress=report)
-    known = read_speakers(directory / "speakers.json")
-    kept = _library(settings) if model.config.kind == "base" else NO_VOICES
-    return QwenVoice(model, engine, settings.model_name, limits, kept=kept, known=known)
+
+
+def _library(settings: Settings, width: int) -> VoiceLibrary:
+    return VoiceLibrary(settings.voices_path, most=settings.max_voices, width=width)
 
 
 def _capacity_wish(settings: Settings) -> "CapacityWish":

@@ -3,11 +3,12 @@
     TTSError
     ├── InvalidRequest          the request breaks a rule; `param` names the field
     │   ├── UnknownModel        the named model is not the one that is loaded
-    │   └── UnknownVoice        there is no kept voice of this name
+    │   ├── UnknownVoice        there is no kept voice of this name
+    │   └── MisfitVoice         a kept voice is not encoded for the loaded model's size
     ├── CannotSpeak             the request is well formed, yet no voice can say it
     │   └── CannotClone         the loaded model cannot clone voices
     ├── Unauthorized            the API key is missing or wrong
-    ├── BodyTooLarge            more bytes than MAX_BODY_BYTES
+    ├── BodyTooLarge            more bytes than MAX_BODY_BYTES or MAX_VOICE_BYTES
     ├── UnsupportedMediaType    the body is not application/json
     ├── Busy                    all slots and the queue are full
     ├── NotReady                the model is still loading, or the service is stopping
@@ -78,6 +79,21 @@ class UnknownVoice(InvalidRequest):
     code = "voice_not_found"
 
 
+class MisfitVoice(InvalidRequest):
+    """A kept voice is not encoded for the size of the loaded model."""
+
+    code = "voice_of_another_model"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the kept voice {shown(name)} is of a model of another size, and cannot be encoded "
+            "anew: its recording was not kept, or VOICES_PATH cannot be written. Delete it, and "
+            "keep it again from its recording",
+            param="speaker",
+        )
+        self.name = name
+
+
 class CannotSpeak(TTSError):
     """Well formed, but this voice cannot say it: no reading, no tokenizer, runaway."""
 
@@ -104,7 +120,7 @@ class Unauthorized(TTSError):
 
 
 class BodyTooLarge(TTSError):
-    """The body has more bytes than MAX_BODY_BYTES."""
+    """The body, or a recording in it, has more bytes than the settings allow."""
 
     code = "body_too_large"
 

@@ -23,12 +23,15 @@ from .types import (
     OnUnspeakable,
     SamplingOptions,
     SpeechRequest,
+    TimestampUnit,
     VoiceAttributes,
 )
 from .validation import choices_of, folded
 from .voice.genders import known_gender
 
 MAX_FRAMES = 4096
+MAX_SILENCE_MS = 2000
+MIN_SPEED, MAX_SPEED = 0.5, 2.0
 MAX_PRONUNCIATIONS = 100
 MAX_TRANSCRIPT_CHARS = 1000
 """Of a recording of 30 s, spoken very fast."""
@@ -115,6 +118,12 @@ class SpeechBody(ForgivingBody):
         max_length=500,
         description="How to speak, in plain words; overrides emotion and age.",
     )
+    speed: float = Field(
+        1.0,
+        ge=MIN_SPEED,
+        le=MAX_SPEED,
+        description="How fast, 0.5 to 2; the pitch and written pauses stay as they are.",
+    )
     seed: int | None = Field(
         None,
         ge=0,
@@ -154,7 +163,34 @@ class SpeechBody(ForgivingBody):
         "and a warning.",
     )
 
+    timestamps: TimestampUnit | None = Field(
+        None,
+        description="When each sentence, or each word, is heard: comes with "
+        "`Accept: application/json`, with server-sent events and on the WebSocket. Sentences are "
+        "then spoken one by one; words need the embedded voice.",
+    )
     format: AudioFormat = Field("wav", description="Audio format.")
+    sample_rate: int | None = Field(
+        None,
+        ge=8000,
+        le=48000,
+        description="Samples a second, as far as the format carries them; if absent, 8000 for "
+        "mulaw and alaw, the server's own for others.",
+    )
+    lead_in_ms: int = Field(
+        0,
+        ge=0,
+        le=MAX_SILENCE_MS,
+        description="Silence before the speech, in milliseconds, for players that need a moment.",
+    )
+    tail_ms: int = Field(
+        0, ge=0, le=MAX_SILENCE_MS, description="Silence behind the speech, in milliseconds."
+    )
+    split: Literal["auto", "never"] = Field(
+        "auto",
+        description="auto cuts a long text at sentence ends, with pauses between; never speaks it "
+        "in one breath as far as MAX_POSITIONS goes.",
+    )
     max_length: int = Field(
         MAX_FRAMES, ge=1, le=MAX_FRAMES, description="Longest audio, in frames of 80 ms."
     )
@@ -163,6 +199,11 @@ class SpeechBody(ForgivingBody):
     def warning(self) -> str | None:
         """What the caller should know of the body itself."""
         return None
+
+    @property
+    def accept(self) -> str:
+        """The media type of the answer that a field asks for, as in the header Accept."""
+        return ""
 
     @field_validator("pronunciations", mode="before")
     @classmethod
@@ -185,11 +226,13 @@ class SpeechBody(ForgivingBody):
         Raises InvalidRequest for rules that concern more than one field or a setting.
         """
         self._check_reference(is_cloning_on=settings.voice_cloning)
+        if self.timestamps is not None and self.tokens is not None:
+            raise InvalidRequest("timestamps need text: tokens have no places", param="timestamps")
         attributes = self.voice_attributes or VoiceAttributesBody.model_construct()
         return SpeechRequest(
             request_id=request_id,
             is_seed_drawn=self.seed is None,
-            seed=secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed,
+            seed=draw_seed() if self.seed is None else self.seed,
             text=self._checked_text(settings.max_text_chars),
             tokens=self._checked_tokens(settings.max_text_chars),
             attributes=VoiceAttributes(
@@ -206,9 +249,15 @@ class SpeechBody(ForgivingBody):
             ),
             normalize=self.normalize,
             input_type=self.input_type,
+            rate=self.speed,
             pronunciations=tuple((self.pronunciations or {}).items()),
             on_unspeakable=self.on_unspeakable,
+            timestamps=self.timestamps,
             max_frames=self.max_length,
+            sample_rate_hz=self.sample_rate,
+            lead_in_ms=self.lead_in_ms,
+            tail_ms=self.tail_ms,
+            is_uncut=self.split == "never",
         )
 
     def _check_reference(self, *, is_cloning_on: bool) -> None:
@@ -244,23 +293,37 @@ class SpeechBody(ForgivingBody):
         return tuple(self.tokens)
 
 
+def draw_seed() -> int:
+    """A seed for a request that names none."""
+    return secrets.randbelow(MAX_SEED + 1)
+
+
 class VoiceForm(ForgivingBody):
-    """The fields of a voice to keep, besides its recording."""
+    """The fields of a voice to keep, besides its recording; a description may stand for that.
+
+    type: how the voice is made, as OpenAI's clients say it
+    seed, temperature: of the clip that a described voice speaks
+    """
 
     name: str
     ref_text: str | None = Field(
         None,
         max_length=MAX_TRANSCRIPT_CHARS,
-        validation_alias=AliasChoices("ref_text", "transcript"),
+        validation_alias=AliasChoices("ref_text", "transcript", "script_hint"),
     )
     language: str | None = Field(None, max_length=32)
     consent: str | None = Field(None, max_length=1000)
     description: str | None = Field(
         None,
         max_length=500,
-        validation_alias=AliasChoices("description", "speaker_description", "instructions"),
+        validation_alias=AliasChoices(
+            "description", "speaker_description", "instructions", "prompt"
+        ),
     )
     keep_audio: Literal["true", "false"] = "true"
+    type: Literal["audio_sample", "prompt"] | None = None
+    seed: int | None = Field(None, strict=False, ge=0, le=MAX_SEED)
+    temperature: float = Field(0.7, strict=False, ge=0, le=2)
 
     @property
     def spoken_language(self) -> Language | None:

@@ -46,6 +46,8 @@ class Settings(BaseModel):
     """`cuda`, `cuda:N` or `cpu`; unset takes cuda if it is usable, and says so."""
     sampling_rate: int = Field(24000, ge=8000, le=48000)
     """Hz of the audio sent out; other than the model's own is resampled."""
+    loudness_lufs: Annotated[float, Field(ge=-40, le=-10)] | None = None
+    """Loudness of every speaker, by BS.1770; unset: as the voice speaks."""
     max_concurrent_requests: int = Field(10, ge=1, le=1024)
     """Requests that speak at the same time, per worker; unset: fewer where memory is short."""
     use_flash_attention: bool = True
@@ -69,6 +71,10 @@ class Settings(BaseModel):
     """Longest text of one request, in characters."""
     default_language: Language = "english"
     """Language of texts without letters, such as digits and emoji."""
+    pause_sentence_ms: Annotated[int, Field(ge=0, le=10_000)] = 300
+    """Silence between two parts of a text that is too long for one, and between two speakers."""
+    pause_paragraph_ms: Annotated[int, Field(ge=0, le=10_000)] = 600
+    """The same where the first part ends with its paragraph."""
     lexicon: Path | None = None
     """A file of words and how they are spoken, a tab between them; read again when it changes."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
@@ -88,6 +94,9 @@ class Settings(BaseModel):
     """Set the stress of every Russian word; needs the extra `ru-stress`."""
     stress_marks: Literal["keep", "drop"] = "drop"
     """Whether Qwen3-TTS gets stress marks (U+0301); the embedded voice always does."""
+    ai_label: Literal["0", "1", "all"] = "1"
+    """Say in the metadata of mp3, ogg, opus and flac that the speech is machine-made; all: in wav
+    too, whose header is longer then."""
     api_key: SecretStr = SecretStr("")
     """When set, every route that speaks asks for `Authorization: Bearer <key>`."""
     voice_cloning: bool = False
@@ -96,13 +105,15 @@ class Settings(BaseModel):
     """Where kept voices are, a folder each."""
     max_voices: _PositiveInt = 100
     """How many voices are kept at most."""
+    voices_per_minute: _PositiveInt = 30
+    """How many voices may be sent to be kept in a minute, per worker."""
     max_voice_bytes: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
     """Largest recording, in bytes of its file."""
     reference_tail: Literal["silence", "none"] = "silence"
     """What follows a recording with a transcript: 0.5 s of silence, which keeps its last words
     out of the speech, or nothing."""
     voices_api_key: SecretStr = SecretStr("")
-    """When set, keeping and deleting voices asks for this key instead of API_KEY."""
+    """When set, keeping and deleting voices and ref_audio ask for this key instead of API_KEY."""
     cors_origins: tuple[str, ...] = ()
     """Web origins that may call, separated by commas; `*` for any."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -164,6 +175,12 @@ class Settings(BaseModel):
         return self.max_body_bytes + (4 * self.max_voice_bytes // 3 if self.voice_cloning else 0)
 
     @property
+    def sets_max_speech_bytes(self) -> str:
+        """The settings that `max_speech_bytes` comes from, for messages."""
+        more = ", and MAX_VOICE_BYTES as base64" if self.voice_cloning else ""
+        return f"MAX_BODY_BYTES{more}"
+
+    @property
     def is_embedded(self) -> bool:
         """Whether the embedded voice speaks, and not a Qwen checkpoint."""
         return self.model_name == EMBEDDED_VOICE
@@ -182,6 +199,11 @@ def metrics_directory() -> Path | None:
     """Where workers add up their metrics; only the server sets it."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     return Path(directory) if directory else None
+
+
+def cache_directory() -> Path:
+    """Where files may be kept that can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qwen-tts-service"
 
 
 def load_settings(environ: dict[str, str] | None = None, **overrides: str | None) -> Settings:

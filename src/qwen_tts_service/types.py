@@ -2,19 +2,21 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Gender = Literal["male", "female", "neutral"]
-AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac"]
+AudioFormat = Literal["wav", "pcm", "mp3", "ogg", "opus", "flac", "aac", "mulaw", "alaw"]
 NormalizeLevel = Literal["auto", "none", "light", "full"]
 """How much of a text is rewritten before it is spoken; see text/normalise.py."""
 InputType = Literal["text", "ssml"]
 """What a text is: words, possibly with some markup, or an SSML document; see text/markup.py."""
 OnUnspeakable = Literal["error", "silence"]
 """How text without a reading is handled: an error, or a short silence and a warning."""
+TimestampUnit = Literal["sentence", "word"]
+"""What is timed: whole sentences, or every word."""
 Layout = Literal["full_text", "streaming_text"]
 """Where a model's text stands: all of it before the first frame, or along with the frames."""
 ModelKind = Literal["custom_voice", "voice_design", "base"]
@@ -46,6 +48,39 @@ Language = Literal[
     "italian",
 ]
 """The ten languages, named as Qwen3-TTS checkpoints name them."""
+
+
+class Stretch(NamedTuple):
+    """A stretch of a text, and the stretch of another text, the source, that it was made of.
+
+    All four are positions in Unicode code points. If both are of equal length, they correspond
+    character by character.
+    """
+
+    start: int
+    end: int
+    source_start: int
+    source_end: int
+
+
+Places = tuple[Stretch, ...]
+"""Where a text comes from, in its order; what is in no stretch stands nowhere in the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timestamp:
+    """When a sentence or a word of a text is heard.
+
+    text: as it was sent: `sent[start_char:end_char]`
+    start_s, end_s: in the audio that is sent, without the silence around it
+    start_char, end_char: in the text as it was sent, in Unicode code points
+    """
+
+    text: str
+    start_s: float
+    end_s: float
+    start_char: int
+    end_char: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +145,15 @@ class SpeechRequest:
     voice: a cloned voice that has no name, or not yet: it speaks where `speaker` names nobody, so
         that names in the markup of a text still mean kept voices
     is_seed_drawn: the caller gave no seed, so another one may be tried after a runaway
-    rate, pitch: how fast and how high, as factors; 1 is as usual. A voice that cannot says so in
-        its utterance's warning
-    phonemes: how the text is pronounced, in the alphabet of espeak-ng; the same holds
+    rate, pitch: how fast and how high, as factors; 1 is as usual. A voice without a rate of its
+        own is stretched, one without a pitch says so in its utterance's warning
+    phonemes: how the text is pronounced, in the alphabet of espeak-ng; or a warning
     pronunciations: pairs of a word and how it is spoken, checked
+    timestamps: what to time, if anything
+    places: where `text` stands in the text as it was sent; of parts that are to be timed
+    sample_rate_hz: of the audio that is sent; None is as usual for the server and the format
+    lead_in_ms, tail_ms: of silence before and behind the speech; max_frames does not count them
+    is_uncut: spoken in one breath, however long it is
     """
 
     request_id: str
@@ -135,6 +175,12 @@ class SpeechRequest:
     pronunciations: tuple[tuple[str, str], ...] = ()
     on_unspeakable: OnUnspeakable = "error"
     max_frames: int = 1000
+    timestamps: TimestampUnit | None = None
+    places: Places = field(default=(), compare=False)
+    sample_rate_hz: int | None = None
+    lead_in_ms: int = 0
+    tail_ms: int = 0
+    is_uncut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +261,8 @@ class Voice(Protocol):
     device: str
     longest_part_chars: int | None
     """Longer texts are spoken in parts; None for a voice that takes a text of any length."""
+    has_own_rate: bool
+    """Whether it speaks at a request's rate by itself; the speech of others is time-stretched."""
     slots: int | None
     """How many utterances it has memory to speak at once; None for any number."""
     facts: Mapping[str, str]
@@ -254,6 +302,45 @@ class CloningVoice(Protocol):
         Raises CannotClone if the loaded model cannot, and InvalidRequest for a recording that is
         too short or no sound at all.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class WordMark:
+    """A word that is heard: samples of its utterance's audio, code points of its text."""
+
+    start_sample: int
+    end_sample: int
+    start_char: int
+    end_char: int
+
+
+@runtime_checkable
+class WordTimedStream(Protocol):
+    """What a `PcmStream` also is if it finds out by itself when each word is heard."""
+
+    def take_words(self) -> list[WordMark]:
+        """Take the words of the samples that have been given out, those not taken yet."""
+
+
+def words_of(stream: object) -> list[WordMark]:
+    """Take the words of a stream that may know some, as `WordTimedStream.take_words`."""
+    return stream.take_words() if isinstance(stream, WordTimedStream) else []
+
+
+@runtime_checkable
+class WordTimingVoice(Protocol):
+    """What a voice also is if its streams are `WordTimedStream` for a request that wants words."""
+
+    times_words: Literal[True]
+
+
+class WordAligner(Protocol):
+    """Finds the words of a text in its audio, for voices that are no `WordTimingVoice`."""
+
+    def align(
+        self, samples: Samples, sample_rate_hz: int, text: str, language: Language
+    ) -> list[WordMark]:
+        """Find every word of a sentence, float32 [N]; takes long, on any thread."""
 
 
 class OpenUtterance(PcmStream, Protocol):

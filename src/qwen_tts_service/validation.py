@@ -68,6 +68,8 @@ def _rule(item: Any) -> str:
     if kind in _KINDS:
         sent = kind_of(value) if isinstance(value, str) else shown(value)
         return f"must be {_KINDS[kind]}; got {sent}"
+    if kind == "missing":
+        return "is missing"
     if kind in _LIMITS:
         limit = _LIMITS[kind].format(**context).removesuffix(".0")
         return f"must be {limit}; got {shown(value)}"

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from qwen_tts_service import build as build_module
 from qwen_tts_service.engine import engine, memory
 from qwen_tts_service.hub import download
 from qwen_tts_service.kernels import device as device_module
+from qwen_tts_service.kernels import linear
 from qwen_tts_service.model import qwen3_tts
 from qwen_tts_service.qwen import voice as qwen
 from qwen_tts_service.settings import load_settings
@@ -47,7 +49,9 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def load(directory: Path, **options: Any) -> Any:
         options.pop("before_weights")("setup")
         made["load"] = (directory, options)
-        return SimpleNamespace(config=SimpleNamespace(kind=made.get("kind", "custom_voice")))
+        return SimpleNamespace(
+            config=SimpleNamespace(kind=made.get("kind", "custom_voice"), width=64)
+        )
 
     class FakePlanner:
         plan = SimpleNamespace(slots=3, positions=1022)
@@ -64,6 +68,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(download, "find_or_download", find)
     monkeypatch.setattr(device_module, "choose_device", lambda *args: ("device", *args))
+    monkeypatch.setattr(linear, "fastest_arithmetic", lambda device: ("fastest", device))
     monkeypatch.setattr(device_module, "dtype_named", lambda name: ("dtype", name))
     monkeypatch.setattr(qwen3_tts.Qwen3TTS, "load", load)
     monkeypatch.setattr(engine, "Engine", start)
@@ -115,6 +120,11 @@ def test_every_setting_reaches_the_part_that_it_is_for(parts: dict[str, Any]) ->
     assert voice == (model, "engine", "m", limits, qwen.NO_VOICES, SPEAKERS)
 
 
+def test_linear_layers_are_the_fastest_unless_settings_choose(parts: dict[str, Any]) -> None:
+    build_module.build(load_settings({}), print, 0)
+    assert parts["load"][1]["linear"] == ("fastest", ("device", None, 0))
+
+
 def test_only_a_model_that_clones_speaks_with_kept_voices(
     parts: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -140,8 +150,8 @@ def test_what_a_checkpoint_says_of_its_speakers_is_read_beside_it(
 def test_workers_of_one_device_share_its_memory(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, device: str, worker: int, sharers: int
 ) -> None:
-    def choose(asked: str, number: int) -> str:
-        return f"cuda:{number % 2}" if asked == "cuda" else asked
+    def choose(asked: str, number: int) -> torch.device:
+        return torch.device(f"cuda:{number % 2}" if asked == "cuda" else asked)
 
     monkeypatch.setattr(device_module, "choose_device", choose)
     build_module.build(load_settings({"DEVICE": device, "WORKERS": "3"}), print, worker)

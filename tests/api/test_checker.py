@@ -39,7 +39,7 @@ def check(url: str, path: str) -> subprocess.CompletedProcess[str]:
 def test_a_good_server_passes_every_check(server: Server, has_ffmpeg: bool) -> None:
     done = check(server.base_url, os.environ["PATH"] if has_ffmpeg else "/nowhere")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ok  ") == 27
+    assert done.stdout.count("ok  ") == 31
     assert "FAIL" not in done.stdout
     assert done.stdout.startswith(NO_FFMPEG) == (not has_ffmpeg)
 
@@ -73,6 +73,13 @@ def encoded(format: Any, level: float, *, is_stream: bool = True) -> bytes:
 def test_pydub_opens_every_format(script: Any, format: str, is_stream: bool) -> None:
     length = script.opened(encoded(format, 10_000, is_stream=is_stream), format)
     assert length == "24000 samples" or 0.99 < float(length.removesuffix(" s")) < 1.1
+
+
+@pytest.mark.parametrize("format", ["mulaw", "alaw"])
+def test_soundfile_opens_the_formats_of_the_telephone(script: Any, format: str) -> None:
+    assert script.opened(encoded(format, 10_000), format) == "3.00 s"
+    with pytest.raises(script.Wrong, match="nothing but silence"):
+        script.opened(encoded(format, 0), format)
 
 
 @needs_ffmpeg

@@ -98,8 +98,11 @@ def test_ffmpeg_reads_curl_from_a_pipe(base: str, format: str) -> None:
 # Open WebUI --------------------------------------------------------------------------
 
 
-def test_open_webui_saves_an_mp3_that_it_never_asked_for(base: str) -> None:
-    payload = {"input": TEXT, "voice": "alloy", "model": "tts-1"}
+@pytest.mark.parametrize("params", [{}, {"speed": 1.2}])  # AUDIO_TTS_OPENAI_PARAMS
+def test_open_webui_saves_an_mp3_that_it_never_asked_for(
+    base: str, params: dict[str, float]
+) -> None:
+    payload = {"input": TEXT, "voice": "alloy", "model": "tts-1", **params}
     headers = {"Authorization": "Bearer none", "X-OpenWebUI-User-Name": "someone"}
     answer = httpx.post(f"{base}/audio/speech", json=payload, headers=headers)
     assert answer.status_code == 200
@@ -123,7 +126,7 @@ def test_open_webui_shows_our_message(base: str) -> None:
 # SillyTavern -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("speed", [1, 1.0])
+@pytest.mark.parametrize("speed", [1, 1.0, 1.5, 0.25])
 def test_sillytavern_without_a_key_sends_an_empty_bearer(base: str, speed: float) -> None:
     body = {"input": TEXT, "response_format": "mp3", "voice": "shimmer", "speed": speed}
     headers = {"Authorization": "Bearer "}
@@ -219,7 +222,7 @@ def test_wyoming_openai_parses_the_first_chunk_of_three_at_once(base: str) -> No
         with (
             openai.OpenAI(base_url=base, api_key="any") as client,
             client.audio.speech.with_streaming_response.create(
-                model="tts-1", voice="echo", input=text, response_format="wav"
+                model="tts-1", voice="echo", input=text, response_format="wav", speed=0.9
             ) as answer,
         ):
             chunks = answer.iter_bytes(chunk_size=2048)
@@ -244,7 +247,7 @@ def test_wyoming_openai_takes_us_for_openai_itself(base: str) -> None:
 
 
 def openai_tts(base: str, **more: Any) -> urllib.request.Request:
-    payload = {"model": "tts-1", "input": TEXT, "voice": "onyx", "speed": 1.0, **more}
+    payload = {"model": "tts-1", "input": TEXT, "voice": "onyx", "speed": 1.25, **more}
     headers = {"Content-Type": "application/json", "User-Agent": "HomeAssistant-OpenAI-TTS"}
     data = json.dumps(payload).encode()
     return urllib.request.Request(f"{base}/audio/speech", data, headers, method="POST")

@@ -17,6 +17,8 @@ CONTENT_TYPES = {
     "opus": "audio/ogg",
     "flac": "audio/flac",
     "aac": "audio/aac",
+    "mulaw": "audio/PCMU; rate=8000; channels=1",
+    "alaw": "audio/PCMA; rate=8000; channels=1",
 }
 TEXT = "Сегодня хорошая погода. Мы идём гулять в парк. Потом будет обед, а вечером кино."
 
@@ -25,7 +27,8 @@ def decode(data: bytes, format: str) -> Any:
     """The samples as FFmpeg decodes them, int16 scale, float64."""
     if format == "pcm":
         return np.frombuffer(data, "<i2").astype(float)
-    with av.open(io.BytesIO(data)) as container:
+    raw = {"format": format, "options": {"sample_rate": "8000", "ch_layout": "mono"}}
+    with av.open(io.BytesIO(data), **(raw if format in {"mulaw", "alaw"} else {})) as container:
         frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
     samples = np.concatenate(frames, axis=1)[0]
     return samples.astype(float) * (32768 if samples.dtype.kind == "f" else 1)
@@ -49,6 +52,18 @@ def test_the_stream_decodes_to_the_file(server: Server, format: str) -> None:
         return
     assert len(stream) == len(file)
     assert np.array_equal(stream, file)
+
+
+@pytest.mark.parametrize("route", ["/tts", "/stream-tts"])
+def test_speech_is_labelled_as_machine_made(server: Server, route: str) -> None:
+    body = {"text": "One.", "format": "mp3"}
+    response = httpx.post(f"{server.base_url}{route}", json=body, timeout=60)
+    assert response.headers["x-ai-generated"] == "true"
+    with av.open(io.BytesIO(response.content)) as container:
+        assert "AI-generated) speech by espeak-ng" in container.metadata["comment"]
+    response = httpx.post(f"{server.base_url}{route}", json={"text": "One."}, timeout=60)
+    assert response.headers["x-ai-generated"] == "true"
+    assert response.content[36:40] == b"data"  # clients cut 44 bytes
 
 
 @pytest.mark.parametrize("format", CONTENT_TYPES)

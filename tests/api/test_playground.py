@@ -6,6 +6,7 @@ chromium-driver`). The server speaks the service's wire: the same routes, header
 
 import ast
 import asyncio
+import base64
 import io
 import json
 import re
@@ -72,6 +73,20 @@ def tone(seconds: float) -> bytes:
     return (samples * 32767).astype("<i2").tobytes()
 
 
+TIMES = [
+    {"text": "Раз 😀.", "start_s": 0.0, "end_s": 0.3, "start_char": 0, "end_char": 6},
+    {"text": "Два.", "start_s": 0.4, "end_s": 0.7, "start_char": 7, "end_char": 11},
+]
+
+
+def event(kind: str, **fields: Any) -> str:
+    return f"data: {json.dumps({'type': f'speech.{kind}', **fields})}\n\n"
+
+
+def delta(audio: bytes) -> str:
+    return event("audio.delta", audio=base64.b64encode(audio).decode())
+
+
 def refusal(status: int, code: str, message: str, param: str | None = None) -> Response:
     error = {"code": code, "message": message, "type": "invalid_request_error", "param": param}
     return JSONResponse({"error": error}, status)
@@ -94,6 +109,7 @@ class FakeService:
         self.has_voices = True
         self.refusal: Response | None = None
         self.can_clone = False
+        self.kind = "custom_voice"
         self.kept: list[dict[str, Any]] = []
         self.forms: list[dict[str, Any]] = []
         self.app = Starlette(
@@ -110,7 +126,7 @@ class FakeService:
 
     async def health(self, _: Request) -> Response:
         state = {"status": "ready", "sampling_rate": RATE_HZ, "speakers": ["ryan"]}
-        return JSONResponse(state | {"voice_cloning": self.can_clone})
+        return JSONResponse(state | {"voice_cloning": self.can_clone, "kind": self.kind})
 
     async def voices(self, _: Request) -> Response:
         if not self.has_voices:
@@ -122,7 +138,8 @@ class FakeService:
             return self.refusal
         async with request.form() as form:
             sent: dict[str, Any] = dict(form)
-            sent["audio_sample"] = await sent["audio_sample"].read()
+            if "audio_sample" in sent:
+                sent["audio_sample"] = await sent["audio_sample"].read()
         self.forms.append(sent)
         name = sent["name"]
         voice = {"id": name, "object": "audio.voice", "name": name, "speaker": name}
@@ -146,13 +163,30 @@ class FakeService:
         file = io.BytesIO()
         samples = np.frombuffer(tone(self.speech_s), "<i2")
         soundfile.write(file, samples, RATE_HZ, format=self.bodies[-1][1]["format"].upper())
+        if request.headers["accept"] == "application/json":
+            audio = base64.b64encode(file.getvalue()).decode()
+            return JSONResponse({"audio": audio, "timestamps": TIMES}, headers=HEADERS)
         return Response(file.getvalue(), media_type="audio/mpeg", headers=HEADERS)
 
     async def stream(self, request: Request) -> Response:
         refused = await self._refused(request)
         if refused is not None:
             return refused
+        if request.headers["accept"] == "text/event-stream":
+            return StreamingResponse(
+                self._events(), media_type="text/event-stream", headers=HEADERS
+            )
         return StreamingResponse(self._parts(), media_type="audio/pcm", headers=HEADERS)
+
+    async def _events(self) -> AsyncIterator[str]:
+        sentence, later = TIMES
+        audio = tone(self.speech_s)
+        begun = {key: value for key, value in sentence.items() if key != "end_s"}
+        yield event("sentence", **begun) + delta(audio[: CHUNK_SAMPLES * 2 + 1])
+        await asyncio.to_thread(self.gate.wait, 20)
+        yield event("timestamp", **sentence)[:30]  # networks tear events too
+        yield event("timestamp", **sentence)[30:] + delta(audio[CHUNK_SAMPLES * 2 + 1 :])
+        yield event("timestamp", **later) + event("audio.done")
 
     async def _parts(self) -> AsyncIterator[bytes]:
         audio = tone(self.speech_s)
@@ -241,6 +275,12 @@ class Page:
 
     def until_status(self, status: str) -> None:
         self.until(lambda: self.text("status") == status)
+
+    def marked(self) -> list[str]:
+        """The text beside the waveform, and what is marked in it."""
+        script = """const shown = document.getElementById("spoken");
+        return [shown.textContent, shown.querySelector("mark")?.textContent ?? ""];"""
+        return list(self.browser.execute_script(script))
 
     def fact(self, name: str) -> str:
         return self.browser.find_element(By.CSS_SELECTOR, f'[data-fact="{name}"] dd').text
@@ -674,6 +714,29 @@ def test_whole_file_is_asked_for_and_played(page: Page) -> None:
 
 
 @in_browser
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_what_is_heard_is_marked_in_the_text(page: Page, is_stream: bool) -> None:
+    page.at("text").clear()
+    page.browser.execute_script("arguments[0].value = 'Раз 😀. Два.'", page.at("text"))
+    Select(page.at("timestamps")).select_by_value("sentence")
+    if is_stream:
+        page.service.gate.clear()
+    else:
+        page.at("stream").click()
+    page.speak()
+    for number, sentence in enumerate(TIMES):
+        page.until(lambda said=sentence: page.marked() == ["Раз 😀. Два.", said["text"]])
+        if number == 0:
+            page.service.gate.set()
+    page.until_status("Finished")
+    assert not page.at("spoken").is_displayed()
+    assert page.service.bodies[-1][1]["timestamps"] == "sentence"
+    assert f"Accept: {'text/event-stream' if is_stream else 'application/json'}" in page.text(
+        "curl"
+    )
+
+
+@in_browser
 def test_wav_download_is_the_audio_that_was_heard(page: Page, tmp_path: Path) -> None:
     page.speak()
     page.until_status("Finished")
@@ -842,6 +905,52 @@ def test_a_recording_that_is_refused_is_explained(cloning: Page, tmp_path: Path)
     page.until(lambda: "нельзя клонировать" in page.text("alert"))
     assert "запись короче 1 с" in page.text("alert")
     page.browser.execute_script("localStorage.clear()")
+
+
+@in_browser
+def test_a_described_voice_is_heard_and_kept_as_it_was_heard(page: Page) -> None:
+    page.service.can_clone, page.service.kind = True, "voice_design"
+    page.browser.refresh()
+    page.until(lambda: page.at("cloning").is_displayed())
+    assert page.text("instruct-label") == "Description of the voice"
+    assert page.at("instruct").is_displayed()
+    assert not page.at("speaker").is_displayed()
+    page.toggle_fold_of("voice-name")
+    assert not page.at("recording").is_displayed()
+    page.at("voice-name").send_keys("deep")
+    page.at("keep-voice").click()
+    page.until(lambda: "listen to it first" in page.text("alert"))
+    Select(page.at("emotion")).select_by_value("sad")
+    page.at("instruct").send_keys("A calm voice.")
+    assert not page.at("emotion").is_enabled()
+    page.at("text").clear()
+    page.at("text").send_keys("Hello there.")
+    page.speak()
+    page.until_status("Finished")
+    body = page.service.bodies[-1][1]
+    assert (body["instruct"], "voice_attributes" in body) == ("A calm voice.", False)
+    page.at("keep-voice").click()
+    page.until_status("Voice deep is kept")
+    assert page.service.forms == [
+        {
+            "name": "deep",
+            "description": "A calm voice.",
+            "ref_text": "Hello there.",
+            "temperature": "0.7",
+            "seed": HEADERS["X-Seed"],
+        }
+    ]
+
+
+@in_browser
+def test_a_model_that_clones_has_no_fields_that_it_cannot_follow(page: Page) -> None:
+    page.service.kind = "base"
+    page.browser.refresh()
+    page.until(lambda: not page.at("gender").is_displayed())
+    page.toggle_fold_of("seed")
+    for field in ("age", "emotion", "instruct"):
+        assert not page.at(field).is_displayed()
+    assert page.at("speaker").is_displayed()
 
 
 @in_browser

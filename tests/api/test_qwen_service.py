@@ -1,8 +1,11 @@
 """The Qwen voice behind the routes: a tiny checkpoint in the official layout, over real HTTP."""
 
+import asyncio
 import io
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,23 @@ def test_max_length_counts_frames(qwen: Server) -> None:
     assert "max_length" in response.headers["x-warning"]
 
 
+@pytest.mark.parametrize("text", [TEXT, TEXT * 4, f"{TEXT} [pause:0.1s] {TEXT}"])
+def test_speech_begins_and_ends_near_zero_even_where_it_is_cut(qwen: Server, text: str) -> None:
+    heard = samples(speak(qwen, text=text, max_length=7))
+    assert len(heard) <= 7 * 1920
+    assert max(abs(heard[[0, -1]])) <= 33  # 60 dB below full scale
+    assert abs(heard).max() > 330
+
+
+def test_lead_in_and_tail_are_silence_around_the_same_speech(qwen: Server) -> None:
+    bare = samples(speak(qwen))
+    for route in ("/tts", "/stream-tts"):
+        padded = samples(speak(qwen, route, lead_in_ms=250, tail_ms=100))
+        check_same(padded[6000:-2400], bare)
+        assert not padded[:6000].any()
+        assert not padded[-2400:].any()
+
+
 def test_tokens_of_a_text_give_the_audio_of_the_text(qwen: Server, quick_checkpoint: Path) -> None:
     from qwen_tts_service.model.config import load_config
     from qwen_tts_service.model.tokenizer import Tokenizer
@@ -188,6 +208,30 @@ def test_the_deterministic_mode_repeats_to_the_bit_whatever_else_is_spoken(exact
         crowd = [samples(done.result()) for done in asked]
     assert np.array_equal(crowd[1], alone)
     assert np.array_equal(crowd[3], alone)
+
+
+@pytest.mark.parametrize("speed", [0.5, 1.5])
+def test_a_stretched_stream_has_the_samples_of_the_file(exact: Server, speed: float) -> None:
+    usual = samples(speak(exact, max_length=60))
+    whole = samples(speak(exact, speed=speed))
+    assert np.array_equal(whole, samples(speak(exact, "/stream-tts", speed=speed)))
+    assert len(whole) == min(round(len(usual) / speed), 30 * 1920)
+
+
+def test_the_loudness_of_a_speaker_is_kept_beside_the_weights(quick_checkpoint: Path) -> None:
+    from qwen_tts_service.build import build
+    from qwen_tts_service.settings import load_settings
+    from qwen_tts_service.types import SpeechRequest
+
+    model = {"MODEL_NAME": "quick", "MODEL_PATH": str(quick_checkpoint.parent)}
+    settings = load_settings({**model, "CPU_THREADS": "1", "LOUDNESS_LUFS": "-30"})
+    synthesizer = build(settings, lambda _step, _fraction: None, 0)
+    request = SpeechRequest(request_id="t", seed=5, text=TEXT, speaker="ryan", max_frames=12)
+    with closing(synthesizer):
+        asyncio.run(synthesizer.speak_whole(request, "pcm"))
+    ((key, lufs),) = json.loads((quick_checkpoint / "loudness.json").read_text()).items()
+    assert key.startswith("quick/ryan/")
+    assert -70 < lufs < 0
 
 
 def test_more_positions_than_the_model_has_are_refused(quick_checkpoint: Path) -> None:

@@ -1,11 +1,15 @@
 """Checkpoints that describe or clone their voices, behind the routes, over real HTTP."""
 
+import base64
+import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import soundfile
 from tests.api.asking import TEXT, samples, speak
 from tests.checkpoints import write_quick_checkpoint
 from tests.conftest import Server, StartServer
@@ -13,21 +17,36 @@ from tests.conftest import Server, StartServer
 DESCRIPTION = "A calm deep male voice."
 
 
-def start(start_server: StartServer, folder: Any, kind: str) -> Any:
+PATH = "/v1/audio/voices"
+
+
+def start(start_server: StartServer, folder: Any, kind: str, **settings: str) -> Any:
     write_quick_checkpoint(folder / kind, f"tiny_{kind}_1b7")
-    return start_server(MODEL_NAME=kind, MODEL_PATH=str(folder), DEVICE="cpu")
+    own = {"MODEL_NAME": kind, "MODEL_PATH": str(folder), "VOICES_PATH": str(folder / "voices")}
+    return start_server(DEVICE="cpu", **own, **settings)
 
 
 @pytest.fixture(scope="module")
-def design(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with start(start_server, tmp_path_factory.mktemp("models"), "design") as server:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints and kept voices of all servers here."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def design(start_server: StartServer, folder: Path) -> Iterator[Server]:
+    with start(start_server, folder, "design", VOICE_CLONING="1") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def base(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with start(start_server, tmp_path_factory.mktemp("models"), "base") as server:
+def base(start_server: StartServer, folder: Path) -> Iterator[Server]:
+    with start(start_server, folder, "base") as server:
         yield server
+
+
+def keep(server: Server, **form: str) -> httpx.Response:
+    files = {name: (None, value) for name, value in form.items()}
+    return httpx.post(server.base_url + PATH, files=files, timeout=60)
 
 
 def test_a_description_is_spoken_alike_on_every_route(design: Server) -> None:
@@ -71,3 +90,52 @@ def test_a_model_that_clones_serves_and_says_that_it_needs_a_voice(base: Server)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "voice_required"
     assert speak(base, speaker="alloy").json()["error"]["code"] == "unknown_speaker"
+
+
+def test_a_designed_voice_is_kept_as_it_was_heard_and_a_base_model_speaks_with_it(
+    design: Server, base: Server, folder: Path
+) -> None:
+    clip = {"ref_text": "hello the world", "language": "english", "seed": "5"}
+    kept = keep(design, name="deep", description=DESCRIPTION, consent="Nobody's.", **clip)
+    assert kept.status_code == 200, kept.text
+    voice = kept.json()
+    assert (voice["type"], voice["description"], voice["has_transcript"]) == (
+        "prompt",
+        DESCRIPTION,
+        True,
+    )
+    assert "Base model" in voice["warning"]
+    recording = (folder / "voices" / "deep" / "recording.wav").read_bytes()
+    heard = {"text": clip["ref_text"], "instruct": DESCRIPTION, "language": "english", "seed": 5}
+    whole = httpx.post(design.base_url + "/tts", json=heard, timeout=60)
+    one, other = (
+        soundfile.read(io.BytesIO(file), dtype="int16")[0].astype(int)
+        for file in (whole.content, recording)
+    )
+    assert len(one) == len(other) > 24000
+    assert np.abs(one - other).max() <= 1
+    named = speak(base, speaker="deep")
+    assert named.headers["x-voice"] == "deep"
+    with_recording = {"speaker": None, "ref_text": clip["ref_text"]}
+    with_recording["ref_audio"] = base64.b64encode(recording).decode()
+    assert speak(base, **with_recording).json()["error"]["code"] == "cloning_off"
+    (listed,) = httpx.get(base.base_url + PATH).json()["voices"]
+    assert (listed["id"], listed["description"], listed["warning"]) == ("deep", DESCRIPTION, None)
+    assert httpx.delete(f"{design.base_url}{PATH}/deep").status_code == 200
+    assert speak(base, speaker="deep").json()["error"]["code"] == "unknown_speaker"
+
+
+def test_what_no_voice_can_be_designed_from_is_refused(design: Server) -> None:
+    form = {"name": "x", "description": DESCRIPTION, "ref_text": "hello the world", "seed": "5"}
+    for change, status, param in (
+        ({"keep_audio": "false"}, 400, "keep_audio"),
+        ({"type": "audio_sample"}, 400, "audio_sample"),
+        ({"seed": "-1"}, 400, "seed"),
+        ({"seed": "five"}, 400, "seed"),
+        ({"temperature": "3"}, 400, "temperature"),
+        ({"ref_text": "..."}, 422, "ref_text"),
+        ({"ref_text": "hello [pause:1s] the world"}, 400, "ref_text"),
+    ):
+        refused = keep(design, **form | change)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (status, param), change
+    assert httpx.delete(f"{design.base_url}{PATH}/x").status_code == 404

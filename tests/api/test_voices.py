@@ -294,10 +294,15 @@ def test_voices_outlive_the_server_and_keys_can_be_for_uploads_alone(
         assert [voice["id"] for voice in httpx.get(url).json()["voices"]] == [anna]
         for_all = {"Authorization": "Bearer all"}
         assert alike(samples(speak(server, speaker=anna, headers=for_all)), kept)
+        own_key = {"Authorization": "Bearer uploads"}
+        inline = {"ref_audio": data_url(DATA), "ref_text": SAID}
+        refused = error_of(speak(server, headers=for_all, **inline), 401)
+        assert (refused["param"], "VOICES_API_KEY" in refused["message"]) == ("ref_audio", True)
+        assert alike(samples(speak(server, headers=own_key, **inline)), kept)
+        assert socket_speech(server, api_key="uploads", **inline)[0]["type"] == "session.ready"
         for headers in ({}, for_all):
             assert error_of(httpx.delete(f"{url}/{anna}", headers=headers), 401)
             assert error_of(httpx.post(url, headers=headers), 401)
-        own_key = {"Authorization": "Bearer uploads"}
         assert httpx.delete(f"{url}/{anna}", headers=own_key).status_code == 200
     assert httpx.get(base.base_url + PATH).json() == {"voices": []}
 

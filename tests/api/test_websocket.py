@@ -261,12 +261,13 @@ def test_words_are_spoken_while_the_text_is_still_written(qwen: Server) -> None:
         assert start["format"] == "pcm"
         assert start["language"] == "english"
         assert "sentence_text" not in start
-        assert len(client.receive()) == 3840  # one frame of 80 ms, and no input.done so far
+        first = client.receive()  # a frame of 80 ms, and no input.done so far
+        assert len(first) == 3840 - 2 * 240  # its end is held back: 5 ms by each fader
         client.write("world.")
         client.send("input.done")
         events, audio = client.until("session.done")
         assert kinds(events) == ["audio.done", "session.done"]
-        assert len(audio) % 3840 == 0
+        assert (len(first) + len(audio)) % 3840 == 0
         assert events[0]["finish_reason"] in ("stop", "length")
 
 
@@ -468,7 +469,7 @@ def test_a_failed_speech_is_an_error_and_no_done(slow: Server, text: str, code: 
         (f'{{"type": "session.config", "language": "{MARKER}"}}', "invalid_request", "language"),
         (f'{{"type": "session.config", "split": "{MARKER}"}}', "invalid_request", "split"),
         ('{"type": "session.config", "split": "token"}', "invalid_request", "split"),
-        ('{"type": "session.config", "speed": 2}', "invalid_request", "speed"),
+        ('{"type": "session.config", "speed": 5}', "invalid_request", "speed"),
         ('{"type": "session.config", "temperature": 3}', "invalid_request", "temperature"),
         (f'{{"type": "session.config", "model": "{MARKER}"}}', "model_not_found", "model"),
         (f'{{"type": "session.config", "text": "{MARKER}"}}', "invalid_request", "text"),
@@ -521,6 +522,16 @@ def test_unknown_fields_are_ignored_as_vllm_omnis_clients_need(server: Server) -
             speed=1.0,
             instructions=None,
         )
+
+
+def test_a_speed_of_the_session_is_that_of_every_sentence(server: Server) -> None:
+    with Client(server) as client:
+        lengths = []
+        for speed in (1, 2, 4):
+            ready = client.configure(language="english", seed=1, speed=speed)
+            lengths.append(len(client.say("One is said. Two is said.")[1]))
+        assert lengths[1] == lengths[2] == pytest.approx(lengths[0] / 2, rel=0.01)
+        assert ready["warning"] == "speed is 2, its bound"
 
 
 @pytest.mark.parametrize("at_once", [True, False])

@@ -69,6 +69,7 @@ async def test_ready_reports_the_configuration_in_force(voice: Voice) -> None:
         "type": "session.ready",
         "request_id": "talk",
         "model": "fake",
+        "ai_generated": True,
         "voice": "other",
         "language": "russian",
         "split": "token" if voice is OpenFakeVoice else "sentence",
@@ -212,7 +213,8 @@ async def test_seconds_of_audio_are_sent_to_the_millisecond() -> None:
         await settle()
         talk.send("input.cancel")
         events = [*events, *(await talk.until("audio.cancelled"))[0]]
-    assert [e["audio_seconds"] for e in events if "audio_seconds" in e] == [0.042, 0.042, 0.042]
+    # What is cancelled lacks the last 5 ms, which are held back to be faded out.
+    assert [e["audio_seconds"] for e in events if "audio_seconds" in e] == [0.042, 0.042, 0.037]
 
 
 @at_once
@@ -233,7 +235,68 @@ async def test_audio_comes_whole_in_frames_that_clients_accept(voice: Voice) -> 
         frames = (await talk.say("a" * 30))[1]
     assert max(map(len, frames)) == 32 * 1024
     heard = np.frombuffer(b"".join(frames), "<i2")
-    assert np.array_equal(heard, np.arange(30 * 1920) % 20000)
+    assert np.array_equal(heard[:-120], (np.arange(30 * 1920) % 20000)[:-120])
+    assert heard[-1] == 0  # it is faded out
+
+
+@pytest.mark.parametrize(
+    ("fields", "frame_bytes", "silence"),
+    [
+        pytest.param({"format": "mulaw"}, 160, b"\xff", id="mu-law"),
+        pytest.param({"format": "alaw"}, 160, b"\xd5", id="A-law"),
+        pytest.param({"format": "pcm"}, 960, b"\0", id="pcm at the server's rate"),
+        pytest.param({"format": "pcm", "sample_rate": 8000}, 320, b"\0", id="pcm at 8 kHz"),
+    ],
+)
+@at_once
+async def test_audio_comes_in_frames_of_exactly_20_ms_if_asked(
+    fields: dict[str, Any], frame_bytes: int, silence: bytes
+) -> None:
+    async with SocketClient(make_runtime()) as talk:
+        whole, ready = await said(talk, **fields)
+        frames, framed_ready = await said(talk, **fields, frame_ms=20)
+    assert "frame_ms" not in ready
+    assert framed_ready == {**ready, "frame_ms": 20}
+    assert {len(frame) for frame in frames} == {frame_bytes}
+    spoken, sent = b"".join(whole), b"".join(frames)
+    assert sent.startswith(spoken)
+    assert sent[len(spoken) :] == silence * (-len(spoken) % frame_bytes)
+
+
+async def said(talk: SocketClient, **fields: Any) -> tuple[list[bytes], dict[str, Any]]:
+    """The binary frames of a speech of 1000 samples and a few frames, and session.ready."""
+    ready = await talk.configure(language="english", seed=1, **fields)
+    events, frames = await talk.say("bit abc.")
+    (done,) = (event for event in events if event["type"] == "audio.done")
+    assert done["total_bytes"] == sum(map(len, frames))
+    return frames, ready
+
+
+@both
+@at_once
+async def test_an_utterance_has_silence_around_it_that_does_not_count(voice: Voice) -> None:
+    quiet = {"lead_in_ms": 500, "tail_ms": 250, "max_length": 9}
+    async with SocketClient(make_runtime(voice(), sample_rate_hz=8000)) as talk:
+        await talk.configure(**quiet)
+        events, frames = await talk.say("One. Two. Three. ...")
+        heard = np.frombuffer(b"".join(frames), "<i2")
+        assert len(heard) == round((0.5 + 9 * 0.08 + 0.25) * 8000)
+        assert not heard[:3990].any()  # the filter begins a little earlier
+        assert not heard[-1990:].any()
+        assert events[-1]["finish_reason"] == "length"
+        spoken = [event["sentence_text"] for event in events if "sentence_text" in event]
+        assert spoken == ([] if voice is OpenFakeVoice else ["One. ", "Two. ", "Three. ...", ""])
+
+
+@at_once
+async def test_of_the_files_of_an_utterance_the_first_is_labelled() -> None:
+    """Players stumble over a tag in the middle of an mp3."""
+    runtime = make_runtime()
+    runtime.synthesizer._labelled = ("wav",)
+    async with SocketClient(runtime) as talk:
+        await talk.configure(format="wav", tail_ms=100)
+        files = b"".join((await talk.say("One. Two."))[1]).split(b"RIFF")[1:]
+    assert [b"Machine-made" in file for file in files] == [True, False, False]
 
 
 @both
@@ -485,6 +548,10 @@ async def test_no_configuration_while_a_text_is_written(voice: Voice) -> None:
         (FakeVoice, {"split": "token"}, "split"),
         (FakeVoice, {"speaker": "nobody"}, "voice"),
         (OpenFakeVoice, {"normalize": "full"}, "normalize"),
+        (FakeVoice, {"format": "mp3", "frame_ms": 20}, "frame_ms"),
+        (FakeVoice, {"format": "pcm", "frame_ms": 25}, "frame_ms"),  # of 551.25 samples
+        (FakeVoice, {"format": "pcm", "frame_ms": 9}, "frame_ms"),
+        (FakeVoice, {"format": "mp3", "sample_rate": 8001}, "sample_rate"),
     ],
 )
 @at_once
@@ -884,9 +951,11 @@ def test_barge_in_stops_at_once_and_forgets_what_waits(
             talk.send("input.cancel")
             events, frames = await talk.until("audio.cancelled")
             assert b"".join(frames)
+            heard_s = len(b"".join(frames)) / 2 / 24_000
             assert events == [
-                {"type": "audio.cancelled", "utterance_index": 0, "audio_seconds": 0.24}
+                {"type": "audio.cancelled", "utterance_index": 0, "audio_seconds": heard_s}
             ]
+            assert heard_s in (0.235, 0.23)  # of 0.24 s, less what is held back to be faded out
             assert runtime.is_idle
             assert runtime.voice.utterances[0].channel.is_cancelled
             await settle()
@@ -1039,6 +1108,18 @@ async def test_the_key_is_given_once(in_header: bool) -> None:
         await talk.configure(**({} if in_header else {"api_key": KEY}))
         await talk.configure(format="wav")
         assert (await talk.say("One."))[0][0]["format"] == "wav"
+
+
+@pytest.mark.parametrize("key", ["", KEY])
+@at_once
+async def test_a_recording_needs_the_key_for_voices(key: str) -> None:
+    runtime = make_runtime(API_KEY=KEY, VOICES_API_KEY="own", VOICE_CLONING="1")
+    headers = {"authorization": f"Bearer {KEY}"} if key else {}
+    async with SocketClient(runtime, **headers) as talk:
+        talk.send("session.config", api_key=KEY, ref_audio="AAAA")
+        error = await talk.error()
+        assert (error["code"], error["param"]) == ("unauthorized", "ref_audio")
+        assert await talk.is_sent_away(1008)
 
 
 @at_once

@@ -69,6 +69,21 @@ def test_a_cloned_voice_is_measured_with_its_recording_and_without(
     assert min(figures["facts"]["encode_ms"], figures["facts"]["hear_ms"]) > 0
 
 
+def test_making_a_voice_is_measured_by_part(
+    bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    write_quick_checkpoint(tmp_path / "base", "tiny_base_0b6")
+    out = tmp_path / "figures.json"
+    how = ["--seconds", "1,2", "--repeats", "1", "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", ["bench_voice", str(tmp_path / "base"), *how])
+    assert load_script("bench_voice").main() == 0
+    figures = json.loads(out.read_text())
+    assert {"command", "commit", "device", "date", "load_average"} <= set(figures["facts"])
+    assert [row["seconds"] for row in figures["rows"]] == [1, 2]
+    assert min(row[part] for row in figures["rows"] for part in ("read", "embed", "encode")) > 0
+    assert "| recording, s | read, ms |" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def fused_model(quick_checkpoint: Path) -> Qwen3TTS:
     """With the plain definitions of the fused kernels, which is what they are on a CPU."""

@@ -21,6 +21,7 @@ from qwen_tts_service.kernels.linear import (
     can_pack,
     choose_arithmetic,
     describe_arithmetic,
+    fastest_arithmetic,
     make_linear,
 )
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
@@ -375,14 +376,15 @@ def test_arithmetic_is_what_is_asked_or_suits_the_device(
     assert choose_arithmetic(asked, torch.device(device), dtype) == chosen
 
 
-def test_where_bfloat16_is_faster_the_description_of_half_says_so(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("amx", "device", "fastest"),
+    [(True, "cpu", "bfloat16"), (False, "cpu", None), (True, "cuda", None)],
+)
+def test_bfloat16_is_the_fastest_on_a_cpu_with_amx(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, device: str, fastest: Arithmetic | None
 ) -> None:
-    for amx, hint in ((True, "CPU_WEIGHTS=bfloat16 is faster on this CPU"), (False, "")):
-        monkeypatch.setattr("qwen_tts_service.kernels.linear.has_amx", lambda amx=amx: amx)
-        assert ("CPU_WEIGHTS" in describe_arithmetic("half")) == amx
-        assert hint in describe_arithmetic("half")
-        assert "CPU_WEIGHTS" not in describe_arithmetic("int8")
+    monkeypatch.setattr("qwen_tts_service.kernels.linear.has_amx", lambda: amx)
+    assert fastest_arithmetic(torch.device(device)) == fastest
 
 
 def test_packed_layers_are_refused_on_cuda() -> None:

@@ -13,14 +13,16 @@ packed = pytest.mark.skipif(not can_pack(), reason="this torch has no packed ker
 
 
 @packed
-@pytest.mark.parametrize("arithmetic", [None, "half", "packed", "int8"])
-@pytest.mark.parametrize("shape", [(512, 1024), (256, 3072)])
+@pytest.mark.parametrize("arithmetic", [None, "half", "bfloat16", "packed", "int8"])
+@pytest.mark.parametrize("shape", [(512, 1024), (256, 3072), (3072, 1024)])
 def test_a_prompts_rows_do_not_depend_on_the_prompts_beside_it(
     arithmetic: Arithmetic | None, shape: tuple[int, int]
 ) -> None:
     kind = arithmetic or choose_arithmetic(None, CPU, torch.float32)
     generator = torch.Generator().manual_seed(2)
-    layer = make_linear(torch.randn(*shape, generator=generator), arithmetic=kind)
+    weight = torch.randn(*shape, generator=generator)
+    exact = weight.bfloat16().float() if kind == "bfloat16" else weight
+    layer = make_linear(exact, arithmetic=kind)
     rows = torch.randn(sum(PROMPTS), shape[1], generator=generator)
     together = layer(rows).split(PROMPTS)
     alone = [layer(part) for part in rows.split(PROMPTS)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.model.test_qwen_voice import CONFIG, TEXT, TOKENIZER, TOKENS, make_voice
 
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, MisfitVoice
 from qwen_tts_service.model.config import ModelConfig, load_config
 from qwen_tts_service.types import (
     CloningVoice,
@@ -127,6 +127,14 @@ def test_stress_marks_are_dropped_from_a_transcript_as_from_a_text() -> None:
 def test_a_voice_of_another_model_is_refused(voice: KeptVoice) -> None:
     with pytest.raises(InvalidRequest, match="made by another model"):
         base().prepare(ask(voice=voice))
+
+
+def test_a_kept_voice_of_another_size_is_named() -> None:
+    wide = {"Anna": replace(ANNA, embedding=EMBEDDING[1:])}
+    voice: Any = make_voice(BASE, encoder=FakeEncoder(), about={"kept": wide})
+    with pytest.raises(MisfitVoice, match=r'"Anna".*keep it again') as caught:
+        voice.prepare(ask(speaker=" Anna"))
+    assert caught.value.name == "Anna"
 
 
 @pytest.mark.parametrize("config", [CONFIG, DESIGN], ids=["custom_voice", "voice_design"])

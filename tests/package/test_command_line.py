@@ -1,12 +1,16 @@
 """The command line, run as people run it, with the embedded voice for real."""
 
 import importlib
+import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,13 +19,17 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-from tests.checkpoints import VOICES, write_quick_checkpoint
+from tests.checkpoints import VOICES, write_quick_checkpoint, write_tiny_checkpoint
 from tests.conftest import Server, clean_environment
 
 from qwen_tts_service import __version__
 from qwen_tts_service.api.wire import TTSBody
 from qwen_tts_service.cli import commands
 from qwen_tts_service.fields import VoiceAttributesBody
+from qwen_tts_service.settings import Settings
+from qwen_tts_service.types import KeptVoice, SpeechRequest
+from qwen_tts_service.voice.cloned import choose_clone
+from qwen_tts_service.voice.library import LibraryEntry, VoiceLibrary
 
 ROOT = Path(__file__).parents[2]
 TEXT = "Привет, мир!"
@@ -111,7 +119,7 @@ def test_standard_output_carries_a_stream_of_the_same_samples(
 ) -> None:
     code, streamed, _ = cli("say", "-", "--out", "-", stdin=f"\ufeff{TEXT}".encode())
     assert code == 0
-    assert streamed[4:8] == b"\xff\xff\xff\xff"
+    assert streamed[4:8] == b"\xff\xff\xff\x7f"
     assert say(capsys, TEXT, "--out", "raw", "--format", "pcm")[0] == 0
     raw = (cli.folder / "raw").read_bytes()
     assert streamed[44:] == raw
@@ -249,12 +257,13 @@ def test_without_a_player_the_error_lists_players(
         ([TEXT, "--out", "a.wav", "--louder"], "unknown option --louder. See"),
         ([TEXT, "--out", "a.wav", "--voice", "x"], "--voice. Did you mean --speaker?"),
         ([TEXT, "--out", "a.wav", "--sex=f"], "--sex. Did you mean --gender?"),
-        ([TEXT, "--out", "a.wav", "--speed", "2"], "--speed. There is no speed control"),
+        ([TEXT, "--out", "a.wav", "--speed", "3"], "--speed: must be at most 2; got 3"),
         ([TEXT, "--out", "a.wav", "--format", "doc"], "--format: must be wav, pcm, mp3"),
         ([TEXT, "--out", "a.wav", "--gender", "x"], 'must be male, female or neutral; got "x"'),
         ([TEXT, "--out", "a.wav", "--voice-from", "none.wav"], "--voice-from: No such file"),
         ([TEXT, "--out", "a.wav", "--transcript", "x"], "--transcript goes with --voice-from"),
-        (["a" * 4097, "--out", "a.wav"], "at most 4096 are allowed (MAX_TEXT_CHARS)"),
+        ([TEXT, "--out", "a.wav", "--timestamps", "word"], "--timestamps goes with --srt"),
+        ([TEXT, "--out", "a.wav", "--srt", "none/a.srt"], "--srt: there is no folder"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_and_code_1(
@@ -296,7 +305,7 @@ def test_a_pipe_is_written_to(say: Any, capsys: Any) -> None:
     reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)  # of 64 KiB: 0.4 s of speech fit
     options = ["--format", "wav", "--max-length", "5", "--seed", "1"]
     for out in ("pipe", "file"):
-        assert say(capsys, TEXT, "--out", out, *options)[0] == 0
+        assert say(capsys, TEXT, "--out", out, *options)[0] == commands.CUT
     assert os.read(reader, 65536) == Path("file").read_bytes()
     os.close(reader)
 
@@ -310,10 +319,21 @@ def test_format_is_refused_before_a_voice_is_loaded(
 
 
 def test_what_was_not_applied_is_reported(say: Any, capsys: Any) -> None:
-    _, err = say(capsys, TEXT, "--out", "a.wav", "--instruct", "Sing.", "--max-length", "5")
+    options = ["--instruct", "Sing.", "--max-length", "5"]
+    code, err = say(capsys, TEXT, "--out", "a.wav", *options)
+    assert code == commands.CUT == 3
     assert "instruct was not applied: " in err
     assert "max_length" in err
     assert "cut at --max-length" in err
+
+
+def test_a_text_longer_than_any_request_is_spoken_to_its_end(say: Any, capsys: Any) -> None:
+    pauses = 34  # of 10 s: a request over HTTP ends after 328
+    text = " ".join(["Раз.", *["[pause:10s]" + " " * 110 + "Раз."] * pauses])
+    assert len(text) > Settings().max_text_chars
+    code, err = say(capsys, text, "--out", "a.wav")
+    assert (code, "max" in err) == (0, False)
+    assert 10 * pauses < soundfile.info("a.wav").duration < 11 * pauses + 5
 
 
 def test_silence_for_unspeakable_text_and_pronunciations_are_options(say: Any, capsys: Any) -> None:
@@ -337,10 +357,32 @@ def test_a_voice_is_cloned_from_a_file(
     assert code == 0, err
     assert ", base, cloned, english, seed 5\n" in err
     assert "voice cloned from 2.0 s, with 0.5 s of silence after it\n" in err
-    assert say(capsys, "hello the world", "--out", "by-sound", *fixed, "--speaker", "x")[0] == 0
+    say(capsys, "hello the world", "--out", "by-sound", *fixed, "--speaker", "x")
     sounds = [(tmp_path / name).read_bytes() for name in ("in-words", "by-sound")]
     assert sounds[0] != sounds[1]
     assert min(map(len, sounds)) > 0
+
+
+def test_a_kept_voice_of_another_size_speaks_as_its_recording_does(
+    say: Any, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_quick_checkpoint(tmp_path / "models" / "base", "tiny_base_0b6")
+    for name, value in {"MODEL_NAME": "base", "DEVICE": "cpu", "VOICES_PATH": "kept"}.items():
+        monkeypatch.setenv(name, value)
+    words = "hello the wide world"
+    of_another = KeptVoice(embedding=(0.5,) * 7, codes=((1,) * 4,), transcript=words)
+    library = VoiceLibrary(tmp_path / "kept", most=9)
+    entry = LibraryEntry(name="anna", model="wide", voice=of_another, duration_s=2, tail_s=0.5)
+    library.add(replace(entry, recording="recording.flac"), REFERENCE.read_bytes())
+    fixed = ["--seed", "5", "--max-length", "12", "--format", "pcm"]
+    code, err = say(capsys, "hello", "--out", "by-name", *fixed, "--speaker", "Anna")
+    assert code == 0, err
+    own = ["--voice-from", str(REFERENCE), "--transcript", words]
+    assert say(capsys, "hello", "--out", "by-file", *fixed, *own)[0] == 0
+    assert (tmp_path / "by-name").read_bytes() == (tmp_path / "by-file").read_bytes() != b""
+    library.add(replace(entry, name="bob"))
+    code, err = say(capsys, "hello", "--out", "none", *fixed, "--speaker", "bob")
+    assert (code, "keep it again" in err) == (1, True)
 
 
 def test_a_model_that_cannot_clone_says_so(say: Any, capsys: Any) -> None:
@@ -349,8 +391,43 @@ def test_a_model_that_cannot_clone_says_so(say: Any, capsys: Any) -> None:
     assert err.startswith("error: this model cannot clone voices; MODEL_NAME=Qwen3-TTS")
 
 
+def test_a_model_without_a_voice_names_the_options_that_give_one(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
+        choose_clone(SpeechRequest(request_id="r", seed=0), "english", {})
+
+    monkeypatch.setattr(commands, "list_voices", refuse)
+    assert commands.run(["voices"]) == 1
+    assert "--speaker names a kept one, --voice-from clones one" in capsys.readouterr().err
+
+
 def test_quiet_prints_nothing(say: Any, capsys: Any) -> None:
     assert say(capsys, TEXT, "--out", "a.wav", "--instruct", "Sing.", "--quiet") == (0, "")
+
+
+def test_a_full_disk_is_one_message(cli: Cli) -> None:
+    limit = 'ulimit -f 20; exec "$0" -m qwen_tts_service "$@"'
+    cli.command = ("bash", "-c", limit, sys.executable)
+    code, _, err = cli("say", LONG, "--out", "a.flac")
+    assert (code, err) == (1, f"error: --out: File too large: {cli.folder / 'a.flac'}\n")
+    assert cli.files() == set()
+
+
+def test_subtitles_are_of_sentences_or_words_without_markup(
+    say: Any, capsys: Any, tmp_path: Path
+) -> None:
+    text = "**Раз** &lt;два&gt;. [pause:1s] Три {4}!"
+    files = ["--out", "a.wav", "--srt", "a.srt", "--vtt", "a.vtt"]
+    assert say(capsys, text, *files)[0] == 0
+    srt = (tmp_path / "a.srt").read_text().split("\n\n")
+    assert [cue.split("\n")[2] for cue in srt if cue.strip()] == ["Раз <два>.", "Три {4}!"]
+    assert srt[1].startswith("2\n00:00:0")
+    vtt = (tmp_path / "a.vtt").read_text()
+    assert vtt.startswith("WEBVTT\n")
+    assert "\nРаз &lt;два&gt;.\n" in vtt
+    assert say(capsys, text, *files, "--timestamps", "word")[0] == 0
+    assert (tmp_path / "a.srt").read_text().count(" --> ") == 4
 
 
 def test_every_field_of_the_service_is_an_option(capsys: Any) -> None:
@@ -383,16 +460,71 @@ def test_the_script_that_is_installed_runs_the_command_line() -> None:
     assert callable(getattr(importlib.import_module(module), function))
 
 
-def test_voices_lists_the_speakers_without_weights(
-    capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MODEL_NAME", raising=False)
-    assert commands.run(["voices"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+@pytest.fixture
+def voices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> Callable[..., list[str]]:
+    """Run `voices` where nothing is set or downloaded; the lines of standard output."""
+    for name in ("MODEL_NAME", "MODEL_PATH", "VOICES_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options: str) -> list[str]:
+        assert commands.run(["voices", *options]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_voices_lists_the_speakers_without_weights(voices: Callable[..., list[str]]) -> None:
+    lines = voices()
     assert len(lines) == 9
     assert lines[0].split()[:2] == ["vivian", "female"]
-    assert commands.run(["voices", "--model", "espeak-ng"]) == 0
-    assert "m6" in capsys.readouterr().out.splitlines()
+    assert voices("--model", "Qwen3-TTS-12Hz-0.6B-CustomVoice") == lines
+    assert "m6" in voices("--model", "espeak-ng")
+
+
+def test_voices_of_a_checkpoint_on_disk_are_its_own(
+    voices: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    own = tmp_path / "models" / "own"
+    write_tiny_checkpoint(own, "tiny_finetuned_0b6")
+    assert voices("--model", "own") == ["speaker_test"]
+    about = {"gender": "male", "age": 30, "description": "Low."}
+    (own / "speakers.json").write_text(json.dumps({"Speaker_Test": about}))
+    assert [line.split() for line in voices("--model", "own")] == [
+        ["speaker_test", "male", "young", "Low."]
+    ]
+    shutil.copytree(own, tmp_path / "models" / "Qwen3-TTS-12Hz-0.6B-CustomVoice")
+    assert len(voices("--model", "Qwen3-TTS-12Hz-0.6B-CustomVoice")) == 1
+
+
+def test_voices_of_a_model_without_speakers_says_where_they_are_from(
+    voices: Callable[..., list[str]], capsys: Any, tmp_path: Path
+) -> None:
+    for model, words in (("1.7B-VoiceDesign", "--instruct"), ("0.6B-Base", "--voice-from")):
+        assert commands.run(["voices", "--model", f"Qwen3-TTS-12Hz-{model}"]) == 0
+        out, err = capsys.readouterr()
+        assert (out, words in err) == ("", True)
+    voice = KeptVoice(embedding=(0.5,))
+    entry = LibraryEntry(name="Anna", model="m", voice=voice, duration_s=2, description="calm")
+    VoiceLibrary(tmp_path / "voices", most=9).add(entry)
+    assert voices("--model", "Qwen3-TTS-12Hz-0.6B-Base") == ["Anna      kept    calm"]
+    assert commands.run(["voices", "--model", "nobody"]) == 1
+    assert "none of this name is published" in capsys.readouterr().err
+
+
+def test_voices_of_a_server_are_those_that_it_lists(
+    voices: Callable[..., list[str]], server: Server, capsys: Any
+) -> None:
+    listed = httpx.get(f"{server.base_url}/v1/audio/voices").json()["voices"]
+    lines = voices("--url", f"{server.base_url}/")
+    assert len(lines) == len(listed) > 9
+    assert all(line.startswith(v["id"]) for line, v in zip(lines, listed, strict=True))
+    for url, said in (("ftp://x", "http"), (f"{server.base_url}/nowhere", "404"), ("x", "http")):
+        assert commands.run(["voices", "--url", url]) == 1
+        assert said in capsys.readouterr().err
 
 
 def read_all(terminal: int) -> str:

@@ -36,13 +36,15 @@ MAY_IMPORT = {
     "kernels": {"errors"},
     "model": LEAVES | {"kernels"},
     "engine": LEAVES | {"model", "kernels"},
-    "espeak": LEAVES | {"text", "voice", "engine.channel"},
+    "espeak": LEAVES | {"text", "voice", "audio.stretch", "engine.channel"},
     "qwen": LEAVES | {"text", "voice", "engine", "model"},
     "speech": LEAVES | {"text", "audio"},
+    "books": LEAVES | {"text", "audio"},
     "fields": LEAVES | {"settings", "validation", "text", "voice"},
     "api": LEAVES | {"settings", "validation", "fields", "speech", "voice", "audio", "telemetry"},
     "build": None,  # the one file that knows every concrete class
-    "cli": LEAVES | {"settings", "validation", "fields", "speech", "build", "voice", "audio"},
+    "cli": LEAVES
+    | {"settings", "validation", "fields", "speech", "build", "voice", "audio", "books"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -149,6 +151,7 @@ def test_only_kernels_model_and_engine_import_torch() -> None:
 def test_only_the_api_knows_the_web() -> None:
     for path in MODULES:
         used = {name.split(".")[0] for name in imported_by(path)} & WEB
+        used -= {"httpx"} if part_of(path) == "cli" else set()  # a client of a server
         assert part_of(path) in {"api", "build"} or not used, f"{path} must not import {used}"
 
 
@@ -234,6 +237,7 @@ MAX_LINES = {
     "": 840,
     "api": 1990,
     "audio": 390,
+    "books": 600,
     "cli": 400,
     "engine": 1370,
     "espeak": 1100,

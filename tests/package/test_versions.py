@@ -23,7 +23,7 @@ def names(lines: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
 
-@pytest.mark.parametrize("extra", ["", "espeak", "qwen", "aac", "dev"])
+@pytest.mark.parametrize("extra", ["", "espeak", "qwen", "aac", "books", "dev"])
 def test_every_requirement_is_locked_within_its_bounds(extra: str) -> None:
     locked = pins("constraints.txt")
     for line in EXTRAS[extra] if extra else PROJECT["dependencies"]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from qwen_tts_service.api import admission as admission_module
-from qwen_tts_service.api.admission import Admission
+from qwen_tts_service.api.admission import Admission, RateLimit
 from qwen_tts_service.errors import Busy
 
 
@@ -156,3 +156,17 @@ async def test_cancelling_the_wait_does_not_lose_the_slot_for_others() -> None:
     second.release()
     first.release()
     assert (admission.active, admission.queued) == (0, 0)
+
+
+def test_so_many_in_any_minute_and_the_next_is_told_when(clock: Callable[[float], None]) -> None:
+    limit = RateLimit(2)
+    limit.take()
+    clock(50)
+    limit.take()
+    with pytest.raises(Busy, match="VOICES_PER_MINUTE") as busy:
+        limit.take()
+    assert busy.value.retry_after_s == 10
+    clock(10)
+    limit.take()
+    with pytest.raises(Busy):
+        limit.take()

@@ -11,6 +11,10 @@ ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
 SPEAKING = {"200", "400", "401", "413", "415", "422", "429", "500", "503", "504"}
 
 
+OK = {"description": "ok", "content": {"audio/*": {}}}
+TIMED_FILE = {"schema": {"$ref": "#/components/schemas/TimedFile"}}
+
+
 @pytest.fixture
 def document() -> dict[str, Any]:
     """What becomes of a document of BentoML's with one speaking route and one that is read."""
@@ -18,7 +22,7 @@ def document() -> dict[str, Any]:
         {
             "components": {"schemas": {"TTSInput": {"a": 1}, "OneBody": {}, "InfoCard": {}}},
             "paths": {
-                "/tts": {"post": {"responses": {200: {"description": "ok"}, 400: {}}}},
+                "/tts": {"post": {"responses": {200: OK, 400: {}}}},
                 "/readyz": {"get": {"responses": {"200": {}}}},
             },
         }
@@ -41,7 +45,9 @@ def test_only_schemas_of_bodies_and_errors_are_shown(document: dict[str, Any]) -
         "TTSInput",
         "OneBody",
         "Error",
+        "TimedFile",
         "CreateSpeechBody",
+        "SpeechBatchBody",
         "VoiceAttributesBody",
     }
     error = schemas["Error"]["properties"]["error"]
@@ -53,7 +59,10 @@ def test_only_schemas_of_bodies_and_errors_are_shown(document: dict[str, Any]) -
     assert set(schemas["CreateSpeechBody"]["properties"]) >= {"input", "voice", "stream_format"}
 
 
-@pytest.mark.parametrize(("path", "more"), [("/tts", set()), ("/v1/audio/speech", {"404"})])
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [("/tts", set()), ("/v1/audio/speech", {"404"}), ("/v1/audio/speech/batch", {"404"})],
+)
 def test_a_route_that_speaks_names_every_status_with_our_error(
     path: str, more: set[str], document: dict[str, Any]
 ) -> None:
@@ -68,7 +77,9 @@ def test_a_route_that_speaks_names_every_status_with_our_error(
 
 
 def test_bentomls_documentation_of_its_routes_is_kept(document: dict[str, Any]) -> None:
-    assert document["paths"]["/tts"]["post"]["responses"]["200"] == {"description": "ok"}
+    answer = document["paths"]["/tts"]["post"]["responses"]["200"]
+    assert answer["description"] == "ok"
+    assert answer["content"] == {"audio/*": {}, "application/json": TIMED_FILE}
     assert document["paths"]["/readyz"] == {"get": {"responses": {"200": {}}}}
     assert document["components"]["schemas"]["TTSInput"] == {"a": 1}
 
@@ -81,6 +92,7 @@ def test_the_speech_route_of_openai_takes_its_body_and_answers_audio_or_events(
     assert operation["requestBody"] == {"required": True, "content": {"application/json": body}}
     assert operation["responses"]["200"]["content"] == {
         "audio/*": {"schema": {"type": "string", "format": "binary"}},
+        "application/json": TIMED_FILE,
         "text/event-stream": {"schema": {"type": "string"}},
     }
     assert operation["tags"] == ["OpenAI"]

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from qwen_tts_service.api.call import Call
 from qwen_tts_service.api.front import Front
+from qwen_tts_service.api.keys import MAY_CLONE
 from qwen_tts_service.api.tickets import RUNTIME_KEY
 from qwen_tts_service.api.websocket.session import KEY_IS_DEFERRED
 from qwen_tts_service.settings import load_settings
@@ -177,6 +178,29 @@ async def test_keeping_and_deleting_voices_asks_for_the_key_for_that(
 
 async def test_a_key_for_voices_alone_leaves_speech_open() -> None:
     assert (await ask(settings={"VOICES_API_KEY": "own"})).status == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "speaks", "clones"),
+    [
+        ({}, "", True, True),
+        (KEY, "sesame", True, True),
+        (KEY, "own", False, False),
+        (KEY | {"VOICES_API_KEY": "own"}, "sesame", True, False),
+        (KEY | {"VOICES_API_KEY": "own"}, "own", True, True),
+        (KEY | {"VOICES_API_KEY": "own"}, "", False, False),
+        ({"VOICES_API_KEY": "own"}, "", True, False),
+        ({"VOICES_API_KEY": "own"}, "own", True, True),
+    ],
+)
+async def test_recordings_need_the_key_for_voices_where_there_is_one(
+    settings: dict[str, str], key: str, speaks: bool, clones: bool
+) -> None:
+    given = {"authorization": f"Bearer {key}"} if key else {}
+    answer = await ask(settings=settings, **given)
+    assert answer.status == (200 if speaks else 401)
+    if answer.scope is not None:
+        assert answer.scope[MAY_CLONE] is clones
 
 
 async def accept(_scope: Any, _receive: Any, send: Any) -> None:

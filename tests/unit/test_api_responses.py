@@ -93,7 +93,7 @@ class FakeVoice:
             elif word == "runaway-at-7":
                 channel.close("runaway" if utterance.request.seed == 7 else "stop")
             elif word.replace(".", "").isdigit():
-                channel.put(np.full(round(float(word) * RATE), 0.25, np.float32))
+                channel.put(np.full(round(float(word) * RATE), 0.0005, np.float32))
         if "wait" not in (utterance.request.text or ""):
             channel.close()
         return channel
@@ -143,6 +143,7 @@ class Client:
             "headers": [(b"content-type", self.content_type.encode())],
             SCOPE_KEY: self.call,
             tickets.RUNTIME_KEY: self.runtime,
+            tickets.MAY_CLONE: True,
         }
         return Request(scope, receive)
 
@@ -218,6 +219,10 @@ def reading(*messages: dict[str, Any], content_type: str = "application/json") -
     return Request({"type": "http", "headers": headers}, receive)
 
 
+def of_5_bytes() -> Any:
+    return SimpleNamespace(max_speech_bytes=5, sets_max_speech_bytes="MAX_SOMETHING")
+
+
 def part(body: bytes, more_body: bool = False) -> dict[str, Any]:
     return {"type": "http.request", "body": body, "more_body": more_body}
 
@@ -227,13 +232,13 @@ def part(body: bytes, more_body: bool = False) -> dict[str, Any]:
 )
 async def test_a_body_in_parts_is_read_whole_up_to_the_limit(content_type: str) -> None:
     http = reading(part(b"abc", True), part(b"de"), content_type=content_type)
-    assert await tickets.read_body(http, 5) == b"abcde"
+    assert await tickets.read_body(http, of_5_bytes()) == b"abcde"
 
 
 async def test_one_byte_more_than_the_limit_is_too_large_before_the_rest_is_read() -> None:
     http = reading(part(b"abc", True), part(b"def", True))
-    with pytest.raises(BodyTooLarge, match="larger than 5 bytes"):
-        await tickets.read_body(http, 5)
+    with pytest.raises(BodyTooLarge, match=r"larger than 5 bytes \(MAX_SOMETHING\)"):
+        await tickets.read_body(http, of_5_bytes())
 
 
 @pytest.mark.parametrize(
@@ -241,13 +246,13 @@ async def test_one_byte_more_than_the_limit_is_too_large_before_the_rest_is_read
 )
 async def test_what_is_not_called_json_is_not_read(content_type: str) -> None:
     with pytest.raises(UnsupportedMediaType, match="Content-Type: application/json"):
-        await tickets.read_body(reading(content_type=content_type), 5)
+        await tickets.read_body(reading(content_type=content_type), of_5_bytes())
 
 
 async def test_a_client_that_leaves_within_its_body_has_left() -> None:
     http = reading(part(b"abc", True), {"type": "http.disconnect"})
     with pytest.raises(ClientLeft):
-        await tickets.read_body(http, 5)
+        await tickets.read_body(http, of_5_bytes())
 
 
 @pytest.mark.parametrize(
@@ -334,6 +339,7 @@ async def test_a_files_headers_have_its_length_finish_reason_and_speaker() -> No
         "cache-control": "no-store",
         "x-seed": "7",
         "x-model": "fake",
+        "x-ai-generated": "true",
         "x-voice": "%D0%B7%D0%BE%D1%8F 100%25",
         "x-language": "russian",
         "x-voice-applied": "gender, age",
@@ -495,7 +501,7 @@ async def test_a_stream_sends_its_head_its_parts_and_an_end() -> None:
     assert [m["more_body"] for m in client.sent[1:]] == [True] * (len(client.sent) - 2) + [False]
     assert client.sent[-1]["body"] == b""
     assert len(client.body) == 2 * 0.75 * RATE
-    assert len(client.sent) == 4
+    assert len(client.sent) == 5  # the last 5 ms, which may be faded out, come by themselves
     assert client.call.facts["finish_reason"] == "stop"
     assert client.call.facts["audio_s"] == 0.75
     assert client.call.facts["underruns"] == 0
@@ -518,15 +524,18 @@ async def test_the_first_audio_is_counted_when_it_has_been_handed_over(clock: Cl
 
 
 @pytest.mark.parametrize(
-    ("text", "code"), [("0.5 fail", "internal_error"), ("0.5 runaway", "runaway")]
+    ("text", "code", "sent_s"),
+    [("0.5 fail", "internal_error", 0.495), ("0.5 runaway", "runaway", 0.5)],
 )
-async def test_a_failure_on_the_way_leaves_the_answer_unfinished(text: str, code: str) -> None:
+async def test_a_failure_on_the_way_leaves_the_answer_unfinished(
+    text: str, code: str, sent_s: float
+) -> None:
     client = Client(text)
     await client.stream()
-    assert len(client.body) == RATE
+    assert len(client.body) == 2 * sent_s * RATE
     assert not client.is_complete
     assert client.call.outcome == code
-    assert client.call.facts["audio_s"] == 0.5
+    assert client.call.facts["audio_s"] == sent_s
     assert client.voice.channels[0].is_cancelled
 
 
@@ -604,7 +613,7 @@ async def test_a_client_that_leaves_without_having_read_stops_its_stream() -> No
     await asyncio.wait_for(answering, 5)
     assert client.voice.channels[0].is_cancelled
     assert client.call.outcome == "cancelled"
-    assert client.call.facts["audio_s"] == 0.5
+    assert client.call.facts["audio_s"] == 0.495
 
 
 @pytest.mark.parametrize(
@@ -669,7 +678,7 @@ async def test_only_a_disconnect_means_that_the_client_has_left() -> None:
 
     forever = asyncio.create_task(asyncio.Event().wait())
     with pytest.raises(ClientLeft):
-        await responses._unless_client_leaves(forever, receive)
+        await responses.unless_client_leaves(forever, receive)
     assert forever.cancelled()
     assert not messages
 
@@ -698,7 +707,7 @@ async def test_the_last_event_counts_characters_frames_and_seconds() -> None:
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert "content-disposition" not in response.headers
     heard = events(client)
-    assert [e["type"] for e in heard] == ["speech.audio.delta"] * 2 + ["speech.audio.done"]
+    assert [e["type"] for e in heard] == ["speech.audio.delta"] * 3 + ["speech.audio.done"]
     assert heard[-1] == {
         "type": "speech.audio.done",
         "usage": {"input_tokens": 13, "output_tokens": 11, "total_tokens": 24},
@@ -719,7 +728,7 @@ async def test_a_late_failure_is_an_event_and_no_end() -> None:
     client = Client("0.5 runaway", schema=CreateSpeechBody)
     await ask_for_events(client)
     heard = events(client)
-    assert [e["type"] for e in heard] == ["speech.audio.delta", "error"]
+    assert [e["type"] for e in heard] == ["speech.audio.delta"] * 2 + ["error"]
     assert heard[-1]["error"]["code"] == "runaway"
     assert not client.is_complete
     assert client.call.outcome == "runaway"

@@ -19,6 +19,7 @@ from qwen_tts_service.api.runtime import Runtime
 from qwen_tts_service.api.tickets import RUNTIME_KEY
 from qwen_tts_service.errors import InvalidRequest, NotReady
 from qwen_tts_service.settings import load_settings
+from qwen_tts_service.voice.catalogue import SPEAKERS, Speaker
 
 
 class FakeSynthesizer:
@@ -329,7 +330,11 @@ def test_the_loaded_model_is_listed_first_and_openais_names_after_it() -> None:
 def test_voices_are_the_speakers_and_openais_names_with_who_speaks() -> None:
     started = Started().end_loading()
     voice = started.synthesizer.voice
-    voice.speakers = ("uncle_fu", "nobody")
+    voice.speakers = ("uncle_fu", "vera", "nobody")
+    vera = Speaker(
+        id="vera", name="Vera", gender="female", ages=(), description="", native_language=None
+    )
+    voice.known = {**SPEAKERS, "vera": vera}
     asked: list[Any] = []
 
     def choose(request: Any) -> Any:
@@ -338,7 +343,9 @@ def test_voices_are_the_speakers_and_openais_names_with_who_speaks() -> None:
 
     voice.choose = choose
     voices = {v["id"]: v for v in started.get("/v1/audio/voices").json()["voices"]}
-    assert list(voices)[:2] == ["uncle_fu", "nobody"]
+    assert list(voices)[:3] == ["uncle_fu", "vera", "nobody"]
+    assert (voices["vera"]["name"], voices["vera"]["gender"]) == ("Vera", "female")
+    assert (voices["vera"]["language"], voices["vera"]["description"]) == (None, None)
     assert (
         voices["uncle_fu"].items()
         >= {
@@ -355,12 +362,15 @@ def test_voices_are_the_speakers_and_openais_names_with_who_speaks() -> None:
     )
     assert voices["nova"]["speaker"] == "uncle_fu"
     assert (voices["nova"]["name"], voices["nova"]["gender"]) == ("nova", "male")
-    assert [r.speaker for r in asked] == list(voices)[2:]
+    assert [r.speaker for r in asked] == list(voices)[3:]
     assert len(asked) > 5
     assert {(r.text, r.language) for r in asked} == {(None, None)}
     legacy = started.get("/v1/audio/voices?legacy=true").json()["voices"]
     assert legacy == list(voices)
     assert started.get("/v1/audio/voices?legacy=no").json()["voices"] == list(voices.values())
+    assert started.get("/v1/audio/voices/Vera").json() == voices["vera"]
+    nobody = started.get("/v1/audio/voices/zoe")
+    assert (nobody.status_code, nobody.json()["error"]["code"]) == (404, "voice_not_found")
 
 
 @pytest.mark.usefixtures("log")

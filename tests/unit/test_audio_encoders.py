@@ -1,11 +1,13 @@
 """Streamed audio is the whole file's audio. FFmpeg judges: libsndfile would judge itself."""
 
+import contextlib
 import gc
 import io
 import logging
 import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import av
 import numpy as np
@@ -14,6 +16,7 @@ import soundfile
 
 from qwen_tts_service.audio.encoders import OPUS_PAGE_MS, _StreamSink
 from qwen_tts_service.audio.formats import FORMATS, make_encoder
+from qwen_tts_service.audio.wav import wav_header
 
 RATE_HZ = 24000
 FRAME = 1920
@@ -22,7 +25,7 @@ CHUNKINGS = {
     "odd sizes": (1, 777, 4001, 333),
     "all at once": (10**6,),
 }
-COMPRESSED = tuple(name for name in FORMATS if name not in {"wav", "pcm"})
+COMPRESSED = tuple(name for name in FORMATS if name not in {"wav", "pcm", "mulaw", "alaw"})
 
 
 def encode_whole(samples, format, sample_rate_hz):
@@ -55,11 +58,19 @@ def _decode(data, name, sample_rate_hz=RATE_HZ):
     """Samples as FFmpeg gives them; Opus always at 48 kHz."""
     if name == "pcm":
         return np.frombuffer(data, "<i2")
+    if name in {"mulaw", "alaw"}:
+        return _decode_g711(data, name)
     with av.open(io.BytesIO(data)) as container:
         track = container.streams.audio[0]
         assert track.rate == (48000 if name in {"ogg", "opus"} else sample_rate_hz)
         assert track.codec_context.layout.nb_channels == 1
         return np.concatenate([f.to_ndarray()[0] for f in container.decode(track)])
+
+
+def _decode_g711(data, name):
+    form = {"format": name, "options": {"sample_rate": "8000", "ch_layout": "mono"}}
+    with av.open(io.BytesIO(data), **form) as container:
+        return np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
 
 
 def _length(data, name):
@@ -70,7 +81,7 @@ def _length(data, name):
 
 
 @pytest.mark.parametrize("sizes", CHUNKINGS.values(), ids=CHUNKINGS)
-@pytest.mark.parametrize("name", ["pcm", "wav", "flac", "ogg", "opus", "aac"])
+@pytest.mark.parametrize("name", ["pcm", "wav", "flac", "ogg", "opus", "aac", "mulaw", "alaw"])
 def test_stream_decodes_to_the_whole_files_samples(name, sizes):
     samples = _speechlike(24_777)
     whole = _decode(encode_whole(samples, name, RATE_HZ), name)
@@ -153,7 +164,17 @@ def test_stream_bytes_are_the_same_every_time(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "feeds"), [("wav", 1), ("mp3", 1), ("flac", 1), ("ogg", 2), ("opus", 2), ("aac", 2)]
+    ("name", "feeds"),
+    [
+        ("wav", 1),
+        ("mp3", 1),
+        ("flac", 1),
+        ("ogg", 2),
+        ("opus", 2),
+        ("aac", 2),
+        ("mulaw", 1),
+        ("alaw", 1),
+    ],
 )
 def test_audio_is_decodable_after_few_frames(name, feeds):
     encoder = make_encoder(name, RATE_HZ, is_stream=True)
@@ -181,7 +202,7 @@ def test_whole_file_comes_at_the_end_unless_it_is_a_plain_stream(name):
     encoder = make_encoder(name, RATE_HZ, is_stream=False)
     early = encoder.encode(_speechlike(FRAME))
     data = early + encoder.finish()
-    assert early == b"" or name in {"pcm", "aac"}
+    assert early == b"" or name in {"pcm", "aac", "mulaw", "alaw"}
     assert data == encode_whole(_speechlike(FRAME), name, RATE_HZ) or name in {"ogg", "opus"}
 
 
@@ -293,7 +314,7 @@ def test_sink_seeks_as_a_file_does():
 
 
 @pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "pcm"])
+@pytest.mark.parametrize("name", ["wav", *COMPRESSED])
 @pytest.mark.parametrize("sample_rate_hz", [8000, 48000])
 def test_every_file_declares_its_rate_and_one_channel(name, is_stream, sample_rate_hz):
     encoder = make_encoder(name, sample_rate_hz, is_stream=is_stream)
@@ -404,6 +425,38 @@ def test_ended_encoder_has_closed_its_file(name, ending, is_stream):
         assert encoder._file.closed
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_whole_file_on_disk_is_the_one_made_in_memory(name, tmp_path):
+    with (tmp_path / "speech").open("w+b") as file:
+        encoder = make_encoder(name, RATE_HZ, is_stream=False, file=file)
+        for _ in range(3):
+            file.write(encoder.encode(_speechlike(FRAME)))
+        file.write(encoder.finish())
+    in_memory = make_encoder(name, RATE_HZ, is_stream=False)
+    expected = b"".join([in_memory.encode(_speechlike(FRAME)) for _ in range(3)])
+    expected += in_memory.finish()
+    written = (tmp_path / "speech").read_bytes()
+    if name not in ("ogg", "opus"):  # their serial number is drawn
+        assert written == expected
+    np.testing.assert_array_equal(_decode(written, name), _decode(expected, name))
+
+
+@pytest.mark.parametrize("name", ["wav", "flac"])
+def test_error_of_the_disk_is_raised(name):
+    with Path("/dev/full").open("wb") as file:
+        encoder = make_encoder(name, RATE_HZ, is_stream=False, file=file)
+        with pytest.raises(OSError, match="No space left"):
+            encoder.encode(_speechlike(RATE_HZ))
+        encoder.close()
+        with contextlib.suppress(OSError):
+            file.close()
+
+
+def test_wav_of_more_than_its_header_can_say_has_unknown_sizes():
+    assert wav_header(RATE_HZ, 2**32 - 36) == wav_header(RATE_HZ, None)
+    assert wav_header(RATE_HZ, 2**32 - 38) != wav_header(RATE_HZ, None)
+
+
 @pytest.mark.parametrize("ending", ["finish", "close"])
 def test_ended_wav_file_holds_no_samples(ending):
     encoder = make_encoder("wav", RATE_HZ, is_stream=False)
@@ -417,5 +470,5 @@ def test_wav_stream_has_one_header_and_it_differs_by_its_sizes_alone():
         samples = _speechlike(FRAME, sample_rate_hz)
         whole = encode_whole(samples, "wav", sample_rate_hz)
         streamed = _stream(samples, "wav", (500,), sample_rate_hz)
-        unknown = b"\xff" * 4
-        assert streamed == whole[:4] + unknown + whole[8:40] + unknown + whole[44:]
+        assert streamed[:4] + streamed[8:40] + streamed[44:] == whole[:4] + whole[8:40] + whole[44:]
+        assert streamed[40:44] != whole[40:44]

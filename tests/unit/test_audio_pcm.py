@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_tts_service.audio.formats import make_encoder
-from qwen_tts_service.audio.pcm import to_bytes, to_int16
+from qwen_tts_service.audio.pcm import to_bytes, to_g711, to_int16
 from qwen_tts_service.audio.resample import Resampler
 from qwen_tts_service.audio.wav import wav_header
 
@@ -52,11 +52,40 @@ def test_bytes_are_little_endian():
     assert to_bytes(np.array([1, -2], ">i2")) == b"\x01\x00\xfe\xff"
 
 
-def test_header_of_unknown_length_has_the_largest_sizes():
+def _mu_law(sample):
+    """The code of a sample as the reference software of ITU-T G.191 (ulaw_compress) has it."""
+    magnitude = min(((~sample if sample < 0 else sample) >> 2) + 33, 0x1FFF)
+    segment = (magnitude >> 6).bit_length() + 1
+    return (8 - segment) << 4 | (0xF - (magnitude >> segment & 0xF)) | (sample >= 0) << 7
+
+
+def _a_law(sample):
+    """The code of a sample as alaw_compress of ITU-T G.191 has it."""
+    magnitude, segment = (~sample if sample < 0 else sample) >> 4, 0
+    if magnitude > 15:
+        segment = 1
+        while magnitude > 31:
+            magnitude, segment = magnitude >> 1, segment + 1
+        magnitude -= 16
+    return (magnitude | segment << 4 | (sample >= 0) << 7) ^ 0x55
+
+
+@pytest.mark.parametrize(("law", "code_of"), [("ULAW", _mu_law), ("ALAW", _a_law)])
+def test_every_sample_has_the_code_that_g711_gives_it(law, code_of):
+    samples = np.arange(-32768, 32768)
+    codes = to_g711(samples.astype(np.int16), law)
+    assert codes == bytes(code_of(int(sample)) for sample in samples)
+
+
+def test_header_of_unknown_length_has_large_sizes_that_strict_readers_take():
+    """Signed 32-bit readers take them for positive, and the chunks lie within each other."""
     header = wav_header(RATE_HZ, None)
     assert len(header) == 44
-    assert struct.unpack_from("<I", header, 4)[0] == 0xFFFFFFFF
-    assert struct.unpack_from("<I", header, 40)[0] == 0xFFFFFFFF
+    (riff_bytes,) = struct.unpack_from("<i", header, 4)
+    (data_bytes,) = struct.unpack_from("<i", header, 40)
+    assert riff_bytes - 2 < 36 + data_bytes <= riff_bytes
+    assert data_bytes > 12 * 3600 * 2 * RATE_HZ
+    assert data_bytes % 2 == 0
 
 
 @pytest.mark.parametrize("sample_rate_hz", [8000, 22050, 24000, 48000])
@@ -102,7 +131,7 @@ def _read_with_wave(source):
 def test_wav_stream_of_unknown_length_opens(read):
     encoder = make_encoder("wav", RATE_HZ, is_stream=True)
     data = encoder.encode(SAMPLES[:1920]) + encoder.encode(SAMPLES[1920:]) + encoder.finish()
-    assert data[40:44] == b"\xff\xff\xff\xff"
+    assert data[40:44] == b"\xda\xff\xff\x7f"
     assert np.array_equal(read(data), SAMPLES)
 
 

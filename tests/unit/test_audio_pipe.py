@@ -12,11 +12,16 @@ from qwen_tts_service.audio.pcm import to_int16
 from qwen_tts_service.audio.pipe import AudioPipe
 
 SAMPLES = (0.5 * np.sin(np.arange(22_050) / 20)).astype(np.float32)
+SAMPLES[-1] = 0  # so that its end is not faded
 
 
-def _pipe(name, *, is_stream=True, source_rate_hz=22050, sample_rate_hz=24000):
+def _pipe(name, *, is_stream=True, source_rate_hz=22050, sample_rate_hz=24000, **silence):
     return AudioPipe(
-        name, source_rate_hz=source_rate_hz, sample_rate_hz=sample_rate_hz, is_stream=is_stream
+        name,
+        source_rate_hz=source_rate_hz,
+        sample_rate_hz=sample_rate_hz,
+        is_stream=is_stream,
+        **silence,
     )
 
 
@@ -30,6 +35,15 @@ def test_resampled_stream_is_the_whole_answer_in_any_chunking(size):
     whole = _run(_pipe("wav", is_stream=False), 22_050)
     assert _run(_pipe("wav"), size)[44:] == whole[44:]
     assert len(whole) == 44 + 2 * 24_000
+
+
+@pytest.mark.parametrize("sample_rate_hz", [8000, 22050, 48000])
+def test_edges_are_near_zero_at_the_rate_that_is_sent(sample_rate_hz):
+    pipe = _pipe("pcm", sample_rate_hz=sample_rate_hz, lead_in_s=0.1, tail_s=0.1)
+    heard = np.frombuffer(pipe.feed(np.full(4000, 0.9, np.float32)) + pipe.finish(), "<i2")
+    speech = heard[sample_rate_hz // 10 : -sample_rate_hz // 10]
+    assert speech[0] == speech[-1] == 0
+    assert speech.max() > 29_000
 
 
 def test_equal_rates_encode_the_very_samples():
@@ -47,6 +61,25 @@ def test_seconds_are_counted_at_the_rate_that_is_sent(name):
     pipe.feed(SAMPLES[11_025:])
     pipe.finish()
     assert pipe.audio_s == 1.0
+
+
+@pytest.mark.parametrize("size", [333, 22_050])
+@pytest.mark.parametrize("sample_rate_hz", [22050, 8000])
+def test_silence_is_put_around_the_speech_at_the_rate_that_is_sent(size, sample_rate_hz):
+    rate = {"sample_rate_hz": sample_rate_hz}
+    bare = _run(_pipe("pcm", **rate), size)
+    pipe = _pipe("pcm", lead_in_s=0.25, tail_s=0.5, **rate)
+    lead_in, tail = (bytes(2 * round(s * sample_rate_hz)) for s in (0.25, 0.5))
+    assert _run(pipe, size) == lead_in + bare + tail
+    assert pipe.audio_s == pytest.approx(1.75, abs=1e-3)
+    assert pipe.spoken_s == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["wav", "mp3", "opus", "mulaw"])
+def test_there_is_no_silence_around_nothing(name):
+    pipe = _pipe(name, lead_in_s=0.25, tail_s=0.5)
+    assert pipe.finish() == _pipe(name).finish() or name == "opus"
+    assert pipe.audio_s == 0
 
 
 def test_last_tenth_of_a_second_is_sent():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from qwen_tts_service import build as build_module
+from qwen_tts_service.audio.label import LABELLED
 from qwen_tts_service.build import build, check
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.hub import download
@@ -144,15 +145,18 @@ def test_a_device_is_tried_in_a_process_of_its_own(
 def test_the_settings_choose_the_voice_and_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Any] = []
     monkeypatch.setattr(build_module, "_load_espeak", lambda: "espeak")
-    monkeypatch.setattr(build_module, "_load_qwen", lambda *args: loaded.append(args) or "qwen")
+    monkeypatch.setattr(
+        build_module, "_load_qwen", lambda *args: loaded.append(args) or ("qwen", None)
+    )
 
     def report(_step: str, _done: float) -> None: ...
 
     embedded = build(load_settings({"MODEL_NAME": "espeak-ng"}), report, 0)
     assert (embedded.voice, embedded.sample_rate_hz, loaded) == ("espeak", 24000, [])
-    settings = load_settings({"SAMPLING_RATE": "16000"})
+    settings = load_settings({"SAMPLING_RATE": "16000", "AI_LABEL": "All"})
     qwen = build(settings, report, 3)
     assert (qwen.voice, qwen.sample_rate_hz) == ("qwen", 16000)
+    assert [s._labelled for s in (embedded, qwen)] == [LABELLED["1"], LABELLED["all"]]
     assert loaded == [(settings, report, 3)]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from qwen_tts_service.cli.arguments import CommandError, body_of, format_of, parse, settings_of
 from qwen_tts_service.cli.progress import SpeechProgressBar
-from qwen_tts_service.cli.sink import write_file
+from qwen_tts_service.cli.sink import new_file
 from qwen_tts_service.errors import InvalidRequest
 
 
@@ -107,7 +107,8 @@ def test_checkpoints_are_searched_by_option_else_variable_else_in_models(
 def test_link_is_written_through_and_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "real.wav").write_bytes(b"old")
     (tmp_path / "link.wav").symlink_to("real.wav")
-    write_file(tmp_path / "link.wav", b"new")
+    with new_file(tmp_path / "link.wav") as file:
+        file.write(b"new")
     assert (tmp_path / "link.wav").is_symlink()
     assert (tmp_path / "real.wav").read_bytes() == b"new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.wav", "real.wav"]
@@ -121,8 +122,11 @@ def test_file_that_cannot_be_renamed_leaves_the_old_one_and_no_part(
 
     (tmp_path / "a.wav").write_bytes(b"old")
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(CommandError, match="--out: No space left on device"):
-        write_file(tmp_path / "a.wav", b"new")
+    with (
+        pytest.raises(CommandError, match="--out: No space left on device"),
+        new_file(tmp_path / "a.wav") as file,
+    ):
+        file.write(b"new")
     assert (tmp_path / "a.wav").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 

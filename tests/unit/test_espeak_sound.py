@@ -4,9 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+from tests.meter import loudness_and_peak
 
+from qwen_tts_service.audio.stretch import TimeStretch
 from qwen_tts_service.espeak.library import SAMPLE_RATE_HZ, Delivery
 from qwen_tts_service.espeak.mapping import LANGUAGE_CODES
+from qwen_tts_service.speech.loudness import SpeakerGains
+from qwen_tts_service.speech.loudness_file import LoudnessFile
+from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.types import SpeechRequest, VoiceAttributes
 
 SENTENCES = {
@@ -42,25 +47,59 @@ def speak(voice, text, language, *, speaker=None, pitch=1.0, **attributes):
     return np.concatenate(chunks)
 
 
-def median_pitch_hz(samples):
-    """Median over loud windows of the shortest strong period, by autocorrelation."""
-    window, shortest, longest = 2048, SAMPLE_RATE_HZ // 500, SAMPLE_RATE_HZ // 55
+async def speak_at(voice, rate, text, language="english", speaker="klatt4"):
+    """Speak at a rate, as a stream does."""
+    request = SpeechRequest(
+        request_id="t", seed=1, text=text, language=language, speaker=speaker, rate=rate
+    )
+    return np.concatenate([chunk async for chunk in voice.prepare(request).speak()])
+
+
+def stretched(samples, speed):
+    stretch = TimeStretch(speed, SAMPLE_RATE_HZ)
+    return np.concatenate([stretch.feed(samples), stretch.finish()])
+
+
+WINDOW = 2048
+
+
+def pitch_hz(part):
+    """The shortest strong period of a window, by autocorrelation; NaN without one."""
+    shortest, longest = SAMPLE_RATE_HZ // 500, SAMPLE_RATE_HZ // 55
+    part = part - part.mean()
+    spectrum = np.abs(np.fft.rfft(part, 2 * WINDOW)) ** 2
+    likeness = np.fft.irfft(spectrum)[: longest + 2]
+    likeness *= WINDOW / (WINDOW - np.arange(longest + 2)) / likeness[0]
+    lags = np.arange(shortest, longest)
+    is_peak = (likeness[lags] >= likeness[lags - 1]) & (likeness[lags] >= likeness[lags + 1])
+    best = likeness[lags].max()
+    strong = lags[is_peak & (likeness[lags] > 0.93 * best)]
+    return SAMPLE_RATE_HZ / strong[0] if best > 0.5 and len(strong) else np.nan
+
+
+def loud_windows(samples):
+    """Where a window begins that is not much quieter than the whole."""
+    starts = range(0, len(samples) - WINDOW, WINDOW // 2)
     loudness = np.mean(samples**2)
-    pitches = []
-    for start in range(0, len(samples) - window, window // 2):
-        part = samples[start : start + window] - samples[start : start + window].mean()
-        if np.mean(part**2) < loudness / 2:
-            continue
-        spectrum = np.abs(np.fft.rfft(part, 2 * window)) ** 2
-        likeness = np.fft.irfft(spectrum)[: longest + 2]
-        likeness *= window / (window - np.arange(longest + 2)) / likeness[0]
-        lags = np.arange(shortest, longest)
-        is_peak = (likeness[lags] >= likeness[lags - 1]) & (likeness[lags] >= likeness[lags + 1])
-        best = likeness[lags].max()
-        if best > 0.5:
-            strong = lags[is_peak & (likeness[lags] > 0.93 * best)]
-            pitches += [SAMPLE_RATE_HZ / lag for lag in strong[:1]]
-    return float(np.median(pitches))
+    return [at for at in starts if np.var(samples[at : at + WINDOW]) >= loudness / 2]
+
+
+def median_pitch_hz(samples):
+    """Median over loud windows."""
+    pitches = [pitch_hz(samples[at : at + WINDOW]) for at in loud_windows(samples)]
+    return float(np.nanmedian(pitches))
+
+
+def pitch_change(samples, other):
+    """Median over loud windows of the pitch at the same place of the same speech, as a factor."""
+    rate, half = len(samples) / len(other), WINDOW // 2
+    centres = [(at + half, round((at + half) * rate)) for at in loud_windows(other)]
+    inside = [(here, there) for here, there in centres if half <= there <= len(samples) - half]
+    changes = [
+        pitch_hz(other[here - half : here + half]) / pitch_hz(samples[there - half : there + half])
+        for here, there in inside
+    ]
+    return float(np.nanmedian(changes))
 
 
 def test_pitch_of_a_known_tone_is_measured_right():
@@ -208,6 +247,23 @@ def test_english_is_understood_by_a_recogniser(voice, recognise, sentence):
     assert recognise(samples) == sentence
 
 
+@pytest.mark.parametrize("speed", [0.75, 1.5])
+async def test_words_are_understood_at_other_speeds(voice, recognise, speed):
+    for sentence in sorted(VOCABULARY):
+        assert recognise(await speak_at(voice, speed, sentence)) == sentence
+        assert recognise(stretched(await speak_at(voice, 1.0, sentence), speed)) == sentence
+
+
+@pytest.mark.parametrize("language", ["english", "russian", "chinese"])
+@pytest.mark.parametrize("rate", [0.5, 0.75, 1.5, 2.0])
+async def test_a_rate_divides_the_length_and_leaves_the_pitch(voice, language, rate):
+    text = SENTENCES[language]
+    usual, other = [await speak_at(voice, each, text, language, "m6") for each in (1.0, rate)]
+    assert len(other) == pytest.approx(len(usual) / rate, rel=0.001)
+    assert pitch_change(usual, stretched(usual, rate)) == pytest.approx(1, abs=0.01)
+    assert median_pitch_hz(other) == pytest.approx(median_pitch_hz(usual), rel=0.08)
+
+
 def test_silence_is_not_understood(recognise):
     assert recognise(np.zeros(2 * SAMPLE_RATE_HZ, np.float32)) is None
 
@@ -241,3 +297,36 @@ def test_pitch_moves_the_whole_voice_and_pitch_range_hardly(voice):
     plain = height_hz()
     assert height_hz(pitch=90) > 1.35 * plain
     assert height_hz(pitch_range=90) < 1.3 * plain
+
+
+# Those of the table, and the loudest and the quietest of all: from -11 to -29 LUFS by themselves.
+SPEAKERS = ("m6", "f2", "m1", "f1", "f5", "iven", "Jacky", "Hugo", "caleb", "klatt2")
+
+
+async def test_speakers_are_equally_loud_and_a_whisper_is_quieter(voice, tmp_path):
+    gains = SpeakerGains(voice, LoudnessFile([tmp_path]), target_lufs=-20, identity="test", kept={})
+    synthesizer = Synthesizer(voice, sample_rate_hz=24000, gains=gains)
+
+    async def loudness_of(**fields):
+        request = SpeechRequest(
+            request_id="t",
+            seed=1,
+            text="She sells fresh bread at seven. Please open the window, my brother lives in "
+            "London, and tomorrow will be cold.",
+            language="english",
+            **fields,
+        )
+        data, _ = await synthesizer.speak_whole(request, "pcm")
+        samples = (np.frombuffer(data, "<i2") / 32767).astype(np.float32)
+        lufs, peak_db = loudness_and_peak(samples, 24000)
+        assert peak_db <= -1
+        return lufs
+
+    loudness = [await loudness_of(speaker=speaker) for speaker in SPEAKERS]
+    assert max(loudness) - min(loudness) <= 1
+    assert loudness == pytest.approx([-20] * len(SPEAKERS), abs=1)
+    whisper, neutral, angry = [
+        await loudness_of(attributes=VoiceAttributes(emotion=emotion))
+        for emotion in ("whisper", "neutral", "angry")
+    ]
+    assert whisper + 1 < neutral < angry - 2

@@ -825,6 +825,17 @@ def test_a_file_of_a_length_that_nobody_says_is_refused(world: World) -> None:
         find_or_download(NAME, world.models, hub=without_size(world))
 
 
+def test_a_cache_without_the_file_of_unknown_size_is_not_whole(
+    world: World, tmp_path: Path
+) -> None:
+    part = {name: data for name, data in world.files.items() if name != "config.json"}
+    write_cache(tmp_path / "cache", world.release, part, ref=False)
+    hub = without_size(world)
+    assert "has not every file" in find(NAME, world.models, hub=hub).rejected[-1]
+    from_main = write_cache(tmp_path / "cache", world.release, world.files, ref=True)
+    assert find(NAME, world.models, hub=hub).directory == from_main
+
+
 # The table --------------------------------------------------------------------------
 
 

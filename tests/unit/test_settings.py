@@ -6,7 +6,13 @@ import pytest
 from pydantic import ValidationError
 
 from qwen_tts_service.errors import StartupError
-from qwen_tts_service.settings import Settings, load_settings, metrics_directory, worker_count
+from qwen_tts_service.settings import (
+    Settings,
+    cache_directory,
+    load_settings,
+    metrics_directory,
+    worker_count,
+)
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
@@ -19,6 +25,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "model_path": "/app/models",
         "device": None,
         "sampling_rate": 24000,
+        "loudness_lufs": None,
         "max_concurrent_requests": 10,
         "use_flash_attention": True,
         "workers": 1,
@@ -30,6 +37,9 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "max_queue": None,
         "max_text_chars": 4096,
         "default_language": "english",
+        "ai_label": "1",
+        "pause_sentence_ms": 300,
+        "pause_paragraph_ms": 600,
         "lexicon": None,
         "max_body_bytes": 1048576,
         "request_timeout_s": 1800,
@@ -42,6 +52,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "voice_cloning": False,
         "voices_path": Path("/app/voices"),
         "max_voices": 100,
+        "voices_per_minute": 30,
         "max_voice_bytes": 10485760,
         "reference_tail": "silence",
         "cors_origins": (),
@@ -106,6 +117,7 @@ def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
     ("name", "last", "beyond"),
     [
         ("SAMPLING_RATE", 8000, 7999),
+        ("LOUDNESS_LUFS", -40, -40.1),
         ("MAX_CONCURRENT_REQUESTS", 1, 0),
         ("WORKERS", 1, 0),
         ("CPU_THREADS", 1, 0),
@@ -118,8 +130,10 @@ def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
         ("RUNAWAY_FACTOR", 1, 0.999),
         ("KEEP_ALIVE_S", 0.001, 0),
         ("MAX_VOICES", 1, 0),
+        ("VOICES_PER_MINUTE", 1, 0),
         ("MAX_VOICE_BYTES", 1024, 1023),
         ("SAMPLING_RATE", 48000, 48001),
+        ("LOUDNESS_LUFS", -10, -9.9),
         ("MAX_CONCURRENT_REQUESTS", 1024, 1025),
         ("WORKERS", 64, 65),
         ("CPU_THREADS", 1024, 1025),
@@ -251,3 +265,27 @@ def test_the_default_language_is_taken_by_any_of_its_names(value: str) -> None:
 def test_a_wrong_default_language_is_refused_with_the_languages_there_are() -> None:
     with pytest.raises(StartupError, match=r"DEFAULT_LANGUAGE.*chinese, english.*italian.*ru"):
         load_settings({"DEFAULT_LANGUAGE": "klingon"})
+
+
+@pytest.mark.parametrize(("cache", "place"), [("/c", "/c"), ("", "/h/.cache"), (None, "/h/.cache")])
+def test_what_can_be_made_again_is_kept_in_the_users_cache(
+    monkeypatch: pytest.MonkeyPatch, cache: str | None, place: str
+) -> None:
+    monkeypatch.setenv("HOME", "/h")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if cache is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    assert cache_directory() == Path(place, "qwen-tts-service")
+
+
+@pytest.mark.parametrize(
+    ("cloning", "limit", "source"),
+    [
+        ("0", 2000, "MAX_BODY_BYTES"),
+        ("1", 2000 + 4000, "MAX_BODY_BYTES, and MAX_VOICE_BYTES as base64"),
+    ],
+)
+def test_a_speech_may_carry_a_recording_where_cloning_is_on(cloning, limit, source):
+    sizes = {"MAX_BODY_BYTES": "2000", "MAX_VOICE_BYTES": "3000"}
+    settings = load_settings({**sizes, "VOICE_CLONING": cloning})
+    assert (settings.max_speech_bytes, settings.sets_max_speech_bytes) == (limit, source)

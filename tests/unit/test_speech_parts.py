@@ -152,6 +152,20 @@ def test_a_voice_that_takes_any_length_gets_it_whole():
     assert plan(LONG, None) == [LONG.strip()]
 
 
+def test_a_text_that_is_not_to_be_cut_is_one_part():
+    assert plan(LONG, 200, is_uncut=True) == [LONG.strip()]
+
+
+@pytest.mark.parametrize(
+    ("between", "pause_s"), [(" ", 0.2), ("\n", 0.2), ("\n\n", 0.7), (" \n \n\n", 0.7)]
+)
+def test_the_pause_between_parts_is_that_of_the_sentence_or_of_the_paragraph(between, pause_s):
+    options = TextOptions(pause_sentence_s=0.2, pause_paragraph_s=0.7)
+    asked = request(f"One two three.{between}Four five six.", language="english")
+    _, pause, _ = split_request(asked, 16, options).parts
+    assert (pause.duration_s, pause.is_gap) == (pause_s, True)
+
+
 @given(st.text(alphabet="аб1 .!?\n,😀*", max_size=300), st.integers(1, 60))
 def test_no_part_is_silent_or_too_long_and_no_letter_is_lost(text, longest):
     def letters(text):

@@ -4,6 +4,7 @@ import asyncio
 import io
 import re
 import threading
+import tracemalloc
 import wave
 from collections.abc import Callable
 from contextlib import aclosing
@@ -12,12 +13,13 @@ from itertools import groupby
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qwen_tts_service.audio.pipe import AudioPipe
 from qwen_tts_service.engine.channel import PcmChannel
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, MisfitVoice, SynthesisFailed
 from qwen_tts_service.speech import synthesizer as synthesizer_module
 from qwen_tts_service.speech.synthesizer import Output, Synthesizer
 from qwen_tts_service.speech.writing import SpeechByToken, can_speak_by_token, open_speech
@@ -25,6 +27,8 @@ from qwen_tts_service.types import MAX_SEED, SpeechRequest, VoiceChoice
 
 RATE_HZ = 24000
 STREAM = Output("pcm", is_stream=True)
+LEVEL = 0.0005
+"""So near zero that nothing is faded."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class FakeVoice:
 
     sample_rate_hz = RATE_HZ
     model_name = "fake"
+    has_own_rate = False
+
+    level = LEVEL
 
     def __init__(self, longest_part_chars=None, ends=()):
         self.longest_part_chars = longest_part_chars
@@ -67,7 +74,7 @@ class FakeVoice:
     def speak(self, utterance):
         channel = PcmChannel(capacity_samples=10**9)
         self.spoken.append(channel)
-        channel.put(np.full(len(utterance.request.text or "x") * 240, 0.5, np.float32))
+        channel.put(np.full(len(utterance.request.text or "x") * 240, self.level, np.float32))
         channel.close(self.ends.pop(0) if self.ends else "stop")
         return channel
 
@@ -126,9 +133,21 @@ async def hear(voice, request):
 
 async def test_an_ordinary_text_goes_to_the_voice_as_it_is_and_comes_back_untouched():
     voice = FakeVoice(longest_part_chars=800)
-    speech = await begin(voice, ask("Good morning.", language="english"))
-    assert voice.prepared == [ask("Good morning.", language="english")]
-    assert speech._pcm is voice.spoken[0]
+    heard = await hear(voice, ask("Good morning.", language="english"))
+    assert voice.prepared == [ask("Good morning.", language="english")] * 2
+    assert heard.tolist() == [round(LEVEL * 32767)] * 13 * 240
+
+
+@pytest.mark.parametrize("max_frames", [100, 7])
+async def test_there_is_no_step_at_edges_and_joins(max_frames):
+    voice = FakeVoice(longest_part_chars=20)
+    voice.level = 1.0
+    text = "One, two, three, four. Five, six, seven. [pause:0.1s] Eight."
+    heard = await hear(voice, ask(text, max_frames=max_frames, language="english"))
+    assert len(voice.prepared) == 2 * 4
+    steps = np.abs(np.diff(heard, prepend=0, append=0))
+    assert steps.max() < 0.014 * 32767  # of half a cosine over 5 ms
+    assert np.abs(heard).max() == 32767
 
 
 async def test_tokens_go_to_the_voice_as_they_are():
@@ -201,6 +220,51 @@ async def test_what_just_fits_is_not_warned_about(frames, is_warned):
     text = "a" * 120  # 1.2 s, 15 frames
     warning = (await begin(FakeVoice(), ask(text, max_frames=frames))).info.warning
     assert (warning is not None) == is_warned
+
+
+@pytest.mark.parametrize("rate", [0.5, 2.0])
+async def test_a_voice_without_a_rate_is_stretched_and_written_pauses_are_not(rate):
+    voice = FakeVoice()
+    heard = await hear(voice, ask("One is said. [pause:0.5s] two", rate=rate))
+    assert len(heard) == round(12 * 240 / rate) + 12000 + round(3 * 240 / rate)
+    assert np.count_nonzero(heard == 0) == 12000
+    assert {part.rate for part in voice.prepared} == {1.0}
+
+
+@pytest.mark.parametrize(("rate", "asked_frames"), [(0.5, 4), (1.3, 10), (2.0, 14)])
+async def test_max_length_counts_what_is_heard(rate, asked_frames):
+    voice = FakeVoice()
+    request = ask("word " * 200, rate=rate, max_frames=7)
+    data, speech = await Synthesizer(voice, sample_rate_hz=RATE_HZ).speak_whole(request, "pcm")
+    assert len(data) == 2 * 7 * 1920
+    assert speech.finish_reason == "length"
+    assert voice.prepared[0].max_frames == asked_frames
+
+
+async def test_the_length_to_expect_is_that_of_the_stretched_speech():
+    speech = await begin(FakeVoice(), ask("a" * 120, rate=0.5, max_frames=20))
+    assert speech.info.expected_s == pytest.approx(2.4)
+    assert "max_length" in speech.info.warning
+
+
+async def test_the_rate_of_markup_multiplies_that_of_the_request():
+    text = "<speak><prosody rate='1.5'>One</prosody></speak>"
+    assert len(await hear(FakeVoice(), ask(text, rate=0.5))) == 3 * 240 / 0.75
+
+
+async def test_a_voice_with_a_rate_of_its_own_is_asked_for_it():
+    voice = FakeVoice()
+    voice.has_own_rate = True
+    assert len(await hear(voice, ask("One", rate=2.0))) == 3 * 240
+    assert {part.rate for part in voice.prepared} == {2.0}
+
+
+async def test_a_stretched_speech_that_is_closed_before_it_is_read_never_starts():
+    voice = FakeVoice()
+    speech = await begin(voice, ask("One", rate=2.0))
+    assert speech.finish_reason == "cancelled"
+    assert [part async for part in speech] == []
+    assert not voice.spoken
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
@@ -296,6 +360,45 @@ async def test_a_second_runaway_is_cannot_speak(drawn_seed, times):
         await speak_whole(voice, drawn_seed)
     assert caught.value.code == "runaway"
     assert len(voice.prepared) == times
+
+
+class TenMinutes:
+    """A second of silence at a time."""
+
+    finish_reason = None
+
+    async def __aiter__(self):
+        for _ in range(600):
+            yield np.zeros(RATE_HZ, np.float32)
+        self.finish_reason = "stop"
+
+    async def aclose(self):
+        pass
+
+
+@pytest.mark.parametrize("format", ["wav", "flac"])
+async def test_speech_goes_to_a_file_without_being_held(format, tmp_path):
+    voice = FakeVoice()
+    voice.speak = lambda _: TenMinutes()
+    synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
+    path = tmp_path / "speech"
+    with path.open("w+b") as file:
+        await synthesizer.speak_into(file, ask("One"), format)  # what is loaded once
+        file.seek(0)
+        tracemalloc.start()
+        speech = await synthesizer.speak_into(file, ask("One"), format)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert speech.audio_s == 600
+    assert peak < 1_000_000  # bytes; 29 million hold it all
+    assert soundfile.info(path).duration == pytest.approx(600, abs=0.2)
+
+
+async def test_a_runaway_leaves_nothing_in_the_file(tmp_path):
+    synthesizer = Synthesizer(FakeVoice(ends=["runaway"]), sample_rate_hz=RATE_HZ)
+    with (tmp_path / "speech").open("w+b") as file:
+        await synthesizer.speak_into(file, ask("One", is_seed_drawn=True), "pcm")
+        assert file.tell() == 2 * 3 * 240
 
 
 async def test_a_speech_that_was_stopped_is_no_file():
@@ -723,3 +826,52 @@ async def test_malformed_ssml_that_was_asked_for_is_refused_at_its_end():
     with pytest.raises(InvalidRequest) as caught:
         await spoken_by_sentence(["<speak>One. ", "Two."], input_type="ssml")
     assert "line 1, column 17" in caught.value.message
+
+
+class NarrowVoice(DialogueVoice):
+    """Speaks with kept voices once they have been fitted; nobody can fit `lost`."""
+
+    def __init__(self):
+        super().__init__()
+        self.fitted = []
+
+    def choose(self, request):
+        if request.speaker and request.speaker not in self.fitted:
+            raise MisfitVoice(request.speaker)
+        return super().choose(request)
+
+    def prepare(self, request):
+        self.choose(request)
+        return super().prepare(request)
+
+    def fit(self, name):
+        if name != "lost":
+            self.fitted.append(name)
+
+
+def narrow():
+    voice = NarrowVoice()
+    synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
+    synthesizer.fit = voice.fit
+    return voice, synthesizer
+
+
+async def test_kept_voices_of_another_model_are_encoded_anew_each_once():
+    voice, synthesizer = narrow()
+    request = ask("[voice:a]One. [voice:b]Two. [voice:a]Three.")
+    for _ in range(2):
+        speech = await synthesizer.speak(request, STREAM)
+        assert speech.info.speakers == ("a", "b")
+    assert voice.fitted == ["a", "b"]
+    assert (await synthesizer.choose(ask("x", speaker="a"))).speaker == "a"
+
+
+async def test_a_kept_voice_that_cannot_be_encoded_anew_is_refused():
+    voice, synthesizer = narrow()
+    for _ in range(2):
+        with pytest.raises(MisfitVoice):
+            await synthesizer.choose(ask("x", speaker="lost"))
+    synthesizer.fit = None
+    with pytest.raises(MisfitVoice):
+        await synthesizer.choose(ask("x", speaker="a"))
+    assert voice.fitted == []

@@ -37,7 +37,7 @@ class Fixed:
             self.finish_reason = "error"
             raise CannotSpeak("no sound", code="no_reading")
         if "mute" not in self.text:
-            yield np.full(5, 0.5, np.float32)
+            yield np.full(5, 0.0005, np.float32)
         if "cut" in self.text:
             raise CannotSpeak("no sound any more", code="no_reading")
         self.finish_reason = "stop"

@@ -7,6 +7,7 @@ import pytest
 
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
 from qwen_tts_service.speech.parts import TextOptions
+from qwen_tts_service.speech.processing import ProcessedVoice
 from qwen_tts_service.speech.sequence import PartSequence
 from qwen_tts_service.speech.writing import OpenText
 from qwen_tts_service.types import SpeechRequest, VoiceChoice
@@ -64,6 +65,9 @@ class FakeUtterance:
 
 
 class FakeVoice:
+    sample_rate_hz = RATE_HZ
+    has_own_rate = False
+
     def __init__(self, ends=()):
         self.opened = []
         self.ends = list(ends)
@@ -289,6 +293,18 @@ async def test_full_normalisation_is_refused():
     with pytest.raises(InvalidRequest) as caught:
         await written(["x"], normalize="full")
     assert caught.value.param == "normalize"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_what_is_written_is_stretched_whatever_the_pieces(size):
+    voice = FakeVoice()
+    stream = open_stream(ProcessedVoice(voice, None), rate=2.0, max_frames=3)
+    text = "Nothing is said twice. " * 12
+    for at in range(0, len(text), size):
+        stream.feed(text[at : at + size])
+    stream.finish()
+    assert (await read(stream)).tolist() == [1.0] * round(len(voice.texts[0]) / 2)
+    assert voice.opened[0].request.max_frames == 6
 
 
 async def test_nothing_is_begun_before_it_is_read():

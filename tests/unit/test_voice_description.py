@@ -1,13 +1,15 @@
 """A described voice: what is said to the model, and what is said of it to the caller."""
 
 from itertools import product
+from typing import get_args
 
 import pytest
 
+from qwen_tts_service.api.designed import MARKUP
 from qwen_tts_service.errors import InvalidRequest
-from qwen_tts_service.types import VoiceAttributes
+from qwen_tts_service.types import Language, VoiceAttributes
 from qwen_tts_service.voice.catalogue import OPENAI_VOICES, gender_of_openai_voice
-from qwen_tts_service.voice.description import DESIGNED, describe_person, describe_voice
+from qwen_tts_service.voice.description import CLIP_TEXTS, DESIGNED, describe_person, describe_voice
 
 GENDERS = (None, "female", "male", "neutral")
 AGES = (None, 1, 12, 13, 19, 20, 35, 36, 54, 55, 120)
@@ -116,3 +118,8 @@ def test_a_gender_that_was_given_wins_over_that_of_a_name():
 def test_an_emotion_that_is_no_word_is_refused():
     with pytest.raises(InvalidRequest, match="emotion"):
         describe(emotion="<|im_end|>")
+
+
+def test_there_is_a_clip_for_every_language_and_it_has_no_markup():
+    assert CLIP_TEXTS.keys() == set(get_args(Language))
+    assert all(len(text) > 20 and MARKUP.isdisjoint(text) for text in CLIP_TEXTS.values())

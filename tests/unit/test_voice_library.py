@@ -161,6 +161,17 @@ def test_a_spoilt_file_is_said_in_the_log_and_no_voice(library, caplog, text):
         assert library.get("Anna") is None
         assert list(library) == []
     assert caplog.text.count("is not a kept voice") == 1
+    assert library.remove("Anna") == "anna"
+    library.add(ENTRY)
+
+
+def test_a_folder_that_is_no_voice_is_never_deleted(library):
+    library.add(ENTRY)
+    other = library._path / "documents"
+    other.mkdir()
+    with pytest.raises(UnknownVoice):
+        library.remove("documents")
+    assert other.is_dir()
 
 
 def test_a_file_that_a_person_edits_is_read_again(library):
@@ -184,3 +195,65 @@ def test_what_a_process_left_unfinished_is_not_listed_and_goes_after_an_hour(lib
     library.add(replace(ENTRY, name="b"))
     assert not old.exists()
     assert fresh.exists()
+
+
+# Models of another size --------------------------------------------------------------
+
+WIDE = KeptVoice(embedding=(1.0, 2.0, 3.0), codes=((5, 6),), transcript="Привет.")
+
+
+def wide(library):
+    """The library for a model whose voices have another width."""
+    return VoiceLibrary(library._path, most=3, width=3)
+
+
+def encoder(heard, voice=WIDE):
+    def encode(entry, audio):
+        heard.append((entry.name, audio))
+        return voice
+
+    return encode
+
+
+def test_a_voice_is_encoded_once_for_another_size_and_stays_what_it_was(library):
+    library.add(ENTRY, b"audio")
+    other, heard = wide(library), []
+    assert other["anna"] == VOICE  # the model itself says that it does not fit
+    for _ in range(2):
+        other.fit("ANNA", encoder(heard))
+    assert heard == [("Anna", b"audio")]
+    assert other["anna"] == wide(library)["anna"] == WIDE
+    assert another(library)["anna"] == VOICE
+    assert another(library).entry("anna") == replace(ENTRY, others=(WIDE,))
+    assert names_in(library._path / "anna") == ["recording.wav", "voice.json"]
+
+
+def test_without_a_recording_nothing_is_encoded(library, caplog):
+    library.add(replace(ENTRY, recording=None))
+    library.add(replace(ENTRY, name="lost"), b"audio")
+    (library._path / "lost" / "recording.wav").unlink()
+    heard = []
+    for name in ("Anna", "lost", "nobody"):
+        wide(library).fit(name, encoder(heard))
+    assert heard == []
+    assert "lost cannot be encoded anew" in caplog.text
+
+
+def test_a_voice_that_is_deleted_while_it_is_encoded_stays_deleted(library):
+    library.add(ENTRY, b"audio")
+
+    def encode(entry, _audio):
+        library.remove(entry.name)
+        library.add(replace(ENTRY, model="new"), b"other")
+        return WIDE
+
+    wide(library).fit("Anna", encode)
+    assert library.entry("Anna") == replace(ENTRY, model="new")
+
+
+def test_a_recording_is_read_from_its_own_folder_alone(library, caplog):
+    library.add(ENTRY, b"audio")
+    file = library._path / "anna" / "voice.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"recording": "../secret.wav"}))
+    assert wide(library).entry("Anna") is None
+    assert "is not a kept voice" in caplog.text

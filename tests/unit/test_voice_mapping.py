@@ -708,6 +708,8 @@ def test_speakers_are_described_in_a_file_beside_the_checkpoint(tmp_path):
         ('{"a": {"gender": "m"}}', "a: no gender"),
         ('{"a": {"gender": "male", "pitch": 1}}', r"a: unknown \['pitch'\]"),
         ('{"a": {"gender": "male", "age": "old"}}', "must be an object of speakers"),
+        ('{"a": {"gender": "male", "native_language": "ru"}}', "a: description is a text"),
+        ('{"a": {"gender": "male", "description": 5}}', "a: description is a text"),
     ],
 )
 def test_a_wrong_description_of_speakers_is_named(tmp_path, text, said):

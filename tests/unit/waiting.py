@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-WAIT_S = 10
+WAIT_S = 30
 """Far longer than it takes, on a busy machine too."""
 
 

@@ -1,4 +1,4 @@
-"""Admission control: a fixed number of slots and a bounded queue, first come first served.
+"""Admission control: a fixed number of slots and a bounded queue, and so many voices a minute.
 
 Lives on one event loop.
 """
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from qwen_tts_service.errors import Busy
+
+MINUTE_S = 60.0
 
 
 class Slot:
@@ -44,6 +46,26 @@ class Slot:
         if not self._is_released:
             self._is_released = True
             self._admission.leave(self)
+
+
+class RateLimit:
+    """So many in any minute; the rest get `Busy`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken_s: deque[float] = deque()
+
+    def take(self) -> None:
+        """Take one of them; raises Busy."""
+        now_s = monotonic()
+        while self._taken_s and now_s - self._taken_s[0] >= MINUTE_S:
+            self._taken_s.popleft()
+        if len(self._taken_s) >= self._most:
+            raise Busy(
+                f"more than {self._most} voices a minute (VOICES_PER_MINUTE)",
+                retry_after_s=math.ceil(MINUTE_S - (now_s - self._taken_s[0])),
+            )
+        self._taken_s.append(now_s)
 
 
 class Admission:

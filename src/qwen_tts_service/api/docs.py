@@ -9,8 +9,12 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from pydantic import BaseModel
+
 from qwen_tts_service import __version__
 
+from .batch import PATH as BATCH_PATH
+from .batch import SpeechBatchBody
 from .errors import PLAIN
 from .openai import CreateSpeechBody
 
@@ -19,6 +23,12 @@ PAGE = (_STATIC / "docs.html").read_text("utf-8")
 _WORDS: dict[str, Any] = json.loads((_STATIC / "openapi.json").read_text("utf-8"))
 """description: of the whole; lists: GET routes of OpenAI's; error_schema: the one error body."""
 _REF = "#/components/schemas/"
+_KINDS: dict[str, Any] = {
+    "application/json": {"schema": {"$ref": _REF + "TimedFile"}},
+    "text/event-stream": {"schema": {"type": "string"}},
+}
+"""What answers may be besides audio; see the header Accept."""
+_KIND_OF = {"/tts": "application/json", "/stream-tts": "text/event-stream"}
 _REASONS = {status: message for status, (_, message) in PLAIN.items() if status not in (404, 405)}
 _REASONS |= {
     400: "a field has an invalid value; param names it",
@@ -36,20 +46,27 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
         if name.endswith(("Input", "Body"))
     }
     schemas["Error"] = _WORDS["error_schema"]
+    schemas["TimedFile"] = _WORDS["timed_file_schema"]
     paths = dict(spec["paths"])
-    for path in paths.values():
+    for name, path in paths.items():
         operation = path.get("post")
         if operation is not None:
-            operation["responses"] = {"200": operation["responses"][200], **_error_responses()}
+            operation["responses"] = {
+                "200": _with_times(operation["responses"][200], name),
+                **_error_responses(),
+            }
     paths["/health"] = {"get": _json_operation("How far the service is and how busy.", ("503",))}
-    schemas |= _create_speech_schemas()
+    schemas |= _schemas_of(CreateSpeechBody) | _schemas_of(SpeechBatchBody)
     paths["/v1/audio/speech"] = {"post": _create_speech_operation()}
+    paths[BATCH_PATH] = {"post": _batch_operation()}
     for path, description in _WORDS["lists"].items():
         paths[path] = {"get": _json_operation(description, ("503",)) | {"tags": ["OpenAI"]}}
     for path, more in _WORDS["voices"].items():
         for method, operation in more.items():
-            answers = _json_operation("What was kept or deleted.", ())["responses"]
-            answers |= _error_responses({404: "there is no kept voice of this name"})
+            answers = _json_operation("The voice that was kept, asked for or deleted.", ())[
+                "responses"
+            ]
+            answers |= _error_responses({404: "there is no voice of this name"})
             paths.setdefault(path, {})[method] = operation | {"responses": answers}
     return {
         "openapi": "3.1.0",
@@ -64,22 +81,39 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _create_speech_schemas() -> dict[str, Any]:
-    schema = CreateSpeechBody.model_json_schema(ref_template=_REF + "{model}")
-    return {**schema.pop("$defs", {}), CreateSpeechBody.__name__: schema}
+def _with_times(answer: dict[str, Any], route: str) -> dict[str, Any]:
+    """BentoML's description of an answer, and what it may be besides audio."""
+    also = {kind: _KINDS[kind] for name, kind in _KIND_OF.items() if name == route}
+    return {**answer, "content": {**answer["content"], **also}}
+
+
+def _schemas_of(body: type[BaseModel]) -> dict[str, Any]:
+    schema = body.model_json_schema(ref_template=_REF + "{model}")
+    return {**schema.pop("$defs", {}), body.__name__: schema}
 
 
 def _create_speech_operation() -> dict[str, Any]:
-    reference = {"schema": {"$ref": _REF + CreateSpeechBody.__name__}}
     answer = {"description": "Audio while it is being made, or events that carry it."}
-    kinds = {"audio/*": {"schema": {"type": "string", "format": "binary"}}}
-    kinds |= {"text/event-stream": {"schema": {"type": "string"}}}
+    kinds = {"audio/*": {"schema": {"type": "string", "format": "binary"}}, **_KINDS}
+    description = "OpenAI's speech route: say a text, answered while speech is made."
+    return _operation(description, CreateSpeechBody, answer | {"content": kinds})
+
+
+def _batch_operation() -> dict[str, Any]:
+    content = {"application/json": {"schema": _WORDS["batch_schema"]}}
+    answer = {"description": "A result for each item, in their order.", "content": content}
+    return _operation("Say up to 32 texts at once, in vLLM-Omni's shape.", SpeechBatchBody, answer)
+
+
+def _operation(description: str, body: type[BaseModel], answer: dict[str, Any]) -> dict[str, Any]:
+    """An operation of the OpenAI routes that speaks."""
+    reference = {"schema": {"$ref": _REF + body.__name__}}
     return {
-        "description": "OpenAI's speech route: say a text, answered while speech is made.",
+        "description": description,
         "tags": ["OpenAI"],
         "requestBody": {"required": True, "content": {"application/json": reference}},
         "responses": {
-            "200": answer | {"content": kinds},
+            "200": answer,
             **_error_responses({404: "model names another model than the loaded one"}),
         },
     }

@@ -4,7 +4,6 @@ It turns failures into responses itself and never raises before a response has s
 would otherwise keep the client waiting until its own time limit.
 """
 
-import hmac
 import json
 import logging
 import re
@@ -17,8 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen_tts_service.errors import SynthesisFailed, Unauthorized
 
+from .batch import PATH as BATCH_PATH
 from .call import SCOPE_KEY, Call
 from .errors import plain_body, response_of
+from .keys import MAY_CLONE, key_in, may_clone, may_speak
 from .runtime import Runtime
 from .tickets import RUNTIME_KEY
 from .voices import PATH as VOICES_PATH
@@ -33,7 +34,7 @@ OPEN_PATHS |= {"/health", "/healthz", "/livez", "/readyz", "/metrics"}
 OPEN_PATHS |= {VOICES_PATH, "/v1/audio/models"}
 CHANGING_METHODS = frozenset({"POST", "DELETE"})
 OPEN_PREFIXES = ("/static_content/", "/playground")
-SPEAKING_PATHS = frozenset({"/tts", "/stream-tts", "/v1/audio/speech"})
+SPEAKING_PATHS = frozenset({"/tts", "/stream-tts", "/v1/audio/speech", BATCH_PATH})
 """Routes by which refused requests are counted; all unknown paths count as one more."""
 _PAGE_POLICY = "default-src 'self' 'unsafe-inline' data: blob:"
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -111,21 +112,17 @@ class Front:
         return origin.partition("://")[2] == headers.get("host")
 
     def _has_key(self, scope: Scope, headers: Headers) -> bool:
-        path = scope["path"]
-        settings = self._runtime.settings
-        changes_voices = path.startswith(VOICES_PATH) and scope.get("method") in CHANGING_METHODS
-        own_key = settings.voices_api_key if changes_voices else None
-        key = (own_key or settings.api_key).get_secret_value()
+        path, key, settings = scope["path"], key_in(headers), self._runtime.settings
+        scope[MAY_CLONE] = may_clone(key, settings)
+        if path.startswith(VOICES_PATH) and scope.get("method") in CHANGING_METHODS:
+            return bool(scope[MAY_CLONE])
         is_open = path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
-        if not key or (is_open and not changes_voices):
+        if is_open or may_speak(key, settings):
             return True
         if path == SOCKET_PATH and scope["type"] == "websocket" and "authorization" not in headers:
             scope[KEY_IS_DEFERRED] = True  # browsers cannot send it; it comes in the first message
             return True
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(
-            given.strip().encode(), key.encode()
-        )
+        return False
 
 
 def _request_id(given: str) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import re
 from dataclasses import replace
 
@@ -44,9 +43,10 @@ def decoded(recording: str, max_bytes: int) -> bytes:
             "URLs are never fetched",
             param="ref_audio",
         )
+    lines = recording[start.end() if start else 0 :].split()  # as `base64` writes it
     try:
-        data = base64.b64decode(recording[start.end() if start else 0 :], validate=True)
-    except binascii.Error:
+        data = base64.b64decode("".join(lines), validate=True)
+    except ValueError:
         raise InvalidRequest("ref_audio is not valid base64", param="ref_audio") from None
     check_size(data, max_bytes)
     return data

@@ -4,11 +4,8 @@ Field names, defaults and the events of `stream_format: sse` are OpenAI's; what 
 said in fields.py.
 """
 
-import base64
-import json
-import math
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -16,20 +13,27 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, shown
-from qwen_tts_service.fields import SpeechBody
+from qwen_tts_service.errors import InvalidRequest, NotReady, UnknownModel, UnknownVoice, shown
+from qwen_tts_service.fields import MAX_SPEED, MIN_SPEED, SpeechBody
 from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Synthesizer
-from qwen_tts_service.types import FRAME_S, AudioFormat, OnUnspeakable, SpeechRequest, Voice
+from qwen_tts_service.types import AudioFormat, OnUnspeakable, SpeechRequest, Voice
 from qwen_tts_service.validation import folded, ignored_fields, meaning_of, unknown_field
-from qwen_tts_service.voice.catalogue import OPENAI_VOICES, SPEAKERS, gender_of_openai_voice
+from qwen_tts_service.voice.catalogue import (
+    OPENAI_VOICES,
+    KnowsSpeakers,
+    Speaker,
+    gender_of_openai_voice,
+)
 from qwen_tts_service.voice.library import VoiceLibrary
 
-from .errors import body_of, response_of
-from .responses import StreamedSpeech, speak_stream, stream_response
+from .errors import response_of
+from .events import streamed
+from .responses import PendingFile, speak_stream
 from .runtime import Runtime
 from .schema_extra import SCHEMA_EXTRA
 from .tickets import RUNTIME_KEY, read_ticket
+from .times import MEDIA_TYPES
 from .voices import PATH as VOICES_PATH
 from .voices import described
 
@@ -73,8 +77,7 @@ class CreateSpeechBody(SpeechBody):
         "mp3", alias="response_format", description="The audio format; pcm is s16le, mono."
     )
     speed: float = Field(
-        1.0,
-        description="Only 1.0: the model has no speed control, and stretching audio degrades it.",
+        1.0, ge=0.25, le=4, description="How fast, bounded to 0.5 to 2; the pitch stays as it is."
     )
     on_unspeakable: OnUnspeakable = Field(
         "silence",
@@ -87,8 +90,19 @@ class CreateSpeechBody(SpeechBody):
 
     @property
     def warning(self) -> str | None:
-        """The fields that were ignored."""
-        return ignored_fields(list(self.model_extra or ()), type(self))
+        """The fields that were ignored, and a speed that was bounded."""
+        ignored = ignored_fields(list(self.model_extra or ()), type(self))
+        is_bounded = self._bounded_speed != self.speed
+        bounded = f"speed is {self._bounded_speed:g}, its bound" if is_bounded else None
+        return "; ".join(filter(None, [ignored, bounded])) or None
+
+    @property
+    def _bounded_speed(self) -> float:
+        return min(max(self.speed, MIN_SPEED), MAX_SPEED)
+
+    @property
+    def accept(self) -> str:
+        return MEDIA_TYPES["events"] if self.stream_format == "sse" else ""
 
     @model_validator(mode="before")
     @classmethod
@@ -121,13 +135,8 @@ class CreateSpeechBody(SpeechBody):
         """The request that this body asks for; also raises UnknownModel."""
         if self.model is not None:
             _check_model(self.model, settings)
-        if self.speed != 1:
-            raise InvalidRequest(
-                "speed: only 1.0 is supported, because stretching finished audio degrades it; "
-                "describe the pace in instructions instead",
-                param="speed",
-            )
-        return super().to_request(request_id, settings)
+        request = super().to_request(request_id, settings)
+        return replace(request, rate=self._bounded_speed)
 
 
 def _check_model(name: str, settings: Settings) -> None:
@@ -144,48 +153,12 @@ def _check_model(name: str, settings: Settings) -> None:
 
 
 async def create_speech(http: Request) -> Response:
-    """POST /v1/audio/speech."""
-    ticket = await read_ticket(http, CreateSpeechBody)
-    is_sse = ticket.error is None and getattr(ticket.body, "stream_format", None) == "sse"
-    kind = SpeechEvents if is_sse else StreamedSpeech
-    return await stream_response(ticket, speak_stream(ticket), kind)
-
-
-class SpeechEvents(StreamedSpeech):
-    """Speech as server-sent events: audio deltas and a summary, or an error and a broken end."""
-
-    def _content_headers(self) -> dict[str, str]:
-        return {"Content-Type": "text/event-stream; charset=utf-8"}
-
-    async def _content(self) -> AsyncIterator[bytes]:
-        try:
-            async for part in super()._content():
-                yield _event("speech.audio.delta", audio=base64.b64encode(part).decode())
-        except Exception as error:
-            # Said for clients that read it, and broken off for those that do not.
-            failure = self._ticket.fail(error)
-            yield _event("error", **body_of(failure))
-            raise failure from error
-        yield _event("speech.audio.done", **self._summary())
-
-    def _summary(self) -> dict[str, Any]:
-        request, speech = self._ticket.request, self._ticket.speech
-        spoken = len(request.tokens or request.text or "")
-        frames = math.ceil(round(speech.audio_s / FRAME_S, 6))
-        return {
-            "usage": {
-                "input_tokens": spoken,
-                "output_tokens": frames,
-                "total_tokens": spoken + frames,
-            },
-            "finish_reason": speech.finish_reason,
-            "seed": speech.seed,
-            "audio_seconds": round(speech.audio_s, 3),
-        }
-
-
-def _event(kind: str, **fields: Any) -> bytes:
-    return f"data: {json.dumps({'type': kind, **fields}, ensure_ascii=False)}\n\n".encode()
+    """POST /v1/audio/speech; flac comes whole, as its readers need the length in its header."""
+    ticket = await read_ticket(http, CreateSpeechBody, ("audio", "json", "events"))
+    is_whole = ticket.error is None and ticket.body.format == "flac" and ticket.answer == "audio"
+    if is_whole or ticket.answer == "json":
+        return await PendingFile(ticket).response()
+    return await streamed(ticket, speak_stream(ticket))
 
 
 # Models and voices -------------------------------------------------------------------
@@ -214,14 +187,30 @@ async def list_audio_models(http: Request) -> Response:
 async def list_voices(http: Request) -> Response:
     """GET /v1/audio/voices: speakers, then OpenAI's names; `?legacy=true` gives bare ids."""
     try:
-        with ExitStack() as at_end:
-            runtime = _runtime(http)
-            voices = _voices(await runtime.keeper.wake(at_end.callback), runtime.library)
+        voices = await _listed(http)
     except NotReady as error:
         return response_of(error)
     if http.query_params.get("legacy") == "true":
         return JSONResponse({"voices": [voice["id"] for voice in voices]})
     return JSONResponse({"voices": voices})
+
+
+async def show_voice(http: Request) -> Response:
+    """GET /v1/audio/voices/{name}: one of the list, in any case."""
+    name = http.path_params["name"]
+    try:
+        listed = {voice["id"].lower(): voice for voice in await _listed(http)}
+    except NotReady as error:
+        return response_of(error)
+    if (voice := listed.get(name.lower())) is None:
+        return response_of(UnknownVoice(f"there is no voice {shown(name)}", param="name"))
+    return JSONResponse(voice)
+
+
+async def _listed(http: Request) -> list[dict[str, Any]]:
+    with ExitStack() as at_end:
+        runtime = _runtime(http)
+        return _voices(await runtime.keeper.wake(at_end.callback), runtime.library)
 
 
 def _runtime(http: Request) -> Runtime:
@@ -239,9 +228,13 @@ def _model(name: str) -> dict[str, Any]:
 def _voices(synthesizer: Synthesizer, library: VoiceLibrary) -> list[dict[str, Any]]:
     voice = synthesizer.voice
     kept = {name: library.entry(name) for name in voice.speakers}
-    own = [described(entry) if entry else _describe(name, name) for name, entry in kept.items()]
+    known = voice.known if isinstance(voice, KnowsSpeakers) else {}
+    own = [
+        described(entry) if entry else _describe(name, name, known.get(name))
+        for name, entry in kept.items()
+    ]
     speaking = {name: _who_speaks(voice, name) for name in OPENAI_VOICES}
-    return own + [_describe(name, speaker) for name, speaker in speaking.items() if speaker]
+    return own + [_describe(name, who, known.get(who)) for name, who in speaking.items() if who]
 
 
 def _who_speaks(voice: Voice, name: str) -> str | None:
@@ -252,16 +245,15 @@ def _who_speaks(voice: Voice, name: str) -> str | None:
         return None
 
 
-def _describe(name: str, who: str) -> dict[str, Any]:
+def _describe(name: str, who: str, speaker: Speaker | None) -> dict[str, Any]:
     """One voice and who speaks with it; what is not known is null."""
-    speaker = SPEAKERS.get(who)
     display = speaker.name.replace("_", " ") if speaker and name == who else name
     return {
         "id": name,
         "name": display,
         "gender": speaker.gender if speaker else gender_of_openai_voice(name),
         "language": speaker and speaker.native_language,
-        "description": speaker and speaker.description,
+        "description": (speaker and speaker.description) or None,
         "speaker": who,
     }
 
@@ -269,6 +261,7 @@ def _describe(name: str, who: str) -> dict[str, Any]:
 ROUTES = [
     Route("/v1/audio/speech", create_speech, methods=["POST"]),
     Route(VOICES_PATH, list_voices, methods=["GET"]),
+    Route(VOICES_PATH + "/{name}", show_voice, methods=["GET"]),
     Route("/v1/audio/models", list_audio_models),
     Route("/v1/models", list_models),
     Route("/v1/models/{model:path}", show_model),

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TypeVar
 from urllib.parse import quote
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from qwen_tts_service.audio.formats import content_type, file_extension
@@ -19,6 +19,7 @@ from qwen_tts_service.types import AudioFormat
 from .call import Call
 from .errors import response_of
 from .tickets import Ticket
+from .times import timed_file
 
 T = TypeVar("T")
 
@@ -40,24 +41,34 @@ class PendingFile:
     async def response(self) -> Response:
         """Wait for the file, or for the client to leave; never raises."""
         try:
-            return await _unless_client_leaves(self._task, self._ticket.http.receive)
+            return await unless_client_leaves(self._task, self._ticket.http.receive)
         except Exception as error:  # noqa: BLE001 - the request's top
             return response_of(self._ticket.fail(error))
 
 
 async def _speak_file(ticket: Ticket) -> Response:
-    await ticket.ready()
-    format = ticket.body.format
-    data, ticket.speech = await ticket.runtime.synthesizer.speak_whole(ticket.request, format)
-    speech, call = ticket.speech, ticket.call
-    call.first_audio(format)
-    call.spoke(speech.audio_s)
-    call.note(finish_reason=speech.finish_reason)
+    data = await speak_file(ticket)
+    format, speech = ticket.body.format, ticket.speech
     ending = {
         "X-Audio-Seconds": f"{speech.audio_s:.3f}",
         "X-Finish-Reason": str(speech.finish_reason),
     }
-    return Response(data, headers=_speech_headers(ticket) | file_headers(format) | ending)
+    headers = speech_headers(ticket) | ending
+    if ticket.answer == "json":
+        timed = timed_file(data, speech, format, speech.sample_rate_hz)
+        return JSONResponse(timed, headers=headers)
+    return Response(data, headers=headers | file_headers(format, speech.sample_rate_hz))
+
+
+async def speak_file(ticket: Ticket) -> bytes:
+    """Speak a ticket to its end, and note it; sets `ticket.speech`."""
+    await ticket.ready()
+    format = ticket.body.format
+    data, ticket.speech = await ticket.runtime.synthesizer.speak_whole(ticket.request, format)
+    ticket.call.first_audio(format)
+    ticket.call.spoke(ticket.speech.audio_s)
+    ticket.call.note(finish_reason=ticket.speech.finish_reason)
+    return data
 
 
 # Streams -----------------------------------------------------------------------------
@@ -70,7 +81,7 @@ async def speak_stream(ticket: Ticket) -> AsyncGenerator[bytes, None]:
     """
     beginning = asyncio.create_task(_begin_stream(ticket))
     try:
-        parts, first = await _unless_client_leaves(beginning, ticket.http.receive)
+        parts, first = await unless_client_leaves(beginning, ticket.http.receive)
     except Exception as error:
         raise ticket.fail(error) from error
     async with aclosing(ticket.speech):
@@ -123,11 +134,11 @@ class StreamedSpeech(Response):
         self._rest = rest
         self.status_code = 200
         self.background = None
-        headers = _speech_headers(ticket) | self._content_headers()
+        headers = speech_headers(ticket) | self._content_headers()
         self.init_headers(headers | {"X-Accel-Buffering": "no"})
 
     def _content_headers(self) -> dict[str, str]:
-        return file_headers(self._ticket.body.format)
+        return file_headers(self._ticket.body.format, self._ticket.speech.sample_rate_hz)
 
     async def _content(self) -> AsyncIterator[bytes]:
         """Chunks of the body; a subclass may frame the audio."""
@@ -139,7 +150,7 @@ class StreamedSpeech(Response):
         call, speech = self._ticket.call, self._ticket.speech
         try:
             async with aclosing(self._rest):
-                await _unless_client_leaves(asyncio.create_task(self._send_all(send)), receive)
+                await unless_client_leaves(asyncio.create_task(self._send_all(send)), receive)
         except Exception as error:  # noqa: BLE001 - the request's top
             # No last chunk is sent, so the server closes the connection and the client sees
             # a broken body, not a short one that looks whole.
@@ -173,7 +184,8 @@ async def stream_response(
 # Headers and disconnects ------------------------------------------------------
 
 
-def _speech_headers(ticket: Ticket) -> dict[str, str]:
+def speech_headers(ticket: Ticket) -> dict[str, str]:
+    """Headers that tell who speaks, and how; of files and streams."""
     info, voice = ticket.speech.info, ticket.runtime.synthesizer.voice
     choice, seed = info.choice, ticket.speech.seed
     ticket.call.note(
@@ -183,6 +195,7 @@ def _speech_headers(ticket: Ticket) -> dict[str, str]:
         "Cache-Control": "no-store",
         "X-Seed": str(seed),
         "X-Model": voice.model_name,
+        "X-AI-Generated": "true",
         "X-Voice": ", ".join(info.speakers),
         "X-Language": choice.language,
         "X-Voice-Applied": ", ".join(choice.applied),
@@ -192,10 +205,10 @@ def _speech_headers(ticket: Ticket) -> dict[str, str]:
     return {name: quote(value, safe=_HEADER_SAFE) for name, value in headers.items() if value}
 
 
-def file_headers(format: AudioFormat) -> dict[str, str]:
+def file_headers(format: AudioFormat, sample_rate_hz: int) -> dict[str, str]:
     """Headers of a response whose body is the audio itself."""
     return {
-        "Content-Type": content_type(format),
+        "Content-Type": content_type(format, sample_rate_hz),
         "Content-Disposition": f'attachment; filename="speech.{file_extension(format)}"',
     }
 
@@ -203,7 +216,7 @@ def file_headers(format: AudioFormat) -> dict[str, str]:
 _HEADER_SAFE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
 
 
-async def _unless_client_leaves(task: asyncio.Task[T], receive: Receive) -> T:
+async def unless_client_leaves(task: asyncio.Task[T], receive: Receive) -> T:
     """Wait for a task; cancel it and raise ClientLeft if the client disconnects first."""
     leaving = asyncio.create_task(_wait_for_disconnect(receive))
     try:

@@ -18,7 +18,7 @@ from qwen_tts_service.telemetry import logs, metrics, resources
 from qwen_tts_service.types import ReportProgress, Voice
 from qwen_tts_service.voice.library import VoiceLibrary
 
-from .admission import Admission
+from .admission import Admission, RateLimit
 from .keeper import Stage, VoiceKeeper
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Runtime:
         self._keeper: VoiceKeeper | None = None
         self._admission: Admission | None = None
         self._library: VoiceLibrary | None = None
+        self._uploads: RateLimit | None = None
         self._stop = threading.Event()
         self._facts: dict[str, object] = {}
 
@@ -77,6 +78,12 @@ class Runtime:
         assert self._library is not None, "open() comes first"
         return self._library
 
+    @property
+    def uploads(self) -> RateLimit:
+        """How many voices may still be kept in this minute."""
+        assert self._uploads is not None, "open() comes first"
+        return self._uploads
+
     def open(
         self,
         settings: Settings,
@@ -96,6 +103,7 @@ class Runtime:
             on_change=self._show_load,
         )
         self._library = VoiceLibrary(settings.voices_path, most=settings.max_voices)
+        self._uploads = RateLimit(settings.voices_per_minute)
         metrics.forget_dead_workers(metrics_directory())
         metrics.SLOTS.set(settings.max_concurrent_requests)
         resources.start_sampling(self._stop)

@@ -3,8 +3,9 @@
 from codecs import BOM_UTF8
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from qwen_tts_service.errors import (
@@ -15,6 +16,7 @@ from qwen_tts_service.errors import (
     UnsupportedMediaType,
 )
 from qwen_tts_service.fields import SpeechBody
+from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Speech
 from qwen_tts_service.types import SpeechRequest
 from qwen_tts_service.validation import from_validation
@@ -23,8 +25,11 @@ from .admission import Slot
 from .call import Call
 from .errors import in_words_of
 from .inline_voice import with_own_voice
+from .keys import MAY_CLONE, check_recording
 from .runtime import Runtime
+from .times import Answer, choose_answer
 
+Body = TypeVar("Body", bound=BaseModel)
 RUNTIME_KEY = "qwen_tts.runtime"
 
 
@@ -33,6 +38,7 @@ class Ticket:
     """An HTTP request for speech, its validated body and slot, or the error that rejected it.
 
     warning: about a recording in it
+    answer: what the body of the response is
     error: why it was refused; `request`, `body` and `slot` are there only without one
     speech: set once speaking has begun
 
@@ -45,10 +51,16 @@ class Ticket:
     schema: type[SpeechBody]
     error: TTSError | None = None
     warning: str | None = None
+    answer: Answer = "audio"
     body: SpeechBody = field(init=False)
     request: SpeechRequest = field(init=False)
     slot: Slot = field(init=False)
     speech: Speech = field(init=False)
+
+    @property
+    def accept(self) -> str:
+        """The kinds of answer that the client takes; a field of its body may name one too."""
+        return f"{self.http.headers.get('accept', '')}, {self.body.accept}"
 
     async def ready(self) -> None:
         """Wait for the slot, for a voice that is unloaded, and for the clone of a recording.
@@ -69,30 +81,47 @@ class Ticket:
         return in_words_of(self.schema, self.call.fail(error))
 
 
-async def read_ticket(http: Request, schema: type[SpeechBody]) -> Ticket:
-    """Read and check the body and take a slot or queue for one; never raises TTSError."""
+async def read_ticket(
+    http: Request, schema: type[SpeechBody], answers: tuple[Answer, ...] = ("audio",)
+) -> Ticket:
+    """Read and check the body and take a slot or queue for one; never raises TTSError.
+
+    answers: what the route can answer with
+    """
     ticket = Ticket(http, Call.of(http.scope), http.scope[RUNTIME_KEY], schema)
     ticket.call.route = http.url.path
     try:
-        await _accept(ticket)
+        await _accept(ticket, answers)
     except TTSError as error:
         ticket.error = error
     return ticket
 
 
-async def _accept(ticket: Ticket) -> None:
-    settings, call = ticket.runtime.settings, ticket.call
-    ticket.body = parse_body(await read_body(ticket.http, settings.max_speech_bytes), ticket.schema)
-    ticket.request = ticket.body.to_request(call.request_id, settings)
-    ticket.runtime.keeper.check_ready()  # not ready is said before a slot is taken
-    ticket.slot = ticket.runtime.admission.enter()
-    call.at_end(ticket.slot.release)
+async def _accept(ticket: Ticket, answers: tuple[Answer, ...]) -> None:
+    read_fields(ticket, await read_body(ticket.http, ticket.runtime.settings))
+    ticket.answer = choose_answer(ticket.accept, ticket.request.timestamps, answers)
+    take_slot(ticket)
+
+
+def read_fields(ticket: Ticket, data: bytes) -> None:
+    """Read and check the body of a ticket. Raises InvalidRequest."""
+    call = ticket.call
+    ticket.body = parse_body(data, ticket.schema)
+    ticket.request = ticket.body.to_request(call.request_id, ticket.runtime.settings)
+    check_recording(ticket.body, is_allowed=bool(ticket.http.scope.get(MAY_CLONE)))
     call.note(
         format=ticket.body.format, chars=len(ticket.request.text or ""), seed=ticket.request.seed
     )
 
 
-async def read_body(http: Request, max_bytes: int) -> bytes:
+def take_slot(ticket: Ticket) -> None:
+    """Give a ticket a slot or a position in the queue. Raises NotReady and Busy."""
+    ticket.runtime.keeper.check_ready()  # not ready is said before a slot is taken
+    ticket.slot = ticket.runtime.admission.enter()
+    ticket.call.at_end(ticket.slot.release)
+
+
+async def read_body(http: Request, settings: Settings) -> bytes:
     """The JSON body's bytes; raises UnsupportedMediaType, BodyTooLarge or ClientLeft."""
     media_type = http.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type != "application/json":
@@ -104,14 +133,17 @@ async def read_body(http: Request, max_bytes: int) -> bytes:
     try:
         async for part in http.stream():
             body += part
-            if len(body) > max_bytes:
-                raise BodyTooLarge(f"the body is larger than {max_bytes} bytes (MAX_BODY_BYTES)")
+            if len(body) > settings.max_speech_bytes:
+                raise BodyTooLarge(
+                    f"the body is larger than {settings.max_speech_bytes} bytes "
+                    f"({settings.sets_max_speech_bytes})"
+                )
     except ClientDisconnect:
         raise ClientLeft("the client closed the connection before the body was complete") from None
     return bytes(body)
 
 
-def parse_body(data: bytes, schema: type[SpeechBody]) -> SpeechBody:
+def parse_body(data: bytes, schema: type[Body]) -> Body:
     """The body as its schema; raises InvalidRequest that names the field."""
     try:
         return schema.model_validate_json(data.removeprefix(BOM_UTF8))

@@ -17,7 +17,6 @@ from starlette.types import Message, Receive
 
 from qwen_tts_service.errors import (
     BodyTooLarge,
-    CannotSpeak,
     ClientLeft,
     InvalidRequest,
     TTSError,
@@ -29,8 +28,10 @@ from qwen_tts_service.validation import from_validation
 from qwen_tts_service.voice.library import LibraryEntry, check_name
 
 from .call import Call
+from .designed import NEEDS_A_BASE_MODEL, design_voice
 from .errors import response_of
 from .inline_voice import check_size
+from .responses import unless_client_leaves
 from .runtime import Runtime
 from .tickets import RUNTIME_KEY
 
@@ -60,7 +61,7 @@ async def _answered(
         if not runtime.settings.voice_cloning:
             raise cloning_is_off()
         return JSONResponse(await work(http, runtime, call))
-    except TTSError as error:
+    except (TTSError, TimeoutError) as error:
         return response_of(call.fail(error))
 
 
@@ -69,38 +70,49 @@ async def _keep(http: Request, runtime: Runtime, call: Call) -> dict[str, Any]:
     sent = await _read_form(http, settings.max_voice_bytes + _FORM_BYTES)
     field, data = _recording_of(sent)
     form = _checked(sent)
-    name = check_name(form.name)
-    call.note(action="keep", voice=name)
-    if data is None:
-        raise _no_recording(form)
-    check_size(data, settings.max_voice_bytes)
+    form.name = check_name(form.name)
+    call.note(action="keep", voice=form.name)
+    if data is not None:
+        check_size(data, settings.max_voice_bytes)
+    elif form.type == "audio_sample" or form.description is None:
+        raise InvalidRequest(f"{field} is missing: the recording's file", param=field)
+    library.place_for(form.name)  # said before seconds are spent
+    runtime.uploads.take()
+    make = design_voice(form, runtime, call) if data is None else _clone(form, data, runtime, call)
+    try:
+        entry, audio = await unless_client_leaves(asyncio.create_task(make), http.receive)
+    except TTSError as error:
+        as_sent = {"ref_audio": field, "text": "ref_text", "instruct": "description"}
+        error.param = as_sent.get(error.param or "", error.param)
+        raise
+    await asyncio.to_thread(library.add, entry, audio)
+    is_designed = not entry.voice.embedding
+    return described(entry) | ({"warning": NEEDS_A_BASE_MODEL} if is_designed else {})
+
+
+async def _clone(
+    form: VoiceForm, data: bytes, runtime: Runtime, call: Call
+) -> tuple[LibraryEntry, bytes]:
     order = CloningOrder(
         data=data,
         transcript=form.ref_text,
         language=form.spoken_language,
-        has_tail=settings.reference_tail == "silence",
+        has_tail=runtime.settings.reference_tail == "silence",
     )
-    library.place_for(name)  # said before seconds are spent
     synthesizer = await runtime.keeper.wake(call.at_end)
-    try:
-        clone = await synthesizer.cloner.clone(order)
-    except TTSError as error:
-        error.param = field if error.param == "ref_audio" else error.param  # as it was sent
-        raise
-    entry = _entry(form, order, clone, settings.model_name)
-    await asyncio.to_thread(library.add, entry, data)
-    return described(entry)
+    clone = await synthesizer.cloner.clone(order)
+    return _entry(form, order, clone, runtime.settings.model_name), data
 
 
 async def _delete(http: Request, runtime: Runtime, call: Call) -> dict[str, Any]:
-    entry = await asyncio.to_thread(runtime.library.remove, http.path_params["name"])
-    call.note(action="delete", voice=entry.name)
-    return {"id": entry.name, "object": "audio.voice.deleted", "deleted": True}
+    name = await asyncio.to_thread(runtime.library.remove, http.path_params["name"])
+    call.note(action="delete", voice=name)
+    return {"id": name, "object": "audio.voice.deleted", "deleted": True}
 
 
 def _entry(form: VoiceForm, order: CloningOrder, clone: Clone, model: str) -> LibraryEntry:
     return LibraryEntry(
-        name=check_name(form.name),
+        name=form.name,
         model=model,
         voice=clone.voice,
         duration_s=clone.duration_s,
@@ -123,11 +135,12 @@ def described(entry: LibraryEntry) -> dict[str, Any]:
         "language": entry.language,
         "description": entry.description,
         "speaker": entry.name,
+        "type": "audio_sample" if entry.voice.embedding else "prompt",
         "created_at": entry.created_at,
         "model": entry.model,
         "audio_seconds": round(entry.duration_s, 3),
         "tail_seconds": entry.tail_s,
-        "has_transcript": bool(entry.voice.codes),
+        "has_transcript": bool(entry.voice.transcript),
         "has_recording": entry.recording is not None,
         "warning": entry.warning,
     }
@@ -187,18 +200,6 @@ def _checked(sent: dict[str, str | bytes]) -> VoiceForm:
         return VoiceForm.model_validate(sent)
     except ValidationError as error:
         raise from_validation(error, VoiceForm) from None
-
-
-def _no_recording(form: VoiceForm) -> TTSError:
-    if form.description is None:
-        return InvalidRequest("audio_sample is missing: the recording's file", param="audio_sample")
-    return CannotSpeak(
-        "a voice is kept from a recording, and what makes one of a description is another model "
-        "than the one that clones it: let MODEL_NAME=Qwen3-TTS-12Hz-1.7B-VoiceDesign speak a clip "
-        "with it, then send that here as audio_sample, and its text as ref_text",
-        param="description",
-        code="design_not_supported",
-    )
 
 
 ROUTES = [

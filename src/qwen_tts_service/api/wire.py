@@ -19,7 +19,8 @@ from starlette.responses import Response
 
 from qwen_tts_service.fields import MAX_FRAMES, SpeechBody
 
-from .responses import PendingFile, stream_response
+from .events import streamed
+from .responses import PendingFile
 from .schema_extra import SCHEMA_EXTRA
 from .tickets import Ticket, read_ticket
 
@@ -66,7 +67,9 @@ class TTSInput(TTSBody, IODescriptor):
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: object) -> IODescriptor:  # noqa: ARG003
-        return Batch.model_construct(requests=[await read_ticket(request, TTSBody)])
+        return Batch.model_construct(
+            requests=[await read_ticket(request, TTSBody, ("audio", "json"))]
+        )
 
 
 class StreamTTSInput(StreamTTSBody, IODescriptor):
@@ -74,7 +77,7 @@ class StreamTTSInput(StreamTTSBody, IODescriptor):
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: object) -> IODescriptor:  # noqa: ARG003
-        ticket = await read_ticket(request, StreamTTSBody)
+        ticket = await read_ticket(request, StreamTTSBody, ("audio", "events"))
         _TICKET.set(ticket)
         return One.model_construct(request=ticket)
 
@@ -101,4 +104,4 @@ class AudioStream(IORootModel[bytes]):
         obj: AsyncGenerator[bytes, None],
         serde: object,  # noqa: ARG003
     ) -> Response:
-        return await stream_response(_TICKET.get(), obj)
+        return await streamed(_TICKET.get(), obj)

@@ -1,18 +1,21 @@
-"""Audio encoders: 16-bit samples to WAV, PCM, MP3, FLAC, Opus and AAC, whole or streamed.
+"""Audio encoders: 16-bit samples to WAV, raw, MP3, FLAC, Opus and AAC, whole or streamed.
 
 Two verbs: `encode` while samples come, `finish` once they have ended. A streaming encoder gives
 bytes as early as its format allows and never changes what it gave. A whole-file encoder gives
-everything at `finish`, with sizes and tags filled in. The samples that a decoder gets are the
-same.
+everything at `finish`, with sizes and tags filled in, or writes it into a file on disk. The samples
+that a decoder gets are the same.
 """
 
 import io
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 import soundfile
 
+from .label import id3_tag
 from .pcm import BYTES_PER_SAMPLE, Pcm16, to_bytes
 from .wav import wav_header
 
@@ -42,11 +45,11 @@ class Encoder(Protocol):
         """Free what it holds; harmless when repeated or after `finish`."""
 
 
-class PcmEncoder:
-    """Raw little-endian 16-bit samples; a stream and a whole file are the same bytes."""
+class RawEncoder:
+    """Samples without a header, as `convert` gives them; stream and file are the same bytes."""
 
-    def encode(self, samples: Pcm16) -> bytes:
-        return to_bytes(samples)
+    def __init__(self, convert: Callable[[Pcm16], bytes]) -> None:
+        self.encode = convert
 
     def finish(self) -> bytes:
         return b""
@@ -55,11 +58,25 @@ class PcmEncoder:
         """Nothing is held."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """How a file is written.
+
+    comment: goes into the metadata of formats that have any
+    file: an empty one that can be sought in, for a whole file that is not to be kept in memory;
+        bytes that the encoder gives besides are the caller's to write into it
+    """
+
+    is_stream: bool
+    comment: str | None = None
+    file: BinaryIO | None = None
+
+
 class WavStreamEncoder:
     """A WAV file of unknown length: the header, then samples as they come."""
 
-    def __init__(self, sample_rate_hz: int) -> None:
-        self._header = wav_header(sample_rate_hz, None)
+    def __init__(self, sample_rate_hz: int, comment: str | None) -> None:
+        self._header = wav_header(sample_rate_hz, None, comment)
 
     def encode(self, samples: Pcm16) -> bytes:
         return self._take_header() + to_bytes(samples)
@@ -76,28 +93,41 @@ class WavStreamEncoder:
 
 
 class WavFileEncoder:
-    """A whole WAV file with its exact sizes."""
+    """A whole WAV file with its exact sizes; over 4 GiB, which it cannot say, with none."""
 
-    def __init__(self, sample_rate_hz: int) -> None:
+    def __init__(
+        self, sample_rate_hz: int, comment: str | None, file: BinaryIO | None = None
+    ) -> None:
         self._sample_rate_hz = sample_rate_hz
-        self._chunks: list[bytes] = []
+        self._comment = comment
+        self._file = file
+        self._sink = _FileSink()
+        self._pcm_bytes = 0
+        self._write(wav_header(sample_rate_hz, 0, comment))
 
     def encode(self, samples: Pcm16) -> bytes:
-        self._chunks.append(to_bytes(samples))
+        self._pcm_bytes += self._write(to_bytes(samples))
         return b""
 
     def finish(self) -> bytes:
-        pcm = b"".join(self._chunks)
+        assert self._pcm_bytes % BYTES_PER_SAMPLE == 0
+        target = self._file or self._sink
+        target.seek(0)
+        target.write(wav_header(self._sample_rate_hz, self._pcm_bytes, self._comment))
+        target.seek(0, io.SEEK_END)
+        data = b"" if self._file else self._sink.take_all()
         self.close()
-        assert len(pcm) % BYTES_PER_SAMPLE == 0
-        return wav_header(self._sample_rate_hz, len(pcm)) + pcm
+        return data
 
     def close(self) -> None:
-        self._chunks = []
+        self._sink, self._pcm_bytes = _FileSink(), 0
+
+    def _write(self, data: bytes) -> int:
+        return (self._file or self._sink).write(data)
 
 
 class _FileSink(io.BytesIO):
-    """Where libsndfile writes a whole file: it may go back and fill in what it learnt late."""
+    """Where a whole file is written in memory: one may go back and fill in what was learnt late."""
 
     def take(self) -> bytes:
         """Nothing is ready before the end."""
@@ -106,6 +136,45 @@ class _FileSink(io.BytesIO):
     def take_all(self) -> bytes:
         """Give the file."""
         return self.getvalue()
+
+
+class _DiskSink:
+    """Where libsndfile writes a file on disk, behind a tag.
+
+    Its errors are raised after the samples at which they came: libsndfile would print them.
+    """
+
+    def __init__(self, file: BinaryIO, tag: bytes) -> None:
+        self._file = file
+        self._error: OSError | None = None
+        self._start = len(tag)
+        self._try(file.write, tag)
+
+    def write(self, data: bytes) -> int:
+        self._try(self._file.write, data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = self._start if whence == io.SEEK_SET else 0
+        self._try(self._file.seek, start + offset, whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        return self._file.tell() - self._start
+
+    def _try(self, work: Callable[..., int], *args: object) -> None:
+        try:
+            work(*args)
+        except OSError as error:
+            self._error = error
+
+    def take(self) -> bytes:
+        """Give nothing: it is on the disk."""
+        if self._error is not None:
+            raise self._error
+        return b""
+
+    take_all = take
 
 
 class _StreamSink:
@@ -152,26 +221,45 @@ class _StreamSink:
 
 
 class SndfileEncoder:
-    """mp3, flac, or Opus in Ogg, by libsndfile."""
+    """mp3, flac, or Opus in Ogg, by libsndfile.
 
-    def __init__(self, sample_rate_hz: int, *, is_stream: bool, **options: Any) -> None:
-        self._sink = _StreamSink() if is_stream else _FileSink()
+    The comment goes into an mp3 by a tag of our own, since libsndfile's is taken for the frame that
+    `_StreamSink` drops.
+    """
+
+    def __init__(self, sample_rate_hz: int, options: FileOptions, **settings: Any) -> None:
+        comment, is_mp3 = options.comment, settings["format"] == "MP3"
+        self._tag = id3_tag(comment) if comment is not None and is_mp3 else b""
+        self._sink: _StreamSink | _DiskSink | _FileSink = _FileSink()
+        if options.is_stream:
+            self._sink = _StreamSink()
+        elif options.file is not None:
+            self._sink, self._tag = _DiskSink(options.file, self._tag), b""
         self._file = soundfile.SoundFile(
-            cast("BinaryIO", self._sink), "w", sample_rate_hz, channels=1, **options
+            cast("BinaryIO", self._sink), "w", sample_rate_hz, channels=1, **settings
         )
-        if is_stream and options["subtype"] == "OPUS":
+        if options.is_stream and settings["subtype"] == "OPUS":
             _shorten_ogg_pages(self._file)
+        if comment is not None and not is_mp3:
+            self._file.comment = comment
 
     def encode(self, samples: Pcm16) -> bytes:
         self._file.write(samples)
-        return self._sink.take()
+        return self._behind_tag(self._sink.take())
 
     def finish(self) -> bytes:
         self._file.close()
-        return self._sink.take_all()
+        return self._behind_tag(self._sink.take_all())
 
     def close(self) -> None:
         self._file.close()
+
+    def _behind_tag(self, data: bytes) -> bytes:
+        """The tag goes out with the first audio, not before it."""
+        if not data:
+            return data
+        tag, self._tag = self._tag, b""
+        return tag + data
 
 
 def _shorten_ogg_pages(file: soundfile.SoundFile) -> None:

@@ -1,22 +1,36 @@
-"""WAV header of a mono 16-bit file, 44 bytes.
+"""WAV header of a mono 16-bit file, 44 bytes and perhaps a comment.
 
 Written by hand, because a stream has to send them before anybody knows how long it will be.
 """
 
 import struct
 
+from .label import info_chunk
 from .pcm import BYTES_PER_SAMPLE
 
-UNKNOWN_SIZE = 0xFFFFFFFF
-"""What players read as "until the end". Zero would be an empty file to several of them."""
+ENDLESS_RIFF_BYTES = 0x7FFFFFFF
+"""Size of a stream whose length nobody knows yet; zero would be an empty file to several readers.
+
+It is positive as a signed 32-bit number too, and the samples are declared to fill it: Android
+refuses chunks that do not fit into each other, as with 0xFFFFFFFF for both sizes, and
+wyoming_openai knows unknown lengths by it. docs/log.md has what each reader does with which sizes.
+"""
+LARGEST_RIFF_BYTES = 0xFFFFFFFF
 
 
-def wav_header(sample_rate_hz: int, pcm_bytes: int | None) -> bytes:
-    """Write the header; `pcm_bytes` is None for a stream whose length nobody knows yet."""
-    riff_bytes = UNKNOWN_SIZE if pcm_bytes is None else 36 + pcm_bytes
-    data_bytes = UNKNOWN_SIZE if pcm_bytes is None else pcm_bytes
+def wav_header(sample_rate_hz: int, pcm_bytes: int | None, comment: str | None = None) -> bytes:
+    """Write the header; `pcm_bytes` is None for a stream whose length nobody knows yet.
+
+    More than the header can say, 4 GiB, is written as unknown too.
+    """
+    info = b"" if comment is None else info_chunk(comment)
+    header_bytes = 36 + len(info)  # of the RIFF chunk, before the samples
+    riff_bytes = ENDLESS_RIFF_BYTES
+    if pcm_bytes is not None and header_bytes + pcm_bytes <= LARGEST_RIFF_BYTES:
+        riff_bytes = header_bytes + pcm_bytes
+    data_bytes = (riff_bytes - header_bytes) // BYTES_PER_SAMPLE * BYTES_PER_SAMPLE
     return struct.pack(
-        "<4sI4s4sIHHIIHH4sI",
+        f"<4sI4s4sIHHIIHH{len(info)}s4sI",
         b"RIFF",
         riff_bytes,
         b"WAVE",
@@ -28,6 +42,7 @@ def wav_header(sample_rate_hz: int, pcm_bytes: int | None) -> bytes:
         sample_rate_hz * BYTES_PER_SAMPLE,
         BYTES_PER_SAMPLE,
         8 * BYTES_PER_SAMPLE,
+        info,
         b"data",
         data_bytes,
     )

@@ -5,6 +5,7 @@ The options of `say` are made from the fields of the HTTP request.
 
 import argparse
 import sys
+from collections.abc import Container
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn, cast, get_args
@@ -12,20 +13,29 @@ from typing import Any, NoReturn, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from qwen_tts_service import __version__
-from qwen_tts_service.errors import InvalidRequest, printable
+from qwen_tts_service.books.read import ENDINGS
+from qwen_tts_service.errors import InvalidRequest, printable, shown
 from qwen_tts_service.fields import SpeechBody, VoiceAttributesBody
 from qwen_tts_service.settings import Settings, load_settings
 from qwen_tts_service.speech.cloning import CloningOrder
+from qwen_tts_service.speech.subtitles import SubtitleFormat
 from qwen_tts_service.types import AudioFormat
 from qwen_tts_service.validation import folded, from_validation, hint
 
 EXAMPLES = (resources.files(__package__) / "examples.txt").read_text("utf-8")
 STANDARD_IO = "-"
 MODEL_PATH = "models"
+MAX_SLOTS = 1024
+_FORMATS = ", ".join(get_args(AudioFormat))
 _FOLDERS = {"model_path": MODEL_PATH, "voices_path": "voices"}
 """Where checkpoints and kept voices are when nothing says so, as for scripts/serve."""
 _NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format", "pronunciations"}
 _NOT_OPTIONS |= {"ref_audio", "ref_text"}
+_MEANINGS = {
+    "max_length": "Longest audio, in frames of 80 ms; what is longer is cut there, and the exit "
+    "code is 3. Default: to the end of the text."
+}
+"""Of options that mean something else than the field over HTTP."""
 
 
 class CommandError(Exception):
@@ -46,16 +56,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"qwen-tts {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="say | voices")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="say | read | voices")
     _add_say(commands)
-    voices = commands.add_parser("voices", help="list the speakers")
+    _add_read(commands)
+    voices = commands.add_parser("voices", help="list the speakers of a model, or of a server")
+    voices.add_argument("--url", help="of a server, such as http://localhost:8188")
     _add_settings(voices)
     arguments, unknown = parser.parse_known_args(argv)
     for word in unknown:
         if word.startswith("-"):
             name = word.partition("=")[0]
             said = hint(name.strip("-"), SpeechBody, spell=_option)
-            raise CommandError(f"unknown option {printable(name)}.{said} See qwen-tts say --help")
+            where = f"{parser.prog} {arguments.command} --help"
+            raise CommandError(f"unknown option {printable(name)}.{said} See {where}")
     if unknown:
         parser.error(f"unrecognized arguments: {printable(' '.join(unknown))}")
     return arguments
@@ -75,12 +88,68 @@ def _add_say(commands: Any) -> None:
     sound = say.add_argument_group("where to, one of")
     sound.add_argument("--out", help="an audio file; - writes to standard output as it is made")
     sound.add_argument("--play", action="store_true", help="play it as it is made")
-    formats = ", ".join(get_args(AudioFormat))
-    say.add_argument("--format", help=f"{formats}; by the file's name unless given, else wav")
-    say.add_argument("--quiet", action="store_true", help="say nothing but errors")
-    voice = say.add_argument_group("the voice")
-    _add_fields(voice, VoiceAttributesBody)
-    _add_fields(voice, SpeechBody)
+    for kind in get_args(SubtitleFormat):
+        say.add_argument(
+            f"--{kind}",
+            type=Path,
+            metavar="FILE",
+            help=f"write {kind.upper()} subtitles too: one for each sentence, or --timestamps word",
+        )
+    say.add_argument("--format", help=f"{_FORMATS}; by the file's name unless given, else wav")
+    _add_voice(say, _NOT_OPTIONS)
+    _add_settings(say)
+
+
+def _add_read(commands: Any) -> None:
+    read = commands.add_parser(
+        "read",
+        help="read a book into a file for each chapter",
+        description="Read a book aloud, many parts at once. The same command again goes on where "
+        "it stopped, and speaks again only what has changed.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    read.add_argument("book", type=Path, help=f"a book: {', '.join(ENDINGS)}")
+    read.add_argument("--out", type=Path, required=True, help="a folder for all that is made")
+    read.add_argument("--format", default="mp3", help=f"{_FORMATS}. Default: mp3")
+    read.add_argument(
+        "--url",
+        help="a running server, such as http://localhost:8188, which speaks instead of this "
+        "process; API_KEY is its key",
+    )
+    read.add_argument(
+        "--parallel",
+        type=_slots,
+        metavar="N",
+        help="parts to speak at once. Default: as many as the server or the voice has slots",
+    )
+    read.add_argument(
+        "--m4b",
+        action="store_true",
+        help="write the whole book as one audiobook with chapters too; needs the extra aac",
+    )
+    read.add_argument(
+        "--subtitles",
+        choices=get_args(SubtitleFormat),
+        help="write a file of subtitles for each chapter too; sentences are then spoken one by one",
+    )
+    _add_voice(read, _NOT_OPTIONS | {"max_length", "timestamps"})
+    _add_settings(read)
+
+
+def _slots(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= number <= MAX_SLOTS:
+        raise argparse.ArgumentTypeError(f"must be 1 to {MAX_SLOTS}; got {shown(text)}")
+    return number
+
+
+def _add_voice(parser: Any, left_out: Container[str]) -> None:
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    voice = parser.add_argument_group("the voice")
+    _add_fields(voice, VoiceAttributesBody, left_out)
+    _add_fields(voice, SpeechBody, left_out)
     voice.add_argument(
         "--voice-from",
         type=Path,
@@ -100,17 +169,16 @@ def _add_say(commands: Any) -> None:
         metavar="WORD=READING",
         help=f"may be repeated: {SpeechBody.model_fields['pronunciations'].description}",
     )
-    _add_settings(say)
 
 
-def _add_fields(parser: Any, schema: type[BaseModel]) -> None:
+def _add_fields(parser: Any, schema: type[BaseModel], left_out: Container[str]) -> None:
     for name, field in schema.model_fields.items():
-        if name in _NOT_OPTIONS:
+        if name in left_out:
             continue
         kinds = {field.annotation, *get_args(field.annotation)}
         kind: Any = next((kind for kind in (int, float) if kind in kinds), str)
         default = "" if field.default is None else f" Default: {field.default}."
-        text = f"{field.description}{default}".replace("%", "%%")
+        text = _MEANINGS.get(name, f"{field.description}{default}").replace("%", "%%")
         parser.add_argument(_option(name), type=kind, metavar=kind.__name__.upper(), help=text)
 
 
@@ -122,12 +190,17 @@ def _add_settings(parser: Any) -> None:
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    """Settings of the environment, with one slot and the arguments' own. Raises StartupError."""
+    """Settings of the environment and of the arguments. Raises StartupError.
+
+    One text needs one slot. What bounds the requests to a server does not bound a person's text.
+    """
+    slots = getattr(arguments, "parallel", 1)
     given: dict[str, str | None] = {
         "model_name": arguments.model,
         "model_path": arguments.model_path,
         "device": arguments.device,
-        "max_concurrent_requests": "1",
+        "max_concurrent_requests": None if slots is None else str(slots),
+        "max_text_chars": str(sys.maxsize),
     }
     settings = load_settings(None, **given)
     unset = {n: path for n, path in _FOLDERS.items() if n not in settings.model_fields_set}
@@ -135,13 +208,25 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 def body_of(arguments: argparse.Namespace) -> SpeechBody:
-    """The request body, every field checked. Raises CommandError and InvalidRequest."""
-    attributes = _given(arguments, VoiceAttributesBody)
-    fields = _given(arguments, SpeechBody) | {
-        "text": read_text(arguments),
-        "format": format_of(arguments),
-        "voice_attributes": attributes or None,
+    """The body of a request to `say`, every field checked. Raises CommandError, InvalidRequest."""
+    fields: dict[str, Any] = {"text": read_text(arguments), "format": format_of(arguments)}
+    if subtitle_files(arguments):
+        fields["timestamps"] = arguments.timestamps or "sentence"
+    elif arguments.timestamps is not None:
+        raise CommandError("--timestamps goes with --srt or --vtt, whose subtitles it chooses")
+    return speech_body(arguments, fields)
+
+
+def speech_body(arguments: argparse.Namespace, fields: dict[str, Any]) -> SpeechBody:
+    """A request body with fields and the options of the voice.
+
+    Raises CommandError and InvalidRequest.
+    """
+    fields = {
+        **_given(arguments, SpeechBody),
+        "voice_attributes": _given(arguments, VoiceAttributesBody) or None,
         "pronunciations": _pronunciations(arguments.pronunciations),
+        **fields,
     }
     try:
         return SpeechBody(**fields)
@@ -149,6 +234,12 @@ def body_of(arguments: argparse.Namespace) -> SpeechBody:
         refusal = from_validation(error, SpeechBody)
         field = refusal.param or ""
         raise InvalidRequest(refusal.message.replace(field, _option(field), 1)) from None
+
+
+def subtitle_files(arguments: argparse.Namespace) -> dict[SubtitleFormat, Path]:
+    """The subtitle files to write."""
+    paths = {kind: getattr(arguments, kind) for kind in get_args(SubtitleFormat)}
+    return {kind: path for kind, path in paths.items() if path is not None}
 
 
 def order_of(arguments: argparse.Namespace, settings: Settings) -> CloningOrder | None:
@@ -191,8 +282,7 @@ def format_of(arguments: argparse.Namespace) -> str:
     if arguments.play and arguments.format:
         raise CommandError("--format goes with --out; a player takes what it can")
     if arguments.format:
-        wanted = folded(arguments.format)
-        return wanted if wanted in get_args(AudioFormat) else str(arguments.format)
+        return named_format(arguments.format)
     if arguments.play or arguments.out == STANDARD_IO:
         return "wav"
     suffix = Path(arguments.out).suffix.lower().removeprefix(".")
@@ -202,6 +292,12 @@ def format_of(arguments: argparse.Namespace) -> str:
         f"the file's name does not say a format; end it with .wav or another of "
         f"{', '.join(get_args(AudioFormat))}, or give --format"
     )
+
+
+def named_format(name: str) -> str:
+    """A format in any case; what is none is named as it was written."""
+    wanted = folded(name)
+    return wanted if wanted in get_args(AudioFormat) else name
 
 
 def read_text(arguments: argparse.Namespace) -> str:

@@ -1,8 +1,8 @@
-"""Progress bar of the command line, drawn by tqdm: loading a voice, then speaking a long text."""
+"""Progress bars of the command line, drawn by tqdm: loading a voice, speaking a text, a book."""
 
 import asyncio
 import sys
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -51,3 +51,32 @@ class SpeechProgressBar:
             expected_s = max(made_s, speech.info.expected_s)
             self.show(f"{made_s:.0f} s of about {expected_s:.0f} s", made_s / expected_s)
             await asyncio.sleep(DRAW_EVERY_S)
+
+
+class BookProgressBar:
+    """A bar over the characters of a book, with the time left; as `SpeechProgressBar` shown."""
+
+    def __init__(self, chars_before: int, chars: int, *, is_quiet: bool) -> None:
+        self._bar = tqdm(
+            total=chars,
+            initial=chars_before,
+            disable=is_quiet or not sys.stderr.isatty(),
+            leave=False,
+            smoothing=0,  # the mean of the whole run: parts end many at once
+            ascii=".#",
+            **LAYOUT
+            | {
+                "bar_format": "[{bar:24}] {percentage:.0f} % of {total} characters, "
+                "{remaining} left"
+            },
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def add(self, chars: int) -> None:
+        """Say that so many characters more have been spoken."""
+        self._bar.update(chars)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
+from tempfile import TemporaryFile
+from typing import IO, BinaryIO
 
 from .arguments import STANDARD_IO, CommandError
 
@@ -36,32 +37,45 @@ def sink_of(arguments: argparse.Namespace) -> Sink | None:
                 "--out -: this is a terminal; send it to a file or a player with > or |"
             )
         return _standard_output
-    _check_file(Path(arguments.out))
+    check_file(Path(arguments.out))
     return None
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path, option: str = "--out") -> None:
+    """Raise CommandError unless the folder of a file that will be written is there."""
     if path.is_dir():
-        raise CommandError(f"--out: this is a folder: {path}")
+        raise CommandError(f"{option}: this is a folder: {path}")
     if not path.absolute().parent.is_dir():
-        raise CommandError(f"--out: there is no folder {path.absolute().parent}")
+        raise CommandError(f"{option}: there is no folder {path.absolute().parent}")
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file atomically: it is the old one or the whole new one. Raises CommandError."""
+@contextmanager
+def new_file(path: Path, option: str = "--out") -> Iterator[BinaryIO]:
+    """Write a file that takes its place once it is whole. Raises CommandError."""
     path = path.resolve()
     try:
         if path.exists() and not path.is_file():  # /dev/null, a pipe: nothing to rename over
-            path.write_bytes(data)
+            with TemporaryFile() as file:
+                yield file
+                file.seek(0)
+                with path.open("wb") as target:
+                    shutil.copyfileobj(file, target)
             return
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            part.write_bytes(data)
+            with part.open("w+b") as file:
+                yield file
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise CommandError(f"--out: {error.strerror}: {path}") from None
+        raise CommandError(f"{option}: {error.strerror}: {path}") from None
+
+
+def write_file(path: Path, data: bytes, option: str = "--out") -> None:
+    """Write a file at once, as `new_file` does. Raises CommandError."""
+    with new_file(path, option) as file:
+        file.write(data)
 
 
 @contextmanager

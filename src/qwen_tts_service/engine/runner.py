@@ -90,8 +90,8 @@ class PlainRunner:
 
     def __init__(self, model: Qwen3TTS, options: EngineOptions) -> None:
         self._slots = SlotTensors(model, options)
-        # Others give a row the same bits in any company; "bfloat16" does so in up to 32 rows.
-        self._rows_alone = options.deterministic and model.linear in {"float", "bfloat16"}
+        # The other arithmetics give a row the same bits in any company.
+        self._rows_alone = options.deterministic and model.linear == "float"
         logger.info("engine memory: %s", self._slots.memory)
 
     def begin(self, slot: int, job: Job) -> tuple[PromptEmbeddings, int]:

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -84,9 +84,16 @@ class EspeakLibrary:
         """End the process; harmless when repeated."""
         self._end()
 
-    def synthesise(self, delivery: Delivery, text: str) -> Generator[Samples, None, None]:
+    def synthesise(
+        self,
+        delivery: Delivery,
+        text: str,
+        on_word: Callable[[int, int], object] = lambda _sample, _char: None,
+    ) -> Generator[Samples, None, None]:
         """Speak, yielding float32 [N] chunks of at most `server.CHUNK_MS` as they are made.
 
+        on_word: called with the sample and the character of the text at which a word begins,
+            before the chunk with that sample
         Closing it stops the speech. Raises SynthesisFailed for a voice that does not exist, and for
         a failure inside.
         """
@@ -94,7 +101,9 @@ class EspeakLibrary:
         parameters = (delivery.rate_wpm, delivery.volume, delivery.pitch, delivery.pitch_range)
         call = self._call("synthesise", voice, text, parameters, delivery.has_phonemes)
         with closing(call) as chunks:
-            for chunk in chunks:
+            for chunk, words in chunks:
+                for word in words:
+                    on_word(*word)
                 yield np.frombuffer(chunk, np.int16).astype(np.float32) / np.float32(32768)
 
     def phonemes(self, texts: Sequence[str], language_code: str) -> list[str]:
@@ -116,14 +125,14 @@ class EspeakLibrary:
         return f"{self._files_by_code[language_code]}+{variant}"
 
     def _call(self, name: str, *arguments: object) -> Generator[Any, None, None]:
-        """Call a function of the server; yield its chunks of bytes, then its result if any."""
+        """Call a function of the server; yield its chunks, then its result if any."""
         try:
             ours, theirs = Pipe()
             with ours:
                 with theirs:
                     socket.send_fds(self._control, [b"+"], [theirs.fileno()])
                 ours.send((name, *arguments))
-                while isinstance(result := _receive(ours), bytes):
+                while isinstance(result := _receive(ours), tuple):
                     yield result
         except (OSError, EOFError) as error:
             what = "a process" if self.is_running else "the process"

@@ -6,9 +6,10 @@ every foreign word leaves a dictionary of up to 180 KB behind. A fork starts fro
 `espeak_Initialize` left it, and takes its memory with it: docs/adr/0008-espeak-in-forks.md.
 
 Run by `EspeakLibrary` as ``server.py SOCKET_FD LIMIT_S LIBRARY_PATH DATA_PATH``. Each byte on the
-socket brings a connection. A fork receives (function, voice, *arguments) from it and sends chunks
-of int16 samples as bytes, then the phonemes, a message that says what went wrong, or None; after
-LIMIT_S it is ended. It imports the standard library only, so that it is small.
+socket brings a connection. A fork receives (function, voice, *arguments) from it and sends chunks,
+each of int16 samples as bytes and a list of (sample, character) at which words begin, then the
+phonemes, a message that says what went wrong, or None; after LIMIT_S it is ended. It imports the
+standard library only, so that it is small.
 """
 
 import ctypes
@@ -18,6 +19,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -31,10 +33,28 @@ _SYNCHRONOUS, _DO_NOT_EXIT_ON_ERROR = 2, 0x8000
 _POSITION_IN_CHARACTERS = 1
 _UTF8, _PHONEME_INPUT, _PAUSE_AT_THE_END = 0x01, 0x100, 0x1000
 _GO_ON = 0
+_END_OF_EVENTS, _WORD = 0, 1
 
-Send = Callable[[bytes], None]
+Send = Callable[[tuple[bytes, list[tuple[int, int]]]], None]
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT of speak_lib.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),
+    )
+
+
 _Callback = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
 )
 
 
@@ -90,10 +110,13 @@ def _synthesise(
     parameters: rate, volume, pitch, range, which are numbers 1 to 4 for espeak-ng
     """
 
-    def receive(wave: "ctypes._Pointer[ctypes.c_short]", length: int, _events: int) -> int:
+    def receive(
+        wave: "ctypes._Pointer[ctypes.c_short]", length: int, events: "ctypes._Pointer[_Event]"
+    ) -> int:
         if wave and length > 0:
             try:
-                send(ctypes.string_at(wave, length * ctypes.sizeof(ctypes.c_short)))
+                samples = ctypes.string_at(wave, length * ctypes.sizeof(ctypes.c_short))
+                send((samples, list(_words(events))))
             except ConnectionResetError:  # the caller left with samples unread; then no SIGPIPE
                 os._exit(0)
         return _GO_ON
@@ -107,6 +130,15 @@ def _synthesise(
     flags = _UTF8 | _PAUSE_AT_THE_END | (_PHONEME_INPUT if has_phonemes else 0)
     status = lib.espeak_Synth(data, size, 0, _POSITION_IN_CHARACTERS, 0, flags, None, None)
     return f"espeak-ng failed with status {status}" if status != 0 else None
+
+
+def _words(events: "ctypes._Pointer[_Event]") -> Iterator[tuple[int, int]]:
+    """List the words that begin in a chunk, by sample and character; both count from 0."""
+    for event in map(events.__getitem__, count()) if events else ():
+        if event.type == _END_OF_EVENTS:
+            return
+        if event.type == _WORD:
+            yield event.sample, event.text_position - 1
 
 
 def _phonemes(lib: ctypes.CDLL, _send: Send, texts: Sequence[str]) -> list[str]:

@@ -13,9 +13,10 @@ import numpy as np
 
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import NotReady, SynthesisFailed, TTSError
-from qwen_tts_service.types import FinishReason, Samples
+from qwen_tts_service.types import FinishReason, Samples, WordMark
 
 from . import no_reading
+from .words import UtteranceWords
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +30,25 @@ class EspeakStream:
     Made on the event loop that reads it. It fails with NotReady once the worker is shut down.
 
     max_samples: the speech is cut there, with finish reason ``"length"``
+    words: collects when its words are heard, if that is asked for; `synthesise` adds to it
     """
 
     def __init__(
-        self, pieces: Iterable[str], synthesise: Synthesise, worker: Executor, *, max_samples: int
+        self,
+        pieces: Iterable[str],
+        synthesise: Synthesise,
+        worker: Executor,
+        *,
+        max_samples: int,
+        words: UtteranceWords | None = None,
     ) -> None:
         self._pieces = iter(pieces)
         self._synthesise = synthesise
         self._worker = worker
         self._samples_left = max_samples
         self._has_spoken = False
+        self._words = words
+        self._given_samples = 0
         self._channel = PcmChannel(capacity_samples=1)
         self._start_next()
 
@@ -50,7 +60,12 @@ class EspeakStream:
     async def __aiter__(self) -> AsyncIterator[Samples]:
         async for samples in self._channel:
             self._start_next()
+            self._given_samples += len(samples)
             yield samples
+
+    def take_words(self) -> list[WordMark]:
+        """Take the words of the samples that have been given out."""
+        return [] if self._words is None else self._words.take(self._given_samples)
 
     async def aclose(self) -> None:
         """Stop within one chunk and start nothing more; harmless when repeated."""
@@ -93,6 +108,12 @@ class EspeakStream:
             self._channel.fail(SynthesisFailed("the embedded voice failed; the log says why"))
         elif spoken.result().any() or self._samples_left == 0:
             self._has_spoken = True
+            self._end_piece(len(spoken.result()))
             self._channel.put(spoken.result())
         else:  # espeak-ng had no sound for it, and a lone pause is no speech
+            self._end_piece(0)
             self._start_next()
+
+    def _end_piece(self, samples: int) -> None:
+        if self._words is not None:
+            self._words.end_piece(samples)

@@ -4,9 +4,11 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
+from qwen_tts_service.audio.stretch import TimeStretch
 from qwen_tts_service.errors import CannotSpeak, SynthesisFailed
 from qwen_tts_service.text.split import nothing_to_speak, split_sentences
 from qwen_tts_service.text.stress import STRESS, mark_stress
@@ -17,12 +19,17 @@ from .library import SAMPLE_RATE_HZ, Delivery, EspeakLibrary
 from .mapping import LANGUAGE_CODES, MAX_PITCH, MIN_PITCH, choose_delivery
 from .notation import write_out
 from .stream import EspeakStream
+from .words import UtteranceWords, WordBegin
 
 # At a change of language within a sentence; about what is left between two words.
 _JOIN_S = 0.03
 _LOUD = 0.003
 _BLOCK_CHARS = 2000
 _CLAUSE_ENDS = (*",.;:!?…—–，。、；：！？",)
+
+_Speak = Callable[[UtteranceWords | None, str], Generator[Samples, None, None]]
+"""Speaks a piece of text, and tells of its words."""
+_SpeakAs = Callable[[Delivery, UtteranceWords | None, str], Generator[Samples, None, None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +58,9 @@ class EspeakVoice:
     sample_rate_hz = SAMPLE_RATE_HZ
     device = "cpu"
     longest_part_chars: int | None = None  # it cuts by itself
+    has_own_rate = True
     slots: int | None = None
+    times_words: Literal[True] = True
 
     def __init__(self) -> None:
         self._kana = readings.KanaReader()
@@ -78,24 +87,37 @@ class EspeakVoice:
             )
         language: Language = request.language or "english"
         choice, delivery = choose_delivery(request, self.speakers)
+        usual = choose_delivery(replace(request, rate=1.0), self.speakers)[1]
         warnings: list[str] = []
+        speak_as: _SpeakAs = partial(self._speak, language)
         if request.phonemes is None:
             pieces, warnings = self._read(request.text or "", language)
-            synthesise = partial(self._speak, delivery, language)
         else:
-            pieces, delivery = (f"[[{request.phonemes}]]",), replace(delivery, has_phonemes=True)
-            synthesise = partial(self._library.synthesise, delivery)
+            pieces, speak_as = (f"[[{request.phonemes}]]",), self._speak_phonemes
+            delivery, usual = (replace(each, has_phonemes=True) for each in (delivery, usual))
+        speak: _Speak = partial(speak_as, delivery)
+        if request.rate != 1:
+            speak = partial(_speak_at_rate, speak, partial(speak_as, usual), request.rate)
         if request.pitch != 1 and delivery.pitch in (MIN_PITCH, MAX_PITCH):
             warnings.append("the pitch was limited to what the embedded voice has")
         max_samples = round(request.max_frames * FRAME_S * SAMPLE_RATE_HZ)
         return EspeakUtterance(
             choice=choice,
             warning="; ".join(warnings) or None,
-            expected_s=text.expected_s(" ".join(pieces), language, delivery.rate_wpm),
+            expected_s=text.expected_s(" ".join(pieces), language, usual.rate_wpm) / request.rate,
             pieces=pieces,
             delivery=delivery,
-            start=partial(EspeakStream, pieces, synthesise, self._worker, max_samples=max_samples),
+            start=partial(self._start, request, pieces, speak, max_samples),
         )
+
+    def _start(
+        self, request: SpeechRequest, pieces: tuple[str, ...], speak: _Speak, max_samples: int
+    ) -> EspeakStream:
+        words = None
+        if request.timestamps == "word":
+            words = UtteranceWords(request.text or "", pieces)
+        synthesise = partial(speak, words)
+        return EspeakStream(pieces, synthesise, self._worker, max_samples=max_samples, words=words)
 
     def warm_up(self) -> None:
         """Speak one word on the calling thread. Raises SynthesisFailed if nothing is heard."""
@@ -153,23 +175,40 @@ class EspeakVoice:
         return self._kana.read(piece) if readings.has_kana(piece) else piece
 
     def _speak(
-        self, delivery: Delivery, language: Language, piece: str
+        self, language: Language, delivery: Delivery, words: UtteranceWords | None, piece: str
     ) -> Generator[Samples, None, None]:
         """Speak a piece, each run in its language and without a gap before the next."""
         parts = runs.split_runs(piece, language)
         has_gap_before = True
         for run in parts:
             run_delivery, phonetic = self._delivered(delivery, run)
-            if len(parts) == 1:
+            if len(parts) == 1 and words is None:
                 yield from self._library.synthesise(run_delivery, phonetic)
                 return
             has_gap_behind = run is parts[-1] or run.text.rstrip().endswith(_CLAUSE_ENDS)
             if not has_gap_behind:
                 phonetic += ","  # keeps the voice up, as within a sentence
-            chunks = self._library.synthesise(run_delivery, phonetic)
-            samples = np.concatenate([np.zeros(0, np.float32), *chunks])
-            yield _trim(samples, keep_start=has_gap_before, keep_end=has_gap_behind)
+            samples, begins = self._speak_run(run_delivery, phonetic)
+            kept = _trimmed(samples, keep_start=has_gap_before, keep_end=has_gap_behind)
+            if words is not None:
+                words.add_run(run.text, phonetic, begins, samples, kept)
+            yield samples[kept]
             has_gap_before = has_gap_behind
+
+    def _speak_phonemes(
+        self, delivery: Delivery, words: UtteranceWords | None, piece: str
+    ) -> Generator[Samples, None, None]:
+        samples, begins = self._speak_run(delivery, piece)
+        if words is not None:
+            words.add_run(piece, piece, begins, samples, slice(0, len(samples)))
+        yield samples
+
+    def _speak_run(self, delivery: Delivery, phonetic: str) -> tuple[Samples, list[WordBegin]]:
+        begins: list[WordBegin] = []
+        chunks = self._library.synthesise(
+            delivery, phonetic, lambda sample, char: begins.append((sample, char))
+        )
+        return np.concatenate([np.zeros(0, np.float32), *chunks]), begins
 
     def _delivered(self, delivery: Delivery, run: runs.Run) -> tuple[Delivery, str]:
         """The delivery of a run, and its text with the phonemes that espeak-ng lacks."""
@@ -190,12 +229,32 @@ class EspeakVoice:
         ), phonetic
 
 
-def _trim(samples: Samples, *, keep_start: bool, keep_end: bool) -> Samples:
-    """Cut the silence at the ends that are joined to others; float32 [N]."""
+def _speak_at_rate(
+    speak: _Speak, usually: _Speak, rate: float, words: UtteranceWords | None, piece: str
+) -> Generator[Samples, None, None]:
+    """Speak a piece in exactly its usual time divided by the rate.
+
+    espeak-ng follows a rate to within a fifth, and to half as fast it cannot go everywhere: the
+    rest is time stretch.
+    """
+    samples = np.concatenate([np.zeros(0, np.float32), *speak(words, piece)])
+    usual_length = sum(map(len, usually(None, piece)))
+    if not len(samples) or not usual_length:
+        yield samples
+        return
+    factor = len(samples) * rate / usual_length
+    if words is not None:
+        words.stretch_piece(factor)
+    stretch = TimeStretch(factor, SAMPLE_RATE_HZ)
+    yield np.concatenate([stretch.feed(samples), stretch.finish()])
+
+
+def _trimmed(samples: Samples, *, keep_start: bool, keep_end: bool) -> slice:
+    """What is left without the silence at the ends that are joined to others; float32 [N]."""
     loud = np.flatnonzero(np.abs(samples) > _LOUD)
     if not len(loud):
-        return samples[:0]
+        return slice(0, 0)
     margin = round(_JOIN_S / 2 * SAMPLE_RATE_HZ)
     start = 0 if keep_start else max(0, int(loud[0]) - margin)
-    end = len(samples) if keep_end else int(loud[-1]) + margin
-    return samples[start:end]
+    end = len(samples) if keep_end else min(len(samples), int(loud[-1]) + margin)
+    return slice(start, end)

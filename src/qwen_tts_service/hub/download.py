@@ -153,10 +153,14 @@ def _cached(release: Release, hub: Hub) -> _Candidate:
                     local_files_only=True,
                 )
             )
-            if all(file.has_size(_size(directory / file.name)) for file in release.files):
+            if all(_is_held(file, directory / file.name) for file in release.files):
                 return directory, _why_not(directory, release)
     where = hub.cache_dir or library.constants.HF_HUB_CACHE
     return f"Hugging Face cache {where}", f"has not every file of {release.repository}"
+
+
+def _is_held(file: PublishedFile, path: Path) -> bool:
+    return path.is_file() and file.has_size(path.stat().st_size)
 
 
 def _why_not(directory: Path, release: Release | None) -> str | None:

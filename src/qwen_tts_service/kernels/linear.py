@@ -4,9 +4,9 @@
 request's last bits, and one day its codes, depend on who else is speaking. On the CPU the four
 packed kinds here do not: "packed" keeps the dtype of the weights, "half" loses nothing of bfloat16
 weights and reads half the bytes of float32, "bfloat16" reads the same and rounds inputs and
-outputs, "int8" reads a quarter and rounds more. In bfloat16 that holds for up to 32 rows, in
-float32 for any number. What was measured, and what lost, is in docs/log.md, 2026-11-23 and
-2026-12-01.
+outputs, "int8" reads a quarter and rounds more. For "packed" in bfloat16 that holds for up to 32
+rows, for the others for any number. What was measured, and what lost, is in docs/log.md,
+2026-11-23 and 2026-12-01.
 """
 
 import ctypes
@@ -32,6 +32,8 @@ _RESIDUAL_SCALE = 2.0**11
 _NEGLIGIBLE = 2.0**-25
 """Half a step of the smallest float16: a bfloat16 weight loses at most this, and only below 2^-14
 (0.00006); larger ones fit exactly."""
+_BFLOAT16_ROWS = 32
+"""So many rows oneDNN sums in one order in bfloat16, at every published shape; more not in all."""
 
 
 def fixed(tensor: Tensor) -> nn.Parameter:
@@ -91,6 +93,19 @@ class PackedLinear(nn.Module):
             rows, self._packed, self.bias, "none", [], ""
         )
         return (y[0] if is_one else y).to(x.dtype)
+
+
+class BlockedLinear(PackedLinear):
+    """The same, few rows at a time, so that no row's bits depend on how many there are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out], the dtype of `x`."""
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) <= _BFLOAT16_ROWS:
+            return super().forward(x)
+        multiply = super().forward
+        y = torch.cat([multiply(block) for block in torch.split(rows, _BFLOAT16_ROWS)])
+        return y.view(*x.shape[:-1], self.rows)
 
 
 class HalfLinear(nn.Module):
@@ -199,14 +214,11 @@ def _pack_bfloat16(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
     narrow = weight.detach().bfloat16()
     if not torch.equal(narrow.float(), weight.float()):
         return HalfLinear(weight, bias)
-    return PackedLinear(narrow, bias)
+    return BlockedLinear(narrow, bias)
 
 
 def has_amx() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices in tiles, for which rows of a tile cost nothing.
-
-    There bfloat16 takes two thirds of half's time at one row, and a quarter at 16.
-    """
+    """Whether the CPU multiplies bfloat16 in tiles, for which rows of a tile cost nothing."""
     return can_pack() and bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - as below
 
 
@@ -240,6 +252,15 @@ def choose_arithmetic(
     return asked
 
 
+def fastest_arithmetic(device: torch.device) -> Arithmetic | None:
+    """Return what is fastest on a device and rounds no more than CUDA does; None: its usual one.
+
+    bfloat16 on a CPU with AMX, where it takes two thirds of half's time at one row and a quarter
+    at 16; without AMX it is no faster.
+    """
+    return "bfloat16" if device.type == "cpu" and has_amx() else None
+
+
 _DESCRIPTIONS: dict[Arithmetic, str] = {
     "float": "in the model's own number format",
     "ordered": "in the model's own number format, the same bits for 1 to 16 rows",
@@ -251,10 +272,8 @@ _DESCRIPTIONS: dict[Arithmetic, str] = {
 
 
 def describe_arithmetic(arithmetic: Arithmetic) -> str:
-    """Say for people what linear layers compute in, and what would be faster here."""
-    faster = "; CPU_WEIGHTS=bfloat16 is faster on this CPU, and rounds"
-    hint = faster if arithmetic == "half" and has_amx() else ""
-    return f"{arithmetic}: {_DESCRIPTIONS[arithmetic]}{hint}"
+    """Say for people what linear layers compute in."""
+    return f"{arithmetic}: {_DESCRIPTIONS[arithmetic]}"
 
 
 _KINDS: dict[Arithmetic, Callable[[Tensor, Tensor | None], nn.Module]] = {

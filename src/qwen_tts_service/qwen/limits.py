@@ -35,9 +35,11 @@ class QwenOptions:
 
 LONGEST_PART_CHARS = 800
 """About a minute of speech, three in Chinese: the model keeps its voice and finds the end."""
+LONGEST_PART_FRAMES = 4096
+"""Of one part, however long the request may be; `ROOMY_POSITIONS` counts on it."""
 SHORTEST_PART_CHARS = 40
 ROOMY_POSITIONS = 5000
-"""Room for the longest part, its prompt and the longest max_length."""
+"""Room for the longest part, its prompt and its frames."""
 PROMPT_ROWS = 60
 """Of a prompt that are not its text: the tags and an ordinary instruct."""
 LEAST_FACTOR = 2.0

@@ -8,7 +8,7 @@ from typing import Any
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.engine.engine import Engine
 from qwen_tts_service.engine.job import Job
-from qwen_tts_service.errors import CannotClone, CannotSpeak, InvalidRequest
+from qwen_tts_service.errors import CannotClone, CannotSpeak, InvalidRequest, MisfitVoice
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.text.language import detect_language
 from qwen_tts_service.text.stress import drop_stress
@@ -28,6 +28,7 @@ from qwen_tts_service.voice.mapping import VoiceCapabilities, choose_voice
 
 from .limits import (
     LEAST_FACTOR,
+    LONGEST_PART_FRAMES,
     PROMPT_FRAME_TOKENS,
     QwenOptions,
     expected_frames,
@@ -42,11 +43,7 @@ NO_VOICES: Mapping[str, KeptVoice] = {}
 
 def _not_applied(request: SpeechRequest) -> str | None:
     """What this model cannot do of a request."""
-    asked = {
-        "rate": request.rate != 1,
-        "pitch": request.pitch != 1,
-        "phoneme": request.phonemes is not None,
-    }
+    asked = {"pitch": request.pitch != 1, "phoneme": request.phonemes is not None}
     names = [name for name, is_asked in asked.items() if is_asked]
     return f"this model cannot apply: {', '.join(names)}" if names else None
 
@@ -92,9 +89,11 @@ class QwenVoice:
         self.model_name = name
         self.sample_rate_hz = model.config.codec.sample_rate_hz
         self.device = str(model.device)
+        self.has_own_rate = False
         self.slots: int | None = options.slots
         self.longest_part_chars: int | None = part_chars(options.max_positions)
         self.facts: Mapping[str, str] = {
+            "kind": model.config.kind,
             "attention": f"{model.attention.name}: {model.attention.reason}",
             "kernels": f"{model.kernels.name}: {model.kernels.reason}",
             "linear_layers": model.linear_layers,
@@ -104,6 +103,7 @@ class QwenVoice:
         self._engine = engine
         self._options = options
         self._kept = kept
+        self.known = known
         self._capabilities = VoiceCapabilities(
             speakers=model.config.speakers,
             follows_instruct=model.config.follows_instruct,
@@ -133,11 +133,11 @@ class QwenVoice:
             instruct_ids=tuple(self._model.tokenizer.encode_instruct(choice.instruct or "")),
             seed=request.seed,
             sampling=request.sampling,
-            max_frames=request.max_frames,
+            max_frames=min(request.max_frames, LONGEST_PART_FRAMES),
             runaway_frames=runaway_frames(tokens, self._options.runaway_factor),
             **self._who(choice, voice),
         )
-        job = self._fitted(job, tokens)
+        job = self._fitted(job, tokens, is_uncut=request.is_uncut)
         expected_s = expected_frames(tokens) * FRAME_S
         return QwenUtterance(job, choice, expected_s, self._engine.submit, _not_applied(request))
 
@@ -214,7 +214,7 @@ class QwenVoice:
             raise CannotClone
         if kind == "base":
             choice, voice = choose_clone(request, language, self._kept)
-            self._check_voice(voice)
+            self._check_voice(voice, request.speaker)
         elif kind == "voice_design":
             choice = describe_voice(*wishes)
         else:
@@ -243,10 +243,13 @@ class QwenVoice:
     def _spoken(self, text: str) -> str:
         return text if self._options.keeps_stress else drop_stress(text)
 
-    def _check_voice(self, voice: KeptVoice) -> None:
+    def _check_voice(self, voice: KeptVoice, name: str | None) -> None:
         """Refuse a voice of another model: on a device a code out of range would end everything."""
         config = self._model.config
-        is_sound = len(voice.embedding) == config.width and all(map(isfinite, voice.embedding))
+        has_width = len(voice.embedding) == config.width
+        if name is not None and not has_width:
+            raise MisfitVoice(name.strip())
+        is_sound = has_width and all(map(isfinite, voice.embedding))
         fits = is_sound and all(
             len(frame) == config.codebooks and min(frame) >= 0 and max(frame) < config.codes
             for frame in voice.codes
@@ -268,7 +271,7 @@ class QwenVoice:
             return tokens
         raise InvalidRequest(f"tokens must be text token ids, 0 to {limit - 1}", param="tokens")
 
-    def _fitted(self, job: Job, tokens: int) -> Job:
+    def _fitted(self, job: Job, tokens: int, *, is_uncut: bool) -> Job:
         """Let a job run as far as its slot goes; refuse it where even LEAST_FACTOR has no room."""
         prompt = len(job.ids) + len(job.instruct_ids) + PROMPT_FRAME_TOKENS
         if job.voice is not None:
@@ -277,9 +280,10 @@ class QwenVoice:
         least = prompt + min(job.max_frames, runaway_frames(tokens, factor))
         room = self._options.max_positions
         if least > room:
+            cure = "leave out split: never" if is_uncut else "set a smaller max_length"
             raise InvalidRequest(
                 f"text and speech may need {least} positions, but MAX_POSITIONS is {room}; "
-                "send less text or set a smaller max_length",
+                f"send less text or {cure}",
                 param="text",
             )
         return replace(job, runaway_frames=min(job.runaway_frames, room - prompt))

@@ -4,13 +4,18 @@ import asyncio
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from qwen_tts_service.audio.recording import TAIL_S, read_recording
 from qwen_tts_service.errors import Busy, CannotClone
 from qwen_tts_service.text.language import detect_language
 from qwen_tts_service.types import CloningVoice, KeptVoice, Language, Voice, VoiceReference
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 MOST_REMEMBERED = 32
 MOST_WAITING = 8
@@ -78,11 +83,15 @@ class VoiceCloner:
         """
         if (known := await asyncio.to_thread(self._remembered, order)) is not None:
             return known
+        return await self.run(self.clone_now, order)
+
+    async def run(self, work: Callable[[T], R], argument: T) -> R:
+        """Do on the thread what clones a recording; also raises Busy."""
         if self._waiting >= MOST_WAITING:
             raise Busy("too many recordings wait to be cloned", retry_after_s=_RETRY_AFTER_S)
         self._waiting += 1
         try:
-            return await asyncio.wrap_future(self._thread.submit(self.clone_now, order))
+            return await asyncio.wrap_future(self._thread.submit(work, argument))
         finally:
             self._waiting -= 1
 

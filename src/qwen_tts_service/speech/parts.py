@@ -16,16 +16,18 @@ from qwen_tts_service.text.language import detect_language
 from qwen_tts_service.text.lexicon import Lexicon, lexicon_of
 from qwen_tts_service.text.markup import parse
 from qwen_tts_service.text.normalise import LANGUAGES_WITH_FULL, normalise
+from qwen_tts_service.text.places import align, cut, shifted, through
 from qwen_tts_service.text.say_as import written
 from qwen_tts_service.text.segments import OnVoice, ParsedText, Pause, Segment, any_voice
-from qwen_tts_service.text.split import is_speakable, nothing_to_speak, split_sentences
-from qwen_tts_service.types import Language, SpeechRequest
+from qwen_tts_service.text.split import (
+    DEFAULT_MAX_CHARS,
+    is_speakable,
+    nothing_to_speak,
+    split_sentences,
+)
+from qwen_tts_service.types import Language, Places, SpeechRequest, Stretch
 
 from .lexicon_file import LexiconFile
-
-GAP = Pause(0.3, is_gap=True)
-"""Silence between two parts of a text that was too long for one, and between two speakers; about
-what a reader takes."""
 
 _SPACES = re.compile(" {2,}")
 
@@ -41,11 +43,22 @@ class TextOptions:
     default_language: of a text that has no letters
     lexicon: the server's own readings of words
     accent: sets the stress of Russian words, if that is wanted
+    pause_sentence_s: silence between two parts of a text that was too long for one, and between two
+        speakers; about what a reader takes
+    pause_paragraph_s: the same where the first part ends with its paragraph
     """
 
     default_language: Language = "english"
     lexicon: LexiconFile | None = None
     accent: Callable[[str], str] | None = None
+    pause_sentence_s: float = 0.3
+    pause_paragraph_s: float = 0.6
+
+    def gap_behind(self, text: str = "") -> Pause:
+        """The silence between a part with this text and the next one; "" is any sentence."""
+        is_paragraph = text[len(text.rstrip()) :].count("\n") > 1
+        duration_s = self.pause_paragraph_s if is_paragraph else self.pause_sentence_s
+        return Pause(duration_s, is_gap=True)
 
 
 DEFAULT_TEXT_OPTIONS = TextOptions()
@@ -56,11 +69,13 @@ class TextParts:
     """A text split for speaking.
 
     request: the whole, with its language; only if it asks for silence may no part be a request
+    sent: the text as it was sent, in which the places of the parts are
     """
 
     request: SpeechRequest
     parts: tuple[SpeechRequest | Pause, ...]
     warning: str | None = None
+    sent: str = ""
 
 
 def split_request(
@@ -73,9 +88,11 @@ def split_request(
     """Read the markup, replace words of the lexicon, normalise, and cut what is too long.
 
     The language is looked for once, in the whole text, so that every part has the same unless
-    its markup names another. Token ids stay as they are: for them the voice decides.
+    its markup names another. Token ids stay as they are: for them the voice decides. Where times
+    are asked for, every sentence is a part, and knows its place in the text as it was sent.
 
-    longest_part_chars: None for a voice that takes a text of any length
+    longest_part_chars: None for a voice that takes a text of any length; a request may ask for
+        no cut at all
     parsed: the request's text, if its markup has been read
     on_voice: called with the names of speakers in it, whether they have text or not
     raises: CannotSpeak, code `no_reading`, when no part has a letter or a digit; InvalidRequest
@@ -85,7 +102,13 @@ def split_request(
         return TextParts(request, (request,))
     if parsed is None:
         has_markup = request.normalize != "none"
-        parsed = parse(request.text, request.input_type, has_markup=has_markup, on_voice=on_voice)
+        parsed = parse(
+            request.text,
+            request.input_type,
+            has_markup=has_markup,
+            keeps_places=request.timestamps is not None,
+            on_voice=on_voice,
+        )
     language = (
         request.language
         or parsed.language
@@ -93,12 +116,13 @@ def split_request(
     )
     request = replace(request, language=language)
     reader = _Reader(request, options)
-    parts = tuple(_with_gaps(_parts(parsed.segments, reader, longest_part_chars)))
+    longest_part_chars = None if request.is_uncut else longest_part_chars
+    parts = tuple(_with_gaps(_parts(parsed.segments, reader, longest_part_chars), options))
     is_silent = not any(isinstance(part, SpeechRequest) for part in parts)
     if is_silent and request.on_unspeakable == "error":
         raise nothing_to_speak()
     warnings = [*parsed.warnings, *filter(None, [_warning(request, language)])]
-    return TextParts(request, parts, "; ".join(warnings) or None)
+    return TextParts(request, parts, "; ".join(warnings) or None, parsed.sent)
 
 
 def _undecided(parsed: ParsedText) -> str:
@@ -138,6 +162,14 @@ class _Reader:
         text = "".join(texts).strip()
         return text if self.request.normalize == "none" else _SPACES.sub(" ", text)
 
+    def places(self, segments: list[Segment], text: str) -> Places:
+        """Where the text that was read from segments stands in the text as it was sent."""
+        written, source = "", list[Stretch]()
+        for segment in segments:
+            source += shifted(segment.places, len(written))
+            written += segment.text
+        return through(align(written, text), source)
+
     def _read(self, segment: Segment, language: Language) -> str:
         text, is_literal = segment.text, segment.is_literal
         if segment.say_as is not None:
@@ -162,7 +194,7 @@ def _parts(
             request,
             speaker=part.speaker or request.speaker,
             language=part.language or request.language,
-            rate=part.rate,
+            rate=part.rate * request.rate,
             pitch=part.pitch,
             phonemes=part.phonemes,
         )
@@ -173,12 +205,30 @@ def _parts(
             continue
         spoken = [part for part in run if isinstance(part, Segment)]
         text = reader.read(spoken, asked.language or "english")
-        for part in _cut(text, longest_part_chars):
-            if is_speakable(part):
-                yield replace(asked, text=part)
+        if request.timestamps is None:
+            sentences = _cut(text, longest_part_chars)
+            yield from (replace(asked, text=part) for part in sentences if is_speakable(part))
+        else:
+            yield from _timed(
+                replace(asked, text=text), reader.places(spoken, text), longest_part_chars
+            )
 
 
-def _with_gaps(parts: Iterable[SpeechRequest | Pause]) -> Iterator[SpeechRequest | Pause]:
+def _timed(
+    asked: SpeechRequest, places: Places, longest_part_chars: int | None
+) -> Iterator[SpeechRequest]:
+    """Cut at every sentence end; phonemes are those of the whole."""
+    at, text = 0, asked.text or ""
+    longest = min(DEFAULT_MAX_CHARS, longest_part_chars or DEFAULT_MAX_CHARS)
+    for sentence in split_sentences(text, max_chars=longest) if asked.phonemes is None else [text]:
+        start, at = at, at + len(sentence)
+        if is_speakable(sentence):
+            yield replace(asked, text=sentence, places=cut(places, start, at))
+
+
+def _with_gaps(
+    parts: Iterable[SpeechRequest | Pause], options: TextOptions
+) -> Iterator[SpeechRequest | Pause]:
     """Put a gap where a text was cut and where the speaker changes."""
     before: SpeechRequest | Pause | None = None
     for part in parts:
@@ -186,7 +236,7 @@ def _with_gaps(parts: Iterable[SpeechRequest | Pause]) -> Iterator[SpeechRequest
             # What differs in language, rate, pitch or phonemes comes in the middle of a sentence.
             is_cut = replace(before, text="") == replace(part, text="")
             if before.speaker != part.speaker or is_cut:
-                yield GAP
+                yield options.gap_behind(before.text or "")
         yield part
         before = part
 

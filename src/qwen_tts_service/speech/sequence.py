@@ -9,7 +9,9 @@ import numpy as np
 
 from qwen_tts_service.errors import TTSError
 from qwen_tts_service.text.segments import Pause
-from qwen_tts_service.types import FRAME_S, FinishReason, PcmStream, Samples
+from qwen_tts_service.types import FRAME_S, FinishReason, PcmStream, Samples, words_of
+
+from .timeline import Timeline
 
 Part = Pause | Callable[[], PcmStream]
 """A silence, or what starts an utterance once the one before it has ended."""
@@ -19,12 +21,20 @@ class PartSequence:
     """A `PcmStream` that speaks one part after the other; parts may be added while it is read.
 
     max_frames: of all parts together, silence included; the audio is cut there as "length"
+    timeline: told when each part is heard
 
     A part that ends in any other way than "stop" is the end of the whole. The queue of parts is
     its only buffer: it holds text that is ahead of the audio, never samples.
     """
 
-    def __init__(self, parts: Iterable[Part] = (), *, sample_rate_hz: int, max_frames: int) -> None:
+    def __init__(
+        self,
+        parts: Iterable[Part] = (),
+        *,
+        sample_rate_hz: int,
+        max_frames: int,
+        timeline: Timeline | None = None,
+    ) -> None:
         self._parts = deque(parts)
         self._sample_rate_hz = sample_rate_hz
         self._samples_left = round(max_frames * FRAME_S * sample_rate_hz)
@@ -32,6 +42,8 @@ class PartSequence:
         self._gap_s = 0.0
         self._has_sounded = False
         self._speaking: PcmStream | None = None
+        self._is_speech = False  # what `_uncut` yields now, not silence
+        self._timeline = timeline
         self._has_news = asyncio.Event()
         self._is_complete = False
         self.finish_reason: FinishReason | None = None
@@ -52,6 +64,7 @@ class PartSequence:
             async for samples in uncut:
                 kept = samples[: self._samples_left]
                 self._samples_left -= len(kept)
+                self._note(kept)
                 if len(kept):
                     yield kept
                 if len(kept) < len(samples):
@@ -60,6 +73,18 @@ class PartSequence:
                     return
         self.finish_reason = self.finish_reason or "stop"
 
+    def _note(self, samples: Samples) -> None:
+        """Tell the timeline what is heard now."""
+        if self._timeline is not None:
+            self._timeline.hear(samples, is_speech=self._is_speech)
+            if self._is_speech:
+                self._timeline.hear_words(words_of(self._speaking))
+
+    def _end_part(self) -> None:
+        if self._timeline is not None:
+            self._timeline.hear_words(words_of(self._speaking))
+            self._timeline.end_part()
+
     async def aclose(self) -> None:
         """Stop the current part and start no other; repeated calls change nothing."""
         await self._end("cancelled")
@@ -67,6 +92,7 @@ class PartSequence:
     async def _end(self, reason: FinishReason) -> None:
         self.finish_reason = self.finish_reason or reason
         self._has_news.set()
+        self._end_part()
         if self._speaking is not None:
             await self._speaking.aclose()
 
@@ -82,8 +108,10 @@ class PartSequence:
             async for samples in self._samples_of(part):
                 for silence in self._take_silence(self._silence_s + self._gap_s):
                     yield silence
-                self._has_sounded = True
+                self._has_sounded = self._is_speech = True
                 yield samples
+                self._is_speech = False
+            self._end_part()
         if self.finish_reason is None:
             for silence in self._take_silence(self._silence_s):
                 yield silence
@@ -104,6 +132,8 @@ class PartSequence:
     async def _samples_of(self, start: Callable[[], PcmStream]) -> AsyncIterator[Samples]:
         try:
             self._speaking = start()
+            if self._timeline is not None:
+                self._timeline.begin_part()
             async for samples in self._speaking:
                 yield samples
         except TTSError:

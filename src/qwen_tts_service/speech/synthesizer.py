@@ -1,22 +1,26 @@
 """Turn speech requests into encoded audio with one voice: whole files and streams.
 
-SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> resample -> encode -> bytes
+SpeechRequest -> parts of text -> Voice.prepare -> Utterance.speak -> stretch, loudness -> resample
+-> encode -> bytes
 """
 
 import asyncio
+import io
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
-from qwen_tts_service.audio.formats import check_format
+from qwen_tts_service.audio.formats import rate_of
+from qwen_tts_service.audio.label import label_of
 from qwen_tts_service.audio.pipe import AudioPipe
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, MisfitVoice, SynthesisFailed
 from qwen_tts_service.text.latin import preload_detector
 from qwen_tts_service.text.russian import preload_russian
 from qwen_tts_service.text.segments import ParsedText, Pause
@@ -28,19 +32,28 @@ from qwen_tts_service.types import (
     PcmStream,
     Samples,
     SpeechRequest,
-    Utterance,
+    Timestamp,
     Voice,
     VoiceChoice,
+    WordAligner,
+    WordTimingVoice,
 )
 
+from .aligned import AlignedStream
 from .cloning import VoiceCloner
+from .faded import FadedStream
+from .loudness import SpeakerGains
 from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, TextParts, blame_text, split_request
+from .processing import ProcessedUtterance, ProcessedVoice
 from .sequence import PartSequence
-from .unspeakable import SILENCE, WARNING, SpokenOrSilent, Unspoken, prepare_or_silence
+from .timeline import HeardSpan, Timeline
+from .unspeakable import SILENCE, WARNING, SpokenOrSilent, SpokenPart, Unspoken, prepare_or_silence
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm"})
+ENCODED_IN_PLACE: frozenset[AudioFormat] = frozenset({"wav", "pcm", "mulaw", "alaw"})
 """Formats so cheap to write that a thread would cost more than it saves."""
 
 
@@ -57,10 +70,16 @@ _WARM_UP = SpeechRequest(
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the caller wants to receive."""
+    """What the caller wants to receive.
+
+    is_continued: it follows other audio of the same text, so it needs no label
+    file: where a whole file goes on disk, empty and to be sought in; None keeps it in memory
+    """
 
     format: AudioFormat
     is_stream: bool
+    is_continued: bool = False
+    file: BinaryIO | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +109,10 @@ class Speech:
         pipe: AudioPipe,
         request: SpeechRequest,
         info: Callable[[], SpeechInfo],
+        timeline: Timeline | None = None,
     ) -> None:
+        self._timeline = timeline
+        self._timestamps: list[Timestamp] = []
         self._pcm = pcm
         self._pipe = pipe
         self._info = info
@@ -109,9 +131,46 @@ class Speech:
         return self._pcm.finish_reason
 
     @property
+    def sample_rate_hz(self) -> int:
+        """Samples a second of the audio that is sent."""
+        return self._pipe.sample_rate_hz
+
+    @property
     def audio_s(self) -> float:
         """Seconds of audio encoded so far."""
         return self._pipe.audio_s
+
+    @property
+    def spoken_s(self) -> float:
+        """Seconds of it that count towards max_length: without lead-in and tail."""
+        return self._pipe.spoken_s
+
+    @property
+    def timestamps(self) -> Sequence[Timestamp]:
+        """Of what has been spoken to its end, in order; at the end of the iteration all of it.
+
+        Empty unless the request has `timestamps`.
+        """
+        if self._timeline is not None:
+            new = self._timeline.spans[len(self._timestamps) :]
+            self._timestamps += [self._timestamp(span) for span in new]
+        return self._timestamps
+
+    @property
+    def begun_sentence(self) -> Timestamp | None:
+        """The sentence that is being spoken, as far as it has been, if sentences are timed."""
+        begun = self._timeline.begun if self._timeline is not None else None
+        return None if begun is None else self._timestamp(begun)
+
+    def _timestamp(self, span: HeardSpan) -> Timestamp:
+        assert self._timeline is not None
+        return Timestamp(
+            text=self._timeline.sent[span.start_char : span.end_char],
+            start_s=self._pipe.time_s(span.start_sample),
+            end_s=self._pipe.time_s(span.end_sample),
+            start_char=span.start_char,
+            end_char=span.end_char,
+        )
 
     def check_ending(self) -> None:
         """Raise SynthesisFailed unless the speech ended with "stop" or "length"."""
@@ -144,15 +203,32 @@ class Speech:
 
 
 class Synthesizer:
-    """Speaks requests with one voice at one output rate."""
+    """Speaks requests with one voice at one output rate.
+
+    aligner: finds the words in the audio of a voice that does not know where they are
+    labelled: formats whose metadata say that the speech is machine-made
+    """
 
     def __init__(
-        self, voice: Voice, *, sample_rate_hz: int, text_options: TextOptions = DEFAULT_TEXT_OPTIONS
+        self,
+        voice: Voice,
+        *,
+        sample_rate_hz: int,
+        text_options: TextOptions = DEFAULT_TEXT_OPTIONS,
+        aligner: WordAligner | None = None,
+        labelled: Collection[AudioFormat] = (),
+        gains: SpeakerGains | None = None,
     ) -> None:
         self.voice = voice
+        self._aligner = None if isinstance(voice, WordTimingVoice) else aligner
         self.sample_rate_hz = sample_rate_hz
         self.text_options = text_options
+        self._labelled = labelled
         self.cloner = VoiceCloner(voice)
+        self.fit: Callable[[str], None] | None = None
+        """Encodes a kept voice anew for this model, by its name; takes seconds."""
+        self.processed = ProcessedVoice(voice, gains)
+        self._is_limited = gains is not None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="text")
 
     def warm_up(self) -> None:
@@ -185,19 +261,42 @@ class Synthesizer:
         parsed: the request's text, if its markup has been read
         raises: InvalidRequest or CannotSpeak, before anything has started
         """
-        check_format(output.format, self.sample_rate_hz)
-        if len(request.text or "") <= READ_IN_PLACE_CHARS:
-            text_parts, parts = self._read(request, parsed)
-        else:
+        self.rate_of(request, output.format)
+        self.check_times(request)
+
+        async def read() -> tuple[TextParts, list[SpokenPart | Pause]]:
+            if len(request.text or "") <= READ_IN_PLACE_CHARS:
+                return self._read(request, parsed)
             loop = asyncio.get_running_loop()
-            text_parts, parts = await loop.run_in_executor(
-                self._readers, self._read, request, parsed
-            )
+            return await loop.run_in_executor(self._readers, self._read, request, parsed)
+
+        text_parts, parts = await self._fitting(read)
         return self._speech(text_parts, parts, request, output)
+
+    async def choose(self, request: SpeechRequest) -> VoiceChoice:
+        """Choose the voice, and encode it anew if it is of a model of another size."""
+
+        async def choose() -> VoiceChoice:
+            return self.voice.choose(request)
+
+        return await self._fitting(choose)
+
+    async def _fitting(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Work, and whenever a kept voice turns out to need it, encode that anew; each once."""
+        tried: set[str] = set()
+        while True:
+            try:
+                return await work()
+            except MisfitVoice as misfit:
+                name = misfit.name.lower()
+                if self.fit is None or name in tried:
+                    raise
+                tried.add(name)
+                await self.cloner.run(self.fit, name)
 
     def _read(
         self, request: SpeechRequest, parsed: ParsedText | None
-    ) -> tuple[TextParts, list[Utterance | Pause]]:
+    ) -> tuple[TextParts, list[SpokenPart | Pause]]:
         """Do all that takes long before a text is spoken; on any thread."""
         text_parts = split_request(
             request,
@@ -211,11 +310,12 @@ class Synthesizer:
     def _speech(
         self,
         text_parts: TextParts,
-        parts: list[Utterance | Pause],
+        parts: list[SpokenPart | Pause],
         request: SpeechRequest,
         output: Output,
     ) -> Speech:
-        choices = [part.choice for part in parts if not isinstance(part, Pause)]
+        spoken = [part for part in parts if not isinstance(part, Pause)]
+        choices = [part.utterance.choice for part in spoken]
         choices = choices or [self.voice.choose(text_parts.request)]
         info = SpeechInfo(
             choice=choices[0],
@@ -223,10 +323,29 @@ class Synthesizer:
             expected_s=_expected_s(parts),
         )
         warnings = _warnings(text_parts, parts, info.expected_s)
-        pcm = self._start(parts, request, partial(warnings.append, WARNING))
+        timeline = None
+        if request.timestamps is not None:
+            places = (part.places for part in spoken)
+            timeline = Timeline(text_parts.sent, places, request.timestamps)
+        pcm = self._start(parts, request, partial(warnings.append, WARNING), timeline)
         return Speech(
-            pcm, self.pipe(output), request, lambda: replace(info, warning=_joined(warnings))
+            pcm,
+            self.pipe(request, output),
+            request,
+            lambda: replace(info, warning=_joined(warnings)),
+            timeline,
         )
+
+    def check_times(self, request: SpeechRequest) -> None:
+        """Raise CannotSpeak for word times if nothing here can tell where words are."""
+        can_time_words = self._aligner is not None or isinstance(self.voice, WordTimingVoice)
+        if request.timestamps == "word" and not can_time_words:
+            raise CannotSpeak(
+                f"timestamps: {self.voice.model_name} does not tell where its words are; "
+                '"sentence" works with every voice',
+                param="timestamps",
+                code="word_times_not_supported",
+            )
 
     def check_speaker(self, request: SpeechRequest, name: str) -> None:
         """Raise InvalidRequest for a speaker in a request's text whom the voice does not know."""
@@ -236,9 +355,9 @@ class Synthesizer:
             if error.code == "unknown_speaker":  # the language may still be found in the text
                 raise blame_text(error, name) from None
 
-    def _prepare(self, text_parts: TextParts) -> list[Utterance | Pause]:
+    def _prepare(self, text_parts: TextParts) -> list[SpokenPart | Pause]:
         """Read every part; where there is nothing to say, a silence was asked for."""
-        parts: list[Utterance | Pause] = []
+        parts: list[SpokenPart | Pause] = []
         for part in text_parts.parts:
             if isinstance(part, Pause):
                 parts.append(part)
@@ -249,46 +368,80 @@ class Synthesizer:
 
     def _prepare_part(
         self, part: SpeechRequest, request: SpeechRequest
-    ) -> Sequence[Utterance | Pause]:
+    ) -> Sequence[SpokenPart | Pause]:
         try:
-            return prepare_or_silence(self.voice, part)
+            return prepare_or_silence(self.processed.prepare, part)
         except InvalidRequest as error:
             if part.speaker == request.speaker:
                 raise
             raise blame_text(error, part.speaker) from None
 
-    def pipe(self, output: Output) -> AudioPipe:
-        """Make the pipe that resamples and encodes one response, in a format that was checked."""
+    def rate_of(self, request: SpeechRequest, format: AudioFormat) -> int:
+        """Give the rate to send; raises InvalidRequest for what the format does not carry."""
+        return rate_of(format, request.sample_rate_hz, self.sample_rate_hz)
+
+    def pipe(self, request: SpeechRequest, output: Output) -> AudioPipe:
+        """Make the pipe that resamples and encodes one response; raises as `rate_of` does."""
+        is_labelled = output.format in self._labelled and not output.is_continued
         return AudioPipe(
             output.format,
             source_rate_hz=self.voice.sample_rate_hz,
-            sample_rate_hz=self.sample_rate_hz,
+            sample_rate_hz=self.rate_of(request, output.format),
             is_stream=output.is_stream,
+            lead_in_s=request.lead_in_ms / 1000,
+            tail_s=request.tail_ms / 1000,
+            comment=label_of(self.voice.model_name) if is_labelled else None,
+            file=output.file,
+            is_limited=self._is_limited,
         )
 
     def _start(
         self,
-        parts: Sequence[Utterance | Pause],
+        parts: Sequence[SpokenPart | Pause],
         request: SpeechRequest,
         on_silence: Callable[[], object],
+        timeline: Timeline | None,
     ) -> PcmStream:
-        def start(utterance: Utterance) -> PcmStream:
-            pcm = utterance.speak()
+        def start(part: SpokenPart) -> PcmStream:
+            pcm = self._with_words(part, request)
             if request.on_unspeakable == "error":
                 return pcm
             silence_s = min(SILENCE.duration_s, request.max_frames * FRAME_S)
             silence = np.zeros(round(silence_s * self.voice.sample_rate_hz), np.float32)
             return SpokenOrSilent(pcm, silence=silence, on_silence=on_silence)
 
-        if len(parts) == 1 and not isinstance(parts[0], Pause):
+        def start_part(part: SpokenPart) -> PcmStream:
+            return self.faded(start(part))
+
+        # What is stretched is cut where max_length ends, to the sample.
+        is_one = len(parts) == 1 and timeline is None
+        if is_one and not isinstance(parts[0], Pause) and not _is_stretched(parts[0]):
             return start(parts[0])
         sequence = PartSequence(
-            (part if isinstance(part, Pause) else partial(start, part) for part in parts),
+            (part if isinstance(part, Pause) else partial(start_part, part) for part in parts),
             sample_rate_hz=self.voice.sample_rate_hz,
             max_frames=request.max_frames,
+            timeline=timeline,
         )
         sequence.finish()
         return sequence
+
+    def faded(self, pcm: PcmStream) -> PcmStream:
+        """Let a part of several neither begin nor end with a click."""
+        return FadedStream(pcm, self.voice.sample_rate_hz)
+
+    def _with_words(self, part: SpokenPart, request: SpeechRequest) -> PcmStream:
+        """Start a part, and have its words looked for if they are asked for and not known."""
+        pcm = part.utterance.speak()
+        if request.timestamps != "word" or self._aligner is None:
+            return pcm
+        return AlignedStream(
+            pcm,
+            self._aligner,
+            sample_rate_hz=self.voice.sample_rate_hz,
+            text=part.text,
+            language=part.utterance.choice.language,
+        )
 
     async def speak_whole(
         self,
@@ -297,16 +450,31 @@ class Synthesizer:
         *,
         on_begin: Callable[[Speech], object] = lambda _speech: None,
     ) -> tuple[bytes, Speech]:
-        """Speak to the end and return the file, and the speech with what to say about it.
+        """Speak to the end and return the file, and the speech with what to say about it."""
+        file = io.BytesIO()
+        speech = await self.speak_into(file, request, format, on_begin=on_begin)
+        return file.getvalue(), speech
+
+    async def speak_into(
+        self,
+        file: BinaryIO,
+        request: SpeechRequest,
+        format: AudioFormat,
+        *,
+        on_begin: Callable[[Speech], object] = lambda _speech: None,
+    ) -> Speech:
+        """Speak to the end into an empty file that can be sought in; never holds all the audio.
 
         A runaway is spoken once more with another seed if the caller gave none; a runaway that
         remains raises CannotSpeak with code `runaway`. `on_begin` is handed each attempt, so
         that its progress can be watched.
         """
-        data, speech = await self._collect(request, format, on_begin)
+        speech = await self._write(file, request, format, on_begin)
         if speech.finish_reason == "runaway" and request.is_seed_drawn:
             again = replace(request, seed=secrets.randbelow(MAX_SEED + 1))
-            data, speech = await self._collect(again, format, on_begin)
+            file.seek(0)
+            file.truncate()
+            speech = await self._write(file, again, format, on_begin)
         if speech.finish_reason == "runaway":
             raise CannotSpeak(
                 "the model did not find an end for this text; try another seed, "
@@ -314,27 +482,37 @@ class Synthesizer:
                 code="runaway",
             )
         speech.check_ending()
-        return data, speech
+        return speech
 
-    async def _collect(
-        self, request: SpeechRequest, format: AudioFormat, on_begin: Callable[[Speech], object]
-    ) -> tuple[bytes, Speech]:
-        speech = await self.speak(request, Output(format, is_stream=False))
+    async def _write(
+        self,
+        file: BinaryIO,
+        request: SpeechRequest,
+        format: AudioFormat,
+        on_begin: Callable[[Speech], object],
+    ) -> Speech:
+        speech = await self.speak(request, Output(format, is_stream=False, file=file))
         async with aclosing(speech):
             on_begin(speech)
-            return b"".join([part async for part in speech]), speech
+            async for data in speech:
+                file.write(data)
+        return speech
 
 
-def _expected_s(parts: Sequence[Utterance | Pause]) -> float:
-    return sum(p.duration_s if isinstance(p, Pause) else p.expected_s for p in parts)
+def _expected_s(parts: Sequence[SpokenPart | Pause]) -> float:
+    return sum(p.duration_s if isinstance(p, Pause) else p.utterance.expected_s for p in parts)
+
+
+def _is_stretched(part: SpokenPart) -> bool:
+    return isinstance(part.utterance, ProcessedUtterance)
 
 
 def _warnings(
-    text_parts: TextParts, parts: Sequence[Utterance | Pause], expected_s: float
+    text_parts: TextParts, parts: Sequence[SpokenPart | Pause], expected_s: float
 ) -> list[str]:
     warnings = [
         text_parts.warning,
-        *(part.warning for part in parts if not isinstance(part, Pause)),
+        *(part.utterance.warning for part in parts if not isinstance(part, Pause)),
         WARNING if any(isinstance(part, Unspoken) for part in parts) else None,
         _length_warning(expected_s, text_parts.request.max_frames * FRAME_S),
     ]

@@ -4,11 +4,22 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import NamedTuple
 
 from qwen_tts_service.errors import CannotSpeak
+from qwen_tts_service.text.places import cut
 from qwen_tts_service.text.segments import Pause
 from qwen_tts_service.text.split import is_speakable
-from qwen_tts_service.types import FinishReason, PcmStream, Samples, SpeechRequest, Utterance, Voice
+from qwen_tts_service.types import (
+    FinishReason,
+    PcmStream,
+    Places,
+    Samples,
+    SpeechRequest,
+    Utterance,
+    WordMark,
+    words_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,39 +31,56 @@ SILENCE = Unspoken(0.2)
 WARNING = f"text without a reading was replaced by {SILENCE.duration_s} s of silence"
 NO_READING = "no_reading"
 
+Prepare = Callable[[SpeechRequest], Utterance]
+"""Prepares a part of a text, as `Voice.prepare`."""
+
 # After a letter alone too, where split.py expects a name: "Ѣ. Пока." shall lose no more than "Ѣ.".
 _SENTENCE_END = re.compile(r"(?<=[.!?…])(?=\s)(?!\s+\Z)|(?<=[。！？\n])(?!\Z)")
 
 
-def prepare_or_silence(voice: Voice, part: SpeechRequest) -> list[Utterance | Pause]:
+class SpokenPart(NamedTuple):
+    """A part made ready to speak, its text, and where that stands in the text as it was sent."""
+
+    utterance: Utterance
+    text: str
+    places: Places
+
+
+def prepare_or_silence(prepare: Prepare, part: SpeechRequest) -> list[SpokenPart | Pause]:
     """Prepare a part; one without a reading is refused or silenced, as the request says.
 
     Only the sentences that have none are silenced. Raises TTSError as `Voice.prepare` does.
     """
     try:
-        return [voice.prepare(part)]
+        return [SpokenPart(prepare(part), part.text or "", part.places)]
     except CannotSpeak as error:
         if error.code != NO_READING or part.on_unspeakable == "error":
             raise
     sentences = list(filter(is_speakable, _SENTENCE_END.split(part.text or "")))
     if len(sentences) < 2:
         return [SILENCE]
-    return list(_sentence_by_sentence(voice, part, sentences))
+    return list(_sentence_by_sentence(prepare, part, sentences))
 
 
 def _sentence_by_sentence(
-    voice: Voice, part: SpeechRequest, sentences: list[str]
-) -> Iterator[Utterance | Pause]:
+    prepare: Prepare, part: SpeechRequest, sentences: list[str]
+) -> Iterator[SpokenPart | Pause]:
     """Sentences with a reading that follow each other stay together, as in any other text."""
+    end = 0
 
     def has_reading(sentence: str) -> bool:
-        return SILENCE not in prepare_or_silence(voice, replace(part, text=sentence.strip()))
+        return SILENCE not in prepare_or_silence(prepare, replace(part, text=sentence.strip()))
 
     for is_read, run in groupby(sentences, has_reading):
+        said = list(run)
+        start = (part.text or "").index(said[0].strip(), end)
+        end = start + sum(map(len, said))
         if is_read:
-            yield voice.prepare(replace(part, text="".join(run).strip()))
+            text = "".join(said).strip()
+            utterance = prepare(replace(part, text=text))
+            yield SpokenPart(utterance, text, cut(part.places, start, end))
         else:
-            yield from (SILENCE for _ in run)
+            yield from (SILENCE for _ in said)
 
 
 class SpokenOrSilent:
@@ -86,6 +114,10 @@ class SpokenOrSilent:
             self._is_silent = True
             self._on_silence()
             yield self._silence
+
+    def take_words(self) -> list[WordMark]:
+        """Take the words that the voice has found, if it finds any."""
+        return words_of(self._stream)
 
     async def aclose(self) -> None:
         """Stop speaking; harmless when repeated."""

@@ -16,12 +16,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from qwen_tts_service.audio.formats import check_format
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.text.language import beginning_that_tells, detect_language, tells_language
 from qwen_tts_service.text.lexicon import Lexicon, LexiconStream
 from qwen_tts_service.text.markup import Event, MarkupReader, SentenceReader, parse
 from qwen_tts_service.text.normalise import drop_split_emphasis, normalise
+from qwen_tts_service.text.places import align, through
 from qwen_tts_service.text.segments import (
     MAX_PAUSE_S,
     OnVoice,
@@ -39,11 +39,12 @@ from qwen_tts_service.types import (
     Language,
     OpenUtterance,
     OpenVoice,
+    PcmStream,
     SpeechRequest,
     VoiceChoice,
 )
 
-from .parts import DEFAULT_TEXT_OPTIONS, GAP, TextOptions, blame_text, lexicon_for
+from .parts import DEFAULT_TEXT_OPTIONS, TextOptions, blame_text, lexicon_for
 from .sequence import PartSequence
 from .synthesizer import Output, Speech, SpeechInfo, Synthesizer
 from .unspeakable import NO_READING, SILENCE, WARNING
@@ -66,6 +67,7 @@ class OpenText:
     request: without a text; each utterance speaks it in the language that was given or found
     part_chars: how long one utterance becomes before the next sentence end ends it
     on_voice: called with the names of speakers in it
+    faded: what keeps the edges of an utterance from clicking
     raises: InvalidRequest for what can only be done to a text that is complete
     """
 
@@ -78,6 +80,7 @@ class OpenText:
         part_chars: int,
         options: TextOptions = DEFAULT_TEXT_OPTIONS,
         on_voice: OnVoice = any_voice,
+        faded: Callable[[PcmStream], PcmStream] = lambda pcm: pcm,
     ) -> None:
         if request.normalize == "full":
             raise InvalidRequest(
@@ -92,6 +95,7 @@ class OpenText:
         self._request = request
         self._own_speaker = request.speaker
         self._sequence = sequence
+        self._faded = faded
         self._part_chars = part_chars
         self._options = options
         self._splitter = SentenceSplitter()
@@ -234,10 +238,10 @@ class OpenText:
                 raise
             raise blame_text(error, self._request.speaker) from None
         if self._silence_s == 0 and self._choice is not None:
-            self._sequence.feed(GAP)
+            self._sequence.feed(self._options.gap_behind())
         self._feed_silence()
         self._choice = utterance.choice
-        self._sequence.feed(lambda: utterance)
+        self._sequence.feed(lambda: self._faded(utterance))
         return utterance
 
     def _feed_silence(self) -> None:
@@ -259,7 +263,11 @@ class SpeechByToken:
     """
 
     def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
-        check_format(output.format, synthesizer.sample_rate_hz)
+        synthesizer.rate_of(request, output.format)
+        if request.timestamps is not None:
+            raise InvalidRequest(
+                'timestamps need whole sentences; set split to "sentence"', param="timestamps"
+            )
         voice = synthesizer.voice
         if not isinstance(voice, OpenVoice):
             raise InvalidRequest(
@@ -273,12 +281,13 @@ class SpeechByToken:
         )
         part_chars = (voice.longest_part_chars or OPEN_PART_CHARS) // 2
         self._text = OpenText(
-            voice,
+            synthesizer.processed,
             request,
             self._sequence,
             part_chars=part_chars,
             options=synthesizer.text_options,
             on_voice=partial(synthesizer.check_speaker, request),
+            faded=synthesizer.faded,
         )
         self.feed = self._text.feed
         self._silent: SpeechInfo | None = None
@@ -291,7 +300,7 @@ class SpeechByToken:
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
         """Yield the one stretch of audio."""
         await before()
-        pipe = self._synthesizer.pipe(self._output)
+        pipe = self._synthesizer.pipe(self._request, self._output)
         yield Speech(self._sequence, pipe, self._request, self._info)
 
     def finish(self) -> None:
@@ -317,19 +326,22 @@ class SpeechBySentence:
     """
 
     def __init__(self, synthesizer: Synthesizer, request: SpeechRequest, output: Output) -> None:
-        check_format(output.format, synthesizer.sample_rate_hz)
+        synthesizer.rate_of(request, output.format)
+        synthesizer.check_times(request)
         self._synthesizer = synthesizer
         self._request = request
         self._output = output
         self._check_speaker = partial(synthesizer.check_speaker, request)
         self._reader = SentenceReader(
             has_markup=request.normalize != "none",
+            keeps_places=request.timestamps is not None,
             has_words=self._has_words,
             on_voice=self._check_speaker,
         )
         self._sentences: asyncio.Queue[ParsedText | None] = asyncio.Queue()
         self._is_ssml: bool | None = True if request.input_type == "ssml" else None
         self._beginning: list[str] = []  # while it may be SSML, or all of it if it is
+        self._sent = ""  # all of it, if it is not
         self._speaker: str | None = None  # of the first sentence
         self._emphasis: str | None = None  # the mark that is open from the sentence before
         self._last_part: Segment | Pause | None = None  # of the sentence before
@@ -343,23 +355,34 @@ class SpeechBySentence:
         elif self._is_ssml:
             self._beginning.append(text)
         else:
+            self._sent += text
             self._put(self._reader.feed(text))
 
     def finish(self) -> None:
         """Say that the text is complete; raises InvalidRequest for malformed SSML."""
         beginning = "".join(self._beginning)
         if self._is_ssml:
-            self._put([parse(beginning, self._request.input_type, on_voice=self._check_speaker)])
+            self._put([self._parsed(beginning)])
         else:
+            self._sent += beginning
             self._put([*self._reader.feed(beginning), *self._reader.finish()])
             self._wordless = self._reader.left_out
         self._sentences.put_nowait(None)
+
+    def _parsed(self, document: str) -> ParsedText:
+        keeps_places = self._request.timestamps is not None
+        return parse(
+            document,
+            self._request.input_type,
+            keeps_places=keeps_places,
+            on_voice=self._check_speaker,
+        )
 
     def _judge(self, beginning: str) -> None:
         """Find out whether a text is SSML: by its first tag, if markup is read at all."""
         has_markup = self._request.normalize != "none"
         if has_markup and could_be_ssml(beginning):
-            self._beginning = [beginning.lstrip()]
+            self._beginning = [beginning]
             return
         self._is_ssml = has_markup and is_ssml(beginning)
         self._beginning = []
@@ -371,15 +394,20 @@ class SpeechBySentence:
 
     def _without_split_emphasis(self, sentence: ParsedText) -> ParsedText:
         """A sentence that is normalised alone shows only one half of a pair of marks."""
-        if self._is_ssml or self._request.normalize == "none":
+        if self._is_ssml:
             return sentence
-        return replace(sentence, segments=tuple(map(self._whole_emphasis, sentence.segments)))
+        if self._request.normalize == "none":
+            return replace(sentence, sent=self._sent)
+        segments = tuple(map(self._whole_emphasis, sentence.segments))
+        return replace(sentence, segments=segments, sent=self._sent)
 
     def _whole_emphasis(self, part: Segment | Pause) -> Segment | Pause:
         if isinstance(part, Pause):
             return part
         text, self._emphasis = drop_split_emphasis(part.text, self._emphasis)
-        return replace(part, text=text)
+        if text == part.text:
+            return part
+        return replace(part, text=text, places=through(align(part.text, text), part.places))
 
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
         """Yield a speech for each sentence that has words; raises CannotSpeak if none has."""
@@ -391,21 +419,42 @@ class SpeechBySentence:
             if speech is None:
                 await before()
             request = replace(
-                self._request, text=sentence.text, language=language, max_frames=max_frames
+                self._request,
+                text=sentence.text,
+                language=language,
+                max_frames=max_frames,
+                lead_in_ms=self._request.lead_in_ms if speech is None else 0,
+                tail_ms=0,
             )
+            output = replace(self._output, is_continued=speech is not None)
             speech = await self._synthesizer.speak(
-                self._by_the_same(request), self._output, self._behind_gap(sentence)
+                self._by_the_same(request), output, self._behind_gap(sentence)
             )
             yield speech
             self.is_cut = speech.finish_reason == "length"
             max_frames -= _used_frames(speech)
         if speech is None and self._request.on_unspeakable == "error":
             raise nothing_to_speak()
+        if speech is not None and self._request.tail_ms:
+            yield self._tail(speech)
         if speech is None:
             wordless = self._wordless or ParsedText(())
             await before()
             request = replace(self._request, text=wordless.text)
             yield await self._synthesizer.speak(request, self._output, wordless)
+
+    def _tail(self, last: Speech) -> Speech:
+        """The silence behind the text, as a stretch of its own: by now it is known to be over."""
+        tail_s = self._request.tail_ms / 1000
+        silence = PartSequence(
+            [Pause(tail_s)],
+            sample_rate_hz=self._synthesizer.voice.sample_rate_hz,
+            max_frames=math.ceil(tail_s / FRAME_S),
+        )
+        silence.finish()
+        request = replace(self._request, text="", lead_in_ms=0, tail_ms=0)
+        pipe = self._synthesizer.pipe(request, replace(self._output, is_continued=True))
+        return Speech(silence, pipe, request, lambda: last.info)
 
     def _behind_gap(self, sentence: ParsedText) -> ParsedText:
         """Put a gap before the words of another speaker, as in a text that is spoken whole."""
@@ -416,7 +465,8 @@ class SpeechBySentence:
         own = self._request.speaker
         if (before.speaker or own) == (first.speaker or own):
             return sentence
-        return replace(sentence, segments=(Pause(GAP.duration_s), *sentence.segments))
+        gap_s = self._synthesizer.text_options.gap_behind().duration_s
+        return replace(sentence, segments=(Pause(gap_s), *sentence.segments))
 
     def _has_words(self, sentence: ParsedText) -> bool:
         """Whether anything is left to say once marks and emoji are out."""
@@ -488,4 +538,4 @@ def open_speech(
 
 
 def _used_frames(speech: Speech) -> int:
-    return math.ceil(speech.audio_s / FRAME_S - 1e-6)
+    return math.ceil(speech.spoken_s / FRAME_S - 1e-6)

@@ -17,9 +17,10 @@ from html.entities import html5
 from importlib.resources import files
 from typing import Any
 
-from qwen_tts_service.types import InputType
+from qwen_tts_service.types import InputType, Places, Stretch
 
 from .normalise import is_within_markdown
+from .places import cut
 from .segments import (
     BREAK_S,
     OnVoice,
@@ -41,36 +42,41 @@ def parse(
     input_type: InputType = "text",
     *,
     has_markup: bool = True,
+    keeps_places: bool = False,
     on_voice: OnVoice = any_voice,
 ) -> ParsedText:
     """Read a text's markup: SSML where it is that, else tags, entities, pauses and voices.
 
     has_markup: False reads `[pause:1s]` only, and SSML if `input_type` asks for it
+    keeps_places: whether segments know where they stand in the text
     raises: InvalidRequest that says line and column for malformed SSML, if it was asked for
     """
     if input_type == "ssml":
-        return parse_ssml(text, on_voice)
+        return parse_ssml(text, on_voice, keeps_places=keeps_places)
+    plain_reader = MarkupReader(has_markup=has_markup, keeps_places=keeps_places, on_voice=on_voice)
     if not (has_markup and is_ssml(text)):
-        return _parse_plain(text, on_voice, has_markup=has_markup)
+        return _parse_plain(text, plain_reader)
     try:
-        return parse_ssml(text, on_voice)
+        return parse_ssml(text, on_voice, keeps_places=keeps_places)
     except MalformedSsml as error:
-        plain = _parse_plain(text, on_voice, has_markup=True)
+        plain = _parse_plain(text, plain_reader)
         warning = f"{error.message}; it was read without its tags"
         return replace(plain, warnings=(warning,))
 
 
-def _parse_plain(text: str, on_voice: OnVoice, *, has_markup: bool) -> ParsedText:
-    reader = MarkupReader(has_markup=has_markup, on_voice=on_voice)
-    builder, manner = SegmentBuilder(), Segment()
+def _parse_plain(text: str, reader: "MarkupReader") -> ParsedText:
+    builder, manner, read_chars = SegmentBuilder(), Segment(), 0
     for event in (*reader.feed(text), *reader.finish()):
         if isinstance(event, VoiceChange):
             manner = replace(manner, speaker=event.speaker)
         elif isinstance(event, Pause):
             builder.add_pause(event.duration_s)
+            read_chars += 1
         else:
-            builder.add(event, manner)
-    return ParsedText(builder.build())
+            places = cut(reader.places, read_chars, read_chars + len(event))
+            builder.add(event, manner, places)
+            read_chars += len(event)
+    return ParsedText(builder.build(), sent=text)
 
 
 # What is markup -------------------------------------------------------------------------
@@ -154,13 +160,21 @@ class MarkupReader:
     However a text is cut into pieces, the events are the same but for the cuts in their text.
 
     has_markup: False reads nothing but `[pause:1s]`
+    keeps_places: whether `places` is filled
     """
 
-    def __init__(self, *, has_markup: bool, on_voice: OnVoice = any_voice) -> None:
+    def __init__(
+        self, *, has_markup: bool, keeps_places: bool = False, on_voice: OnVoice = any_voice
+    ) -> None:
         self._has_markup = has_markup
+        self._keeps_places = keeps_places
         self._on_voice = on_voice
         self._text = ""
         self._at = 0  # what is before has been read
+        self._dropped_chars = 0  # of what was before `_text`
+        self._said_chars = 0
+        self.places: list[Stretch] = []
+        """Where the texts of all events come from; a pause between them counts as one character."""
         self._dropped_until: re.Pattern[str] | None = None
         self._is_raised = False  # a `<sup>` has begun, and only digits have come since
 
@@ -183,15 +197,28 @@ class MarkupReader:
                 continue
             special = _SPECIAL.search(self._text, self._at)
             end = special.start() if special else len(self._text)
-            yield self._raised(self._text[self._at : end])
-            self._at = end
+            start, self._at = self._at, end
+            yield self._placed(self._raised(self._text[start:end]), start)
             if special is None:
                 break
             if not is_all and self._is_open():
                 break
-            yield self._take()
-        cut = max(0, self._at - _CONTEXT_CHARS)
-        self._text, self._at = self._text[cut:], self._at - cut
+            start = self._at
+            yield self._placed(self._take(), start)
+        known = max(0, self._at - _CONTEXT_CHARS)
+        self._text, self._at = self._text[known:], self._at - known
+        self._dropped_chars += known
+
+    def _placed(self, event: Event, start: int) -> Event:
+        """Note that an event was made of the text from `start` on."""
+        if isinstance(event, VoiceChange) or not self._keeps_places:
+            return event
+        length = len(event) if isinstance(event, str) else 1
+        if isinstance(event, str) and event.strip():
+            source = (start + self._dropped_chars, self._at + self._dropped_chars)
+            self.places.append(Stretch(self._said_chars, self._said_chars + length, *source))
+        self._said_chars += length
+        return event
 
     def _raised(self, text: str) -> str:
         """Raise the digits that a `<sup>` begins with: "10<sup>2</sup>" is not 102."""
@@ -357,11 +384,14 @@ class SentenceReader:
         self,
         *,
         has_markup: bool,
+        keeps_places: bool = False,
         has_words: Callable[[ParsedText], bool] = _is_speakable,
         on_voice: OnVoice = any_voice,
     ) -> None:
         self._has_words = has_words
-        self._reader = MarkupReader(has_markup=has_markup, on_voice=on_voice)
+        self._reader = MarkupReader(
+            has_markup=has_markup, keeps_places=keeps_places, on_voice=on_voice
+        )
         self._splitter = SentenceSplitter()
         self._has_markup = has_markup
         self._manner = Segment()
@@ -434,13 +464,16 @@ class SentenceReader:
         at = start
         while self._pauses and self._pauses[0][0] < self._given_chars:
             position, pause = self._pauses.popleft()
-            builder.add(sentence[at - start : position - start], self._manner)
+            builder.add(sentence[at - start : position - start], *self._manner_at(at, position))
             builder.add_pause(pause.duration_s)
             at = position
-        builder.add(sentence[at - start :], self._manner)
+        builder.add(sentence[at - start :], *self._manner_at(at, self._given_chars))
         parts = list(builder.build())
         if parts and self._is_mid_line and isinstance(first := parts[0], Segment):
             parts[0] = replace(first, is_mid_line=True)
         last = parts[-1] if parts else None
         self._is_mid_line = isinstance(last, Segment) and not _LINE_END.search(last.text)
         return ParsedText(tuple(parts))
+
+    def _manner_at(self, start: int, end: int) -> tuple[Segment, Places]:
+        return self._manner, cut(self._reader.places, start, end)

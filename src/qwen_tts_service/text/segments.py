@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from qwen_tts_service.types import Language
+from qwen_tts_service.types import Language, Places, Stretch
+
+from .places import shifted
 
 MAX_PAUSE_S = 10.0
 """The longest pause; a longer one is shortened to it."""
@@ -62,6 +64,7 @@ class Segment:
     is_literal: said as it stands, not normalised
     is_mid_line: another sentence of its line comes before, so it begins with no mark of a line
     phonemes: how the text is pronounced, in the alphabet of espeak-ng
+    places: where the text stands in the text as it was sent
     """
 
     text: str = ""
@@ -73,15 +76,20 @@ class Segment:
     say_as: SayAs | None = None
     is_literal: bool = False
     is_mid_line: bool = False
+    places: Places = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedText:
-    """A text whose markup has been read; `language` is what it says of itself as a whole."""
+    """A text whose markup has been read; `language` is what it says of itself as a whole.
+
+    sent: the text as it was sent, in which the places of the segments are
+    """
 
     segments: tuple[Segment | Pause, ...]
     language: Language | None = None
     warnings: tuple[str, ...] = ()
+    sent: str = field(default="", compare=False)
 
     @property
     def text(self) -> str:
@@ -100,18 +108,25 @@ class SegmentBuilder:
     _parts: list[Segment | Pause] = field(default_factory=list)
     _manner: Segment = field(default_factory=Segment)
     _texts: list[str] = field(default_factory=list)
+    _chars: int = 0
+    _places: list[Stretch] = field(default_factory=list)
 
-    def add(self, text: str, manner: Segment) -> None:
+    def add(self, text: str, manner: Segment, places: Places = ()) -> None:
         """Add text that is spoken in the manner of a segment without text."""
         if manner != self._manner:
             self.end_segment()
             self._manner = manner
+        self._places += shifted(places, self._chars)
+        self._add_text(text)
+
+    def _add_text(self, text: str) -> None:
         self._texts.append(text)
+        self._chars += len(text)
 
     def add_pause(self, duration_s: float) -> None:
         """Add silence; none at all still keeps words apart."""
         if duration_s <= 0:
-            self._texts.append(" ")
+            self._add_text(" ")
             return
         self.end_segment()
         self._drop_blank()
@@ -122,11 +137,13 @@ class SegmentBuilder:
 
     def end_segment(self) -> None:
         """Let what follows be a segment of its own, even if its manner is the same."""
-        text = "".join(self._texts)
+        text, places = "".join(self._texts), tuple(self._places)
         self._texts.clear()
+        self._places.clear()
+        self._chars = 0
         is_after_text = bool(self._parts) and isinstance(self._parts[-1], Segment)
         if text.strip() or (text and is_after_text):
-            self._parts.append(replace(self._manner, text=text))
+            self._parts.append(replace(self._manner, text=text, places=places))
 
     def build(self) -> tuple[Segment | Pause, ...]:
         """Return what was collected."""

@@ -7,12 +7,14 @@ with a warning. Which tags are known, and what voices make of them, is in docs/s
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from xml.parsers import expat
 
 from qwen_tts_service.errors import InvalidRequest, printable
-from qwen_tts_service.types import Language
+from qwen_tts_service.types import Language, Places, Stretch
 
 from .language import parse_language
+from .places import cut
 from .say_as import SAY_AS_KINDS
 from .segments import BREAK_S, MAX_PAUSE_S, OnVoice, ParsedText, SayAs, Segment, SegmentBuilder
 
@@ -27,7 +29,7 @@ _OPEN_BEGINNING = re.compile(
     r"(?:<\?xml[^<>]{0,200}>\s{0,20})?(?:<|<s|<sp|<spe|<spea|<speak)?"
     r"|(?:<|<\?|<\?x|<\?xm|<\?xml[^<>]{0,200})"
 )
-_SPACE = re.compile(r"\s+")
+_WORD_OR_SPACE = re.compile(r"\s+|\S+")
 _TIME = re.compile(r"\+?([0-9]{1,6}(?:\.[0-9]{1,6})?|\.[0-9]{1,6})\s*(ms|s)", re.IGNORECASE)
 _PERCENT = re.compile(r"([+-]?)([0-9]{1,4}(?:\.[0-9]{1,3})?)\s*%")
 _SEMITONES = re.compile(r"([+-][0-9]{1,2}(?:\.[0-9]{1,3})?)\s*st")
@@ -69,12 +71,13 @@ def could_be_ssml(beginning: str) -> bool:
     return _OPEN_BEGINNING.fullmatch(beginning.lstrip(_BLANK)) is not None
 
 
-def parse_ssml(text: str, on_voice: OnVoice) -> ParsedText:
+def parse_ssml(text: str, on_voice: OnVoice, *, keeps_places: bool = False) -> ParsedText:
     """Read a document.
 
-    Raises MalformedSsml, and InvalidRequest for a value that SSML or this service does not know.
+    keeps_places: whether its segments know where they stand in it
+    raises: MalformedSsml, and InvalidRequest for a value that SSML or this service does not know.
     """
-    reader = _SsmlReader()
+    reader = _SsmlReader(keeps_places=keeps_places)
     parsed = reader.read(text)
     for name in reader.voices:
         on_voice(name)
@@ -93,16 +96,21 @@ class _Element:
 class _SsmlReader:
     """Reads one document, with the open tags on a stack."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_places: bool) -> None:
+        self._keeps_places = keeps_places
         self._builder = SegmentBuilder()
         self._open: list[_Element] = []
         self._warnings: dict[str, None] = {}
         self.voices: dict[str, None] = {}
         """The names of speakers in it."""
         self._language: Language | None = None
+        self._sent = ""
+        self._bytes = b""
+        self._chunks: list[tuple[str, int]] = []  # of text between two tags, and where they begin
         self._lines_before = 0  # of blank text
+        self._position = (0, 0)  # the last that was asked for, in bytes and in characters
         self._parser = expat.ParserCreate("utf-8")
-        self._parser.buffer_text = True
+        self._parser.buffer_text = not keeps_places  # or it would not tell where each piece begins
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._take_text
@@ -124,18 +132,22 @@ class _SsmlReader:
     def read(self, text: str) -> ParsedText:
         document = text.lstrip(_BLANK)
         self._lines_before = text[: len(text) - len(document)].count("\n")
+        self._sent = text
+        self._bytes = document.encode("utf-8", "replace")
+        self._position = (0, len(text) - len(document))
         try:
-            self._parser.Parse(document.encode("utf-8", "replace"), True)
+            self._parser.Parse(self._bytes, True)
         except expat.ExpatError as error:
             reason = expat.ErrorString(error.code)
             if not document.startswith("<"):
                 reason = "the text must begin with <speak>"
             raise self._malformed(reason, error.lineno, error.offset) from None
-        return ParsedText(self._builder.build(), self._language, tuple(self._warnings))
+        return ParsedText(self._builder.build(), self._language, tuple(self._warnings), text)
 
     # What expat calls ------------------------------------------------------------------
 
     def _start(self, tag: str, given: dict[str, str]) -> None:
+        self._add_text()
         name = tag if tag.startswith(_FOREIGN_PREFIXES) else tag.rpartition(":")[2]
         given = {key.rpartition(":")[2]: value.strip() for key, value in given.items()}
         if not self._open:
@@ -158,6 +170,7 @@ class _SsmlReader:
         self._open.append(element)
 
     def _end(self, _tag: str) -> None:
+        self._add_text()
         ended = self._open.pop()
         if ended.manner.say_as is not None:
             self._builder.end_segment()
@@ -166,8 +179,34 @@ class _SsmlReader:
 
     def _take_text(self, text: str) -> None:
         if self._open and not self._open[-1].is_silent:
-            # Line ends in XML are layout; sentences and paragraphs have their tags.
-            self._builder.add(_SPACE.sub(" ", text), self._open[-1].manner)
+            self._chunks.append((text, self._here()))
+
+    def _here(self) -> int:
+        """Where the parser is, in characters of the text as it was sent."""
+        (known_bytes, known_chars), now = self._position, self._parser.CurrentByteIndex
+        chars = known_chars + len(self._bytes[known_bytes:now].decode())
+        self._position = (now, chars)
+        return chars
+
+    def _add_text(self) -> None:
+        """Add the text before a tag. Line ends in XML are layout; sentences have their tags."""
+        chunks, self._chunks = self._chunks, []
+        text = "".join(chunk for chunk, _ in chunks)
+        places = self._places_of(chunks) if self._keeps_places else []
+        for word in _WORD_OR_SPACE.finditer(text):
+            said = " " if word[0].isspace() else word[0]
+            of_word = () if said == " " else cut(places, *word.span())
+            self._builder.add(said, self._open[-1].manner, of_word)
+
+    def _places_of(self, chunks: list[tuple[str, int]]) -> list[Stretch]:
+        """Where pieces of text come from; an entity is a piece by itself."""
+        places, at = [], 0
+        for (chunk, start), (_, next_start) in pairwise([*chunks, ("", self._here())]):
+            is_entity = chunk == "&" or not self._sent.startswith(chunk, start)
+            end = next_start if is_entity else start + len(chunk)
+            places.append(Stretch(at, at + len(chunk), start, end))
+            at += len(chunk)
+        return places
 
     def _refuse_doctype(self, *_declaration: object) -> None:
         raise self._malformed("a document type is not allowed")
@@ -207,8 +246,14 @@ class _SsmlReader:
         if not given.get("alias"):
             self._warn("SSML: sub without alias; its text was spoken")
             return around
-        self._builder.add(given["alias"], replace(around.manner, is_literal=True))
+        alias, manner = given["alias"], replace(around.manner, is_literal=True)
+        self._builder.add(alias, manner, self._places_within(len(alias)))
         return replace(around, is_silent=True)
+
+    def _places_within(self, length: int) -> Places:
+        """The place of what is said instead of the text within the tag that begins here."""
+        start = self._sent.find(">", self._here()) + 1
+        return (Stretch(0, length, start, self._sent.find("<", start)),)
 
     def _say_as(self, given: dict[str, str], around: _Element) -> _Element:
         kind = given.get("interpret-as", "").lower()

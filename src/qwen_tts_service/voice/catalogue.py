@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.types import Gender, Language
@@ -52,6 +52,14 @@ class Speaker:
     dialect: str | None = None
 
 
+@runtime_checkable
+class KnowsSpeakers(Protocol):
+    """What a voice also is that knows something of its speakers, by their ids."""
+
+    @property
+    def known(self) -> Mapping[str, Speaker]: ...
+
+
 SPEAKERS: Mapping[str, Speaker] = MappingProxyType(
     {
         name: Speaker(id=name, **row | {"ages": tuple(row["ages"])})
@@ -85,14 +93,16 @@ def _speaker(name: str, row: dict[str, Any]) -> Speaker:
     unknown = row.keys() - {"gender", "age", "description", "native_language"}
     if unknown or row.get("gender") not in get_args(Gender):
         raise ValueError(f"{name}: unknown {sorted(unknown)}" if unknown else f"{name}: no gender")
-    age = row.get("age")
+    age, description, language = (row.get(f) for f in ("age", "description", "native_language"))
+    if not isinstance(description, str | None) or language not in (None, *get_args(Language)):
+        raise ValueError(f"{name}: description is a text, native_language one of the ten languages")
     return Speaker(
         id=name.lower(),
         name=name,
         gender=row["gender"],
         ages=() if age is None else (age_band(age),),
-        description=row.get("description", ""),
-        native_language=row.get("native_language"),
+        description=description or "",
+        native_language=language,
     )
 
 

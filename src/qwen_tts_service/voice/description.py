@@ -21,9 +21,11 @@ DESIGNED = "designed"
 _ONLY_GENDER = "this model has no speakers; of this name only the gender is described"
 _NOTHING = "this model has no speakers, and the voice was described otherwise"
 
-_TABLE: Mapping[InstructLanguage, Mapping[str, Any]] = tomllib.loads(
+_TABLE: Mapping[str, Mapping[str, Any]] = tomllib.loads(
     files(__package__).joinpath("descriptions.toml").read_text("utf-8")
-)  # type: ignore[assignment]
+)
+CLIP_TEXTS: Mapping[Language, str] = _TABLE["clip"]  # type: ignore[assignment]
+"""What a described voice says in the clip that is kept of it."""
 
 
 def describe_voice(

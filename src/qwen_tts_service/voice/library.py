@@ -12,9 +12,9 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ _ABANDONED_S = 3600
 class LibraryEntry:
     """What voice.json holds: the voice, and what is known of it.
 
-    model: which made it; voices fit models of the same width
+    model: which made it
+    voice: for models of the width of that one
+    others: the same voice for models of other widths
     duration_s, tail_s: of the recording, and of the silence it was heard with
     recording: the name of the audio file beside it; None if only the numbers are kept
     consent: the statement of consent that came with the recording
@@ -55,6 +57,12 @@ class LibraryEntry:
     consent: str | None = None
     warning: str | None = None
     created_at: int = field(default_factory=lambda: int(time.time()))
+    others: tuple[KeptVoice, ...] = ()
+
+    def of_width(self, width: int | None) -> KeptVoice | None:
+        """The voice for models of a width, if it has been encoded for such."""
+        voices = (self.voice, *self.others)
+        return next((voice for voice in voices if len(voice.embedding) == width), None)
 
 
 def check_name(name: str) -> str:
@@ -74,10 +82,14 @@ def check_name(name: str) -> str:
 class VoiceLibrary(Mapping[str, KeptVoice]):
     """The kept voices by name, in any case; every look is at the files as they are now."""
 
-    def __init__(self, path: Path, *, most: int) -> None:
-        """Read voices from `path`, which need not exist yet, and keep at most so many."""
+    def __init__(self, path: Path, *, most: int, width: int | None = None) -> None:
+        """Read voices from `path`, which need not exist yet, and keep at most so many.
+
+        width: of the model that is to speak with them
+        """
         self._path = path
         self._most = most
+        self._width = width
         self._read: dict[str, tuple[tuple[int, int], LibraryEntry | None]] = {}
 
     def entry(self, name: str) -> LibraryEntry | None:
@@ -108,7 +120,7 @@ class VoiceLibrary(Mapping[str, KeptVoice]):
         try:
             if entry.recording is not None:
                 _write(new / entry.recording, audio)
-            _write(new / FILE, json.dumps(asdict(entry), ensure_ascii=False).encode())
+            _write(new / FILE, _json_of(entry))
             new.rename(place)
         except OSError:
             shutil.rmtree(new, ignore_errors=True)
@@ -116,25 +128,46 @@ class VoiceLibrary(Mapping[str, KeptVoice]):
                 raise _taken(entry.name) from None
             raise
 
-    def remove(self, name: str) -> LibraryEntry:
-        """Delete a voice and its recording; raises UnknownVoice."""
-        unknown = UnknownVoice(f"there is no kept voice {shown(name)}", param="name")
+    def fit(self, name: str, encode: Callable[[LibraryEntry, bytes], KeptVoice]) -> None:
+        """Encode a voice for our width too, if it is not and its recording is there.
+
+        encode: makes the voice of the recording, which takes seconds
+        """
         entry = self.entry(name)
-        if entry is None:
+        if entry is None or entry.recording is None or entry.of_width(self._width):
+            return
+        folder = self._path / _folder_of(name)
+        new = folder / f".new-{secrets.token_hex(8)}"
+        try:
+            voice = encode(entry, (folder / entry.recording).read_bytes())
+            if self.entry(name) is not entry:  # deleted or kept anew meanwhile
+                return
+            _write(new, _json_of(replace(entry, others=(*entry.others, voice))))
+            new.replace(folder / FILE)
+        except OSError as error:
+            logger.warning("voice %s cannot be encoded anew: %s", entry.name, error)
+            new.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> str:
+        """Delete a voice and its recording, also a spoilt one; its name. Raises UnknownVoice."""
+        unknown = UnknownVoice(f"there is no kept voice {shown(name)}", param="name")
+        entry, key = self.entry(name), _folder_of(name)
+        # Only what is a voice: the path may be set to a folder that holds something else.
+        if not _NAME.fullmatch(key) or not (self._path / key / FILE).is_file():
             raise unknown
         old = self._path / f".old-{secrets.token_hex(8)}"
         try:
-            (self._path / _folder_of(name)).rename(old)
+            (self._path / key).rename(old)
         except FileNotFoundError:  # another worker was faster
             raise unknown from None
         shutil.rmtree(old)
-        return entry
+        return key if entry is None else entry.name
 
     def __getitem__(self, name: str) -> KeptVoice:
         entry = self.entry(name)
         if entry is None:
             raise KeyError(name)
-        return entry.voice
+        return entry.of_width(self._width) or entry.voice
 
     def __iter__(self) -> Iterator[str]:
         return (entry.name for entry in map(self.entry, self._folders()) if entry is not None)
@@ -180,6 +213,10 @@ def _taken(name: str) -> InvalidRequest:
     )
 
 
+def _json_of(entry: LibraryEntry) -> bytes:
+    return json.dumps(asdict(entry), ensure_ascii=False).encode()
+
+
 def _write(file: Path, data: bytes) -> None:
     """Write to the disk itself: a rename may otherwise outlive what the file held."""
     with file.open("xb") as opened:
@@ -192,16 +229,22 @@ def _read_entry(file: Path) -> LibraryEntry | None:
     """Read voice.json; None, and a line in the log, if somebody has spoilt it."""
     try:
         values: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        voice = values["voice"]
-        values["voice"] = KeptVoice(
-            embedding=tuple(map(float, voice["embedding"])),
-            codes=tuple(tuple(map(int, frame)) for frame in voice["codes"]),
-            transcript=voice["transcript"],
-        )
+        values["voice"] = _voice_of(values["voice"])
+        values["others"] = tuple(map(_voice_of, values.get("others", ())))
         entry = LibraryEntry(**values)
         if _folder_of(entry.name) != file.parent.name:
             raise ValueError("the folder must have its name, in lower case")  # noqa: TRY301
+        if entry.recording not in (None, Path(entry.recording or "").name):
+            raise ValueError("the recording must be in the folder")  # noqa: TRY301
     except (OSError, ValueError, TypeError, KeyError) as error:
         logger.warning("%s is not a kept voice: %r", file, error)
         return None
     return entry
+
+
+def _voice_of(values: dict[str, Any]) -> KeptVoice:
+    return KeptVoice(
+        embedding=tuple(map(float, values["embedding"])),
+        codes=tuple(tuple(map(int, frame)) for frame in values["codes"]),
+        transcript=values["transcript"],
+    )

@@ -11,9 +11,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from qwen_tts_service.api.errors import body_of, in_words_of
 from qwen_tts_service.api.openai import CreateSpeechBody
 from qwen_tts_service.errors import BodyTooLarge, ClientLeft, InvalidRequest, TTSError, shown
+from qwen_tts_service.settings import Settings
 from qwen_tts_service.speech.synthesizer import Output
 from qwen_tts_service.types import AudioFormat, SpeechRequest
 from qwen_tts_service.validation import folded
+
+from .frames import FixedFrames
 
 PATH = "/v1/audio/speech/stream"
 MAX_FRAME_BYTES = 32 * 1024
@@ -34,10 +37,17 @@ class SessionConfig(CreateSpeechBody):
         validation_alias=AliasChoices("format", "response_format"),
         description="The audio format.",
     )
-    split: Literal["token", "sentence"] | None = Field(
+    split: Literal["token", "sentence"] | None = Field(  # type: ignore[assignment]
         None,
         description="Speak words as they come, or sentences when they are complete; "
         "token where the model can, if it is not said.",
+    )
+    frame_ms: int | None = Field(
+        None,
+        ge=10,
+        le=200,
+        description="Send pcm, mulaw or alaw in binary frames of exactly so many milliseconds; the "
+        "last one before audio.done is filled up with silence.",
     )
     api_key: str | None = Field(
         None, description="The API key, for clients that cannot send headers."
@@ -55,6 +65,7 @@ class SessionPlan:
     request: SpeechRequest
     output: Output
     is_by_token: bool
+    frames: FixedFrames | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +83,12 @@ class ClientEvent:
 class Connection:
     """Sends events and audio, reads events; every method raises ClientLeft once it is closed.
 
-    max_waiting_bytes: of messages that have been read and not handled yet
+    settings: messages that have been read and not handled yet may have `max_speech_bytes`
     """
 
-    def __init__(self, socket: WebSocket, *, max_waiting_bytes: int) -> None:
+    def __init__(self, socket: WebSocket, settings: Settings) -> None:
         self._socket = socket
-        self._max_waiting_bytes = max_waiting_bytes
+        self._settings = settings
         self._waiting_bytes = 0
 
     async def send(self, kind: str, **facts: object) -> None:
@@ -118,10 +129,10 @@ class Connection:
         if text is None:
             raise InvalidRequest("send JSON in text frames; binary frames are not accepted")
         raw = text.encode("utf-8", "replace")
-        if self._waiting_bytes + len(raw) > self._max_waiting_bytes:
+        if self._waiting_bytes + len(raw) > self._settings.max_speech_bytes:
             raise BodyTooLarge(
-                f"messages waiting to be handled exceed {self._max_waiting_bytes} bytes "
-                "(MAX_BODY_BYTES); send them more slowly"
+                f"messages waiting to be handled exceed {self._settings.max_speech_bytes} bytes "
+                f"({self._settings.sets_max_speech_bytes}); send them more slowly"
             )
         event = _event_of(raw)
         self._waiting_bytes += len(raw)

@@ -5,8 +5,8 @@ reads the connection, another handles events, and each utterance is spoken by a 
 """
 
 import asyncio
-import hmac
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 
 from starlette.routing import WebSocketRoute
@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket
 
 from qwen_tts_service.api.call import Call
 from qwen_tts_service.api.inline_voice import with_own_voice
+from qwen_tts_service.api.keys import MAY_CLONE, check_recording, may_clone, may_speak
 from qwen_tts_service.api.runtime import Runtime
 from qwen_tts_service.api.tickets import RUNTIME_KEY, parse_body
 from qwen_tts_service.errors import (
@@ -30,6 +31,7 @@ from qwen_tts_service.speech.writing import can_speak_by_token, open_speech
 from qwen_tts_service.types import SpeechRequest
 
 from .connection import PATH, ClientEvent, Connection, SessionConfig, SessionPlan
+from .frames import FixedFrames
 from .utterance import WebSocketUtterance
 
 KEY_IS_DEFERRED = "qwen_tts.key_is_deferred"
@@ -61,10 +63,9 @@ class Session:
     def __init__(self, socket: WebSocket) -> None:
         self._runtime: Runtime = socket.scope[RUNTIME_KEY]
         self._id = Call.of(socket.scope).request_id
-        self._connection = Connection(
-            socket, max_waiting_bytes=self._runtime.settings.max_speech_bytes
-        )
+        self._connection = Connection(socket, self._runtime.settings)
         self._is_key_deferred = bool(socket.scope.get(KEY_IS_DEFERRED))
+        self._may_clone = bool(socket.scope.get(MAY_CLONE))
         self._inbox: asyncio.Queue[ClientEvent] = asyncio.Queue()
         self._plan: SessionPlan | None = None
         self._utterance: WebSocketUtterance | None = None
@@ -167,11 +168,12 @@ class Session:
 
     async def _begin_session(self, body: SessionConfig, synthesizer: Synthesizer) -> None:
         settings = self._runtime.settings
-        request, warning = await with_own_voice(
-            body.to_request(self._id, settings), body, synthesizer, settings
-        )
+        request = body.to_request(self._id, settings)
+        self._may_clone |= may_clone(body.api_key or "", settings)
+        check_recording(body, is_allowed=self._may_clone)
+        request, warning = await with_own_voice(request, body, synthesizer, settings)
         plan = self._make_plan(body, request, synthesizer)
-        choice = synthesizer.voice.choose(request)
+        choice = await synthesizer.choose(request)
         open_speech(synthesizer, request, plan.output, by_token=plan.is_by_token)
         self._plan = plan
         is_known = any((request.language, request.speaker, request.voice))
@@ -180,22 +182,23 @@ class Session:
             "session.ready",
             request_id=self._id,
             model=synthesizer.voice.model_name,
+            ai_generated=True,
             voice=choice.speaker if is_known else None,
             language=request.language,
             split="token" if plan.is_by_token else "sentence",
             format=plan.output.format,
-            sample_rate=synthesizer.sample_rate_hz,
+            sample_rate=synthesizer.rate_of(request, plan.output.format),
             channels=1,
             normalize=request.normalize,
             seed=request.seed,
+            **({} if body.frame_ms is None else {"frame_ms": body.frame_ms}),
             **({"warning": warning} if warning else {}),
         )
 
     def _check_key(self, given: str | None) -> None:
         if not self._is_key_deferred:
             return
-        key = self._runtime.settings.api_key.get_secret_value()
-        if not hmac.compare_digest((given or "").encode("utf-8", "replace"), key.encode()):
+        if not may_speak(given or "", self._runtime.settings):
             raise Unauthorized(
                 "the API key is missing or wrong; send it as `Authorization: Bearer <key>` or in "
                 "session.config.api_key"
@@ -207,11 +210,14 @@ class Session:
         body: SessionConfig, request: SpeechRequest, synthesizer: Synthesizer
     ) -> SessionPlan:
         can_by_token = can_speak_by_token(synthesizer) and body.input_type != "ssml"
-        by_default = body.split is None and can_by_token
+        by_default = body.split is None and can_by_token and body.timestamps is None
+        rate_hz = synthesizer.rate_of(request, body.format)
+        lasting = partial(FixedFrames.lasting, format=body.format, sample_rate_hz=rate_hz)
         return SessionPlan(
             request=request,
             output=Output(body.format, is_stream=True),
             is_by_token=body.split == "token" or by_default,
+            frames=None if body.frame_ms is None else lasting(body.frame_ms),
         )
 
     async def _take_text(self, event: ClientEvent) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 
 from qwen_tts_service.api.call import Call
 from qwen_tts_service.api.runtime import Runtime
+from qwen_tts_service.api.times import TimeEvents
 from qwen_tts_service.errors import ClientLeft, InvalidRequest, TimedOut, TTSError
 from qwen_tts_service.speech.synthesizer import Speech
 from qwen_tts_service.speech.writing import open_speech
@@ -160,14 +161,18 @@ class WebSocketUtterance:
         """Send one stretch of audio between its start and its done."""
         sent_bytes = 0
         before_s = self.audio_s
-        async for data in speech:
+        times = TimeEvents(speech, after_s=before_s)
+        frames = self._plan.frames
+        async for data in speech if frames is None else frames.cut(speech):
             if not sent_bytes:
                 await self._send_start(speech)
+            await self._send_times(times)
             sent_bytes += len(data)
             await self._connection.send_audio(data)
             self._call.first_audio(self._plan.output.format)
             self.audio_s = before_s + speech.audio_s
         speech.check_ending()
+        await self._send_times(times)
         self.finish_reason = speech.finish_reason or "stop"
         await self._connection.send(
             "audio.done",
@@ -179,6 +184,12 @@ class WebSocketUtterance:
             error=False,
         )
         self.sentences += 1
+
+    async def _send_times(self, times: TimeEvents) -> None:
+        for kind, fields in times.take():
+            await self._connection.send(
+                f"audio.{kind}", utterance_index=self.index, sentence_index=self.sentences, **fields
+            )
 
     async def _send_start(self, speech: Speech) -> None:
         info = speech.info
@@ -194,7 +205,7 @@ class WebSocketUtterance:
             **({} if speech.text is None else {"sentence_text": speech.text}),
             request_id=self._call.request_id,
             format=self._plan.output.format,
-            sample_rate=synthesizer.sample_rate_hz,
+            sample_rate=speech.sample_rate_hz,
             channels=1,
             voice=choice.speaker,
             language=choice.language,

@@ -57,6 +57,7 @@ let status = ["status.idle", {}];
 let failure = null;
 let voices = [];
 let isVoiceListLocked = false;
+let kind = "";
 let recorder = null;
 let recording = null;
 let sampleRateHz = DEFAULT_RATE_HZ;
@@ -67,7 +68,7 @@ function readWish() {
   const { text, speaker, gender, age, emotion, language, temperature, instruct, seed } =
     form.elements;
   const { normalize, pronunciations, on_unspeakable: onUnspeakable } = form.elements;
-  const isNamed = speaker.value !== "";
+  const isNamed = speaker.value !== "" || isDescribed();
   return {
     text: text.value,
     normalize: normalize.value,
@@ -76,19 +77,21 @@ function readWish() {
     speaker: speaker.value,
     gender: isNamed ? "" : gender.value,
     age: isNamed || age.value === "" ? null : Number(age.value),
-    emotion: emotion.value,
+    emotion: isDescribed() ? "" : emotion.value,
     language: language.value,
     temperature: Number(temperature.value),
     instruct: instruct.value.trim(),
     seed: seed.value === "" ? null : Number(seed.value),
+    timestamps: form.elements.timestamps.value,
   };
 }
 
 function showForm() {
   at("count").textContent = sayCount([...at("text").value].length);
   at("temperature-value").textContent = sayNumber(Number(at("temperature").value), 1);
-  const isNamed = at("speaker").value !== "";
+  const isNamed = at("speaker").value !== "" || isDescribed();
   for (const id of ["gender", "age"]) at(id).disabled = isNamed;
+  at("emotion").disabled = isDescribed();
   showCloning();
   at("download-label").textContent = say("download", { format: at("format").value.toUpperCase() });
   const request = requestFor(sharedBody(readWish()), at("format").value, at("stream").checked);
@@ -105,8 +108,26 @@ function showChoices() {
   for (const [name, values] of Object.entries(CHOICES))
     fillSelect(at(name), values.map((value) => [value, say(`${name}.${value || "none"}`)]));
   const named = voices.map((voice) => [voice.id, voiceLabel(voice)]);
-  fillSelect(at("speaker"), [["", say("speaker.none")], ...named]);
-  at("speaker-field").hidden = !voices.length;
+  const nobody = kind === "base" && named.length ? [] : [["", say("speaker.none")]];
+  fillSelect(at("speaker"), [...nobody, ...named]);
+  at("speaker-field").hidden = !voices.length || isDesign();
+}
+
+const isDesign = () => kind === "voice_design";
+const isDescribed = () => isDesign() && at("instruct").value.trim() !== "";
+
+/** What the loaded model has its voices from decides which fields there are, and where. */
+function showKind() {
+  for (const id of ["described", "emotion-field", "instruct-field"])
+    at(id).hidden = kind === "base";
+  for (const node of document.querySelectorAll(".of-recording")) node.hidden = isDesign();
+  if (!isDesign()) return;
+  at("settings-label").after(at("instruct-field"));
+  at("instruct-label").dataset.i18n = "description";
+  at("instruct").dataset.i18nPlaceholder = "descriptionExample";
+  at("cloning-label").dataset.i18n = "design";
+  translate(document);
+  showForm();
 }
 
 function voiceLabel({ id, name, gender, language }) {
@@ -192,15 +213,32 @@ function showHeard() {
   at("download").disabled = isSpeaking && !take?.isReceived;
 }
 
+/** Show the text as it was sent, and mark what is heard now. */
+function showSpoken() {
+  const now = isSpeaking ? (take?.heardNow ?? null) : null;
+  at("spoken").hidden = !now;
+  if (!now || now === shownNow) return;
+  shownNow = now;
+  const chars = [...take.body.text]; // positions count code points
+  const part = (start, end) => chars.slice(start, end).join("");
+  const mark = document.createElement("mark");
+  mark.textContent = part(now.start_char, now.end_char);
+  at("spoken").replaceChildren(part(0, now.start_char), mark, part(now.end_char));
+  at("spoken").scrollTop = mark.offsetTop - at("spoken").clientHeight / 2;
+}
+
 function setSpeaking(value) {
   const hadFocus = document.activeElement === at("stop");
   isSpeaking = value;
   at("stop").disabled = !value;
   document.body.classList.toggle("speaking", value);
   if (!value && hadFocus) at("speak").focus();
+  shownNow = null;
+  showSpoken();
   showHeard();
 }
 
+let shownNow = null;
 let drawnAtMs = 0;
 
 function drawWhileSpeaking(nowMs) {
@@ -210,6 +248,7 @@ function drawWhileSpeaking(nowMs) {
   drawnAtMs = nowMs;
   waveform.draw(take.heardS);
   showNumbers();
+  showSpoken();
 }
 
 // Failures --------------------------------------------------------------------------------
@@ -441,20 +480,31 @@ async function record() {
   showStatus("status.recording");
 }
 
-async function keep() {
+async function cloned() {
   const [file] = at("recording").files;
   if (!file && !recording) throw wrongField("noRecording", "audio_sample");
   if (!at("consent").checked) throw wrongField("noConsent", "consent");
   showStatus("status.keeping");
-  const voice = await keepVoice(
-    {
-      name: at("voice-name").value,
-      recording: file ? await readable(file) : recording,
-      transcript: at("transcript").value,
-      consent: say("consent"),
-    },
-    at("key").value,
-  );
+  return {
+    audio_sample: file ? await readable(file) : recording,
+    ref_text: at("transcript").value,
+    consent: say("consent"),
+  };
+}
+
+/** The voice of the last take: the same words and seed make it again. */
+function designed() {
+  const { text, instruct, language, temperature, normalize, pronunciations } = take?.body ?? {};
+  const seed = take?.facts.find(([name]) => name === "x-seed")?.[1];
+  if (!instruct || seed === undefined) throw wrongField("noTake", "instruct");
+  if (normalize || pronunciations) throw wrongField("noPlainTake", "normalize");
+  showStatus("status.designing");
+  return { description: instruct, ref_text: text, language, temperature, seed };
+}
+
+async function keep() {
+  const fields = isDesign() ? designed() : await cloned();
+  const voice = await keepVoice({ name: at("voice-name").value, ...fields }, at("key").value);
   recording = null;
   at("recording").value = "";
   await loadVoices(voices);
@@ -512,6 +562,8 @@ async function meetService() {
   if (!health) return; // speaking will tell what is wrong
   sampleRateHz = health.sampleRateHz;
   at("cloning").hidden = !health.canClone;
+  kind = health.kind;
+  showKind();
   if (health.ready) {
     if (status[0] === "status.loading") showStatus("status.idle");
     await loadVoices(health.speakers.map((id) => ({ id })));

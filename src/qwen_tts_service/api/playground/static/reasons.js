@@ -8,8 +8,8 @@ const RUSSIAN = {
   "give exactly one of text and tokens": "напишите текст",
   "text has {n} characters; at most {limit} are allowed (MAX_TEXT_CHARS)":
     "знаков в тексте: {n}; сервер берёт не больше {limit} (MAX_TEXT_CHARS)",
-  "the body is larger than {limit} bytes (MAX_BODY_BYTES)":
-    "запрос больше {limit} байт (MAX_BODY_BYTES)",
+  "the body is larger than {limit} bytes ({settings})":
+    "запрос больше {limit} байт ({settings})",
   "{field}: must be at least {limit}; got {value}": "{field}: не меньше {limit}, а послано {value}",
   "{field}: must be at most {limit}; got {value}": "{field}: не больше {limit}, а послано {value}",
   "{field}: must be a whole number; got {value}": "{field}: нужно целое число, а послано {value}",
@@ -87,6 +87,10 @@ const RUSSIAN = {
     "голос {value} уже есть; сначала удалите его",
   "this model cannot clone voices; MODEL_NAME=Qwen3-TTS-12Hz-1.7B-Base and Qwen3-TTS-12Hz-0.6B-Base can":
     "эта модель не клонирует голоса; это умеют MODEL_NAME=Qwen3-TTS-12Hz-1.7B-Base и Qwen3-TTS-12Hz-0.6B-Base",
+  "it is kept as a recording: a server with a Base model and this VOICES_PATH speaks with it, and this one makes another voice of every description":
+    "голос сохранён как запись: им говорит сервер с моделью Base и тем же VOICES_PATH, а этот каждый раз делает новый голос по описанию",
+  "the kept voice {value} is of a model of another size, and cannot be encoded anew: its recording was not kept, or VOICES_PATH cannot be written. Delete it, and keep it again from its recording":
+    "голос {value} сохранён моделью другого размера и не переделывается: его записи нет, или VOICES_PATH не открыт для записи; удалите его и сохраните заново",
   "the embedded voice does not follow instructions": "встроенный голос не слушает указаний",
   "the embedded voice does not know this emotion; it knows {names}":
     "встроенный голос не знает этой эмоции; он знает {names}",

@@ -40,6 +40,7 @@ export function sharedBody(form) {
     language: form.language,
     instruct: form.instruct,
     seed: form.seed,
+    timestamps: form.timestamps,
   });
 }
 
@@ -47,25 +48,31 @@ const orNull = (fields) => (Object.keys(fields).length ? fields : null);
 
 function dropEmpty(fields) {
   return Object.fromEntries(
-    Object.entries(fields).filter(([, value]) => value !== null && value !== ""),
+    Object.entries(fields).filter(([, value]) => (value ?? "") !== ""),
   );
 }
 
-/** The request that gives `format`, streamed or whole. */
+const EVENTS = "text/event-stream";
+const JSON_TYPE = "application/json";
+
+/** The request that gives `format`, streamed or whole; with times in events or in JSON. */
 export function requestFor(body, format, isStream) {
-  if (!isStream) return { path: "tts", body: { ...body, format } };
+  const accept = body.timestamps ? { accept: isStream ? EVENTS : JSON_TYPE } : {};
+  if (!isStream) return { path: "tts", body: { ...body, format }, ...accept };
   const isLong = (body.text ?? "").length > SURELY_SHORT_CHARS;
   return {
     path: "stream-tts",
     body: { ...body, format, ...(isLong ? { max_length: LONGEST_FRAMES } : {}) },
+    ...accept,
   };
 }
 
 /** Send a request; gives the response once its headers are here, or throws a Refusal. */
-export async function send({ path, body }, { key, signal }) {
+export async function send({ path, body, accept }, { key, signal }) {
+  const headers = { "Content-Type": JSON_TYPE, ...(accept ? { Accept: accept } : {}) };
   const sending = fetch(new URL(path, ROOT), {
     method: "POST",
-    headers: { "Content-Type": "application/json", ...authorization(key) },
+    headers: { ...headers, ...authorization(key) },
     body: JSON.stringify(body),
     signal,
   });
@@ -91,11 +98,9 @@ export async function fetchVoices(key) {
 }
 
 /** Keep a voice under a name; gives what the server says of it, or throws a Refusal. */
-export function keepVoice({ name, recording, transcript, consent }, key) {
+export function keepVoice(fields, key) {
   const body = new FormData();
-  for (const [field, value] of Object.entries({ name, ref_text: transcript, consent }))
-    body.set(field, value);
-  body.set("audio_sample", recording);
+  for (const [field, value] of Object.entries(dropEmpty(fields))) body.set(field, value);
   return changeVoices("v1/audio/voices", { method: "POST", body }, key);
 }
 
@@ -109,12 +114,13 @@ async function changeVoices(path, request, key) {
   return response.json();
 }
 
-/** What the service says of itself: {ready, sampleRateHz, speakers, canClone, progress}. */
+/** What the service says of itself: {ready, kind, sampleRateHz, speakers, canClone, progress}. */
 export async function fetchHealth() {
   const response = await fetch(new URL("health", ROOT));
   const health = await response.json();
   return {
     ready: response.ok,
+    kind: health.kind ?? "",
     sampleRateHz: health.sampling_rate ?? DEFAULT_RATE_HZ,
     speakers: health.speakers ?? [],
     canClone: health.voice_cloning ?? false,
@@ -122,8 +128,30 @@ export async function fetchHealth() {
   };
 }
 
-export function isAudio(response) {
-  return /^(audio\/|application\/octet-stream)/.test(response.headers.get("Content-Type") ?? "");
+const contentType = (response) => response.headers.get("Content-Type") ?? "";
+
+export const isAudio = (response) =>
+  /^(audio\/|application\/octet-stream)/.test(contentType(response));
+export const isEvents = (response) => contentType(response).startsWith(EVENTS);
+export const isJson = (response) => contentType(response).startsWith(JSON_TYPE);
+
+export const bytesOf = (base64) => Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+
+/** The events of a response one by one; throws a Refusal for an error among them. */
+export async function* eventsOf(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { done, value } = await withReason(reader.read(), "broken");
+    if (done) return;
+    const events = (text + value).split("\n\n");
+    text = events.pop();
+    for (const data of events) {
+      const event = JSON.parse(data.replace(/^data: /, ""));
+      if (event.type === "error") throw new Refusal(500, event.error);
+      yield event;
+    }
+  }
 }
 
 // Set for browsers and proxies, and no news to a listener.
@@ -152,12 +180,14 @@ function readable(value) {
 const quoted = (text) => `'${text.replaceAll("'", String.raw`'\''`)}'`;
 
 /** The request as a command line; the key stays out of it. */
-export function curlCommand({ path, body }, { hasKey }) {
+export function curlCommand({ path, body, accept }, { hasKey }) {
+  const kind = { [EVENTS]: "events", [JSON_TYPE]: "json" }[accept] ?? body.format;
   return [
     `curl -X POST ${new URL(path, ROOT)}`,
     `-H "Content-Type: application/json"`,
+    ...(accept ? [`-H "Accept: ${accept}"`] : []),
     ...(hasKey ? [`-H "Authorization: Bearer $API_KEY"`] : []),
     `-d ${quoted(JSON.stringify(body))}`,
-    `--output speech.${body.format}`,
+    `--output speech.${kind}`,
   ].join(" \\\n  ");
 }

@@ -3,7 +3,17 @@
 
 import { PcmReader, toFloat, wavFile } from "./pcm.js";
 import { Player, decode } from "./player.js";
-import { factsOf, isAudio, withReason, requestFor, send } from "./service.js";
+import {
+  bytesOf,
+  eventsOf,
+  factsOf,
+  isAudio,
+  isEvents,
+  isJson,
+  requestFor,
+  send,
+  withReason,
+} from "./service.js";
 
 const STREAM_FORMAT = "pcm";
 
@@ -11,6 +21,7 @@ export class Take {
   facts = [];
   firstAudioMs = null;
   isReceived = false;
+  #times = []; // of sentences or words, in their order: {start_s, start_char, end_char}
   #chunks = []; // Int16Arrays, as they came
   #decoded = null; // Float32Array of a whole file in another format
   #file = null;
@@ -47,6 +58,11 @@ export class Take {
     return this.#sampleCount ? this.#lastAudioMs / 1000 / this.audioS : null;
   }
 
+  /** The sentence or word that is heard now, or was last; null before the first and without times. */
+  get heardNow() {
+    return this.#times.findLast(({ start_s }) => start_s <= this.heardS) ?? null;
+  }
+
   get hasAudio() {
     return this.#sampleCount > 0;
   }
@@ -57,12 +73,14 @@ export class Take {
     const { signal } = this.#abort;
     const request = requestFor(this.body, this.format, this.isStream);
     const response = await send(request, { key: this.key, signal });
-    if (!isAudio(response)) throw new Error("notAudio");
+    if (![isAudio, isEvents, isJson].some((isIt) => isIt(response))) throw new Error("notAudio");
     this.facts = factsOf(response);
     this.on.facts();
-    const read = this.format === STREAM_FORMAT ? this.#readRaw : this.#readFile;
     try {
-      await read.call(this, response, startedMs);
+      if (isEvents(response)) await this.#readEvents(response, startedMs);
+      else if (isAudio(response) && this.format === STREAM_FORMAT)
+        await this.#readRaw(response, startedMs);
+      else await this.#readFile(response, startedMs);
     } finally {
       this.isReceived = true;
       this.on.received();
@@ -76,16 +94,34 @@ export class Take {
     for (;;) {
       const { done, value } = await withReason(reader.read(), "broken");
       if (done) return;
-      const samples = pcm.read(value);
-      if (!samples.length) continue;
-      this.#chunks.push(samples);
-      this.#take(toFloat(samples), startedMs);
+      this.#takeRaw(pcm.read(value), startedMs);
     }
   }
 
+  async #readEvents(response, startedMs) {
+    const pcm = new PcmReader();
+    for await (const event of eventsOf(response)) {
+      if (event.type === "speech.audio.delta")
+        this.#takeRaw(pcm.read(bytesOf(event.audio)), startedMs);
+      // A sentence is known when it begins, a word when it has ended, before it is heard.
+      const isNew = event.start_s !== undefined && event.start_s !== this.#times.at(-1)?.start_s;
+      if (isNew) this.#times.push(event);
+    }
+  }
+
+  #takeRaw(samples, startedMs) {
+    if (!samples.length) return;
+    this.#chunks.push(samples);
+    this.#take(toFloat(samples), startedMs);
+  }
+
   async #readFile(response, startedMs) {
-    this.#file = await withReason(response.blob(), "broken");
+    this.#file = await this.#fileIn(response);
     const bytes = await this.#file.arrayBuffer();
+    if (this.format === STREAM_FORMAT) {
+      this.#takeRaw(new PcmReader().read(new Uint8Array(bytes)), startedMs);
+      return;
+    }
     const buffer = await withReason(decode(bytes, this.sampleRateHz), "unplayable");
     this.#decoded = buffer.getChannelData(0);
     this.#take(this.#decoded, startedMs);
@@ -124,7 +160,15 @@ export class Take {
     if (this.#chunks.length && format === "pcm") return new Blob(this.#chunks);
     const body = { ...this.body, ...this.#seed() };
     const response = await send(requestFor(body, format, false), { key: this.key });
-    return withReason(response.blob(), "broken");
+    return this.#fileIn(response);
+  }
+
+  /** The file of a response, which may be in JSON together with its times. */
+  async #fileIn(response) {
+    if (!isJson(response)) return withReason(response.blob(), "broken");
+    const { audio, timestamps } = await withReason(response.json(), "broken");
+    this.#times = timestamps;
+    return new Blob([bytesOf(audio)]);
   }
 
   #seed() {
