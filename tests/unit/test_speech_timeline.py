@@ -42,7 +42,7 @@ class ToneUtterance:
 class ToneVoice:
     model_name = "tone"
     sample_rate_hz = RATE_HZ
-    longest_part_chars = None
+    longest_part_chars = 1000
 
     def choose(self, request: SpeechRequest) -> VoiceChoice:
         return ToneUtterance(request).choice
