@@ -143,7 +143,7 @@ NCX = """<ncx xmlns="http://www.daisy.org/z3986/2005/ncx/"><navMap>
 COVER = "<html xmlns='http://www.w3.org/1999/xhtml'><body><img src='a.png'/></body></html>"
 ONE = """<?xml version="1.0"?><!DOCTYPE html><html xmlns="http://www.w3.org/1999/xhtml"
 xmlns:epub="http://www.idpf.org/2007/ops"><head><title>no</title></head><body>
-<h1>The&nbsp;Fox</h1><p>He ate <i>hon</i>ey<a epub:type="noteref" href="#n1">1</a>
+<span class="x pagenum">[Pg 3]</span><h1>The&nbsp;Fox</h1><p>He ate <i>hon</i>ey<a epub:type="noteref" href="#n1">1</a>
 and<sup><a href="n.xhtml#n2">2</a></sup> slept<a href="#n3">[3]</a> at <a href="#b">home</a>.</p>
 <aside epub:type="footnote" id="n1"><p>A note.</p></aside>
 <div><span id="b"/>Bees<br/>came.</div><hr/><p>10 m<sup>2</sup> &amp; more</p></body></html>"""
