@@ -89,6 +89,7 @@ class Narrator:
         self._parts = {part.key: part for chapter in self._chapters for part in chapter.parts}
         self._missing = {key: part for key, part in self._parts.items() if not folder.has(key)}
         self._before = folder.manifest()
+        self._entries_before: list[dict[str, Any]] = self._before.get("chapters", [])
         self._is_there = {key: asyncio.Event() for key in self._missing}
         self._refusals: dict[str, str] = {}
         self._result = Narration(kept=len(self._parts) - len(self._missing))
@@ -104,7 +105,7 @@ class Narrator:
     @property
     def change(self) -> str | None:
         """What differs from the last time, for which parts are spoken again."""
-        before = {part["key"] for each in self._entries_before() for part in each["parts"]}
+        before = {part["key"] for each in self._entries_before for part in each["parts"]}
         if not before - self._parts.keys():
             return None
         then, now = self._before.get("options", {}), self._speech
@@ -229,7 +230,7 @@ class Narrator:
         self._write_manifest(entries, is_complete=True)
 
     def _update_m4b(self, entries: list[dict[str, Any]]) -> None:
-        is_same = self._before.get("is_complete") and entries == self._entries_before()
+        is_same = self._before.get("is_complete") and entries == self._entries_before
         whole = self._folder.path / WHOLE
         if not is_same:
             whole.unlink(missing_ok=True)
@@ -250,7 +251,7 @@ class Narrator:
 
     def _stale_files(self, files: set[str]) -> list[str]:
         """The files of chapters that the book had before."""
-        before = _files_of(self._entries_before())
+        before = _files_of(self._entries_before)
         return sorted((before | set(self._before.get("stale_files", []))) - files)
 
     def _write_manifest(self, entries: list[dict[str, Any]], *, is_complete: bool) -> None:
@@ -266,15 +267,12 @@ class Narrator:
         }
         self._folder.write_manifest(manifest)
 
-    def _entries_before(self) -> list[dict[str, Any]]:
-        return list(self._before.get("chapters", []))
-
     def _valid_entries(self) -> dict[str, dict[str, Any]]:
         """The chapters of the last time that need not be written again, by their keys."""
         keys = {self._key_of(chapter) for chapter in self._chapters}
         return {
             entry["key"]: entry
-            for entry in self._entries_before()
+            for entry in self._entries_before
             if entry["key"] in keys
             and all((self._folder.path / name).is_file() for name in _files_of([entry]))
             and all(part["key"] not in self._missing for part in entry["parts"])

@@ -54,17 +54,13 @@ def plan_chapters(
     options: all that decides how a text is spoken, as JSON has it
     """
     digits = max(2, len(str(len(book.chapters))))
-    return tuple(
-        ChapterPlan(
-            chapter.title,
-            f"{number:0{digits}} {_file_name(chapter.title)}".strip(),
-            tuple(
-                BookPart(text, pause_s, digest([text, options]))
-                for text, pause_s in _cut(chapter, pauses)
-            ),
-        )
-        for number, chapter in enumerate(book.chapters, 1)
-    )
+    plans = []
+    for number, chapter in enumerate(book.chapters, 1):
+        name = f"{number:0{digits}} {_file_name(chapter.title)}".strip()
+        cut = _cut(chapter, pauses)
+        parts = tuple(BookPart(text, pause_s, digest([text, options])) for text, pause_s in cut)
+        plans.append(ChapterPlan(chapter.title, name, parts))
+    return tuple(plans)
 
 
 def digest(value: object) -> str:
