@@ -1,4 +1,4 @@
-"""Write constraints.txt and requirements-image.txt from what is installed in this environment.
+"""Write constraints.txt and requirements-*.txt from what is installed in this environment.
 
 Run it with `.venv/bin/python scripts/lock.py` after the tests have passed with newer versions.
 It pins what the extras pull in here, so a package for another platform only stays unpinned.
@@ -17,6 +17,10 @@ FILES = {
     "constraints.txt": (
         ("espeak", "qwen", "aac", "ru", "ru-stress", "books", "dev", "mutate"),
         "The exact versions that scripts/setup installs and the tests pass with.",
+    ),
+    "requirements-ci.txt": (
+        ("espeak", "qwen", "aac", "dev"),
+        "What CI installs: everything that the tests need, so that nothing has to be resolved.",
     ),
     "requirements-image.txt": (
         ("qwen",),

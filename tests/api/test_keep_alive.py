@@ -18,9 +18,9 @@ from tests.api.test_websocket import Client
 from tests.checkpoints import write_quick_checkpoint
 from tests.conftest import Server, StartServer
 
-FEED_FORWARD = 130_000
+FEED_FORWARD = 65_000
 WEIGHT_BYTES = 2 * 2 * 3 * 64 * FEED_FORWARD
-"""Two layers of three matrices, 64 wide, in half precision: 100 MB."""
+"""Two layers of three matrices, 64 wide, in half precision: 50 MB."""
 
 
 @pytest.fixture(scope="module")

@@ -148,9 +148,9 @@ def test_beyond_slots_and_queue_it_is_429_with_retry_after(slow: Any, route: str
     wait_for(lambda: is_idle(slow))
     url = slow.base_url + "/stream-tts"
     with (
-        httpx.stream("POST", url, json={"text": "100"}),
-        httpx.stream("POST", url, json={"text": "100"}),
         ThreadPoolExecutor(1) as pool,
+        httpx.stream("POST", url, json={"text": "100"}),
+        httpx.stream("POST", url, json={"text": "100"}),
     ):
         waiting = pool.submit(httpx.post, slow.base_url + "/tts", json={"text": "1"}, timeout=30)
         wait_for(lambda: metric(slow, "tts_queued_requests") == 1)
@@ -159,7 +159,7 @@ def test_beyond_slots_and_queue_it_is_429_with_retry_after(slow: Any, route: str
         assert refused.json()["error"]["code"] == "busy"
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert httpx.get(slow.base_url + "/health").json()["slots"]["queued"] == 1
-    assert waiting.result().status_code in (200, 504)
+    assert waiting.result().status_code == 200
 
 
 @pytest.mark.parametrize("route", ROUTES)

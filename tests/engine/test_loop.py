@@ -159,7 +159,7 @@ async def test_a_failing_step_fails_its_requests_and_the_engine_goes_on(model, r
 @pytest.mark.parametrize("call", ["begin", "prefill"])
 async def test_a_request_that_cannot_start_leaves_the_others_speaking(model, runner, call):
     with endless(model, runner) as (engine, made):
-        speaking = engine.submit(make_job(model, 1, max_frames=100))
+        speaking = engine.submit(make_job(model, 1, max_frames=40))
         await anext(aiter(speaking))
         made.failing.add(call)
         with pytest.raises(SynthesisFailed):

