@@ -73,6 +73,15 @@ def test_every_route_tells_the_same_times(server: Server, unit: str, expected: l
     assert of_events(server, "/v1/audio/speech", JSON, stream_format="sse", **openai) == stamps
 
 
+def test_the_audio_beside_times_is_that_of_the_file(server: Server) -> None:
+    whole = ask(server, "/tts", None, format="pcm").content
+    json_body = ask(server, "/tts", JSON, format="pcm", timestamps="word").json()
+    assert base64.b64decode(json_body["audio"]) == whole
+    events = ask(server, "/stream-tts", EVENTS, format="pcm", timestamps="sentence").text
+    deltas = [json.loads(line[6:]).get("audio", "") for line in events.splitlines() if line]
+    assert b"".join(map(base64.b64decode, deltas)) == whole
+
+
 @pytest.mark.parametrize("unit", ["sentence", "word"])
 def test_the_socket_tells_the_times_of_the_whole_utterance(server: Server, unit: str) -> None:
     events = of_socket(server, TEXT, timestamps=unit)

@@ -108,6 +108,20 @@ def test_a_number_a_reading_and_phonemes_are_one_word_each(voice):
     assert [word.text for word in words] == ["Say", "1500", "5", "%", "and", "hey you", "now"]
 
 
+def test_japanese_words_are_those_that_are_read_in_kana(voice):
+    _, words = timed(voice, "私は東京のGPUに住んでいます。", "japanese")
+    assert [word.text for word in words] == [
+        "私",
+        "は",
+        "東京",
+        "の",
+        "GPU",
+        "に",
+        "住ん",
+        "でいます",
+    ]
+
+
 def test_times_change_no_sample(voice):
     synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
 
