@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import soundfile
 from tests.conftest import KEY, Server, clean_environment
 from tests.unit.waiting import until
 
+from qwen_tts_service.books.folder import KeptPart
 from qwen_tts_service.cli import commands
+from qwen_tts_service.cli import read as read_command
 
 ROOT = Path(__file__).parents[2]
 BOOK = "Chapter 1\n\nOnce there was a fox. He ate honey.\n\nChapter 2\n\nThe end.\n"
@@ -59,6 +62,28 @@ def test_changed_options_are_said_and_spoken(read: Any) -> None:
     code, err = read("book.txt", "--out", "book", "--age", "70")
     assert code == 0
     assert err.startswith("options have changed (voice_attributes): 4 of 4 parts are spoken again")
+
+
+def test_a_changed_lexicon_is_another_option(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEXICON", "words")
+    for reading in ("wolf", "bear"):
+        Path("words").write_text(f"fox\t{reading}\n")
+        code, err = read("book.txt", "--out", "book")
+        assert code == 0, err
+    assert err.startswith("options have changed (lexicon): 4 of 4 parts are spoken again")
+
+
+def test_a_part_without_its_end_is_exit_code_3(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    speak = read_command.LocalSynthesizer.speak
+
+    async def cut(self: Any, text: str, seed: int) -> KeptPart:
+        return replace(await speak(self, text, seed), is_cut=text == "The end.", warning=text)
+
+    monkeypatch.setattr(read_command.LocalSynthesizer, "speak", cut)
+    code, err = read("book.txt", "--out", "book")
+    assert code == commands.CUT
+    assert "1 parts lack their end: book/manifest.json\n" in err
+    assert "4 warnings in all: book/manifest.json\n" in err
 
 
 @pytest.mark.parametrize("subtitles", [[], ["--subtitles", "srt"]], ids=["plain", "timed"])

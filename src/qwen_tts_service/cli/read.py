@@ -75,7 +75,7 @@ def _decided(body: SpeechBody, book: Book, folder: BookFolder, settings: Setting
     return body.model_copy(update={"seed": seed, "language": language})
 
 
-class _LocalSynthesizer:
+class LocalSynthesizer:
     """Speaks parts in this process; the engine batches them."""
 
     def __init__(
@@ -136,7 +136,7 @@ class _BookRun:
             return asyncio.run(narrator.write())
         progress = SpeechProgressBar(is_quiet=self._arguments.quiet)
         with closing(load(settings, progress)) as synthesizer:
-            local = _LocalSynthesizer(synthesizer, self._body, settings, self._clone(synthesizer))
+            local = LocalSynthesizer(synthesizer, self._body, settings, self._clone(synthesizer))
             slots = synthesizer.voice.slots or settings.max_concurrent_requests
             return asyncio.run(self._read(narrator, local, slots))
 
