@@ -3,16 +3,20 @@
 import asyncio
 import json
 import logging
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from starlette.requests import Request
 from tests.api.socket_harness import FakeRuntime, at_once, make_runtime, settle
 
 from qwen_tts_service.api.admission import Admission
-from qwen_tts_service.api.batch import PATH, create_batch
+from qwen_tts_service.api.batch import PATH, BatchItemBody, SpeechBatchBody, create_batch
 from qwen_tts_service.api.call import SCOPE_KEY, Call
 from qwen_tts_service.api.tickets import RUNTIME_KEY
+from qwen_tts_service.validation import from_validation
 
 
 class BatchClient:
@@ -159,6 +163,36 @@ async def test_a_client_that_leaves_frees_everything(log: pytest.LogCaptureFixtu
     assert [u.finish_reason for u in runtime.voice.utterances] == ["cancelled"] * 2
     lines = [record.getMessage() for record in log.records if record.levelno == logging.INFO]
     assert sum("outcome=cancelled" in line for line in lines) == 4
+
+
+def test_a_recording_for_all_items_is_kept_once() -> None:
+    body = SpeechBatchBody.model_validate({"items": [{"input": "a"}] * 2, "ref_audio": "x" * 99})
+    bodies = [BatchItemBody.model_validate(fields) for fields in body.with_defaults()]
+    assert bodies[0].ref_audio is bodies[1].ref_audio
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", math.nan),
+        ("temperature", "1"),
+        ("voice_attributes", {"age": 0}),
+        ("voice_attributes", {"gender": "FEMALE"}),
+        ("speed", 1),
+        ("tokens", [1.5]),
+    ],
+)
+def test_an_item_is_checked_as_it_would_be_by_itself(field: str, value: Any) -> None:
+    def refusal(check: Callable[[], object]) -> str | None:
+        try:
+            check()
+        except ValidationError as error:
+            return from_validation(error, BatchItemBody).message
+        return None
+
+    fields = {"input": "a", field: value}
+    alone = refusal(lambda: BatchItemBody.model_validate_json(json.dumps(fields)))
+    assert refusal(lambda: BatchItemBody.model_validate(fields)) == alone
 
 
 @at_once

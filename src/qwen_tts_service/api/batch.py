@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from qwen_tts_service.audio.formats import content_type
 from qwen_tts_service.errors import Busy, ClientLeft, TTSError
 from qwen_tts_service.types import AudioFormat
+from qwen_tts_service.validation import from_validation
 
 from .call import Call
 from .errors import body_of, response_of, status_of
@@ -29,7 +30,7 @@ from .openai import CreateSpeechBody
 from .responses import speak_file, unless_client_leaves
 from .runtime import Runtime
 from .schema_extra import SCHEMA_EXTRA
-from .tickets import RUNTIME_KEY, Ticket, parse_body, read_body, read_fields, take_slot
+from .tickets import RUNTIME_KEY, Ticket, parse_body, read_body, take_body, take_slot
 from .times import fields_of
 
 PATH = "/v1/audio/speech/batch"
@@ -53,10 +54,10 @@ class SpeechBatchBody(BaseModel):
         "defaults.",
     )
 
-    def item_bodies(self) -> Iterator[bytes]:
-        """The body of each item as if it had been sent by itself."""
+    def with_defaults(self) -> Iterator[dict[str, Any]]:
+        """The fields of each item; a default is shared, as a recording may have megabytes."""
         for item in self.items:
-            yield json.dumps({**(self.model_extra or {}), **item}).encode()
+            yield {**(self.model_extra or {}), **item}
 
 
 class BatchItemBody(CreateSpeechBody):
@@ -88,8 +89,8 @@ class SpeechBatch(Response):
         call = Call.of(http.scope)
         self._id = call.request_id
         self._tickets = [
-            _ticket(http, runtime, f"{self._id}.{index}", data)
-            for index, data in enumerate(body.item_bodies())
+            _ticket(http, runtime, f"{self._id}.{index}", fields)
+            for index, fields in enumerate(body.with_defaults())
         ]
         self._turn = asyncio.Lock()
         self._speaking: set[asyncio.Future[Any]] = set()
@@ -160,10 +161,12 @@ class SpeechBatch(Response):
             await asyncio.wait(self._speaking, return_when=asyncio.FIRST_COMPLETED)
 
 
-def _ticket(http: Request, runtime: Runtime, request_id: str, data: bytes) -> Ticket:
+def _ticket(http: Request, runtime: Runtime, request_id: str, fields: dict[str, Any]) -> Ticket:
     ticket = Ticket(http, Call(request_id, route=PATH), runtime, BatchItemBody)
     try:
-        read_fields(ticket, data)
+        take_body(ticket, BatchItemBody.model_validate(fields))
+    except ValidationError as error:
+        ticket.error = from_validation(error, BatchItemBody)
     except TTSError as error:
         ticket.error = error
     return ticket

@@ -98,15 +98,16 @@ async def read_ticket(
 
 
 async def _accept(ticket: Ticket, answers: tuple[Answer, ...]) -> None:
-    read_fields(ticket, await read_body(ticket.http, ticket.runtime.settings))
+    data = await read_body(ticket.http, ticket.runtime.settings)
+    take_body(ticket, parse_body(data, ticket.schema))
     ticket.answer = choose_answer(ticket.accept, ticket.request.timestamps, answers)
     take_slot(ticket)
 
 
-def read_fields(ticket: Ticket, data: bytes) -> None:
-    """Read and check the body of a ticket. Raises InvalidRequest."""
+def take_body(ticket: Ticket, body: SpeechBody) -> None:
+    """Check what a body asks for, and note it. Raises InvalidRequest."""
     call = ticket.call
-    ticket.body = parse_body(data, ticket.schema)
+    ticket.body = body
     ticket.request = ticket.body.to_request(call.request_id, ticket.runtime.settings)
     check_recording(ticket.body, is_allowed=bool(ticket.http.scope.get(MAY_CLONE)))
     call.note(
