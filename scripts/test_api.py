@@ -96,6 +96,25 @@ class Checker:
         _require(len(first.content) == len(second.content), "another length")
         return f"seed {first.headers['x-seed']}, {len(first.content)} bytes both times"
 
+    def times(self) -> str:
+        """Every sentence has its place in the text, and a time within the audio."""
+        body = {"text": TEXT, "timestamps": "sentence"}
+        response = _ok(self.client.post("/tts", json=body, headers={"Accept": "application/json"}))
+        stamps = response.json()["timestamps"]
+        said = [TEXT[stamp["start_char"] : stamp["end_char"]] for stamp in stamps]
+        _require(" ".join(said) == TEXT, "the sentences are not the text")
+        last_s, audio_s = stamps[-1]["end_s"], float(response.headers["x-audio-seconds"])
+        _require(last_s <= audio_s, "the last sentence ends behind the audio")
+        return f"{len(stamps)} sentences, the last ends at {last_s:.2f} of {audio_s:.2f} s"
+
+    def speaks_batch(self) -> str:
+        """POST /v1/audio/speech/batch: a status each."""
+        items = [{"input": "Раз."}, {"input": "Два.", "voice": "no such voice"}]
+        batch = _ok(self.client.post("/v1/audio/speech/batch", json={"items": items})).json()
+        states = [result["status"] for result in batch["results"]]
+        _require(states == ["success", "error"], f"statuses {states}")
+        return f"{batch['succeeded']} of {batch['total']} items, and an error for the other"
+
     def refuses(self, body: dict[str, Any], status: int, param: str | None) -> str:
         """A wrong request gets its status and names the field."""
         response = self.client.post("/tts", json=body)
@@ -137,6 +156,8 @@ def checks(checker: Checker) -> list[tuple[str, Callable[[], str]]]:
         *spoken,
         ("streaming", checker.streams),
         ("same seed, same audio", checker.repeats),
+        ("times of sentences", checker.times),
+        ("POST /v1/audio/speech/batch", checker.speaks_batch),
         *refusals,
         ("refuses a form", checker.refuses_forms),
         ("GET /metrics", checker.shows_metrics),
@@ -245,7 +266,7 @@ def main() -> int:
                 print(f"FAIL  {name}: nobody answers at {given.url}: {error}")
                 print("Start a server first: MODEL_NAME=espeak-ng ./scripts/serve")
                 return 1
-            print(f"{mark}  {name:<26} {result}")
+            print(f"{mark}  {name:<27} {result}")
     print(f"\n{'all is well' if not failed else f'{failed} checks failed'}")
     return 1 if failed else 0
 

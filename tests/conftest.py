@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
+import hypothesis
 import pytest
 from tests.forked import fork_server
 
@@ -38,12 +39,13 @@ STOP_S = 60.0
 def pytest_configure() -> None:
     """End as Ctrl-C does when told to terminate, so that no server outlives the tests."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # An example has no deadline: how long it takes depends on what else the machine does.
+    hypothesis.settings.register_profile("tests", deadline=None)
+    hypothesis.settings.load_profile("tests")
 
 
 def pytest_collection_finish() -> None:
     """Spare garbage collection the modules: with torch imported, a full run takes half a second."""
-    import hypothesis  # noqa: F401 - its plugin imports it in any case, and looks for referrers then
-
     gc.freeze()
 
 

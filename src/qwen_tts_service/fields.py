@@ -228,6 +228,11 @@ class SpeechBody(ForgivingBody):
         self._check_reference(is_cloning_on=settings.voice_cloning)
         if self.timestamps is not None and self.tokens is not None:
             raise InvalidRequest("timestamps need text: tokens have no places", param="timestamps")
+        if self.timestamps is not None and self.split == "never":
+            raise InvalidRequest(
+                'timestamps are of sentences that are spoken one by one; set split to "auto"',
+                param="split",
+            )
         attributes = self.voice_attributes or VoiceAttributesBody.model_construct()
         return SpeechRequest(
             request_id=request_id,

@@ -5,6 +5,7 @@ The only file that reads the environment.
 
 import os
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -203,7 +204,8 @@ def metrics_directory() -> Path | None:
 
 def cache_directory() -> Path:
     """Where files may be kept that can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qwen-tts-service"
+    home = os.environ.get("HOME") or gettempdir()  # a user of a container may have no home
+    return Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "qwen-tts-service"
 
 
 def load_settings(environ: dict[str, str] | None = None, **overrides: str | None) -> Settings:

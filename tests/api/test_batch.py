@@ -36,7 +36,9 @@ def test_items_say_what_requests_of_their_own_would_and_win_over_the_defaults(
 
 def test_an_item_may_fail_by_itself(server: Server) -> None:
     items = [{"input": "One."}, {"voice": "alloy"}, {"input": "a", "voice": "nobody"}]
-    body = post(server, {"items": items}).json()
+    answer = post(server, {"items": items})
+    assert answer.headers["x-ai-generated"] == "true"
+    body = answer.json()
     assert [result["status"] for result in body["results"]] == ["success", "error", "error"]
     assert base64.b64decode(body["results"][0]["audio_data"])[:4] == b"RIFF"
     errors = [result["error"] for result in body["results"][1:]]

@@ -39,7 +39,7 @@ def check(url: str, path: str) -> subprocess.CompletedProcess[str]:
 def test_a_good_server_passes_every_check(server: Server, has_ffmpeg: bool) -> None:
     done = check(server.base_url, os.environ["PATH"] if has_ffmpeg else "/nowhere")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ok  ") == 31
+    assert done.stdout.count("ok  ") == 33
     assert "FAIL" not in done.stdout
     assert done.stdout.startswith(NO_FFMPEG) == (not has_ffmpeg)
 

@@ -474,6 +474,27 @@ def test_text_options_are_sent_as_they_are_set(page: Page) -> None:
 
 
 @in_browser
+def test_sound_options_are_sent_as_they_are_set_and_the_rate_is_that_of_the_player(
+    page: Page,
+) -> None:
+    for fold in ("split", "seed"):
+        page.toggle_fold_of(fold)
+    Select(page.at("split")).select_by_value("never")
+    Select(page.at("sample_rate")).select_by_value("48000")
+    page.at("lead_in_ms").send_keys("100")
+    page.at("tail_ms").send_keys("0")
+    page.at("speed").send_keys(Keys.ARROW_RIGHT)
+    page.speak()
+    page.until_status("Finished")
+    body = page.service.bodies[-1][1]
+    options = {"split": "never", "sample_rate": 48000, "lead_in_ms": 100, "tail_ms": 0}
+    assert {name: body.get(name) for name in options} == options
+    assert body["speed"] == 1.05
+    assert page.text("duration") == "0.4 s"  # 0.8 s at 24,000 Hz
+    SpeechBody(**body)
+
+
+@in_browser
 def test_pronunciation_without_equals_is_named_by_its_line_and_not_sent(page: Page) -> None:
     page.toggle_fold_of("normalize")
     page.at("pronunciations").send_keys("GPU = gee pee you\n\nCPU see pee you")

@@ -73,6 +73,15 @@ def test_every_route_tells_the_same_times(server: Server, unit: str, expected: l
     assert of_events(server, "/v1/audio/speech", JSON, stream_format="sse", **openai) == stamps
 
 
+def test_the_audio_beside_times_is_that_of_the_file(server: Server) -> None:
+    whole = ask(server, "/tts", None, format="pcm").content
+    json_body = ask(server, "/tts", JSON, format="pcm", timestamps="word").json()
+    assert base64.b64decode(json_body["audio"]) == whole
+    events = ask(server, "/stream-tts", EVENTS, format="pcm", timestamps="sentence").text
+    deltas = [json.loads(line[6:]).get("audio", "") for line in events.splitlines() if line]
+    assert b"".join(map(base64.b64decode, deltas)) == whole
+
+
 @pytest.mark.parametrize("unit", ["sentence", "word"])
 def test_the_socket_tells_the_times_of_the_whole_utterance(server: Server, unit: str) -> None:
     events = of_socket(server, TEXT, timestamps=unit)
@@ -83,6 +92,16 @@ def test_the_socket_tells_the_times_of_the_whole_utterance(server: Server, unit:
         assert stamp["start_s"] == pytest.approx(expected["start_s"], abs=0.002)
         assert stamp["end_s"] == pytest.approx(expected["end_s"], abs=0.002)
     assert [stamp["sentence_index"] for stamp in stamps][:: len(stamps) - 1] == [0, 1]
+
+
+def test_times_are_of_the_audio_with_its_silence_and_at_its_speed(server: Server) -> None:
+    usual = of_file(server, "/tts", timestamps="word")
+    shifted = of_file(server, "/tts", timestamps="word", lead_in_ms=400, tail_ms=300)
+    rate = of_file(server, "/tts", timestamps="word", format="wav", speed=2.0)
+    for stamp, later, sooner in zip(usual, shifted, rate, strict=True):
+        assert later["start_s"] == pytest.approx(stamp["start_s"] + 0.4, abs=0.002)
+        assert sooner["text"] == stamp["text"]
+    assert rate[-1]["end_s"] < 0.7 * usual[-1]["end_s"]
 
 
 def test_a_sentence_is_told_of_when_it_begins_too(server: Server) -> None:
@@ -105,6 +124,18 @@ def test_events_need_no_times_and_json_without_times_is_audio_as_ever(server: Se
         assert ask(server, "/tts", accept).headers["content-type"] == "audio/wav"
 
 
+def test_qwen_times_sentences_in_file_and_stream_and_refuses_words(qwen: Server) -> None:
+    cut = {"timestamps": "sentence", "max_length": 30}
+    (stamp,) = of_file(qwen, "/tts", **cut)
+    assert stamp["text"] == SENTENCES[0]
+    assert 1 < stamp["end_s"] <= 30 * 0.08
+    assert of_events(qwen, "/stream-tts", **cut) == [stamp]
+    for route, accept in (("/tts", JSON), ("/stream-tts", EVENTS)):
+        answer = ask(qwen, route, accept, timestamps="word")
+        assert answer.status_code == 422
+        assert answer.json()["error"]["code"] == "word_times_not_supported"
+
+
 @pytest.mark.parametrize(
     ("route", "accept", "fields", "says"),
     [
@@ -116,6 +147,7 @@ def test_events_need_no_times_and_json_without_times_is_audio_as_ever(server: Se
         pytest.param("/v1/audio/speech", "audio/mpeg", {}, "or `Accept", id="OpenAI has both"),
         pytest.param("/tts", JSON, {"timestamps": "letter"}, "sentence or word", id="unknown"),
         pytest.param("/tts", JSON, {"text": None, "tokens": [1]}, "need text", id="tokens"),
+        pytest.param("/tts", JSON, {"split": "never"}, "one by one", id="uncut"),
     ],
 )
 def test_times_that_cannot_be_given_are_refused(
@@ -124,7 +156,7 @@ def test_times_that_cannot_be_given_are_refused(
     answer = ask(server, route, accept, **{"timestamps": "sentence", **fields})
     assert answer.status_code == 400
     error = answer.json()["error"]
-    assert error["param"] == "timestamps"
+    assert error["param"] == ("split" if "split" in fields else "timestamps")
     assert says in error["message"]
 
 

@@ -234,23 +234,23 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 840,
-    "api": 1990,
-    "audio": 390,
-    "books": 600,
-    "cli": 400,
+    "": 1040,
+    "api": 2470,
+    "audio": 810,
+    "books": 830,
+    "cli": 890,
     "engine": 1370,
-    "espeak": 1100,
-    "hub": 330,
-    "kernels": 1430,
+    "espeak": 1260,
+    "hub": 340,
+    "kernels": 1440,
     "model": 1890,
     "qwen": 350,
-    "speech": 1050,
+    "speech": 1740,
     "telemetry": 140,
-    "text": 2570,
-    "voice": 560,
+    "text": 2750,
+    "voice": 590,
 }
-MAX_LINES_OF_ALL = 14360
+MAX_LINES_OF_ALL = 17820
 
 
 def lines_of_code(path: Path) -> int:

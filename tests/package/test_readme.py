@@ -107,6 +107,7 @@ def run(command: list[str], folder: Path) -> str:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "BENTOML_HOME": str(folder / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
+        "XDG_CACHE_HOME": str(folder / "cache"),
     }
     ran = subprocess.run(
         command,

@@ -89,6 +89,22 @@ def test_last_tenth_of_a_second_is_sent():
         assert sum(frame.samples for frame in container.decode(audio=0)) == 48_000
 
 
+@pytest.mark.parametrize("size", [333, 22_050])
+def test_a_limited_response_stays_below_minus_1_dbtp_and_as_long_as_it_is(size):
+    loud = (
+        np.random.default_rng(3).normal(0, 0.7, 22_050).astype(np.float32)
+    )  # up to the last hertz
+    pipe = AudioPipe(
+        "pcm", source_rate_hz=22050, sample_rate_hz=16000, is_stream=True, is_limited=True
+    )
+    parts = [pipe.feed(loud[start : start + size]) for start in range(0, len(loud), size)]
+    samples = np.frombuffer(b"".join([*parts, pipe.finish()]), "<i2") / np.float32(32767)
+    assert len(samples) == 16000
+    assert pipe.audio_s == 1.0
+    assert np.abs(samples).max() <= 10 ** (-1 / 20)
+    assert np.abs(samples).max() > 10 ** (-2 / 20)
+
+
 def test_empty_chunks_change_nothing():
     pipe = _pipe("pcm")
     empty = np.zeros(0, np.float32)

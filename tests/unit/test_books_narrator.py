@@ -24,7 +24,7 @@ from qwen_tts_service.books.narrator import (
     Narrator,
     seed_before,
 )
-from qwen_tts_service.books.parts import MAX_PART_CHARS, plan_chapters
+from qwen_tts_service.books.parts import MAX_PART_CHARS, PartPauses, plan_chapters
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest, SynthesisFailed
 
 RATE_HZ = 8000
@@ -127,7 +127,7 @@ def test_short_paragraphs_are_one_part_and_long_ones_several() -> None:
     sentence = "A sentence of about fifty characters, and no more. "
     blocks = [Block("One", is_title=True), Block("Short."), Block("Too."), Block(sentence * 40)]
     blocks += [Block("* * *"), Block("After.")]
-    [chapter] = plan_chapters(Book("a", (Chapter("One", tuple(blocks)),)), {})
+    [chapter] = plan_chapters(Book("a", (Chapter("One", tuple(blocks)),)), {}, PartPauses())
     texts = [part.text for part in chapter.parts]
     assert texts[:2] == ["One", "Short.\n\nToo."]
     assert texts[-1] == "After."
@@ -139,7 +139,7 @@ def test_short_paragraphs_are_one_part_and_long_ones_several() -> None:
 def test_files_are_named_by_number_and_title() -> None:
     titles = ["A/B: c?", "Глава 1. Лис", "", "." * 9, "x" * 99]
     chapters = tuple(Chapter(title, (Block("text"),)) for title in titles)
-    planned = [chapter.name for chapter in plan_chapters(Book("a", chapters), {})]
+    planned = [chapter.name for chapter in plan_chapters(Book("a", chapters), {}, PartPauses())]
     assert planned == ["01 A B c", "02 Глава 1. Лис", "03", "04", "05 " + "x" * 60]
 
 

@@ -87,6 +87,15 @@ def test_a_line_that_only_begins_like_a_title_is_none(read: Any, line: str) -> N
     assert len(read("a.txt", f"Before.\n\n{line}\n\nAfter.\n").chapters) == 1
 
 
+def test_titles_are_found_where_each_line_is_a_paragraph(read: Any) -> None:
+    found = chapters(read("a.txt", "Before.\nГлава 1. Лис\nОн спал.\nГлава 2\nКонец.\n"))
+    assert list(found) == ["a", "Глава 1. Лис", "Глава 2"]
+
+
+def test_a_title_within_a_wrapped_paragraph_is_none(read: Any) -> None:
+    assert len(read("a.txt", "He read\nChapter 1\nagain.\n\nThe end.\n").chapters) == 1
+
+
 def test_titles_without_a_text_belong_to_the_next_chapter(read: Any) -> None:
     found = chapters(read("a.txt", "Part 1\n\nChapter 1\n\nText.\n"))
     assert found == {"Part 1. Chapter 1": ["# Part 1", "# Chapter 1", "Text."]}
@@ -143,6 +152,7 @@ NCX = """<ncx xmlns="http://www.daisy.org/z3986/2005/ncx/"><navMap>
 COVER = "<html xmlns='http://www.w3.org/1999/xhtml'><body><img src='a.png'/></body></html>"
 ONE = """<?xml version="1.0"?><!DOCTYPE html><html xmlns="http://www.w3.org/1999/xhtml"
 xmlns:epub="http://www.idpf.org/2007/ops"><head><title>no</title></head><body>
+<span class="x pagenum">[Pg 3]</span>
 <h1>The&nbsp;Fox</h1><p>He ate <i>hon</i>ey<a epub:type="noteref" href="#n1">1</a>
 and<sup><a href="n.xhtml#n2">2</a></sup> slept<a href="#n3">[3]</a> at <a href="#b">home</a>.</p>
 <aside epub:type="footnote" id="n1"><p>A note.</p></aside>

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from qwen_tts_service.cli.arguments import CommandError, body_of, format_of, parse, settings_of
-from qwen_tts_service.cli.progress import SpeechProgressBar
+from qwen_tts_service.cli.progress import BookProgressBar, SpeechProgressBar
 from qwen_tts_service.cli.sink import new_file
 from qwen_tts_service.errors import InvalidRequest
 
@@ -42,6 +43,29 @@ def test_nothing_is_drawn_when_quiet_or_without_a_terminal(
     progress = SpeechProgressBar(is_quiet=is_quiet)
     progress.show("reading", 0.5)
     progress.end()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_book_shows_how_far_it_is_and_the_time_left(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with BookProgressBar(500, 2000, is_quiet=False) as bar:
+        bar.add(500)
+        drawn = capsys.readouterr().err
+        assert "[############............] 50 % of 2000 characters, " in drawn
+        assert re.search(r"\d\d:\d\d left", drawn)
+    erased = capsys.readouterr().err
+    assert (erased.strip(), erased.endswith("\r")) == ("", True)
+
+
+@pytest.mark.parametrize(("is_terminal", "is_quiet"), [(False, False), (True, True)])
+def test_a_book_draws_nothing_when_quiet_or_without_a_terminal(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch, is_terminal: bool, is_quiet: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    with BookProgressBar(0, 10, is_quiet=is_quiet) as bar:
+        bar.add(10)
     assert capsys.readouterr().err == ""
 
 

@@ -10,6 +10,7 @@ from qwen_tts_service.cli.arguments import CommandError
 from qwen_tts_service.cli.remote import MOST_LOST, RemoteSynthesizer, health_of, open_client
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.settings import Settings
+from qwen_tts_service.speech.cloning import CloningOrder
 
 Answer = httpx.Response | Exception
 DONE = httpx.Response(200, content=b"fLaC", headers={"X-Voice": "anna", "X-Finish-Reason": "stop"})
@@ -81,6 +82,15 @@ async def test_a_request_has_the_fields_the_text_and_the_seed() -> None:
     assert httpx.Response(200, content=request.content).json() == {
         **fields, "text": "text", "seed": 5, "format": "flac"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("transcript", "sent"), [("Hi.", "Hi."), (None, None)])
+async def test_a_recording_goes_along(transcript: str | None, sent: str | None) -> None:
+    requests: list[httpx.Request] = []
+    order = CloningOrder(data=b"fLaC", transcript=transcript)
+    await RemoteSynthesizer(client(DONE, requests=requests), {}, order).speak("text", 5)
+    body = httpx.Response(200, content=requests[0].content).json()
+    assert (body["ref_audio"], body.get("ref_text")) == ("ZkxhQw==", sent)
 
 
 @pytest.mark.parametrize(

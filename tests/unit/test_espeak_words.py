@@ -47,15 +47,15 @@ def timed(voice, text, language, speaker=None, rate=1.0):
     return np.frombuffer(data, np.int16) / 32768, list(speech.timestamps)
 
 
-def pauses_of(samples):
-    """List start and end in seconds of every pause between two sounds."""
+def pauses_of(samples, rate):
+    """List start and end in seconds of every pause between two sounds; at a rate over 1 shorter."""
     frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
     level = np.sqrt(np.mean(frames**2, axis=1))
     loud = np.flatnonzero(level > QUIET)
     return [
         (float(a + 1) / 100, float(b) / 100)
         for a, b in itertools.pairwise(loud)
-        if b - a - 1 >= SHORTEST_PAUSE_S * 100
+        if b - a - 1 >= SHORTEST_PAUSE_S / max(1.0, rate) * 100
     ]
 
 
@@ -72,7 +72,7 @@ def pauses_of(samples):
 def test_words_end_and_begin_where_a_pause_does(voice, language, speaker, rate):
     text = TEXTS[language]
     samples, words = timed(voice, text, language, speaker, rate)
-    pauses = pauses_of(samples)
+    pauses = pauses_of(samples, rate)
     assert len(pauses) >= 1
     for start_s, end_s in pauses:
         before = max((w for w in words if w.start_s < start_s), key=lambda w: w.end_s)
@@ -108,6 +108,20 @@ def test_a_number_a_reading_and_phonemes_are_one_word_each(voice):
     assert [word.text for word in words] == ["Say", "1500", "5", "%", "and", "hey you", "now"]
 
 
+def test_japanese_words_are_those_that_are_read_in_kana(voice):
+    _, words = timed(voice, "私は東京のGPUに住んでいます。", "japanese")
+    assert [word.text for word in words] == [
+        "私",
+        "は",
+        "東京",
+        "の",
+        "GPU",
+        "に",
+        "住ん",
+        "でいます",
+    ]
+
+
 def test_times_change_no_sample(voice):
     synthesizer = Synthesizer(voice, sample_rate_hz=RATE_HZ)
 
@@ -121,7 +135,7 @@ def test_times_change_no_sample(voice):
         )
         return asyncio.run(synthesizer.speak_whole(request, "pcm"))[0]
 
-    assert samples("sentence") == samples("word")
+    assert samples("sentence") == samples("word") == samples(None)
 
 
 def test_a_piece_without_a_sound_takes_no_time_but_its_place():

@@ -1,6 +1,7 @@
 """Settings: defaults, ranges, and messages that name the variable."""
 
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 from pydantic import ValidationError
@@ -267,14 +268,22 @@ def test_a_wrong_default_language_is_refused_with_the_languages_there_are() -> N
         load_settings({"DEFAULT_LANGUAGE": "klingon"})
 
 
-@pytest.mark.parametrize(("cache", "place"), [("/c", "/c"), ("", "/h/.cache"), (None, "/h/.cache")])
+@pytest.mark.parametrize(
+    ("cache", "home", "place"),
+    [
+        ("/c", "/h", "/c"),
+        ("", "/h", "/h/.cache"),
+        (None, "/h", "/h/.cache"),
+        (None, None, f"{gettempdir()}/.cache"),
+    ],
+)
 def test_what_can_be_made_again_is_kept_in_the_users_cache(
-    monkeypatch: pytest.MonkeyPatch, cache: str | None, place: str
+    monkeypatch: pytest.MonkeyPatch, cache: str | None, home: str | None, place: str
 ) -> None:
-    monkeypatch.setenv("HOME", "/h")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    if cache is not None:
-        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    for name, value in (("XDG_CACHE_HOME", cache), ("HOME", home)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
     assert cache_directory() == Path(place, "qwen-tts-service")
 
 

@@ -25,11 +25,13 @@ class FakeUtterance:
     warning = None
     expected_s = 1.0
 
-    def __init__(self, request, choice):
+    def __init__(self, request, choice, spoken):
         self.request = request
         self.choice = choice
+        self.spoken = spoken
 
     def speak(self):
+        self.spoken.append(self.request.text)
         channel = PcmChannel(capacity_samples=10**9)
         level = LOUDNESS.get(self.choice.speaker, 0.1)
         if self.request.attributes.emotion == "whisper":
@@ -51,6 +53,7 @@ class FakeVoice:
 
     def __init__(self, error=None):
         self.measured = []
+        self.spoken = []
         self.error = error
 
     def choose(self, request):
@@ -62,7 +65,7 @@ class FakeVoice:
             self.measured.append(request)
             if self.error:
                 raise self.error
-        return FakeUtterance(request, self.choose(request))
+        return FakeUtterance(request, self.choose(request), self.spoken)
 
 
 def gains_of(voice, folder, **other):
@@ -168,6 +171,19 @@ async def test_what_cannot_be_measured_is_no_fault_of_the_caller(tmp_path, error
     with pytest.raises(SynthesisFailed, match="loudness could not be measured"):
         await gains.gain_db(ask("silent"))
     assert not (tmp_path / NAME).exists()
+
+
+async def test_a_speech_that_is_closed_while_it_is_measured_never_starts(tmp_path):
+    voice = FakeVoice()
+    speech = await Synthesizer(
+        voice, sample_rate_hz=RATE_HZ, gains=gains_of(voice, tmp_path)
+    ).speak(ask("quiet"), Output("pcm", is_stream=True))
+    reading = asyncio.ensure_future(anext(aiter(speech), b""))
+    await asyncio.sleep(0)
+    await speech.aclose()
+    assert await reading == b""
+    assert speech.finish_reason == "cancelled"
+    assert voice.spoken == [SENTENCE]
 
 
 # The file ----------------------------------------------------------------------------

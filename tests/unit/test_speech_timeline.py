@@ -42,7 +42,7 @@ class ToneUtterance:
 class ToneVoice:
     model_name = "tone"
     sample_rate_hz = RATE_HZ
-    longest_part_chars = None
+    longest_part_chars = 1000
 
     def choose(self, request: SpeechRequest) -> VoiceChoice:
         return ToneUtterance(request).choice
@@ -128,6 +128,26 @@ def test_a_word_counts_once_it_is_heard_to_its_end_and_is_cut_with_the_speech():
     timeline.hear(np.ones(5, np.float32), is_speech=True)
     timeline.end_part()
     assert timeline.spans == [HeardSpan(0, 10, 0, 1), HeardSpan(10, 15, 2, 3)]
+
+
+def test_a_part_that_is_not_heard_has_no_words():
+    timeline = Timeline("a b", [align("a b", "a b")], "word")
+    timeline.hear(np.ones(100, np.float32), is_speech=False)
+    timeline.begin_part()
+    timeline.hear_words([WordMark(0, 10, 0, 1)])
+    timeline.end_part()
+    assert timeline.spans == []
+
+
+def test_spans_never_overlap_in_the_text():
+    places = [align("a 5 b", "a five b"), align("a 5 b", "five b")]
+    timeline = Timeline("a 5 b", places, "word")
+    for words in ([WordMark(0, 10, 0, 1), WordMark(10, 20, 2, 6)], [WordMark(0, 10, 0, 4)]):
+        timeline.begin_part()
+        timeline.hear(np.ones(20, np.float32), is_speech=True)
+        timeline.hear_words(words)
+        timeline.end_part()
+    assert [(span.start_char, span.end_char) for span in timeline.spans] == [(0, 1), (2, 3)]
 
 
 async def test_a_stream_tells_what_has_begun_and_what_has_ended():

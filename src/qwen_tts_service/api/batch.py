@@ -82,7 +82,8 @@ class SpeechBatch(Response):
     """A batch of which one item has a slot, or a position in the queue. Raises Busy without."""
 
     def __init__(self, http: Request, runtime: Runtime, body: SpeechBatchBody) -> None:
-        super().__init__(media_type="application/json", headers={"Cache-Control": "no-store"})
+        headers = {"Cache-Control": "no-store", "X-AI-Generated": "true"}
+        super().__init__(media_type="application/json", headers=headers)
         del self.headers["Content-Length"]
         call = Call.of(http.scope)
         self._id = call.request_id

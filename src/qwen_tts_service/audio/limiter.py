@@ -52,9 +52,9 @@ class Limiter:
     def feed(self, samples: Samples) -> Samples:
         """Take float32 [N], give the float32 [M] that are ready; 71 samples stay inside."""
         limited = self._limited(samples)
-        is_late = limited[self._early :]
-        self._early -= len(limited) - len(is_late)
-        return is_late
+        ready = limited[self._early :]
+        self._early -= len(limited) - len(ready)
+        return ready
 
     def finish(self) -> Samples:
         """Give what stayed inside; nothing may be fed afterwards."""

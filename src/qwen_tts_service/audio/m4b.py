@@ -1,6 +1,6 @@
 """An audiobook as one file: AAC in MP4 with chapter marks, by FFmpeg (extra `aac`)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO
@@ -27,14 +27,14 @@ def write_m4b(
     blocks: Iterable[Pcm16],
     *,
     sample_rate_hz: int,
-    title: str,
+    metadata: Mapping[str, str],
     marks: Iterable[ChapterMark],
 ) -> None:
     """Encode samples, int16 [N] at a time, into an empty file that can be sought in."""
     import av  # noqa: PLC0415 - an extra, and 100 MB
 
     with av.open(file, "w", format="ipod") as container:
-        container.metadata["title"] = title
+        container.metadata.update(metadata)
         container.set_chapters([_chapter(number, mark) for number, mark in enumerate(marks)])
         track: Any = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
         track.bit_rate = AAC_BITS_PER_S

@@ -16,6 +16,7 @@ from .formats import make_encoder
 from .limiter import Limiter
 from .pcm import Pcm16, to_int16
 from .resample import Resampler
+from .stages import StageChain
 
 
 class AudioPipe:
@@ -27,6 +28,7 @@ class AudioPipe:
 
     lead_in_s, tail_s: of silence before and behind the speech, if there is any
     comment: what the metadata says, in formats that have them
+    is_limited: whether no true peak may be above -1 dBTP
     """
 
     def __init__(
@@ -42,16 +44,14 @@ class AudioPipe:
         file: BinaryIO | None = None,
         is_limited: bool = False,
     ) -> None:
-        """Start a response in a format that passed `check_format`; `file` as for `make_encoder`.
-
-        is_limited: no true peak is above -1 dBTP; behind the resampler, which moves peaks
-        """
+        """Start a response in a format that passed `check_format`; `file` as for `make_encoder`."""
         self.format = format
         self.sample_rate_hz = sample_rate_hz
         self._source_rate_hz = source_rate_hz
-        self._resampler = Resampler(source_rate_hz, sample_rate_hz)
-        limiter = [Limiter()] if is_limited else []
-        self._stages: list[Limiter | EdgeFader] = [*limiter, EdgeFader(sample_rate_hz)]
+        resampler, fader = Resampler(source_rate_hz, sample_rate_hz), EdgeFader(sample_rate_hz)
+        # Behind the resampler, which moves peaks.
+        limiters = [Limiter()] if is_limited else []
+        self._stages = StageChain([resampler, *limiters, fader])
         self._encoder = make_encoder(
             format, sample_rate_hz, is_stream=is_stream, comment=comment, file=file
         )
@@ -79,12 +79,7 @@ class AudioPipe:
     def feed(self, samples: Samples) -> bytes:
         """Take float32 [N] at the voice's rate and give the bytes that are ready, often none."""
         with self._lock:
-            if self._is_closed:
-                return b""
-            samples = self._resampler.feed(samples)
-            for stage in self._stages:
-                samples = stage.feed(samples)
-            return self._encode(samples)
+            return b"" if self._is_closed else self._encode(self._stages.feed(samples))
 
     def finish(self) -> bytes:
         """Give the remaining bytes and close."""
@@ -92,12 +87,9 @@ class AudioPipe:
             if self._is_closed:
                 return b""
             self._is_closed = True
-            rest = self._resampler.finish()
-            for stage in self._stages:
-                rest = np.concatenate([stage.feed(rest), stage.finish()])
-            data = self._encode(rest)
+            rest = self._encode(self._stages.finish())
             tail = self._encode_silence(self._tail) if self._spoken_samples else b""
-            return data + tail + self._encoder.finish()
+            return rest + tail + self._encoder.finish()
 
     def close(self) -> None:
         """Free the encoder; harmless when repeated."""

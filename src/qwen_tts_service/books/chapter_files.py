@@ -39,7 +39,9 @@ class ChapterAudio:
     parts: tuple[PartTime, ...]
 
 
-def write_audio(folder: BookFolder, chapter: ChapterPlan, format: AudioFormat) -> ChapterAudio:
+def write_audio(
+    folder: BookFolder, chapter: ChapterPlan, format: AudioFormat, comment: str | None
+) -> ChapterAudio:
     """Join the parts of a chapter, a block at a time. Raises BookError."""
     rate_hz = soundfile.info(folder.audio(chapter.parts[0].key)).samplerate
     name = f"{chapter.name}.{file_extension(format)}"
@@ -49,7 +51,7 @@ def write_audio(folder: BookFolder, chapter: ChapterPlan, format: AudioFormat) -
         times.append(PartTime(part.key, end_s, duration_s))
         end_s += duration_s + part.pause_s
     with folder.new_file(folder.path / name) as file:
-        encoder = make_encoder(format, rate_hz, is_stream=False, file=file)
+        encoder = make_encoder(format, rate_hz, is_stream=False, comment=comment, file=file)
         with closing(encoder):
             for samples in samples_of(folder, chapter, rate_hz):
                 file.write(encoder.encode(samples))

@@ -11,8 +11,9 @@ from typing import Any
 from .book import Block, Chapter, require
 
 _TABLE = tomllib.loads(files(__package__).joinpath("html.toml").read_text("utf-8"))
-_BREAKS, _SKIPPED, _NOT_SPOKEN = (
-    frozenset(_TABLE[name].split()) for name in ("breaks", "skipped", "not_spoken")
+_BREAKS, _SKIPPED, _NOT_SPOKEN, _CLASSES_NOT_SPOKEN = (
+    frozenset(_TABLE[name].split())
+    for name in ("breaks", "skipped", "not_spoken", "classes_not_spoken")
 )
 _NOTE_MARK = re.compile(r"[\[(]?(?:\d{1,3}|[*†‡]+)[\])]?")
 _ENTITY = re.compile(rb"&(\w+);")
@@ -82,9 +83,7 @@ class _BlockReader:
 
     def read(self, element: Any) -> None:
         name = name_of(element)
-        if not name or name in _SKIPPED or not _NOT_SPOKEN.isdisjoint(types_of(element)):
-            return
-        if _is_note_mark(element, name):
+        if not name or name in _SKIPPED or _is_note(element) or _is_note_mark(element, name):
             return
         if name in _BREAKS:
             self.end()
@@ -105,6 +104,14 @@ class _BlockReader:
         if text:
             self.blocks.append(HtmlBlock(text, level, frozenset(self._ids)))
             self._ids.clear()
+
+
+def _is_note(element: Any) -> bool:
+    """Whether this is beside the text: a note, a number of a page, a table of contents."""
+    classes = element.get("class", "").lower().split()
+    return not (
+        _NOT_SPOKEN.isdisjoint(types_of(element)) and _CLASSES_NOT_SPOKEN.isdisjoint(classes)
+    )
 
 
 def _is_note_mark(element: Any, name: str) -> bool:

@@ -15,7 +15,7 @@ from qwen_tts_service.types import MAX_SEED, AudioFormat, Timestamp
 from .book import Book
 from .chapter_files import concat_list, ffmetadata, marks_of, samples_of, write_audio
 from .folder import BookFolder, KeptPart
-from .parts import BookPart, ChapterPlan, digest, plan_chapters
+from .parts import BookPart, ChapterPlan, PartPauses, digest, plan_chapters
 
 Result = TypeVar("Result")
 
@@ -45,6 +45,7 @@ class NarrationOptions:
     """How a book is read.
 
     speech: all that decides how a text is spoken, without the seed, as JSON has it
+    comment: said in the metadata of the files
     subtitles: how they are written, if they are; `speech` asks for the times of sentences then
     has_m4b: whether the whole book is written as one file too
     """
@@ -52,6 +53,8 @@ class NarrationOptions:
     seed: int
     format: AudioFormat
     speech: Mapping[str, Any]
+    pauses: PartPauses = field(default_factory=PartPauses)
+    comment: str | None = None
     subtitles: SubtitleWriter | None = None
     has_m4b: bool = False
 
@@ -82,7 +85,7 @@ class Narrator:
         self._folder = folder
         self._options = options
         self._speech = {**options.speech, "seed": options.seed}
-        self._chapters = plan_chapters(book, self._speech)
+        self._chapters = plan_chapters(book, self._speech, options.pauses)
         self._parts = {part.key: part for chapter in self._chapters for part in chapter.parts}
         self._missing = {key: part for key, part in self._parts.items() if not folder.has(key)}
         self._before = folder.manifest()
@@ -188,7 +191,8 @@ class Narrator:
 
     def _write(self, chapter: ChapterPlan) -> dict[str, Any]:
         """Write the files of a chapter; gives its entry in the manifest."""
-        audio = write_audio(self._folder, chapter, self._options.format)
+        options = self._options
+        audio = write_audio(self._folder, chapter, options.format, options.comment)
         times: list[Timestamp] = []
         parts = []
         for part in audio.parts:
@@ -240,7 +244,7 @@ class Narrator:
                 file,
                 chain.from_iterable(chapters),
                 sample_rate_hz=rate_hz,
-                title=self._book.title,
+                metadata={"title": self._book.title, "comment": self._options.comment or ""},
                 marks=marks_of(entries),
             )
 
@@ -280,7 +284,7 @@ class Narrator:
         options = self._options
         ending = options.subtitles and options.subtitles.ending
         parts = [asdict(part) for part in chapter.parts]
-        return digest([chapter.name, options.format, ending, parts])
+        return digest([chapter.name, options.format, options.comment, ending, parts])
 
 
 def _files_of(entries: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -12,9 +12,17 @@ from .book import Book, Chapter
 
 MAX_PART_CHARS = 800
 """About a minute of speech: enough to keep a melody, little to lose in a crash."""
-PAUSE_S = {"sentence": 0.3, "paragraph": 0.6, "title": 1.0, "break": 1.5}
-"""Silence after a part, by what ends there."""
 _KEY_CHARS = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartPauses:
+    """Seconds of silence after a part, by what ends there."""
+
+    sentence_s: float = 0.3
+    paragraph_s: float = 0.6
+    title_s: float = 1.0
+    break_s: float = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,9 @@ class ChapterPlan:
     parts: tuple[BookPart, ...]
 
 
-def plan_chapters(book: Book, options: Mapping[str, Any]) -> tuple[ChapterPlan, ...]:
+def plan_chapters(
+    book: Book, options: Mapping[str, Any], pauses: PartPauses
+) -> tuple[ChapterPlan, ...]:
     """Cut a book into parts.
 
     options: all that decides how a text is spoken, as JSON has it
@@ -49,7 +59,8 @@ def plan_chapters(book: Book, options: Mapping[str, Any]) -> tuple[ChapterPlan, 
             chapter.title,
             f"{number:0{digits}} {_file_name(chapter.title)}".strip(),
             tuple(
-                BookPart(text, PAUSE_S[end], digest([text, options])) for text, end in _cut(chapter)
+                BookPart(text, pause_s, digest([text, options]))
+                for text, pause_s in _cut(chapter, pauses)
             ),
         )
         for number, chapter in enumerate(book.chapters, 1)
@@ -62,23 +73,23 @@ def digest(value: object) -> str:
     return hashlib.sha256(data).hexdigest()[:_KEY_CHARS]
 
 
-def _cut(chapter: Chapter) -> Iterator[tuple[str, str]]:
-    """Yield texts and what ends behind them; short paragraphs are spoken together."""
+def _cut(chapter: Chapter, pauses: PartPauses) -> Iterator[tuple[str, float]]:
+    """Yield texts and the silence behind each; short paragraphs are spoken together."""
     text = ""
     for block in chapter.blocks:
         is_silent = not is_speakable(block.text)
         is_full = len(text) + len(block.text) + 2 > MAX_PART_CHARS
         if text and (is_silent or block.is_title or is_full):
-            yield text, "break" if is_silent else "paragraph"
+            yield text, pauses.break_s if is_silent else pauses.paragraph_s
             text = ""
         if block.is_title:
-            yield block.text, "title"
+            yield block.text, pauses.title_s
         elif not is_silent:
             *first, last = _sentences(block.text)
-            yield from ((part, "sentence") for part in first)
+            yield from ((part, pauses.sentence_s) for part in first)
             text = f"{text}\n\n{last}".lstrip()
     if text:
-        yield text, "paragraph"
+        yield text, pauses.paragraph_s
 
 
 def _sentences(text: str) -> list[str]:

@@ -56,7 +56,8 @@ def paragraphs_of(text: str) -> Iterator[Block]:
     paragraph: list[str] = []
     for line, follower in pairwise([*lines, "", ""]):
         is_alone = not (is_wrapped and follower.strip())
-        is_title = not paragraph and _is_title(line.strip(), is_alone=is_alone)
+        is_within = is_wrapped and bool(paragraph)
+        is_title = not is_within and _is_title(line.strip(), is_alone=is_alone)
         begins = not is_wrapped or is_title or not line.strip() or _NEW_PARAGRAPH.match(line)
         if begins and paragraph:
             yield Block(" ".join(paragraph))

@@ -31,6 +31,7 @@ _FOLDERS = {"model_path": MODEL_PATH, "voices_path": "voices"}
 """Where checkpoints and kept voices are when nothing says so, as for scripts/serve."""
 _NOT_OPTIONS = {"text", "tokens", "voice_attributes", "format", "pronunciations"}
 _NOT_OPTIONS |= {"ref_audio", "ref_text"}
+_NOT_OF_A_BOOK = {"input_type", "max_length", "timestamps", "lead_in_ms", "tail_ms", "split"}
 _MEANINGS = {
     "max_length": "Longest audio, in frames of 80 ms; what is longer is cut there, and the exit "
     "code is 3. Default: to the end of the text."
@@ -104,7 +105,7 @@ def _add_read(commands: Any) -> None:
     read = commands.add_parser(
         "read",
         help="read a book into a file for each chapter",
-        description="Read a book aloud, many parts at once. The same command again goes on where "
+        description="Read a book aloud, many parts at once. The same command again goes on where\n"
         "it stopped, and speaks again only what has changed.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -134,7 +135,7 @@ def _add_read(commands: Any) -> None:
         choices=get_args(SubtitleFormat),
         help="write a file of subtitles for each chapter too; sentences are then spoken one by one",
     )
-    _add_voice(read, _NOT_OPTIONS | {"max_length", "timestamps"})
+    _add_voice(read, _NOT_OPTIONS | _NOT_OF_A_BOOK)
     _add_settings(read)
 
 

@@ -62,6 +62,7 @@ class BookProgressBar:
             initial=chars_before,
             disable=is_quiet or not sys.stderr.isatty(),
             leave=False,
+            mininterval=0,  # parts are few
             smoothing=0,  # the mean of the whole run: parts end many at once
             ascii=".#",
             **LAYOUT

@@ -5,13 +5,13 @@ import asyncio
 import hashlib
 import secrets
 import sys
-from base64 import b64encode
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from qwen_tts_service.audio.formats import check_format
+from qwen_tts_service.audio.formats import check_format, rate_of
+from qwen_tts_service.audio.label import LABELLED, label_of
 from qwen_tts_service.books.book import Book, language_of
 from qwen_tts_service.books.folder import MANIFEST, BookFolder, KeptPart
 from qwen_tts_service.books.narrator import (
@@ -22,6 +22,7 @@ from qwen_tts_service.books.narrator import (
     SubtitleWriter,
     seed_before,
 )
+from qwen_tts_service.books.parts import PartPauses
 from qwen_tts_service.books.read import read_book
 from qwen_tts_service.fields import SpeechBody
 from qwen_tts_service.settings import Settings
@@ -34,6 +35,12 @@ from .arguments import CommandError, named_format, order_of, settings_of, speech
 from .codes import CUT, DONE
 from .loading import load, notes_on
 from .progress import BookProgressBar, SpeechProgressBar
+
+_HEARD = {"russian_stress", "stress_marks", "pause_sentence_ms", "pause_paragraph_ms"}
+_HEARD |= {"loudness_lufs"}
+"""Settings that change how a text is spoken."""
+MOST_NOTES = 3
+"""Warnings of parts that are shown; the manifest has all."""
 
 
 def read(arguments: argparse.Namespace) -> int:
@@ -48,9 +55,10 @@ def read(arguments: argparse.Namespace) -> int:
     book = read_book(arguments.book)
     folder = BookFolder(arguments.out)
     with folder.locked():
-        run = _BookRun(arguments, settings, _decided(body, book, folder, settings), order)
+        body = _decided(body, book, folder, settings)
+        run = _BookRun(arguments, settings, body, order=order, book=book, folder=folder)
         try:
-            result = run.by_url(book, folder) if arguments.url else run.here(book, folder)
+            result = asyncio.run(run.by_url()) if arguments.url else run.here()
         except KeyboardInterrupt:
             run.note("stopped; the same command goes on from here")
             raise
@@ -67,11 +75,7 @@ def _decided(body: SpeechBody, book: Book, folder: BookFolder, settings: Setting
     return body.model_copy(update={"seed": seed, "language": language})
 
 
-MOST_NOTES = 3
-"""Warnings of parts that are shown; the manifest has all."""
-
-
-class _LocalSynthesizer:
+class LocalSynthesizer:
     """Speaks parts in this process; the engine batches them."""
 
     def __init__(
@@ -111,36 +115,50 @@ class _BookRun:
         arguments: argparse.Namespace,
         settings: Settings,
         body: SpeechBody,
+        *,
         order: CloningOrder | None,
+        book: Book,
+        folder: BookFolder,
     ) -> None:
         self._arguments = arguments
         self._settings = settings
         self._body = body
         self._order = order
-        self._fields = body.model_dump(
+        self._book = book
+        self._folder = folder
+
+    def here(self) -> Narration:
+        """Speak in this process, if there is anything left to speak."""
+        settings = self._settings
+        self._decide_rate(settings.sampling_rate)
+        narrator = self._narrator(settings.model_name, self._local_options())
+        if narrator.has_all:
+            return asyncio.run(narrator.write())
+        progress = SpeechProgressBar(is_quiet=self._arguments.quiet)
+        with closing(load(settings, progress)) as synthesizer:
+            local = LocalSynthesizer(synthesizer, self._body, settings, self._clone(synthesizer))
+            slots = synthesizer.voice.slots or settings.max_concurrent_requests
+            return asyncio.run(self._read(narrator, local, slots))
+
+    def _decide_rate(self, server_rate_hz: int) -> None:
+        """Decide the sample rate of the parts and of what is made of them.
+
+        Raises InvalidRequest for one that a format does not carry.
+        """
+        rate_hz = rate_of(self._body.format, self._body.sample_rate, server_rate_hz)
+        if self._arguments.m4b:
+            check_format("aac", rate_hz)
+        self._body = self._body.model_copy(update={"sample_rate": rate_hz})
+
+    @property
+    def _fields(self) -> dict[str, Any]:
+        """The fields of a request that all parts have."""
+        return self._body.model_dump(
             mode="json",
             exclude={"text", "seed", "format", "max_length"},
             exclude_unset=True,
             exclude_none=True,
         )
-
-    def here(self, book: Book, folder: BookFolder) -> Narration:
-        """Speak in this process, if there is anything left to speak."""
-        settings = self._settings
-        self._check_formats(settings.sampling_rate)
-        narrator = self._narrator(book, folder, self._local_options())
-        if narrator.has_all:
-            return asyncio.run(narrator.write())
-        progress = SpeechProgressBar(is_quiet=self._arguments.quiet)
-        with closing(load(settings, progress)) as synthesizer:
-            local = _LocalSynthesizer(synthesizer, self._body, settings, self._clone(synthesizer))
-            slots = synthesizer.voice.slots or settings.max_concurrent_requests
-            return asyncio.run(self._read(narrator, local, slots))
-
-    def _check_formats(self, sample_rate_hz: int) -> None:
-        check_format(self._body.format, sample_rate_hz)
-        if self._arguments.m4b:
-            check_format("aac", sample_rate_hz)
 
     def _clone(self, synthesizer: Synthesizer) -> KeptVoice | None:
         if self._order is None:
@@ -152,47 +170,40 @@ class _BookRun:
     def _local_options(self) -> dict[str, Any]:
         """What of the settings decides how a text is spoken."""
         settings = self._settings
-        options = {"model": settings.model_name, "sampling_rate": settings.sampling_rate}
+        options = {name: getattr(settings, name) for name in _HEARD & settings.model_fields_set}
         if settings.lexicon is not None and settings.lexicon.is_file():
             options["lexicon"] = hashlib.sha256(settings.lexicon.read_bytes()).hexdigest()
-        return options | ({"russian_stress": True} if settings.russian_stress else {})
+        return options
 
-    def by_url(self, book: Book, folder: BookFolder) -> Narration:
+    async def by_url(self) -> Narration:
         """Have a server speak."""
-        return asyncio.run(self._by_url(book, folder))
-
-    async def _by_url(self, book: Book, folder: BookFolder) -> Narration:
         # Its HTTP client takes a while to import.
         from .remote import RemoteSynthesizer, health_of, open_client  # noqa: PLC0415 - see above
 
         async with open_client(self._arguments.url, self._settings) as client:
             state = await health_of(client)
-            self._check_formats(state["sampling_rate"])
-            options = {"model": state["model"], "sampling_rate": state["sampling_rate"]}
-            remote = RemoteSynthesizer(client, self._fields | self._recording())
+            self._decide_rate(state["sampling_rate"])
+            narrator = self._narrator(state["model"], {})
+            remote = RemoteSynthesizer(client, self._fields, self._order)
             slots = self._arguments.parallel or state["slots"]["total"]
-            return await self._read(self._narrator(book, folder, options), remote, slots)
+            return await self._read(narrator, remote, slots)
 
-    def _recording(self) -> dict[str, Any]:
-        """The fields of a request that carry the recording of --voice-from."""
-        if self._order is None:
-            return {}
-        fields = {
-            "ref_audio": b64encode(self._order.data).decode(),
-            "ref_text": self._order.transcript,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
-
-    def _narrator(self, book: Book, folder: BookFolder, options: dict[str, Any]) -> Narrator:
+    def _narrator(self, model: str, options: dict[str, Any]) -> Narrator:
         assert self._body.seed is not None
+        settings, format = self._settings, self._body.format
         recording = {} if self._order is None else {"recording": self._order.key.hex()}
         narrator = Narrator(
-            book,
-            folder,
+            self._book,
+            self._folder,
             NarrationOptions(
                 seed=self._body.seed,
-                format=self._body.format,
-                speech={**self._fields, **options, **recording},
+                format=format,
+                speech={"model": model, **self._fields, **options, **recording},
+                pauses=PartPauses(
+                    sentence_s=settings.pause_sentence_ms / 1000,
+                    paragraph_s=settings.pause_paragraph_ms / 1000,
+                ),
+                comment=label_of(model) if format in LABELLED[settings.ai_label] else None,
                 subtitles=self._subtitles(),
                 has_m4b=self._arguments.m4b,
             ),

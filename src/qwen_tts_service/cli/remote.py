@@ -1,7 +1,7 @@
 """A running server as the speaker of a book's parts."""
 
 import asyncio
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +10,7 @@ import httpx
 from qwen_tts_service.books.folder import KeptPart
 from qwen_tts_service.errors import CannotSpeak, InvalidRequest
 from qwen_tts_service.settings import MAX_REQUEST_TIMEOUT_S, Settings
+from qwen_tts_service.speech.cloning import CloningOrder
 from qwen_tts_service.types import AudioFormat, Timestamp
 
 from .arguments import CommandError
@@ -27,9 +28,18 @@ _BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 class RemoteSynthesizer:
     """Has a server speak parts; waits while it is busy, and tries again if a connection is lost."""
 
-    def __init__(self, client: httpx.AsyncClient, fields: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        fields: Mapping[str, Any],
+        order: CloningOrder | None = None,
+    ) -> None:
         self._client = client
-        self._fields = fields
+        self._fields = dict(fields)
+        if order is not None:
+            self._fields["ref_audio"] = b64encode(order.data).decode()
+        if order is not None and order.transcript is not None:
+            self._fields["ref_text"] = order.transcript
         self._is_timed = fields.get("timestamps") is not None
 
     async def speak(self, text: str, seed: int) -> KeptPart:

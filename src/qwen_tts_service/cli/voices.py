@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from qwen_tts_service.build import speakers_of
@@ -47,6 +48,8 @@ def voices_of_server(url: str) -> Iterator[str]:
             voices = json.load(response)["voices"]
         lines = [_line_of(voice) for voice in voices]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         raise CommandError(f"--url: the server's voices cannot be read: {error}") from None
     for line in lines:
         yield "".join(char if char.isprintable() else " " for char in line)

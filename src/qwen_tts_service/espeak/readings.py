@@ -4,6 +4,8 @@ import re
 import threading
 import unicodedata
 
+from qwen_tts_service.types import Places, Stretch
+
 from . import import_extra, no_reading, read_table
 
 # Kanji ----------------------------------------------------------------------------------
@@ -39,17 +41,35 @@ class KanaReader:
 
         Raises CannotSpeak, code `no_reading`, for kanji without a known reading.
         """
-        return _JAPANESE.sub(self._read_run, text)
+        return _JAPANESE.sub(
+            lambda run: " ".join(["", *map(_spoken, self._words(run[0])), ""]), text
+        )
 
-    def _read_run(self, match: re.Match[str]) -> str:
+    def places(self, text: str) -> tuple[str, Places]:
+        """Write the text in kana, and tell where each word of that stands in it."""
+        read, places = "", list[Stretch]()
+        for part in filter(None, re.split(f"({_JAPANESE.pattern})", text)):
+            is_japanese = _JAPANESE.fullmatch(part) is not None
+            for word in self._words(part) if is_japanese else [{"orig": part, "hira": part}]:
+                at, said = places[-1].source_end if places else 0, _spoken(word)
+                read += " " if is_japanese else ""
+                places.append(Stretch(len(read), len(read) + len(said), at, at + len(word["orig"])))
+                read += said
+        return read, tuple(places)
+
+    def _words(self, run: str) -> list[dict[str, str]]:
         with self._lock:  # run by run, so that nobody waits for a long text
-            words = self._kakasi.convert(match[0])
+            words: list[dict[str, str]] = self._kakasi.convert(run)
         # pykakasi drops kanji it does not know: a word gets no kana, or there is no word at all.
-        if "".join(word["orig"] for word in words if word["hira"]) != match[0]:
+        if "".join(word["orig"] for word in words if word["hira"]) != run:
             raise no_reading(
                 "text has kanji that the embedded voice knows no reading for; write them in kana"
             )
-        return " ".join(["", *(_SPOKEN.get(word["hira"], word["hira"]) for word in words), ""])
+        return words
+
+
+def _spoken(word: dict[str, str]) -> str:
+    return _SPOKEN.get(word["hira"], word["hira"])
 
 
 # Chinese --------------------------------------------------------------------------------

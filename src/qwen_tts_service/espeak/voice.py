@@ -115,7 +115,10 @@ class EspeakVoice:
     ) -> EspeakStream:
         words = None
         if request.timestamps == "word":
-            words = UtteranceWords(request.text or "", pieces)
+            asked, places = request.text or "", None
+            if request.language == "japanese":
+                asked, places = self._kana.places(asked)
+            words = UtteranceWords(asked, pieces, places)
         synthesise = partial(speak, words)
         return EspeakStream(pieces, synthesise, self._worker, max_samples=max_samples, words=words)
 

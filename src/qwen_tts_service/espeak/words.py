@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from qwen_tts_service.text.places import align, cut, find, through
-from qwen_tts_service.types import Samples, WordMark
+from qwen_tts_service.types import Samples, Stretch, WordMark
 
 LOUD = 0.003
 """Quieter samples are silence, -50 dB: a word begins with the first that is not."""
@@ -25,10 +25,16 @@ WordBegin = tuple[int, int]
 
 
 class UtteranceWords:
-    """Collects the words of one utterance, piece by piece and run by run, on the worker."""
+    """Collects the words of one utterance, piece by piece and run by run, on the worker.
 
-    def __init__(self, text: str, pieces: Sequence[str]) -> None:
-        self._places = align(text, " ".join(pieces))
+    text: what was asked for, or what it was rewritten as; then `places` are those of that in it
+    """
+
+    def __init__(
+        self, text: str, pieces: Sequence[str], places: Sequence[Stretch] | None = None
+    ) -> None:
+        aligned = align(text, " ".join(pieces))
+        self._places = aligned if places is None else through(aligned, places)
         self._next_char = 0  # of the pieces with a space between them
         self._next_sample = 0  # of the utterance
         self._piece: list[WordMark] = []

@@ -108,8 +108,10 @@ class SpeakerGains:
             async with aclosing(self._voice.prepare(reference).speak()) as stream:
                 chunks += [chunk async for chunk in stream]
         except (CannotSpeak, InvalidRequest) as error:  # not the caller's fault
-            raise SynthesisFailed(f"its loudness could not be measured: {error}") from error
+            raise SynthesisFailed(
+                f"the speaker's loudness could not be measured: {error}"
+            ) from error
         lufs = integrated_lufs(np.concatenate(chunks), self._voice.sample_rate_hz)
         if math.isinf(lufs):
-            raise SynthesisFailed("its loudness could not be measured: it is silent")
+            raise SynthesisFailed("the speaker's loudness could not be measured: silence")
         return lufs

@@ -117,7 +117,13 @@ def split_request(
     request = replace(request, language=language)
     reader = _Reader(request, options)
     longest_part_chars = None if request.is_uncut else longest_part_chars
-    parts = tuple(_with_gaps(_parts(parsed.segments, reader, longest_part_chars), options))
+    parts = tuple(
+        _with_gaps(
+            _parts(parsed.segments, reader, longest_part_chars),
+            options,
+            has_own_pauses=longest_part_chars is None,
+        )
+    )
     is_silent = not any(isinstance(part, SpeechRequest) for part in parts)
     if is_silent and request.on_unspeakable == "error":
         raise nothing_to_speak()
@@ -227,15 +233,18 @@ def _timed(
 
 
 def _with_gaps(
-    parts: Iterable[SpeechRequest | Pause], options: TextOptions
+    parts: Iterable[SpeechRequest | Pause], options: TextOptions, *, has_own_pauses: bool
 ) -> Iterator[SpeechRequest | Pause]:
-    """Put a gap where a text was cut and where the speaker changes."""
+    """Put a gap where a text was cut and where the speaker changes.
+
+    has_own_pauses: of a voice that takes a text of any length, so pauses behind each sentence
+    """
     before: SpeechRequest | Pause | None = None
     for part in parts:
         if isinstance(before, SpeechRequest) and isinstance(part, SpeechRequest):
             # What differs in language, rate, pitch or phonemes comes in the middle of a sentence.
             is_cut = replace(before, text="") == replace(part, text="")
-            if before.speaker != part.speaker or is_cut:
+            if before.speaker != part.speaker or (is_cut and not has_own_pauses):
                 yield options.gap_behind(before.text or "")
         yield part
         before = part

@@ -4,13 +4,14 @@ Where there is nothing to do, utterances and samples are the voice's own.
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from functools import partial, reduce
-from typing import Protocol, cast
+from functools import partial
+from typing import cast
 
 import numpy as np
 
+from qwen_tts_service.audio.stages import AudioStage, StageChain
 from qwen_tts_service.audio.stretch import TimeStretch
 from qwen_tts_service.types import (
     FinishReason,
@@ -28,14 +29,6 @@ from qwen_tts_service.types import (
 from .loudness import SpeakerGains
 
 
-class AudioStage(Protocol):
-    """Changes samples as they come; what it gives does not depend on how they were cut."""
-
-    def feed(self, samples: Samples) -> Samples: ...
-
-    def finish(self) -> Samples: ...
-
-
 class Gain:
     """Multiplies samples by a fixed gain, which may take them over full scale."""
 
@@ -51,7 +44,7 @@ class Gain:
         return np.zeros(0, np.float32)
 
 
-MakeStages = Callable[[], Awaitable[Sequence[AudioStage]]]
+MakeStages = Callable[[], Awaitable[StageChain]]
 """Makes the stages of one stream."""
 
 
@@ -72,18 +65,14 @@ class ProcessedStream:
         return self._stream.finish_reason
 
     async def __aiter__(self) -> AsyncIterator[Samples]:
+        stages = await self._make_stages()
         if self._is_closed:
             return
-        stages = await self._make_stages()
         self._stream = self._start()
         async for samples in self._stream:
-            ready = reduce(lambda passed, stage: stage.feed(passed), stages, samples)
-            if len(ready):
+            if len(ready := stages.feed(samples)):
                 yield ready
-        rest = np.zeros(0, np.float32)
-        for stage in stages:
-            rest = np.concatenate([stage.feed(rest), stage.finish()])
-        if len(rest):
+        if len(rest := stages.finish()):
             yield rest
 
     def take_words(self) -> list[WordMark]:
@@ -154,13 +143,13 @@ class ProcessedVoice:
     def _has_stages(self, stretch: float) -> bool:
         return stretch != 1 or self._gains is not None
 
-    async def _stages(self, stretch: float, request: SpeechRequest) -> list[AudioStage]:
+    async def _stages(self, stretch: float, request: SpeechRequest) -> StageChain:
         stages: list[AudioStage] = []
         if stretch != 1:
             stages.append(TimeStretch(stretch, self._voice.sample_rate_hz))
         if self._gains is not None:
             stages.append(Gain(await self._gains.gain_db(request)))
-        return stages
+        return StageChain(stages)
 
 
 def _at_usual_rate(request: SpeechRequest, stretch: float) -> SpeechRequest:

@@ -50,6 +50,7 @@ class Timeline:
         self._waiting = deque(places)
         self._places: Sequence[Stretch] = ()
         self._position = 0
+        self._end_char = 0  # of the last span
         self._part_start: int | None = None
         self._words: deque[WordMark] = deque()  # not heard to their end yet
         self._word: HeardSpan | None = None  # heard, and perhaps followed by more of it
@@ -81,47 +82,51 @@ class Timeline:
         """Where the part stands as it was sent, with the marks around its words."""
         if (found := find(self._places, 0, self._places[-1].end if self._places else 0)) is None:
             return None
-        start, end = found
+        start, end = max(found[0], self._end_char), found[1]
         text = self.sent[start:end]
+        if not text.strip():  # it was rewritten together with the sentence before
+            return None
         start += len(text) - len(text.lstrip())
         end -= len(text) - len(text.rstrip())
-        before = _BEFORE.search(self.sent, max(0, start - MOST_MARKS), start)
+        before = _BEFORE.search(self.sent, max(self._end_char, start - MOST_MARKS), start)
         behind = _BEHIND.match(self.sent, end)
         return before.start() if before else start, behind.end() if behind else end
 
     def hear_words(self, words: Iterable[WordMark]) -> None:
         """Take down words of the part; each counts once it has been heard to its end."""
         self._words.extend(words)
-        while self._words and self._start_of_part + self._words[0].end_sample <= self._position:
+        while self._words and self._heard_of_part >= self._words[0].end_sample:
             self._hear_word(self._words.popleft())
 
     @property
-    def _start_of_part(self) -> int:
-        return self._part_start or 0
+    def _heard_of_part(self) -> int:
+        return 0 if self._part_start is None else self._position - self._part_start
 
     def _hear_word(self, word: WordMark) -> None:
-        start = self._start_of_part + word.start_sample
-        end = min(self._start_of_part + word.end_sample, self._position)
+        shift = self._position - self._heard_of_part
+        start, end = shift + word.start_sample, min(shift + word.end_sample, self._position)
         found = find(self._places, word.start_char, word.end_char)
         if self._word and (found is None or found[0] < self._word.end_char):
             last = max(self._word.end_char, found[1] if found else 0)
             self._word = replace(self._word, end_sample=end, end_char=last)
-        elif found:
+        elif found and found[1] > self._end_char:  # else it was rewritten together with another
             self._end_word()
-            self._word = HeardSpan(start, end, *found)
+            self._word = HeardSpan(start, end, max(found[0], self._end_char), found[1])
 
     def _end_word(self) -> None:
         if self._word is not None:
             self.spans.append(self._word)
+            self._end_char = self._word.end_char
             self._word = None
 
     def end_part(self) -> None:
         """Say that the part has been heard; repeated calls change nothing."""
         for word in self._words:  # of speech that was cut, as far as it was heard
-            if self._start_of_part + word.start_sample < self._position:
+            if word.start_sample < self._heard_of_part:
                 self._hear_word(word)
         self._words.clear()
         self._end_word()
         if self.begun is not None:
             self.spans.append(self.begun)
+            self._end_char = self.begun.end_char
             self.begun = None

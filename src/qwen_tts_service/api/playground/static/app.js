@@ -40,8 +40,9 @@ const CHOICES = {
     ...["french", "russian", "portuguese", "spanish", "italian"],
   ],
 };
+const RATES_HZ = [8000, 16000, 22050, 24000, 44100, 48000];
 const FACT_ORDER = ["x-voice", "x-language", "x-model", "x-seed", "x-voice-applied"];
-const FACT_ORDER_LAST = ["x-finish-reason", "x-audio-seconds", "x-request-id"];
+const FACT_ORDER_LAST = ["x-ai-generated", "x-finish-reason", "x-audio-seconds", "x-request-id"];
 const KEY_KEPT_UNDER = "qwen-tts-api-key";
 const LOADING_POLL_MS = 2000;
 const STILL_REDRAW_MS = 500;
@@ -76,19 +77,27 @@ function readWish() {
     onUnspeakable: onUnspeakable.value,
     speaker: speaker.value,
     gender: isNamed ? "" : gender.value,
-    age: isNamed || age.value === "" ? null : Number(age.value),
+    age: isNamed ? null : numberIn(age),
     emotion: isDescribed() ? "" : emotion.value,
     language: language.value,
     temperature: Number(temperature.value),
     instruct: instruct.value.trim(),
-    seed: seed.value === "" ? null : Number(seed.value),
+    seed: numberIn(seed),
+    speed: Number(form.elements.speed.value),
+    sampleRate: numberIn(form.elements.sample_rate),
+    leadInMs: numberIn(form.elements.lead_in_ms),
+    tailMs: numberIn(form.elements.tail_ms),
+    split: form.elements.split.value,
     timestamps: form.elements.timestamps.value,
   };
 }
 
+const numberIn = ({ value }) => (value === "" ? null : Number(value));
+
 function showForm() {
   at("count").textContent = sayCount([...at("text").value].length);
   at("temperature-value").textContent = sayNumber(Number(at("temperature").value), 1);
+  at("speed-value").textContent = sayNumber(Number(at("speed").value), 2);
   const isNamed = at("speaker").value !== "" || isDescribed();
   for (const id of ["gender", "age"]) at(id).disabled = isNamed;
   at("emotion").disabled = isDescribed();
@@ -107,6 +116,8 @@ function fillSelect(select, options) {
 function showChoices() {
   for (const [name, values] of Object.entries(CHOICES))
     fillSelect(at(name), values.map((value) => [value, say(`${name}.${value || "none"}`)]));
+  const rates = RATES_HZ.map((rateHz) => [String(rateHz), say("hertz", { n: sayNumber(rateHz) })]);
+  fillSelect(at("sample_rate"), [["", say("sample_rate.none")], ...rates]);
   const named = voices.map((voice) => [voice.id, voiceLabel(voice)]);
   const nobody = kind === "base" && named.length ? [] : [["", say("speaker.none")]];
   fillSelect(at("speaker"), [...nobody, ...named]);
@@ -321,14 +332,15 @@ async function speak() {
     fail(Object.assign(new Error("noEquals"), { values: wrong, param: "pronunciations" }));
     return;
   }
+  const rateHz = numberIn(at("sample_rate")) ?? sampleRateHz;
   try {
-    wakeSound(sampleRateHz);
+    wakeSound(rateHz);
   } catch {
     fail(new Error("noSound"));
     return;
   }
-  waveform.clear(sampleRateHz);
-  const mine = (take = makeTake());
+  waveform.clear(rateHz);
+  const mine = (take = makeTake(rateHz));
   showStatus("status.waiting");
   showFacts();
   setSpeaking(true);
@@ -343,7 +355,7 @@ async function speak() {
   if (mine === take) showAll();
 }
 
-function makeTake() {
+function makeTake(sampleRateHz) {
   const made = new Take(
     {
       body: sharedBody(readWish()),

@@ -40,6 +40,11 @@ export function sharedBody(form) {
     language: form.language,
     instruct: form.instruct,
     seed: form.seed,
+    speed: form.speed === 1 ? null : form.speed,
+    sample_rate: form.sampleRate,
+    lead_in_ms: form.leadInMs,
+    tail_ms: form.tailMs,
+    split: form.split,
     timestamps: form.timestamps,
   });
 }
