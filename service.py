@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # uvicorn would believe everybody on this machine
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
 import bentoml
@@ -16,6 +17,7 @@ import psutil
 
 from qwen_tts_service.api.app import make_app
 from qwen_tts_service.api.front import Front
+from qwen_tts_service.api.keys import Keys
 from qwen_tts_service.api.responses import PendingFile, speak_stream
 from qwen_tts_service.api.runtime import Runtime
 from qwen_tts_service.api.sockets import bound_connections
@@ -68,7 +70,9 @@ class QwenTTS:
         """End the process with one message if these settings cannot be served."""
         signal.signal(signal.SIGUSR1, _end_with_failure)  # runs in the supervisor
         try:
-            check(load_settings())
+            settings = load_settings()
+            check(settings)
+            Keys(settings)
         except StartupError as error:
             sys.stderr.write(f"error: {error}\n")
             sys.stderr.flush()
