@@ -240,17 +240,17 @@ MAX_LINES = {
     "books": 830,
     "cli": 890,
     "engine": 1370,
-    "espeak": 1260,
+    "espeak": 1280,
     "hub": 340,
     "kernels": 1440,
     "model": 1890,
     "qwen": 350,
-    "speech": 1740,
+    "speech": 1750,
     "telemetry": 140,
     "text": 2750,
     "voice": 590,
 }
-MAX_LINES_OF_ALL = 17820
+MAX_LINES_OF_ALL = 17850
 
 
 def lines_of_code(path: Path) -> int:
