@@ -83,6 +83,12 @@ class Settings(BaseModel):
     """Longest wait for a whole file, or for a stream's first audio."""
     stall_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     """A client that takes nothing of its stream for so long is cut off."""
+    header_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """The headers of a request have to arrive within so long, from the connection on."""
+    body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """The body of a request has to arrive within so long, from its headers on."""
+    max_connections: _PositiveInt = 1000
+    """Open connections, per worker; fewer where the limit of open files is lower."""
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """After SIGTERM, what runs may go on for so long before it is broken off."""
     keep_alive_s: Annotated[float, Field(gt=0, le=30 * 24 * 3600)] | None = None

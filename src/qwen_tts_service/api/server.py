@@ -14,6 +14,7 @@ from uvicorn.config import Config
 
 from qwen_tts_service.settings import load_settings
 
+from .connections import BoundedProtocol, ConnectionLimits
 from .roster import Roster
 from .runtime import Runtime
 
@@ -31,6 +32,7 @@ class WorkerServer(uvicorn.Server):
     ) -> None:
         settings = load_settings()
         config.timeout_graceful_shutdown = settings.grace_s  # type: ignore[assignment]
+        config.http = partial(BoundedProtocol, limits=ConnectionLimits.of(settings))  # type: ignore[assignment]
         super().__init__(config)
         self._runtime = runtime
         self._roster = roster

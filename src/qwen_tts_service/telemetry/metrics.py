@@ -60,6 +60,11 @@ ENGINE_ROWS = Histogram(
 )
 ENGINE_PAUSED = _gauge("tts_engine_paused_rows", "Rows that wait for a slow reader.")
 ENGINE_FAILURES = Counter("tts_engine_failed_steps", "Steps of the engine that failed.")
+DROPPED_CONNECTIONS = Counter(
+    "tts_dropped_connections",
+    "Connections closed as headers or body did not come in time, or as there were too many.",
+    ["reason"],
+)
 WORKER_DEATHS = _gauge("tts_worker_deaths", "Workers that died since the server started.")
 MEMORY_BYTES = _gauge("tts_memory_bytes", "Resident memory of the workers, bytes.")
 CPU_RATIO = _gauge("tts_cpu_utilisation_ratio", "CPU used by the workers; 1 is one core.")
