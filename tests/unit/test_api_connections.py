@@ -45,9 +45,9 @@ async def test_large_bodies_share_their_room_and_small_ones_always_have_it() -> 
     await small.send(FREE_BODY_BYTES)
     await small.send(SHARED_BODY_BYTES, is_last=True)
     await large.send(1, is_last=True)
-    await other.send(SHARED_BODY_BYTES)
+    await other.send(SHARED_BODY_BYTES - 1)
     with pytest.raises(Busy):
-        await large.send(1 + FREE_BODY_BYTES)
+        await Sender(bodies).send(FREE_BODY_BYTES + 1)
     other.call.end()
     await Sender(bodies).send(SHARED_BODY_BYTES + FREE_BODY_BYTES)
 
