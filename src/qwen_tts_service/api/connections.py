@@ -8,6 +8,7 @@ import asyncio
 import json
 import resource
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Literal
 
 import h11
@@ -94,6 +95,7 @@ class BoundedProtocol(H11Protocol):
         self._watch()
 
     def on_response_complete(self) -> None:
+        self.cycle.body.clear()  # up to 256 KiB that came too late, of a request that was refused
         super().on_response_complete()
         self._watch()
 
@@ -140,7 +142,8 @@ class BoundedProtocol(H11Protocol):
             body = json.dumps(plain_body(status)).encode()
             headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
             headers.append(("Connection", "close"))
-            response = h11.Response(status_code=status, headers=headers)
+            reason = HTTPStatus(status).phrase
+            response = h11.Response(status_code=status, headers=headers, reason=reason)
             for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         if self.cycle is not None and not self.cycle.response_complete:
