@@ -14,14 +14,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qwen_tts_service.errors import SynthesisFailed, TTSError
+from qwen_tts_service.errors import BodyTooLarge, SynthesisFailed, TTSError
 
 from .batch import PATH as BATCH_PATH
 from .call import SCOPE_KEY, Call
+from .connections import UnfinishedBodies
 from .errors import plain_body, response_of
 from .gate import Gate
 from .runtime import Runtime
 from .tickets import RUNTIME_KEY
+from .voices import FORM_BYTES
+from .voices import PATH as VOICES_PATH
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +41,14 @@ class Front:
         self._app = app
         self._runtime = runtime
         self._with_cors: ASGIApp | None = None
-        self._gate: Gate | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        if self._with_cors is None:
+        if self._with_cors is None:  # settings are read by now
+            self._bodies = UnfinishedBodies(4 * self._runtime.settings.max_speech_bytes)
+            self._gate = Gate(self._runtime.settings, self._runtime.keys)
             self._with_cors = self._add_cors()
         await self._with_cors(scope, receive, send)
 
@@ -68,6 +72,8 @@ class Front:
         try:
             error = await self._refusal(scope, call)
             if error is None:
+                if scope["type"] == "http":
+                    receive = self._bodies.bounded(receive, call)
                 await self._app(scope, receive, response.send)
             else:
                 call.route = scope["path"] if scope["path"] in SPEAKING_PATHS else "other"
@@ -84,12 +90,20 @@ class Front:
             call.end()
 
     async def _refusal(self, scope: Scope, call: Call) -> TTSError | None:
-        if self._gate is None:
-            self._gate = Gate(self._runtime.settings, self._runtime.keys)
         try:
             await self._gate.check(scope, call)
         except TTSError as error:
             return error
+        return self._too_large(scope["path"], Headers(scope=scope).get("content-length", ""))
+
+    def _too_large(self, path: str, length: str) -> BodyTooLarge | None:
+        """Refuse a body by its header, before any of it is received."""
+        settings = self._runtime.settings
+        most, name = settings.max_speech_bytes, settings.sets_max_speech_bytes
+        if path.startswith(VOICES_PATH):
+            most, name = settings.max_voice_bytes + FORM_BYTES, "MAX_VOICE_BYTES"
+        if length.isdigit() and int(length) > most:
+            return BodyTooLarge(f"the body is larger than {most} bytes ({name})")
         return None
 
 
