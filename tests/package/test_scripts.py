@@ -135,7 +135,9 @@ def test_a_release_is_checked_for_known_vulnerabilities(checkout: Checkout, fail
     assert code == int(fails)
     files = ("requirements-image.txt", "constraints.txt")
     assert [f"Known vulnerabilities in {file}:" in output for file in files] == [True, True]
-    audits = [f"-m pip_audit --requirement {file} --no-deps --disable-pip" for file in files]
+    audits = [
+        f"-m pip_audit --requirement {file} --no-deps --disable-pip --strict" for file in files
+    ]
     assert checkout.calls() == [install_of("audit"), *([] if fails else audits)]
 
 
