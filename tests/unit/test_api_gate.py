@@ -37,7 +37,7 @@ async def refusal(
     """The code of the error that a request is refused with; None where it may come in."""
     raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
     scope: dict[str, Any] = {"type": kind, "path": path, "method": method, "headers": raw}
-    scope["client"] = (client, 5000)
+    scope |= {"client": (client, 5000), "server": ("10.0.0.1", 8188)}
     try:
         await gate.check(scope, call or Call("1"))
     except TTSError as error:
@@ -221,7 +221,7 @@ REBOUND = {"host": "evil.example:8188", "origin": "http://evil.example:8188"}
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-@pytest.mark.parametrize("client", [HOME, "::1", "127.8.8.8"])
+@pytest.mark.parametrize("client", [HOME, "::1", "127.8.8.8", "::ffff:127.0.0.1", "10.0.0.1"])
 async def test_a_page_whose_name_was_rebound_to_this_machine_is_refused(
     kind: str, client: str
 ) -> None:
@@ -301,7 +301,7 @@ FORM = {"host": "localhost:8188", "origin": "https://bad.example"}
     ("settings", "path", "site", "is_allowed"),
     [
         ({}, "/v1/audio/voices", "cross-site", False),
-        ({}, "/v1/audio/voices/anna", "cross-site", False),
+        ({}, "/v1/audio/voices/anna", "same-site", False),  # localhost, another port
         ({}, "/v1/audio/voices", "same-origin", True),  # a proxy that names another host
         ({}, "/tts", "cross-site", True),  # JSON: the browser asks first
         ({"CORS_ORIGINS": "https://bad.example"}, "/v1/audio/voices", "cross-site", True),

@@ -79,7 +79,8 @@ class Gate:
         if origin is None or origin in allowed or "*" in allowed:
             return
         is_foreign = origin.partition("://")[2] != headers.get("host")
-        is_form = _changes_voices(scope) and headers.get("sec-fetch-site") == "cross-site"
+        is_elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        is_form = _changes_voices(scope) and is_elsewhere
         if is_foreign and (scope["type"] == "websocket" or is_form):
             raise Unauthorized(
                 "the origin of this page is not allowed; add it to CORS_ORIGINS",
@@ -133,7 +134,6 @@ def _matches(allowed: str, host: str) -> bool:
 def _is_page_on_this_machine(scope: Scope, headers: Headers) -> bool:
     """Whether a browser here asks for a page that came over plain HTTP, as a rebound one must."""
     is_page = headers.get("origin", "").startswith("http://")
-    try:
-        return is_page and ip_address((scope.get("client") or ("",))[0]).is_loopback
-    except ValueError:
-        return False
+    client, server = ((scope.get(end) or ("",))[0] for end in ("client", "server"))
+    is_here = client in ("::1", server) or client.removeprefix("::ffff:").startswith("127.")
+    return is_page and is_here
