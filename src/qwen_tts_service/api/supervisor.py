@@ -92,7 +92,8 @@ class Supervisor:
     async def _run(self, cb: Callable[[Any], Any] | None) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_signal)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                loop.add_signal_handler(number, self._on_signal)
         if cb is not None:
             cb(None)
         await asyncio.gather(*map(self._keep, range(1, self._watcher.numprocesses + 1)))
