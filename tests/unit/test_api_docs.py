@@ -8,7 +8,7 @@ from qwen_tts_service import __version__
 from qwen_tts_service.api.docs import PAGE, complete
 
 ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-SPEAKING = {"200", "400", "401", "413", "415", "422", "429", "500", "503", "504"}
+SPEAKING = {"200", "400", "408", "401", "413", "415", "422", "429", "500", "503", "504"}
 
 
 OK = {"description": "ok", "content": {"audio/*": {}}}
