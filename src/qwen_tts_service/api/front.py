@@ -14,7 +14,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qwen_tts_service.errors import SynthesisFailed, Unauthorized
+from qwen_tts_service.errors import (
+    InvalidRequest,
+    SynthesisFailed,
+    TTSError,
+    Unauthorized,
+    UnsupportedMediaType,
+)
 
 from .batch import PATH as BATCH_PATH
 from .call import SCOPE_KEY, Call
@@ -92,14 +98,14 @@ class Front:
         finally:
             call.end()
 
-    def _refusal(self, scope: Scope, headers: Headers) -> Unauthorized | None:
+    def _refusal(self, scope: Scope, headers: Headers) -> TTSError | None:
         if scope["type"] == "websocket" and not self._is_known_origin(headers):
             return Unauthorized(
                 "the origin of this page is not allowed; add it to CORS_ORIGINS",
                 code="origin_not_allowed",
             )
         if self._has_key(scope, headers):
-            return None
+            return _unreadable_body(headers)
         return Unauthorized(
             "the API key is missing or wrong; send it as `Authorization: Bearer <key>`"
         )
@@ -123,6 +129,19 @@ class Front:
             scope[KEY_IS_DEFERRED] = True  # browsers cannot send it; it comes in the first message
             return True
         return False
+
+
+def _unreadable_body(headers: Headers) -> TTSError | None:
+    """The error for a body whose length is told in two ways, or that is compressed.
+
+    A proxy that believes the other length would take what follows for another client's request.
+    """
+    if "transfer-encoding" in headers and "content-length" in headers:
+        return InvalidRequest("send Content-Length or Transfer-Encoding, not both")
+    coding = headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        return None
+    return UnsupportedMediaType("send the body as it is, without a Content-Encoding such as gzip")
 
 
 def _request_id(given: str) -> str:
