@@ -47,7 +47,6 @@ class Front:
         self._app = app
         self._runtime = runtime
         self._with_cors: ASGIApp | None = None
-        self._gate: Gate | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -55,6 +54,7 @@ class Front:
             return
         if self._with_cors is None:  # settings are read by now
             self._bodies = UnfinishedBodies(4 * self._runtime.settings.max_speech_bytes)
+            self._gate = Gate(self._runtime.settings, self._runtime.keys)
             self._with_cors = self._add_cors()
         await self._with_cors(scope, receive, send)
 
@@ -96,8 +96,6 @@ class Front:
             call.end()
 
     async def _refusal(self, scope: Scope, call: Call) -> TTSError | None:
-        if self._gate is None:
-            self._gate = Gate(self._runtime.settings, self._runtime.keys)
         try:
             await self._gate.check(scope, call)
         except TTSError as error:
