@@ -84,6 +84,10 @@ class Settings(BaseModel):
     """Longest wait for a whole file, or for a stream's first audio."""
     stall_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     """A client that takes nothing of its stream for so long is cut off."""
+    text_wait_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """How long a WebSocket utterance may wait for text, in all, while others wait for its slot."""
+    utterance_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 900.0
+    """Longest time that a WebSocket utterance may have a slot."""
     keep_alive_s: Annotated[float, Field(gt=0, le=30 * 24 * 3600)] | None = None
     """Without a request for so long, the model's memory is given back; unset: never."""
     max_positions: Annotated[int, Field(ge=256)] = 8192
