@@ -88,6 +88,14 @@ class Settings(BaseModel):
     """How long a WebSocket utterance may wait for text, in all, while others wait for its slot."""
     utterance_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 900.0
     """Longest time that a WebSocket utterance may have a slot."""
+    header_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """The headers of a request have to arrive within so long, from the connection on."""
+    body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """The body of a request has to arrive within so long, from its headers on."""
+    max_connections: _PositiveInt = 1000
+    """Open connections, per worker; fewer where the limit of open files is lower."""
+    grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """After SIGTERM, what runs may go on for so long before it is broken off."""
     keep_alive_s: Annotated[float, Field(gt=0, le=30 * 24 * 3600)] | None = None
     """Without a request for so long, the model's memory is given back; unset: never."""
     max_positions: Annotated[int, Field(ge=256)] = 8192
@@ -200,10 +208,21 @@ def worker_count() -> int:
     return int(value) if value.isascii() and value.isdigit() and int(value) > 0 else 1
 
 
-def metrics_directory() -> Path | None:
-    """Where workers add up their metrics; only the server sets it."""
-    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    return Path(directory) if directory else None
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""Where workers add up their metrics; only the supervisor sets it, of several workers."""
+ROSTER = "QWEN_TTS_ROSTER"
+"""Descriptor and size of the roster, as "3:2"; only the supervisor sets it."""
+
+
+def shares_metrics() -> bool:
+    """Whether this is one of several workers of a supervisor."""
+    return ROSTER in os.environ and METRICS_DIRECTORY in os.environ
+
+
+def inherited_roster() -> tuple[int, int] | None:
+    """Descriptor and size of the roster, if a supervisor has started this process."""
+    descriptor, _, size = os.environ.get(ROSTER, "").partition(":")
+    return (int(descriptor), int(size)) if size else None
 
 
 def cache_directory() -> Path:

@@ -5,6 +5,7 @@ stood for a name or a listed value.
 """
 
 import json
+import socket
 from typing import Any
 
 import httpx
@@ -179,6 +180,23 @@ def test_a_wrong_method_is_a_405_that_names_the_right_one(
 
 
 @pytest.mark.parametrize("route", SPEAKING)
+def test_a_token_that_no_vocabulary_has_is_a_400(server: Server, route: str) -> None:
+    response = httpx.post(server.base_url + route, json={"tokens": [2**32]})
+    assert check_error(response, 400)["param"] == "tokens"
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/v1/audio/voices", "GET, HEAD, POST"), ("/v1/audio/voices/x", "DELETE, GET, HEAD")],
+)
+def test_a_wrong_method_names_all_of_a_path_of_several(
+    server: Server, path: str, methods: str
+) -> None:
+    allowed = httpx.put(server.base_url + path).headers["allow"]
+    assert ", ".join(sorted(allowed.split(", "))) == methods
+
+
+@pytest.mark.parametrize("route", SPEAKING)
 def test_tokens_for_a_voice_without_a_tokenizer_are_a_422(server: Server, route: str) -> None:
     response = httpx.post(server.base_url + route, json={"tokens": [1, 2, 3]})
     error = check_error(response, 422)
@@ -198,3 +216,15 @@ def test_a_clients_request_id_is_returned_and_a_malformed_one_is_not(server: Ser
     assert own.headers["x-request-id"] == "call-7"
     check_error(strange, 400)
     assert MARKER not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "route", [*SPEAKING, "/v1/audio/speech", "/v1/audio/speech/batch", "/v1/audio/voices"]
+)
+def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(
+    server: Server, route: str
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+        head = f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        client.sendall(f"{head}Content-Length: {2**30}\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 413 ")

@@ -234,8 +234,8 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 1040,
-    "api": 2470,
+    "": 1050,
+    "api": 2930,
     "audio": 810,
     "books": 830,
     "cli": 890,
@@ -246,11 +246,11 @@ MAX_LINES = {
     "model": 1890,
     "qwen": 350,
     "speech": 1750,
-    "telemetry": 140,
+    "telemetry": 150,
     "text": 2750,
     "voice": 590,
 }
-MAX_LINES_OF_ALL = 17850
+MAX_LINES_OF_ALL = 18330
 
 
 def lines_of_code(path: Path) -> int:

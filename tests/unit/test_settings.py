@@ -10,8 +10,9 @@ from qwen_tts_service.errors import StartupError
 from qwen_tts_service.settings import (
     Settings,
     cache_directory,
+    inherited_roster,
     load_settings,
-    metrics_directory,
+    shares_metrics,
     worker_count,
 )
 
@@ -47,6 +48,10 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "stall_timeout_s": 120,
         "text_wait_s": 10,
         "utterance_timeout_s": 900,
+        "header_timeout_s": 10,
+        "body_timeout_s": 60,
+        "max_connections": 1000,
+        "grace_s": 30,
         "max_positions": 8192,
         "keep_alive_s": None,
         "runaway_factor": 4,
@@ -248,13 +253,15 @@ def test_the_number_of_workers_is_known_before_the_settings_are_checked(
     assert worker_count() == workers
 
 
-def test_the_directory_of_shared_numbers_is_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
-    assert metrics_directory() is None
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
-    assert metrics_directory() is None
+def test_the_supervisor_says_what_workers_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "QWEN_TTS_ROSTER"):
+        monkeypatch.delenv(name, raising=False)
+    assert not shares_metrics()
+    assert inherited_roster() is None
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/shared")
-    assert metrics_directory() == Path("/shared")
+    monkeypatch.setenv("QWEN_TTS_ROSTER", "7:2")
+    assert shares_metrics()
+    assert inherited_roster() == (7, 2)
 
 
 @pytest.mark.parametrize("wrong", [{"MAX_QUEUE": "-1"}, {"API_KEY": "hunter2 "}])

@@ -32,6 +32,7 @@ PLAIN: dict[int, tuple[str, str]] = {
     400: ("invalid_request", "the request is not valid HTTP for this route"),
     404: ("not_found", "there is no such route; GET / lists the routes"),
     405: ("method_not_allowed", "this route does not support this method; see the Allow header"),
+    408: ("request_timeout", "the request did not arrive in time; send it at once"),
     413: ("body_too_large", "the body is too large"),
     415: ("unsupported_media_type", "the body must be application/json"),
     500: ("internal_error", "the service failed; the log has the details under the request id"),

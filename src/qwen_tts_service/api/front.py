@@ -14,14 +14,23 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qwen_tts_service.errors import SynthesisFailed, Unauthorized
+from qwen_tts_service.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    SynthesisFailed,
+    TTSError,
+    Unauthorized,
+    UnsupportedMediaType,
+)
 
 from .batch import PATH as BATCH_PATH
 from .call import SCOPE_KEY, Call
+from .connections import UnfinishedBodies
 from .errors import plain_body, response_of
 from .keys import MAY_CLONE, key_in, may_clone, may_speak
 from .runtime import Runtime
 from .tickets import RUNTIME_KEY
+from .voices import FORM_BYTES
 from .voices import PATH as VOICES_PATH
 from .websocket.connection import PATH as SOCKET_PATH
 from .websocket.session import KEY_IS_DEFERRED
@@ -52,7 +61,8 @@ class Front:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        if self._with_cors is None:
+        if self._with_cors is None:  # settings are read by now
+            self._bodies = UnfinishedBodies(4 * self._runtime.settings.max_speech_bytes)
             self._with_cors = self._add_cors()
         await self._with_cors(scope, receive, send)
 
@@ -77,6 +87,8 @@ class Front:
         try:
             error = self._refusal(scope, headers)
             if error is None:
+                if scope["type"] == "http":
+                    receive = self._bodies.bounded(receive, call)
                 await self._app(scope, receive, response.send)
             else:
                 call.route = scope["path"] if scope["path"] in SPEAKING_PATHS else "other"
@@ -92,17 +104,29 @@ class Front:
         finally:
             call.end()
 
-    def _refusal(self, scope: Scope, headers: Headers) -> Unauthorized | None:
+    def _refusal(self, scope: Scope, headers: Headers) -> TTSError | None:
         if scope["type"] == "websocket" and not self._is_known_origin(headers):
             return Unauthorized(
                 "the origin of this page is not allowed; add it to CORS_ORIGINS",
                 code="origin_not_allowed",
             )
-        if self._has_key(scope, headers):
-            return None
-        return Unauthorized(
-            "the API key is missing or wrong; send it as `Authorization: Bearer <key>`"
+        if not self._has_key(scope, headers):
+            return Unauthorized(
+                "the API key is missing or wrong; send it as `Authorization: Bearer <key>`"
+            )
+        return _unreadable_body(headers) or self._too_large(
+            scope["path"], headers.get("content-length", "")
         )
+
+    def _too_large(self, path: str, length: str) -> BodyTooLarge | None:
+        """Refuse a body by its header, before any of it is received."""
+        settings = self._runtime.settings
+        most, name = settings.max_speech_bytes, settings.sets_max_speech_bytes
+        if path.startswith(VOICES_PATH):
+            most, name = settings.max_voice_bytes + FORM_BYTES, "MAX_VOICE_BYTES"
+        if length.isdigit() and int(length) > most:
+            return BodyTooLarge(f"the body is larger than {most} bytes ({name})")
+        return None
 
     def _is_known_origin(self, headers: Headers) -> bool:
         """Check the Origin of a WebSocket: browsers send no preflight request for one."""
@@ -123,6 +147,19 @@ class Front:
             scope[KEY_IS_DEFERRED] = True  # browsers cannot send it; it comes in the first message
             return True
         return False
+
+
+def _unreadable_body(headers: Headers) -> TTSError | None:
+    """The error for a body whose length is told in two ways, or that is compressed.
+
+    A proxy that believes the other length would take what follows for another client's request.
+    """
+    if "transfer-encoding" in headers and "content-length" in headers:
+        return InvalidRequest("send Content-Length or Transfer-Encoding, not both")
+    coding = headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        return None
+    return UnsupportedMediaType("send the body as it is, without a Content-Encoding such as gzip")
 
 
 def _request_id(given: str) -> str:

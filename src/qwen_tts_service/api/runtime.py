@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from qwen_tts_service import __version__
 from qwen_tts_service.errors import NotReady
-from qwen_tts_service.settings import EMBEDDED_VOICE, Settings, metrics_directory
+from qwen_tts_service.settings import EMBEDDED_VOICE, Settings
 from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.telemetry import logs, metrics, resources
 from qwen_tts_service.types import ReportProgress, Voice
@@ -104,7 +104,6 @@ class Runtime:
         )
         self._library = VoiceLibrary(settings.voices_path, most=settings.max_voices)
         self._uploads = RateLimit(settings.voices_per_minute)
-        metrics.forget_dead_workers(metrics_directory())
         metrics.SLOTS.set(settings.max_concurrent_requests)
         resources.start_sampling(self._stop)
 
