@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from .errors import InvalidRequest, shown
 from .settings import Settings
-from .text.language import parse_language
+from .text.language import LANGUAGES, iso_code, parse_language
 from .text.lexicon import MAX_READING_CHARS, MAX_WORD_CHARS, LexiconError, check_entry
 from .types import (
     MAX_SEED,
@@ -30,6 +30,10 @@ from .validation import choices_of, folded
 from .voice.genders import known_gender
 
 MAX_FRAMES = 4096
+LANGUAGE_NAMES = ("auto", *LANGUAGES, *map(iso_code, LANGUAGES))
+"""What the documents list; other names and codes that `parse_language` knows are taken too."""
+MAX_TOKEN = 2**20 - 1
+"""Beyond any vocabulary; the loaded model's own is checked by its voice."""
 MAX_SILENCE_MS = 2000
 MIN_SPEED, MAX_SPEED = 0.5, 2.0
 MAX_PRONUNCIATIONS = 100
@@ -81,7 +85,7 @@ class SpeechBody(ForgivingBody):
         description="Text to speak; [pause:0.5s] is silence, [voice:NAME] changes the speaker. "
         "Exactly one of text and tokens.",
     )
-    tokens: list[Annotated[int, Field(ge=0)]] | None = Field(
+    tokens: list[Annotated[int, Field(ge=0, le=MAX_TOKEN)]] | None = Field(
         None, min_length=1, description="Text token ids of the model's tokenizer, instead of text."
     )
     temperature: float = Field(0.7, ge=0, le=2, description="Sampling temperature; 0 is greedy.")

@@ -92,6 +92,10 @@ class Settings(BaseModel):
     """Longest wait for a whole file, or for a stream's first audio."""
     stall_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     """A client that takes nothing of its stream for so long is cut off."""
+    text_wait_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """How long a WebSocket utterance may wait for text, in all, while others wait for its slot."""
+    utterance_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 900.0
+    """Longest time that a WebSocket utterance may have a slot."""
     header_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """The headers of a request have to arrive within so long, from the connection on."""
     body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0

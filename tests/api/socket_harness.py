@@ -124,7 +124,7 @@ class FakeUtterance:
         self.warning: str | None = None
         self.expected_s = 0.0
         self.text = ""
-        self.is_finished = False
+        self.is_finished = self._is_read = False
         self._left = request.max_frames * FRAME_SAMPLES
         self._made = 0
         self._broken: Exception | None = None
@@ -177,7 +177,12 @@ class FakeUtterance:
     def finish_reason(self) -> FinishReason | None:
         return self.channel.finish_reason
 
+    @property
+    def waits_for_text(self) -> bool:
+        return self._is_read and not self.channel._waiting_samples and "hold" not in self.text
+
     async def __aiter__(self) -> AsyncIterator[Samples]:
+        self._is_read = True
         async for samples in self.channel:
             yield samples
         if self._broken is not None:

@@ -180,6 +180,23 @@ def test_a_wrong_method_is_a_405_that_names_the_right_one(
 
 
 @pytest.mark.parametrize("route", SPEAKING)
+def test_a_token_that_no_vocabulary_has_is_a_400(server: Server, route: str) -> None:
+    response = httpx.post(server.base_url + route, json={"tokens": [2**32]})
+    assert check_error(response, 400)["param"] == "tokens"
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/v1/audio/voices", "GET, HEAD, POST"), ("/v1/audio/voices/x", "DELETE, GET, HEAD")],
+)
+def test_a_wrong_method_names_all_of_a_path_of_several(
+    server: Server, path: str, methods: str
+) -> None:
+    allowed = httpx.put(server.base_url + path).headers["allow"]
+    assert ", ".join(sorted(allowed.split(", "))) == methods
+
+
+@pytest.mark.parametrize("route", SPEAKING)
 def test_tokens_for_a_voice_without_a_tokenizer_are_a_422(server: Server, route: str) -> None:
     response = httpx.post(server.base_url + route, json={"tokens": [1, 2, 3]})
     error = check_error(response, 422)

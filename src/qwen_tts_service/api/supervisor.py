@@ -92,7 +92,8 @@ class Supervisor:
     async def _run(self, cb: Callable[[Any], Any] | None) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_signal)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                loop.add_signal_handler(number, self._on_signal)
         if cb is not None:
             cb(None)
         await asyncio.gather(*map(self._keep, range(1, self._watcher.numprocesses + 1)))
@@ -121,19 +122,18 @@ class Supervisor:
             sys.executable,
             *(_filled_in(argument, place, descriptors) for argument in self._watcher.args),
             cwd=self._watcher.working_dir,
-            env={**self._watcher.env, ROSTER: f"{self._roster.descriptor}:{self._size}"},
+            env={
+                **self._watcher.env,
+                ROSTER: f"{self._roster.descriptor}:{self._watcher.numprocesses}",
+            },
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=[*descriptors.values(), self._roster.descriptor],
             start_new_session=True,  # Ctrl-C in a terminal reaches the supervisor alone
         )
         self._workers[place] = worker
         if self._stopping.is_set():  # a signal came while it was being started
-            self._send(signal.SIGTERM)
+            worker.terminate()
         return await worker.wait()
-
-    @property
-    def _size(self) -> int:
-        return self._watcher.numprocesses
 
     def _give_up(self, place: int, code: int) -> None:
         if code != CANNOT_LIVE:  # which has said why
@@ -183,9 +183,7 @@ def _filled_in(argument: str, place: int, descriptors: dict[str, int]) -> str:
 
 
 def _describe(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
 
 
 def _share_metrics(watcher: Watcher) -> Path | None:

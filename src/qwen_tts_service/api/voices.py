@@ -12,7 +12,6 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 from starlette.types import Message, Receive
 
 from qwen_tts_service.errors import (
@@ -200,9 +199,3 @@ def _checked(sent: dict[str, str | bytes]) -> VoiceForm:
         return VoiceForm.model_validate(sent)
     except ValidationError as error:
         raise from_validation(error, VoiceForm) from None
-
-
-ROUTES = [
-    Route(PATH, keep_voice, methods=["POST"]),
-    Route(PATH + "/{name}", delete_voice, methods=["DELETE"]),
-]

@@ -112,7 +112,7 @@ class _Call:
     """A captured graph: `run` reads the inputs and writes the output; an input if it has none.
 
     begin:   int64 [7] and float64 [5], see `StartNumbers`, and the first input [C] -> nothing
-    frame:   slots int64 [B] -> whether each drew end of speech, bool [B]
+    frame:   slots int64 [B] -> whether each drew end of speech, or NOT_FINITE, uint8 [B]
     prefill: slots and positions int64 [2, R], rows [R, C] -> nothing
     decode:  slots, first frames and whether active, int64 [3, B] -> samples float32 [B, N]
     """
@@ -144,7 +144,7 @@ class GraphRunner:
         # where torch's own attention lets no other row see it.
         self._unused_row = (self._spare, 0 if model.is_fused else options.max_positions - 1)
         # Two: one may not have been looked at yet when the other is filled.
-        self._to_host = [driver.pinned(options.slots, dtype=torch.bool) for _ in range(2)]
+        self._to_host = [driver.pinned(options.slots, dtype=torch.uint8) for _ in range(2)]
         self._turn = 0
         self._frame_marks: deque[Mark] = deque(maxlen=2)
         self._codec_marks: dict[Stream, Mark] = {}
@@ -302,7 +302,7 @@ class GraphRunner:
 
     def _frame_call(self, size: int, bound: int, full_sort: bool) -> _Call:
         slots = torch.full((size,), self._spare, device=self._device)
-        ends = torch.zeros(size, dtype=torch.bool, device=self._device)
+        ends = torch.zeros(size, dtype=torch.uint8, device=self._device)
         spare_length = self._slots.state.length[self._spare :]
 
         def work() -> None:

@@ -25,7 +25,7 @@ from .job import Job, TextFeed
 from .options import EngineOptions
 from .runner import Outcome, Runner
 from .scheduler import SequenceState, StepPlan, end_of, may_join, plan_decode, plan_step
-from .slots import PromptPiece
+from .slots import NOT_FINITE, PromptPiece
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +123,7 @@ class EngineLoop:
 
     def _attempt(self) -> None:
         started_s = self.busy_since_s = time.perf_counter()
+        failures = self._failures
         try:
             rows = self._step(started_s)
         except Exception as error:  # noqa: BLE001 - logged, and passed to its sequences
@@ -130,7 +131,7 @@ class EngineLoop:
                 error.sequences if isinstance(error, _CallFailed) else self._sequences, error
             )
             rows = 0
-        if rows:
+        if rows and self._failures == failures:
             self._failures_in_row = 0
         self.busy_since_s = None
         self._count(rows, time.perf_counter() - started_s)
@@ -184,6 +185,7 @@ class EngineLoop:
             if sequence.feed is None or sequence.text_rows is None:
                 continue
             ids, runaway_frames = sequence.feed.take(TEXT_IDS_PER_STEP)
+            sequence.feed.is_awaited = not (ids or sequence.has_text) and sequence.is_ready
             is_end = runaway_frames is not None
             if ids or is_end:
                 with _working_for([sequence]):
@@ -265,11 +267,13 @@ class EngineLoop:
             self._frames.popleft()
             with _working_for(sequences):
                 outcome = ends.wait()
-            for sequence, drew_end in zip(sequences, outcome, strict=True):
-                if sequence.end is None:
-                    if not drew_end:
+            for sequence, drew in zip(sequences, outcome, strict=True):
+                if sequence.end is None and drew == NOT_FINITE:
+                    self._fail_not_finite(sequence)
+                elif sequence.end is None:
+                    if not drew:
                         sequence.frames += 1
-                    sequence.end = end_of(sequence, drew_end=drew_end)
+                    sequence.end = end_of(sequence, drew_end=bool(drew))
 
     def _decode(self, now_s: float) -> None:
         groups = plan_decode(self._sequences, self._options, now_s=now_s, step_s=self._usual_step_s)
@@ -303,6 +307,9 @@ class EngineLoop:
         now_s = time.perf_counter()
         silent = silent_at_end(samples, frames, self._options.silence_rms)
         for sequence, row, quiet in zip(sequences, samples, silent, strict=True):
+            if not np.isfinite(row).all():
+                self._fail_not_finite(sequence)
+                continue
             sequence.silent = quiet + (sequence.silent if quiet == frames else 0)
             if sequence.end is None and sequence.silent >= self._options.silence_frames:
                 sequence.end = "runaway"
@@ -323,9 +330,18 @@ class EngineLoop:
         self._sequences.remove(sequence)
         self._free.append(sequence.slot)
 
+    def _fail_not_finite(self, sequence: RunningSequence) -> None:
+        """Fail a sequence whose logits or samples are NaN or infinite, and no other."""
+        if sequence in self._sequences:
+            logger.error("an engine step failed: the model's output is NaN or infinite")
+            self._end_failed([sequence])
+
     def _fail(self, sequences: Sequence[RunningSequence], error: Exception) -> None:
         """Fail the sequences that a failed call worked for, as far as they still run."""
         logger.error("an engine step failed", exc_info=error)
+        self._end_failed(sequences)
+
+    def _end_failed(self, sequences: Sequence[RunningSequence]) -> None:
         self._failures += 1
         self._failures_in_row += 1
         failed = [sequence for sequence in sequences if sequence in self._sequences]

@@ -11,12 +11,13 @@ before, and the text embedding, which stays in the mapped file.
 NOT MEASURED: no CUDA device was at hand. The estimates are marked.
 """
 
-import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.kernels.attention import MaskedAttention
@@ -205,13 +206,11 @@ def needs_of(setup: ModelSetup, options: EngineOptions) -> MemoryNeeds:
 def elements_of(file: Path) -> dict[str, int]:
     """Return how many numbers each tensor of a safetensors file has, by its header alone."""
     try:
-        with file.open("rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    except (OSError, ValueError) as error:
+        with safe_open(file, framework="pt") as opened:
+            names = opened.keys()
+            return {name: math.prod(opened.get_slice(name).get_shape()) for name in names}
+    except (OSError, SafetensorError, MemoryError) as error:
         raise StartupError(f"{file} cannot be read as safetensors: {error}") from error
-    return {
-        name: math.prod(tensor["shape"]) for name, tensor in header.items() if "shape" in tensor
-    }
 
 
 def count_needs(

@@ -66,7 +66,7 @@ class Runner(Protocol):
         """Add text behind the `start` text rows that a slot has, and its end if this is it."""
 
     def frame(self, slots: Sequence[int], *, full_sort: bool, positions: int) -> Outcome:
-        """Make one frame for each slot: bool [B], whether it drew end of speech.
+        """Make one frame for each slot: uint8 [B], whether it drew end of speech, or NOT_FINITE.
 
         `positions` bounds what their caches hold afterwards.
         """

@@ -20,6 +20,8 @@ from .job import Job
 from .options import EngineOptions
 from .prefix import PrefixCache
 
+NOT_FINITE = 2
+"""What `SlotTensors.frame` has for a row with NaN or infinity, where others have 0 or 1."""
 RING_FRAMES = 32
 """Frames of codes kept per slot: more than the largest chunk and what runs ahead of it."""
 
@@ -136,11 +138,16 @@ class SlotTensors:
         self.model.append_text(self.state, slot, rows, start=start)
 
     def frame(self, slots: Tensor, *, full_sort: bool, bound: int | None = None) -> Tensor:
-        """Make a frame of the slots int64 [B], keep its codes; is_end bool [B]."""
+        """Make a frame of the slots int64 [B], keep its codes; int64 [B].
+
+        It is 1 where the row drew end of speech, and NOT_FINITE where its logits are no numbers, so
+        that its codes mean nothing. That goes to the host with the ends, without a wait of its own.
+        """
         ring_index = self.state.frame[slots] % RING_FRAMES
         codes, is_end = self.model.frame_step(self.state, slots, full_sort=full_sort, bound=bound)
         self.ring[slots, ring_index] = codes
-        return is_end
+        largest = self.state.logits[slots].amax(1)
+        return torch.where(largest < torch.inf, is_end, NOT_FINITE)
 
     def decode(
         self, slots: Tensor, first: Tensor, frames: int, active: Tensor | None = None

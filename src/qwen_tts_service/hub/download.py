@@ -11,7 +11,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -31,6 +31,8 @@ NEEDED_FILES = (
 )
 """What a directory must hold to count as a checkpoint."""
 
+LOCK_POLL_S = 10.0
+"""How often a process that waits for the download of another one reports how far that is."""
 RETRY_PAUSES_S = (0, 1, 2, 4, 8)
 """Waits before the further attempts to go on with a file while nothing new of it arrives."""
 
@@ -217,12 +219,23 @@ class _Download:
         """Download and verify what is missing; one process at a time."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with _library().utils.WeakFileLock(self.directory / ".download.lock"):
+            with ExitStack() as stack:
+                while not self._locks(stack):
+                    self._report("downloading weights")  # by another process
                 self._check_room()
                 for file in self.release.files:
                     self._obtain(file)
         except OSError as error:
             raise _Refused(f"the download cannot be written: {error}") from error
+
+    def _locks(self, stack: ExitStack) -> bool:
+        """Whether this process may download, after a wait for another that does."""
+        file = self.directory / ".download.lock"
+        try:
+            stack.enter_context(_library().utils.WeakFileLock(file, timeout=LOCK_POLL_S))
+        except TimeoutError:
+            return False
+        return True
 
     def check(self) -> None:
         """Refuse what can be seen to fail without downloading anything."""

@@ -62,11 +62,17 @@ class Release:
         return sum(file.size_bytes or 0 for file in self.files)
 
 
+_MOST_CONFIG_BYTES = 16 << 20
+
+
 def identity(directory: Path) -> tuple[str, str] | None:
     """Read (tts_model_size, tts_model_type) from config.json; None if no Qwen3-TTS checkpoint."""
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        file = directory / "config.json"
+        if file.stat().st_size > _MOST_CONFIG_BYTES:
+            return None
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(config, Mapping) or config.get("model_type") != "qwen3_tts":
         return None

@@ -8,23 +8,47 @@ file names them.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from qwen_tts_service.errors import StartupError
-from qwen_tts_service.types import MODEL_KINDS, ModelKind
+from qwen_tts_service.types import FRAME_S, MODEL_KINDS, ModelKind
 
 SUPPRESSED_IDS = 1024
 """The last ids of the codec vocabulary are control, language and speaker rows, never audio."""
 
+MOST_FILE_BYTES = 16 << 20
+"""Of a file of JSON; the published vocabulary has 2.8 MB, a configuration 4 kB."""
+MOST_LIST = 8
+"""Entries of a list of numbers: factors of the sample rate, sizes of layers."""
+MOST_NAMES = 10_000
+"""Speakers or languages of one checkpoint."""
+
 ConfigT = TypeVar("ConfigT")
+Bounds = tuple[float, float]
+
+_SIZE: Bounds = (1, 65_536)
+_LAYERS: Bounds = (1, 256)
+_EVEN_HEAD: Bounds = (2, 1024)
+_VOCABULARY: Bounds = (1, 1 << 20)
+_ID: Bounds = (0, (1 << 20) - 1)
+_POSITIONS: Bounds = (1, 1 << 20)
+_RATE: Bounds = (1, 64)
+_CODEBOOKS: Bounds = (2, 64)
+_HZ: Bounds = (8000, 192_000)
+_THETA: Bounds = (1, 1e9)
+_EPSILON: Bounds = (1e-12, 0.1)
 
 
-def _key(*path: str, default: Any = MISSING) -> Any:
-    """Say where in the JSON file a field is read from, and what it is if it is not there."""
-    return field(metadata={"path": path}, default=default)
+def _key(*path: str, default: Any = MISSING, bounds: Bounds = _SIZE) -> Any:
+    """Say where in the JSON file a field is read from, and what it is if it is not there.
+
+    bounds: the least and the most of a number, or of each number of a list or of an object: well
+    beyond what is published, and small enough that no file makes the start hang or fill the memory
+    """
+    return field(metadata={"path": path, "bounds": bounds}, default=default)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +61,12 @@ class TransformerConfig:
 
     width: int = _key("hidden_size")
     feed_forward: int = _key("intermediate_size")
-    layers: int = _key("num_hidden_layers")
+    layers: int = _key("num_hidden_layers", bounds=_LAYERS)
     heads: int = _key("num_attention_heads")
     kv_heads: int = _key("num_key_value_heads")
-    head_size: int = _key("head_dim")
-    rope_theta: float = _key("rope_theta")
-    norm_eps: float = _key("rms_norm_eps")
+    head_size: int = _key("head_dim", bounds=_EVEN_HEAD)
+    rope_theta: float = _key("rope_theta", bounds=_THETA)
+    norm_eps: float = _key("rms_norm_eps", bounds=_EPSILON)
     is_codec: bool = False
 
 
@@ -54,12 +78,12 @@ class CodecConfig:
     latent_width: int = _key("decoder_config", "latent_dim")
     codebook_width: int = _key("decoder_config", "codebook_dim")
     codes: int = _key("decoder_config", "codebook_size")
-    codebooks: int = _key("decoder_config", "num_quantizers")
+    codebooks: int = _key("decoder_config", "num_quantizers", bounds=_CODEBOOKS)
     decoder_width: int = _key("decoder_config", "decoder_dim")
     window_frames: int = _key("decoder_config", "sliding_window")
-    upsample_rates: tuple[int, ...] = _key("decoder_config", "upsample_rates")
-    upsampling_ratios: tuple[int, ...] = _key("decoder_config", "upsampling_ratios")
-    sample_rate_hz: int = _key("output_sample_rate")
+    upsample_rates: tuple[int, ...] = _key("decoder_config", "upsample_rates", bounds=_RATE)
+    upsampling_ratios: tuple[int, ...] = _key("decoder_config", "upsampling_ratios", bounds=_RATE)
+    sample_rate_hz: int = _key("output_sample_rate", bounds=_HZ)
 
     @property
     def samples_per_frame(self) -> int:
@@ -88,14 +112,14 @@ class CodecEncoderConfig:
     """The codec's other half: waveform to codes. Kernel sizes are those of its tensors."""
 
     filters: int = _key("num_filters")
-    ratios: tuple[int, ...] = _key("upsampling_ratios")
+    ratios: tuple[int, ...] = _key("upsampling_ratios", bounds=_RATE)
     width: int = _key("hidden_size")
     feed_forward: int = _key("intermediate_size")
-    layers: int = _key("num_hidden_layers")
+    layers: int = _key("num_hidden_layers", bounds=_LAYERS)
     heads: int = _key("num_attention_heads")
-    head_size: int = _key("head_dim")
-    rope_theta: float = _key("rope_theta")
-    norm_eps: float = _key("norm_eps")
+    head_size: int = _key("head_dim", bounds=_EVEN_HEAD)
+    rope_theta: float = _key("rope_theta", bounds=_THETA)
+    norm_eps: float = _key("norm_eps", bounds=_EPSILON)
     codes: int = _key("codebook_size")
     codebook_width: int = _key("codebook_dim")
 
@@ -117,25 +141,25 @@ class ModelConfig:
     kind: ModelKind
     is_fine_tuned: bool
     size: str = _key("tts_model_size")
-    im_start_text_id: int = _key("im_start_token_id")
-    im_end_text_id: int = _key("im_end_token_id")
-    tts_pad_text_id: int = _key("tts_pad_token_id")
-    tts_bos_text_id: int = _key("tts_bos_token_id")
-    tts_eos_text_id: int = _key("tts_eos_token_id")
-    codebooks: int = _key("talker_config", "num_code_groups")
-    max_positions: int = _key("talker_config", "max_position_embeddings")
-    vocabulary: int = _key("talker_config", "vocab_size")
-    text_vocabulary: int = _key("talker_config", "text_vocab_size")
+    im_start_text_id: int = _key("im_start_token_id", bounds=_ID)
+    im_end_text_id: int = _key("im_end_token_id", bounds=_ID)
+    tts_pad_text_id: int = _key("tts_pad_token_id", bounds=_ID)
+    tts_bos_text_id: int = _key("tts_bos_token_id", bounds=_ID)
+    tts_eos_text_id: int = _key("tts_eos_token_id", bounds=_ID)
+    codebooks: int = _key("talker_config", "num_code_groups", bounds=_CODEBOOKS)
+    max_positions: int = _key("talker_config", "max_position_embeddings", bounds=_POSITIONS)
+    vocabulary: int = _key("talker_config", "vocab_size", bounds=_VOCABULARY)
+    text_vocabulary: int = _key("talker_config", "text_vocab_size", bounds=_VOCABULARY)
     text_width: int = _key("talker_config", "text_hidden_size")
-    pad_id: int = _key("talker_config", "codec_pad_id")
-    bos_id: int = _key("talker_config", "codec_bos_id")
-    eos_id: int = _key("talker_config", "codec_eos_token_id")
-    think_id: int = _key("talker_config", "codec_think_id")
-    nothink_id: int = _key("talker_config", "codec_nothink_id")
-    think_bos_id: int = _key("talker_config", "codec_think_bos_id")
-    think_eos_id: int = _key("talker_config", "codec_think_eos_id")
-    language_ids: Mapping[str, int] = _key("talker_config", "codec_language_id")
-    speaker_ids: Mapping[str, int] = _key("talker_config", "spk_id")
+    pad_id: int = _key("talker_config", "codec_pad_id", bounds=_ID)
+    bos_id: int = _key("talker_config", "codec_bos_id", bounds=_ID)
+    eos_id: int = _key("talker_config", "codec_eos_token_id", bounds=_ID)
+    think_id: int = _key("talker_config", "codec_think_id", bounds=_ID)
+    nothink_id: int = _key("talker_config", "codec_nothink_id", bounds=_ID)
+    think_bos_id: int = _key("talker_config", "codec_think_bos_id", bounds=_ID)
+    think_eos_id: int = _key("talker_config", "codec_think_eos_id", bounds=_ID)
+    language_ids: Mapping[str, int] = _key("talker_config", "codec_language_id", bounds=_ID)
+    speaker_ids: Mapping[str, int] = _key("talker_config", "spk_id", bounds=_ID)
     speaker_dialects: Mapping[str, str] = _key("talker_config", "spk_is_dialect")
 
     @property
@@ -167,6 +191,14 @@ class ModelConfig:
 
 def load_config(directory: Path) -> ModelConfig:
     """Read both config files; StartupError names the file and the field that is wrong."""
+    config = read_config(directory)
+    for problem in _contradictions(config):
+        raise StartupError(f"{directory}: config.json and speech_tokenizer/config.json: {problem}")
+    return config
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """`load_config` without a look at what only all numbers together show."""
     main = _Section.open(directory / "config.json")
     main.demand("the codec knows no other", tokenizer_type="qwen3_tts_tokenizer_12hz")
     kind = main.one_of("tts_model_type", MODEL_KINDS)
@@ -191,6 +223,60 @@ def load_config(directory: Path) -> ModelConfig:
         "the talker has it so", num_code_groups=config.codebooks, vocab_size=config.codes
     )
     return config
+
+
+def _contradictions(config: ModelConfig) -> Iterator[str]:
+    """What no single number shows: sizes that do not go together, ids that are nowhere."""
+    codec = config.codec
+    for name, stack in (
+        ("talker_config", config.talker),
+        ("code_predictor_config", config.code_predictor),
+        ("decoder_config", codec.transformer),
+    ):
+        if stack.heads % stack.kv_heads:
+            yield f"{name}: num_key_value_heads must divide num_attention_heads"
+        if stack.head_size % 2:
+            yield f"{name}: head_dim must be even"
+    if codec.samples_per_frame != round(FRAME_S * codec.sample_rate_hz):
+        yield (
+            f"a frame of {codec.samples_per_frame} samples (upsample_rates, upsampling_ratios) "
+            f"is not {FRAME_S} s of output_sample_rate {codec.sample_rate_hz}"
+        )
+    if codec.codes < config.codes or codec.codebooks != config.codebooks:
+        yield "codebook_size and num_quantizers of the codec are not those of the talker"
+    texts = [config.im_start_text_id, config.im_end_text_id]
+    texts += [config.tts_pad_text_id, config.tts_bos_text_id, config.tts_eos_text_id]
+    if max(texts) >= config.text_vocabulary:
+        yield f"a token id of the text is not below text_vocab_size {config.text_vocabulary}"
+    named = (*config.language_ids.values(), *config.speaker_ids.values())
+    codecs = [config.pad_id, config.bos_id, config.eos_id, config.think_id, config.nothink_id]
+    codecs += [config.think_bos_id, config.think_eos_id, *named]
+    if max(codecs) >= config.vocabulary:
+        yield f"an id of the codec is not below vocab_size {config.vocabulary}"
+    if unknown := set(config.speaker_dialects.values()) - set(config.language_ids):
+        yield f"spk_is_dialect names no language of codec_language_id: {min(unknown)[:40]!r}"
+
+
+def read_text(path: Path) -> str:
+    """Read a text file of a checkpoint; raises OSError or ValueError, whatever it is."""
+    if not path.is_file():
+        raise FileNotFoundError("it is no file" if path.exists() else "there is no such file")
+    if (size := path.stat().st_size) > MOST_FILE_BYTES:
+        raise ValueError(f"it has {size} bytes; at most {MOST_FILE_BYTES} are allowed")
+    return path.read_text(encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a checkpoint; raises OSError or ValueError, whatever it is."""
+    text = read_text(path)
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("its objects or lists are nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 _NO_ENCODERS: dict[str, Any] = {"speaker_encoder": None, "codec_encoder": None}
@@ -232,7 +318,7 @@ class _Section:
     @classmethod
     def open(cls, path: Path) -> "_Section":
         try:
-            return cls(str(path), json.loads(path.read_text(encoding="utf-8")))
+            return cls(str(path), read_json(path))
         except (OSError, ValueError) as error:
             raise StartupError(f"{path} cannot be read as JSON: {error}") from error
 
@@ -266,10 +352,11 @@ class _Section:
             if "path" in item.metadata:
                 *outer, key = item.metadata["path"]
                 section = self.section(outer[0]) if outer else self
-                rest[item.name] = section.read(key, item.type, item.default)
+                bounds = item.metadata["bounds"]
+                rest[item.name] = section.read(key, item.type, bounds, item.default)
         return kind(**rest)
 
-    def read(self, key: str, kind: Any, default: Any = MISSING) -> Any:
+    def read(self, key: str, kind: Any, bounds: Bounds, default: Any = MISSING) -> Any:
         value = self._get(key) if default is MISSING else self._values.get(key, default)
         allowed, what = _KINDS[kind]
         if value is default:
@@ -279,10 +366,35 @@ class _Section:
             is_right = is_right and all(type(entry) is int for entry in value)
         if not is_right:
             raise StartupError(f"{self._name}: the field {key} must be {what}")
-        if isinstance(value, dict):  # false instead of a name: no dialect
-            kept = {name.lower(): entry for name, entry in value.items() if entry is not False}
-            return {k: v.lower() if isinstance(v, str) else v for k, v in kept.items()}
+        if isinstance(value, dict):
+            return self._names(key, value, kind, bounds)
+        if isinstance(value, list):
+            self._check_length(key, value, MOST_LIST)
+        for number in value if isinstance(value, list) else [value]:
+            self._check_bounds(key, number, bounds)
         return tuple(value) if isinstance(value, list) else kind(value)
+
+    def _names(self, key: str, values: dict[str, Any], kind: Any, bounds: Bounds) -> dict[str, Any]:
+        """An object of names, in lower case, without those that have false instead of a value."""
+        self._check_length(key, values, MOST_NAMES, least=0)
+        kept = {name.lower(): entry for name, entry in values.items() if entry is not False}
+        wanted = int if kind == Mapping[str, int] else str
+        for entry in kept.values():
+            if type(entry) is not wanted:
+                raise StartupError(f"{self._name}: {key} must be an object of {wanted.__name__}")
+            self._check_bounds(key, entry, bounds)
+        return {name: e.lower() if isinstance(e, str) else e for name, e in kept.items()}
+
+    def _check_length(self, key: str, values: Sized, most: int, *, least: int = 1) -> None:
+        if not least <= len(values) <= most:
+            said = f"{key} must have {least} to {most} entries, not {len(values)}"
+            raise StartupError(f"{self._name}: {said}")
+
+    def _check_bounds(self, key: str, value: float | str, bounds: Bounds) -> None:
+        least, most = bounds
+        if not isinstance(value, str) and not least <= value <= most:
+            said = f"{key} must be {least:g} to {most:g}, not {str(value)[:20]}"
+            raise StartupError(f"{self._name}: {said}")
 
     def _get(self, key: str) -> Any:
         if key not in self._values:

@@ -36,7 +36,7 @@ from .state import SlotState, StartNumbers, allocate_slots
 from .talker import Talker
 from .tokenizer import ROLE_TOKENS, Split, Tokenizer
 from .voice_encoder import VoiceEncoder
-from .weights import CheckpointFile
+from .weights import CheckpointFile, check_finite
 
 _MANY_BYTES = 256 << 20
 """Weights that no cache holds: from here on large pages pay."""
@@ -138,6 +138,7 @@ class Qwen3TTS:
             prompts = PromptEmbedder(config, weights, talker.embedding, code_predictor.embed)
         codec = _load_codec(setup, codec_tf32, on_progress)
         encoder = VoiceEncoder.load(path, config) if config.kind == "base" else None
+        check_finite(path, talker=talker, code_predictor=code_predictor, codec=codec)
         networks = (prompts, talker, code_predictor, codec)
         model = cls(config, tokenizer, *networks, device, dtype, linear, kernels, encoder)
         if device.type == "cpu" and model.weight_bytes >= _MANY_BYTES:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from qwen_tts_service.kernels.attention import Attention, CachePositions, prefill
 from qwen_tts_service.kernels.fused.decode import decode_attention
 from qwen_tts_service.kernels.fused.heads import store_heads
-from qwen_tts_service.kernels.linear import fixed, make_linear
+from qwen_tts_service.kernels.linear import fixed
 
 from .config import ModelConfig
 from .layers import DecoderStack
 from .state import SlotState
-from .weights import Weights
+from .weights import Weights, pack_linear
 
 
 class Talker(nn.Module):
@@ -39,9 +39,8 @@ class Talker(nn.Module):
         self.stack = DecoderStack(config.talker, weights, "talker.model", config.max_positions)
         head = weights.take_raw("talker.codec_head.weight", vocabulary, width)
         rows = torch.cat((head[:codes], head[config.eos_id : config.eos_id + 1]))
-        self.head = make_linear(
-            rows.to(weights.device, weights.dtype), arithmetic=weights.arithmetic
-        )
+        rows = rows.to(weights.device, weights.dtype)
+        self.head = pack_linear("talker.codec_head", rows, None, weights.arithmetic)
 
     def prefill(self, x: Tensor, state: SlotState, pieces: Sequence[CachePositions]) -> Tensor:
         """Read prompt rows [R, C], piece after piece; normed hidden states [R, C]."""

@@ -5,7 +5,6 @@ written by users is always plain text: `<|im_end|>` in it becomes the ids of its
 the control token.
 """
 
-import json
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers import Qwen2Tokenizer
 
 from qwen_tts_service.errors import StartupError
 
-from .config import ModelConfig
+from .config import ModelConfig, read_json, read_text
 
 Split = Literal["qwen2", "mistral"]
 """How text is cut before BPE. The checkpoint was trained with "qwen2". The official package, when
@@ -45,13 +44,19 @@ REFERENCE_SUFFIX_TOKENS = 2
 """Ids after the text of a recording: `<|im_end|>` and newline."""
 
 
+_PROBE = "assistant user\nHello."
+
+
 class Tokenizer:
     """Turns an utterance or an instruction into ids; raises StartupError if its files are bad."""
 
     def __init__(self, directory: Path, config: ModelConfig, split: Split = "qwen2") -> None:
         vocabulary, merges = _read_vocabulary(directory)
         # The annotations of transformers allow texts only, its BPE wants the pairs.
-        qwen2 = Qwen2Tokenizer(vocab=vocabulary, merges=merges)  # type: ignore[arg-type]
+        try:
+            qwen2 = Qwen2Tokenizer(vocab=vocabulary, merges=merges)  # type: ignore[arg-type]
+        except Exception as error:  # the library raises bare ones
+            raise _unreadable(directory, f"its merges do not fit: {error}") from error
         self._backend: Any = qwen2.backend_tokenizer
         self._backend.encode_special_tokens = True  # special strings are text like any other
         self._split: Any = pre_tokenizers.Split(Regex(SPLIT_REGEX[split]), behavior="isolated")
@@ -62,6 +67,11 @@ class Tokenizer:
         """Ids below this are text; control tokens follow."""
         self._im_start = config.im_start_text_id
         self._im_end = config.im_end_text_id
+        if self.text_tokens > config.text_vocabulary:
+            said = f"{self.text_tokens} tokens, but text_vocab_size {config.text_vocabulary}"
+            raise _unreadable(directory, f"it has {said}")
+        if self.decode(self.plain_ids(_PROBE)) != _PROBE:
+            raise _unreadable(directory, "it has no token for every byte")
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of an utterance as the model was trained on it.
@@ -132,11 +142,22 @@ class Tokenizer:
         return ids
 
 
+def _unreadable(directory: Path, reason: str) -> StartupError:
+    return StartupError(f"the tokenizer in {directory} cannot be used: {reason}")
+
+
 def _read_vocabulary(directory: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    file = directory / "vocab.json"
     try:
-        vocabulary = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
-        lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")
+        vocabulary = read_json(file)
+        file = directory / "merges.txt"
+        lines = read_text(file).split("\n")
     except (OSError, ValueError) as error:
-        raise StartupError(f"the tokenizer in {directory} cannot be read: {error}") from error
+        raise StartupError(f"{file}, of the tokenizer, cannot be read: {error}") from error
+    is_table = isinstance(vocabulary, dict) and all(type(i) is int for i in vocabulary.values())
+    if not is_table or sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise _unreadable(directory, "vocab.json must be an object of ids from 0 on, without gaps")
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    if wrong := next((pair for pair in pairs if len(pair) != 2), None):
+        raise _unreadable(directory, f"merges.txt must have pairs, not {' '.join(wrong)[:40]!r}")
     return vocabulary, [(pair[0], pair[1]) for pair in pairs]

@@ -5,10 +5,19 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
+import numpy as np
+
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.engine.engine import Engine
 from qwen_tts_service.engine.job import Job
-from qwen_tts_service.errors import CannotClone, CannotSpeak, InvalidRequest, MisfitVoice
+from qwen_tts_service.errors import (
+    CannotClone,
+    CannotSpeak,
+    InvalidRequest,
+    MisfitVoice,
+    StartupError,
+    SynthesisFailed,
+)
 from qwen_tts_service.model.qwen3_tts import Qwen3TTS
 from qwen_tts_service.text.language import detect_language
 from qwen_tts_service.text.stress import drop_stress
@@ -38,6 +47,9 @@ from .limits import (
 from .open_text import QwenOpenUtterance
 
 _OPEN_TEXT = "a text that is still being written is spoken without the voice's recording"
+_NO_SOUND = "the checkpoint does not speak, so its weights are damaged"
+_LEAST_RANGE = 2**-15
+"""Of the first word, between its lowest and its highest sample: one step of 16 bits."""
 NO_VOICES: Mapping[str, KeptVoice] = {}
 
 
@@ -167,14 +179,22 @@ class QwenVoice:
         )
 
     def warm_up(self) -> None:
-        """Speak a word to its end or for ten frames, sampled as requests are by default."""
+        """Speak a word to its end or for ten frames, sampled as requests are by default.
+
+        Raises StartupError if that is no sound.
+        """
         nobody = None
         if self._model.encoder is not None:
             nobody = KeptVoice(embedding=(0.0,) * self._model.config.width)
         warm = SpeechRequest(
             request_id="warm-up", seed=0, text="Hello.", max_frames=10, voice=nobody
         )
-        self._engine.run_whole(self.prepare(warm).job)
+        try:
+            samples = self._engine.run_whole(self.prepare(warm).job)
+        except SynthesisFailed as error:
+            raise StartupError(f"{_NO_SOUND}: {error}") from error
+        if not samples.size or np.ptp(samples) < _LEAST_RANGE:
+            raise StartupError(f"{_NO_SOUND}: its first word is one constant sample")
 
     @property
     def is_healthy(self) -> bool:

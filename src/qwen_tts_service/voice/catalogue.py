@@ -82,7 +82,7 @@ def read_speakers(file: Path) -> Mapping[str, Speaker]:
     try:
         rows = json.loads(file.read_text("utf-8"))
         return {**SPEAKERS, **{name.lower(): _speaker(name, row) for name, row in rows.items()}}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise StartupError(
             f"{file} must be an object of speakers, each with a gender (female, male or neutral) "
             f"and perhaps age, description, native_language: {error}"
