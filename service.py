@@ -1,7 +1,6 @@
 """The BentoML service: two APIs, and the ASGI routes beside them. No logic lives here."""
 
 import os
-import signal
 import sys
 from collections.abc import AsyncGenerator
 from functools import partial
@@ -9,39 +8,49 @@ from pathlib import Path
 from typing import Any, cast
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # uvicorn would believe everybody on this machine
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
 import bentoml
-import psutil
+import uvicorn
+
+from qwen_tts_service.settings import inherited_roster, load_settings, shares_metrics, worker_count
+from qwen_tts_service.telemetry import shared
+
+PLACE = bentoml.server_context.worker_index or 1
+"""Of this worker among the workers, from 1."""
+if shares_metrics():  # before any metric is declared
+    shared.write_as(PLACE)
 
 from qwen_tts_service.api.app import make_app
 from qwen_tts_service.api.front import Front
+from qwen_tts_service.api.keys import Keys
 from qwen_tts_service.api.responses import PendingFile, speak_stream
+from qwen_tts_service.api.roster import Roster
 from qwen_tts_service.api.runtime import Runtime
+from qwen_tts_service.api.server import WorkerServer
 from qwen_tts_service.api.sockets import bound_connections
+from qwen_tts_service.api.supervisor import CANNOT_LIVE, die_with, replace_bentomls_supervisor
 from qwen_tts_service.api.tickets import Ticket
 from qwen_tts_service.api.timeouts import switch_off_bentomls_timer
 from qwen_tts_service.api.wire import AudioFile, AudioStream, StreamTTSInput, TTSInput
 from qwen_tts_service.build import build, check, release
 from qwen_tts_service.errors import StartupError
-from qwen_tts_service.settings import load_settings, worker_count
+from qwen_tts_service.telemetry.metrics import WORKER_DEATHS
 
 runtime = Runtime()
+roster = Roster(*inherited) if (inherited := inherited_roster()) else None
 switch_off_bentomls_timer()
-
-
-def _end_with_failure(*_: object) -> None:
-    """End the supervisor and its workers; it would restart a failed worker for ever."""
-    for worker in psutil.Process().children():
-        worker.terminate()
-    os._exit(1)
+replace_bentomls_supervisor()
+# BentoML's worker makes a server of this name, once it has loaded this file.
+uvicorn.Server = partial(  # type: ignore[assignment,misc]
+    WorkerServer, runtime=runtime, roster=roster, worker=PLACE
+)
 
 
 def _give_up() -> None:
     """A voice that cannot be loaded now cannot be loaded by the next worker either."""
-    if bentoml.server_context.worker_index is not None:
-        os.kill(os.getppid(), signal.SIGUSR1)
-    os._exit(1)
+    os._exit(CANNOT_LIVE)
 
 
 @bentoml.service(
@@ -59,20 +68,23 @@ class QwenTTS:
     def __init__(self) -> None:
         settings = load_settings()
         bound_connections(settings.stall_timeout_s)
-        worker = (bentoml.server_context.worker_index or 1) - 1
-        runtime.open(settings, partial(build, worker=worker), _give_up, partial(release, settings))
+        if roster is not None:
+            die_with(roster.supervisor)
+            WORKER_DEATHS.set(roster.deaths(PLACE))
+        runtime.open(
+            settings, partial(build, worker=PLACE - 1), _give_up, partial(release, settings)
+        )
 
     @bentoml.on_deployment
     @staticmethod
     def check_settings() -> None:
         """End the process with one message if these settings cannot be served."""
-        signal.signal(signal.SIGUSR1, _end_with_failure)  # runs in the supervisor
-        try:
-            check(load_settings())
+        try:  # runs in the supervisor
+            settings = load_settings()
+            check(settings)
+            Keys(settings)
         except StartupError as error:
-            sys.stderr.write(f"error: {error}\n")
-            sys.stderr.flush()
-            os._exit(1)
+            sys.exit(f"error: {error}")
 
     @bentoml.on_shutdown
     def close(self) -> None:

@@ -353,6 +353,10 @@ class OpenUtterance(PcmStream, Protocol):
     @property
     def choice(self) -> VoiceChoice: ...
 
+    @property
+    def waits_for_text(self) -> bool:
+        """Whether it is read, not finished, and all the text so far has been spoken."""
+
     def feed(self, text: str) -> None:
         """Add text; raises InvalidRequest when it has become too long."""
 

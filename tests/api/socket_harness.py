@@ -19,6 +19,7 @@ import numpy as np
 from qwen_tts_service.api.admission import Admission
 from qwen_tts_service.api.app import make_app
 from qwen_tts_service.api.front import Front
+from qwen_tts_service.api.keys import Keys
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import InvalidRequest, SynthesisFailed
 from qwen_tts_service.settings import load_settings
@@ -123,7 +124,7 @@ class FakeUtterance:
         self.warning: str | None = None
         self.expected_s = 0.0
         self.text = ""
-        self.is_finished = False
+        self.is_finished = self._is_read = False
         self._left = request.max_frames * FRAME_SAMPLES
         self._made = 0
         self._broken: Exception | None = None
@@ -176,7 +177,12 @@ class FakeUtterance:
     def finish_reason(self) -> FinishReason | None:
         return self.channel.finish_reason
 
+    @property
+    def waits_for_text(self) -> bool:
+        return self._is_read and not self.channel._waiting_samples and "hold" not in self.text
+
     async def __aiter__(self) -> AsyncIterator[Samples]:
+        self._is_read = True
         async for samples in self.channel:
             yield samples
         if self._broken is not None:
@@ -257,6 +263,10 @@ class FakeRuntime:
     settings: Any
     synthesizer: Synthesizer
     admission: Admission
+
+    @cached_property
+    def keys(self) -> Keys:
+        return Keys(self.settings)
 
     @property
     def keeper(self) -> FakeKeeper:

@@ -5,6 +5,7 @@ stood for a name or a listed value.
 """
 
 import json
+import socket
 from typing import Any
 
 import httpx
@@ -215,3 +216,15 @@ def test_a_clients_request_id_is_returned_and_a_malformed_one_is_not(server: Ser
     assert own.headers["x-request-id"] == "call-7"
     check_error(strange, 400)
     assert MARKER not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "route", [*SPEAKING, "/v1/audio/speech", "/v1/audio/speech/batch", "/v1/audio/voices"]
+)
+def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(
+    server: Server, route: str
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+        head = f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        client.sendall(f"{head}Content-Length: {2**30}\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 413 ")

@@ -1,17 +1,16 @@
 """service.py: worker numbers, the end of a failed start, readiness."""
 
 import os
-import signal
 from types import SimpleNamespace
 from typing import Any
 
-import bentoml
 import pytest
 import service
 from bentoml._internal.server.http import traffic
 from tests.conftest import ROOT
 
 from qwen_tts_service.api.keeper import Stage
+from qwen_tts_service.api.supervisor import CANNOT_LIVE
 from qwen_tts_service.api.timeouts import NoTimeout
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.settings import load_settings
@@ -35,16 +34,12 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return done
 
 
-def as_worker(monkeypatch: pytest.MonkeyPatch, index: int | None) -> None:
-    monkeypatch.setattr(bentoml, "server_context", SimpleNamespace(worker_index=index))
-
-
-@pytest.mark.parametrize(("index", "worker"), [(None, 0), (1, 0), (2, 1), (3, 2)])
+@pytest.mark.parametrize("place", [1, 2, 3])
 def test_workers_are_numbered_from_0_and_bounded_before_they_load(
-    index: int | None, worker: int, monkeypatch: pytest.MonkeyPatch
+    place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[Any] = []
-    as_worker(monkeypatch, index)
+    monkeypatch.setattr(service, "PLACE", place)
     monkeypatch.setenv("STALL_TIMEOUT_S", "9.5")
     monkeypatch.setattr(service, "bound_connections", done.append)
     monkeypatch.setattr(service.runtime, "open", lambda *args: done.append(args))
@@ -52,46 +47,26 @@ def test_workers_are_numbered_from_0_and_bounded_before_they_load(
     stall_s, (settings, build, on_failure, release) = done
     assert stall_s == 9.5
     assert settings == load_settings()
-    assert (build.func, build.args, build.keywords) == (service.build, (), {"worker": worker})
+    assert (build.func, build.args, build.keywords) == (service.build, (), {"worker": place - 1})
     assert on_failure is service._give_up
     assert (release.func, release.args) == (service.release, (settings,))
 
 
-@pytest.mark.parametrize(("index", "signals"), [(None, []), (1, [(os.getppid(), signal.SIGUSR1)])])
-def test_a_worker_that_gives_up_signals_its_supervisor_and_ends(
-    index: int | None, signals: list[Any], ends: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    as_worker(monkeypatch, index)
+def test_a_worker_that_gives_up_says_so_by_its_exit_code(ends: list[Any]) -> None:
     with pytest.raises(Ended):
         service._give_up()
-    assert ends == [*signals, 1]
-
-
-def test_a_supervisor_ends_its_workers_and_then_itself(
-    ends: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workers = [SimpleNamespace(terminate=lambda n=n: ends.append(f"worker {n}")) for n in (1, 2)]
-    process = SimpleNamespace(children=lambda: workers)
-    monkeypatch.setattr(service.psutil, "Process", lambda: process)
-    with pytest.raises(Ended):
-        service._end_with_failure(signal.SIGUSR1, None)
-    assert ends == ["worker 1", "worker 2", 1]
+    assert ends == [CANNOT_LIVE]
 
 
 def test_settings_that_cannot_be_served_end_the_process_with_one_message(
-    ends: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(_settings: Any) -> None:
         raise StartupError("no such voice")
 
-    listening: list[Any] = []
-    monkeypatch.setattr(signal, "signal", lambda *args: listening.append(args))
     monkeypatch.setattr(service, "check", refuse)
-    with pytest.raises(Ended):
+    with pytest.raises(SystemExit, match=r"^error: no such voice$"):
         service.QwenTTS.inner.check_settings()
-    assert ends == [1]
-    assert capsys.readouterr().err == "error: no such voice\n"
-    assert listening == [(signal.SIGUSR1, service._end_with_failure)]
 
 
 @pytest.mark.parametrize(
@@ -108,27 +83,19 @@ def test_settings_that_cannot_be_served_end_the_process_with_one_message(
     ],
 )
 def test_a_wrong_setting_and_a_missing_device_end_the_process_with_one_message(
-    settings: dict[str, str],
-    words: list[str],
-    ends: list[Any],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, str], words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    with pytest.raises(Ended):
+    with pytest.raises(SystemExit, match=r"^error: ") as ended:
         service.QwenTTS.inner.check_settings()
-    said = capsys.readouterr().err
-    assert (ends, said.count("error: ")) == ([1], 1)
-    assert all(word in said for word in words)
+    assert all(word in str(ended.value) for word in words)
 
 
 def test_settings_that_can_be_served_are_let_pass(
     ends: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[Any] = []
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(service, "check", checked.append)
     service.QwenTTS.inner.check_settings()
     assert checked == [load_settings()]

@@ -181,17 +181,6 @@ def test_an_unhealthy_voice_makes_the_service_unhealthy(fragile: Fragile) -> Non
         fragile.illness.unlink()
 
 
-def test_workers_are_numbered_and_their_metrics_added_up(start_server: StartServer) -> None:
-    with start_server(SLOW, is_whole=True, WORKERS="2") as server:
-        deadline_s = time.monotonic() + 30
-        while "tts_ready 2.0" not in (text := httpx.get(server.base_url + "/metrics").text):
-            assert time.monotonic() < deadline_s, text
-        assert "tts_slots 20.0" in text
-        log = server.log.read_text()
-        assert "worker 0 loads" in log
-        assert "worker 1 loads" in log
-
-
 def test_a_worker_that_was_killed_is_replaced_and_leaves_no_count(fragile: Fragile) -> None:
     url = fragile.server.base_url
     with httpx.stream("POST", url + "/stream-tts", json={"text": "999"}) as cut:

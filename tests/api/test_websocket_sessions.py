@@ -24,6 +24,9 @@ from tests.api.socket_harness import (
     settle,
 )
 
+from qwen_tts_service.api.admission import Slot
+from qwen_tts_service.errors import Busy
+
 VOICES = [pytest.param(FakeVoice, id="sentence"), pytest.param(OpenFakeVoice, id="token")]
 both = pytest.mark.parametrize("voice", VOICES)
 Voice = Callable[[], FakeVoice]
@@ -790,7 +793,7 @@ async def test_a_client_that_waits_for_a_long_speech_stays_connected(voice: Voic
         await talk.configure()
         talk.write("hold.")
         talk.send("input.done")
-        await asyncio.sleep(5000)
+        await asyncio.sleep(890)
         talk.send("input.cancel")
         await talk.until("audio.cancelled")
 
@@ -864,6 +867,86 @@ async def test_a_slot_is_taken_once_there_is_a_sentence_and_kept_between_them() 
         talk.send("input.done")
         await talk.until("session.done")
         assert runtime.is_idle
+
+
+@asynccontextmanager
+async def one_writes_another_waits(
+    voice: Voice, text: str, **settings: str
+) -> AsyncIterator[tuple[FakeRuntime, SocketClient, Slot]]:
+    """A session that has the only slot and has spoken what it wrote, and a request behind it."""
+    runtime = make_runtime(voice(), MAX_CONCURRENT_REQUESTS="1", **settings)
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        talk.write(text)
+        await talk.expect("audio.start")
+        await asyncio.sleep(30)
+        yield runtime, talk, runtime.admission.enter()
+
+
+@both
+@pytest.mark.parametrize("more", ["t", "two. T"])
+@at_once
+async def test_a_writer_whom_others_wait_for_gives_its_slot_up(voice: Voice, more: str) -> None:
+    async with one_writes_another_waits(voice, "One. T") as (_, talk, waiting):
+        since_s = now_s()
+        talk.write(*["x"] * 3)
+        await asyncio.sleep(6)
+        talk.write(more)  # a letter, or a sentence that is spoken: the waits add up
+        await waiting.granted()
+        assert now_s() - since_s == pytest.approx(10, abs=0.3)
+        events, _ = await talk.until("error")
+        assert (codes(events), events[-1]["utterance_index"]) == (["timeout"], 0)
+        assert "TEXT_WAIT_S" in events[-1]["message"]
+        waiting.release()
+        talk.send("input.done")
+        assert (await talk.expect("session.done"))["finish_reason"] == "error"
+        assert (await talk.say("One."))[0][-1]["finish_reason"] == "stop"
+
+
+@both
+@at_once
+async def test_a_refused_request_waits_as_one_in_the_queue(voice: Voice) -> None:
+    runtime = make_runtime(voice(), MAX_CONCURRENT_REQUESTS="1", MAX_QUEUE="0", TEXT_WAIT_S="2")
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        talk.write("One. T")
+        await talk.expect("audio.start")
+        with pytest.raises(Busy):
+            runtime.admission.enter()
+        assert codes((await talk.until("error"))[0]) == ["timeout"]
+        assert runtime.is_idle
+
+
+@both
+@at_once
+async def test_a_speech_that_takes_long_to_make_does_not_wait_for_text(voice: Voice) -> None:
+    async with one_writes_another_waits(voice, "One hold. T") as (_, _talk, waiting):
+        await asyncio.sleep(25)
+        assert not waiting.is_granted
+        waiting.release()
+
+
+@both
+@at_once
+async def test_an_utterance_has_a_slot_for_15_minutes_at_most_read_or_not(voice: Voice) -> None:
+    runtime = make_runtime(voice())
+    async with SocketClient(runtime) as talk:
+        await talk.configure()
+        since_s = now_s()
+        talk.write("One hold.")
+        talk.send("input.done")
+        await talk.expect("audio.start")
+        await asyncio.sleep(800)
+        talk.stop_reading()
+        await asyncio.sleep(99)
+        assert not runtime.is_idle
+        await asyncio.sleep(2)
+        assert runtime.is_idle
+        talk.read_on()
+        events, _ = await talk.until("session.done")
+        assert codes(events) == ["timeout"]
+        assert "UTTERANCE_TIMEOUT_S" in events[-2]["message"]
+        assert now_s() - since_s == pytest.approx(901, abs=0.1)
 
 
 # Ends --------------------------------------------------------------------------------
@@ -1092,12 +1175,29 @@ async def test_a_client_that_never_gives_its_deferred_key_is_sent_away(
 
 
 @at_once
-async def test_a_client_with_a_deferred_key_cannot_stay_by_interrupting() -> None:
+async def test_before_its_key_a_client_is_told_nothing_and_sent_away() -> None:
+    for message in ('{"type": "input.cancel"}', "no JSON", '{"type": "unknown"}', "x" * 2**21):
+        async with SocketClient(make_runtime(API_KEY=KEY)) as talk:
+            talk.send_raw(message)
+            assert (await talk.error())["code"] == "unauthorized"
+            assert await talk.is_sent_away(1008)
+
+
+@at_once
+async def test_a_client_that_sends_no_key_at_all_is_sent_away_after_ten_seconds() -> None:
     async with SocketClient(make_runtime(API_KEY=KEY)) as talk:
-        talk.send("input.cancel")
-        await talk.expect("audio.cancelled")
-        assert (await talk.error())["code"] == "unauthorized"
+        assert (await talk.error())["code"] == "timeout"
         assert await talk.is_sent_away(1008)
+        assert now_s() == pytest.approx(10, abs=0.01)
+
+
+@at_once
+async def test_an_utterance_counts_as_a_request_of_the_rate_limit() -> None:
+    async with SocketClient(make_runtime(RATE_LIMIT="2/hour")) as talk:  # the handshake is one
+        await talk.configure()
+        await talk.say("One.")
+        talk.write("Two.")
+        assert (await talk.error())["code"] == "rate_limited"
 
 
 @pytest.mark.parametrize("in_header", [True, False])

@@ -62,7 +62,8 @@ async def test_it_speaks_as_far_as_the_text_goes_and_waits(model, expected, runn
         job.feed.put(rest[:5])
         heard = aiter(channel)
         spoken = np.concatenate([await anext(heard) for _ in range(5)])
-        await until(lambda: engine.statistics.paused == 1)
+        await until(lambda: job.feed.is_awaited)
+        assert engine.statistics.paused == 1
         assert len(made.rows) == 5
         assert channel.finish_reason is None
         await channel.aclose()

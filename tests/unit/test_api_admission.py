@@ -22,6 +22,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return wait
 
 
+@pytest.fixture(autouse=True)
+def _no_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission_module, "uniform", lambda _low, _high: 1.0)
+
+
+def retry_after_s(admission: Admission) -> int:
+    """What a refused request is told; takes everything that is left."""
+    while admission.active < admission.slots or admission.queued < admission.queue_limit:
+        admission.enter()
+    with pytest.raises(Busy) as caught:
+        admission.enter()
+    return caught.value.retry_after_s
+
+
 async def test_a_free_slot_is_granted_at_once() -> None:
     admission = Admission(slots=1, queue_limit=0)
     await asyncio.wait_for(admission.enter().granted(), 1)
@@ -34,14 +48,14 @@ async def test_a_free_slot_is_granted_at_once() -> None:
         (1, 0, 2),
         (3, 1, 2),
         (1, 1, 4),
-        (2, 2, 3),
-        (3, 0, 1),
-        (1, 28, 58),
-        (1, 29, 60),
-        (1, 30, 60),
-        (1, 99, 60),
+        (2, 2, 4),
+        (3, 0, 2),
+        (10, 20, 6),
+        (1, 149, 300),
+        (1, 150, 300),
     ],
 )
+@pytest.mark.usefixtures("clock")
 async def test_beyond_slots_and_queue_busy_is_raised_with_a_retry_time(
     slots: int, queue_limit: int, retry_after_s: int
 ) -> None:
@@ -59,11 +73,11 @@ async def test_beyond_slots_and_queue_busy_is_raised_with_a_retry_time(
 
 
 @pytest.mark.parametrize(
-    ("held_s", "retry_after_s"),
-    [([102.0], 12), ([2.0], 2), ([10.0], 3), ([0.0] * 7, 1), ([102.0, 12.0], 12), ([1e4], 60)],
+    ("held_s", "expected_s"),
+    [([102.0], 102), ([0.0], 1), ([10.0, 20.0], 15), ([1.0] * 10 + [21.0], 3), ([1e4], 300)],
 )
-async def test_the_time_to_come_back_follows_a_tenth_of_each_hold(
-    clock: Callable[[float], None], held_s: list[float], retry_after_s: int
+async def test_the_time_to_come_back_follows_the_mean_and_then_a_tenth_of_each_hold(
+    clock: Callable[[float], None], held_s: list[float], expected_s: int
 ) -> None:
     admission = Admission(slots=1, queue_limit=0)
     for seconds in held_s:
@@ -71,7 +85,7 @@ async def test_the_time_to_come_back_follows_a_tenth_of_each_hold(
         clock(seconds)
         assert place.held_s == seconds
         place.release()
-    assert admission.retry_after_s == retry_after_s
+    assert retry_after_s(admission) == expected_s
 
 
 async def test_a_hold_is_counted_from_the_grant_and_not_from_the_arrival(
@@ -83,7 +97,71 @@ async def test_a_hold_is_counted_from_the_grant_and_not_from_the_arrival(
     first.release()
     clock(22.0)
     second.release()
-    assert admission.retry_after_s == 4
+    admission.queue_limit = 0
+    assert retry_after_s(admission) == 12  # the mean of 2 and 22
+
+
+@pytest.mark.parametrize(
+    ("held_s", "expected_s"),
+    [
+        pytest.param(4.0, 6, id="as long as usual: the rest"),
+        pytest.param(10.0, 1, id="about to end"),
+        pytest.param(75.0, 65, id="overdue: as long again as it is"),
+    ],
+)
+async def test_those_that_have_a_slot_now_count(
+    clock: Callable[[float], None], held_s: float, expected_s: int
+) -> None:
+    admission = Admission(slots=2, queue_limit=0)
+    first = admission.enter()
+    clock(10.0)
+    first.release()
+    for _ in range(2):
+        admission.enter()
+    clock(held_s)
+    assert retry_after_s(admission) == expected_s
+
+
+async def test_in_overload_the_time_to_come_back_is_when_the_queue_has_been_spoken(
+    clock: Callable[[float], None],
+) -> None:
+    admission = Admission(slots=10, queue_limit=20)
+    first = admission.enter()
+    clock(3.0)
+    first.release()
+    for _ in range(30):
+        admission.enter()
+    clock(1.0)
+    assert retry_after_s(admission) == 8  # ends at 2, 5 and 8 s
+
+
+async def test_refused_clients_come_back_at_different_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    admission = Admission(slots=1, queue_limit=19)
+    told = {retry_after_s(admission) for _ in range(100)}
+    assert len(told) > 5
+    assert min(told) >= 32
+    assert max(told) <= 48
+
+
+async def test_somebody_waits_while_there_is_a_queue_and_a_moment_after_a_refusal(
+    clock: Callable[[float], None],
+) -> None:
+    admission = Admission(slots=1, queue_limit=1)
+    admission.enter()
+    assert not admission.is_contended
+    waiting = admission.enter()
+    assert admission.is_contended
+    waiting.release()
+    assert not admission.is_contended
+    admission.queue_limit = 0
+    retry_after_s(admission)
+    clock(4.9)
+    assert admission.is_contended
+    clock(0.1)
+    assert not admission.is_contended
 
 
 async def test_leaving_the_queue_does_not_change_the_retry_time(
@@ -92,9 +170,11 @@ async def test_leaving_the_queue_does_not_change_the_retry_time(
     admission = Admission(slots=1, queue_limit=1)
     admission.enter()
     waiting = admission.enter()
-    clock(500.0)
+    clock(2.0)
     waiting.release()
-    assert admission.retry_after_s == 2
+    clock(-2.0)
+    admission.queue_limit = 0
+    assert retry_after_s(admission) == 2
 
 
 async def test_on_change_is_called_after_each_change() -> None:

@@ -10,7 +10,7 @@ from qwen_tts_service.fields import LANGUAGE_NAMES
 from qwen_tts_service.text.language import parse_language
 
 ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-SPEAKING = {"200", "400", "401", "413", "415", "422", "429", "500", "503", "504"}
+SPEAKING = {"200", "400", "408", "401", "413", "415", "422", "429", "500", "503", "504"}
 
 
 OK = {"description": "ok", "content": {"audio/*": {}}}

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -290,15 +289,11 @@ def test_the_metrics_are_text_for_prometheus() -> None:
     assert "\ntts_slots 10.0\n" in metrics.text
 
 
-def test_the_level_and_the_shared_numbers_are_set_before_anything_is_loaded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_level_is_set_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setattr(runtime_module.logs, "configure", done.append)
-    monkeypatch.setattr(runtime_module.metrics, "forget_dead_workers", done.append)
     Started(log_level="warning").end_loading()
-    assert done == ["warning", tmp_path]
+    assert done == ["warning"]
 
 
 # The lists of OpenAI -----------------------------------------------------------------

@@ -3,15 +3,18 @@
 from pathlib import Path
 from tempfile import gettempdir
 
+import limits
 import pytest
 from pydantic import ValidationError
 
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.settings import (
+    PUBLIC_PATHS,
     Settings,
     cache_directory,
+    inherited_roster,
     load_settings,
-    metrics_directory,
+    shares_metrics,
     worker_count,
 )
 
@@ -45,6 +48,12 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "max_body_bytes": 1048576,
         "request_timeout_s": 1800,
         "stall_timeout_s": 120,
+        "text_wait_s": 10,
+        "utterance_timeout_s": 900,
+        "header_timeout_s": 10,
+        "body_timeout_s": 60,
+        "max_connections": 1000,
+        "grace_s": 30,
         "max_positions": 8192,
         "keep_alive_s": None,
         "runaway_factor": 4,
@@ -56,6 +65,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "voices_per_minute": 30,
         "max_voice_bytes": 10485760,
         "reference_tail": "silence",
+        "api_keys_file": None,
+        "public_paths": PUBLIC_PATHS,
+        "rate_limit": "",
+        "allowed_hosts": (),
+        "forwarded_allow_ips": (),
         "cors_origins": (),
         "log_level": "info",
         "hf_hub_offline": False,
@@ -107,6 +121,20 @@ def test_values_are_read_from_their_variables() -> None:
         ("USE_FLASH_ATTENTION", "maybe"),
         ("API_KEY", "ключ"),
         ("API_KEY", "two words"),
+        ("API_KEY", ","),
+        ("API_KEY", "one,,two"),
+        ("PUBLIC_PATHS", "health"),
+        ("PUBLIC_PATHS", "/a*b"),
+        ("RATE_LIMIT", "60"),
+        ("RATE_LIMIT", "0/minute"),
+        ("RATE_LIMIT", "many/minute"),
+        ("RATE_LIMIT", "5/0 seconds"),
+        ("ALLOWED_HOSTS", "https://tts.example.com"),
+        ("ALLOWED_HOSTS", "tts.example.com:8188"),
+        ("ALLOWED_HOSTS", "*example.com"),
+        ("FORWARDED_ALLOW_IPS", "proxy"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1/8"),
+        ("FORWARDED_ALLOW_IPS", "*,10.0.0.1"),
     ],
 )
 def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
@@ -127,6 +155,8 @@ def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
         ("MAX_BODY_BYTES", 1024, 1023),
         ("REQUEST_TIMEOUT_S", 0.001, 0),
         ("STALL_TIMEOUT_S", 0.001, 0),
+        ("TEXT_WAIT_S", 0.001, 0),
+        ("UTTERANCE_TIMEOUT_S", 0.001, 0),
         ("MAX_POSITIONS", 256, 255),
         ("RUNAWAY_FACTOR", 1, 0.999),
         ("KEEP_ALIVE_S", 0.001, 0),
@@ -140,6 +170,8 @@ def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
         ("CPU_THREADS", 1024, 1025),
         ("REQUEST_TIMEOUT_S", 3600, 3600.001),
         ("STALL_TIMEOUT_S", 3600, 3600.001),
+        ("TEXT_WAIT_S", 3600, 3600.001),
+        ("UTTERANCE_TIMEOUT_S", 3600, 3600.001),
         ("RUNAWAY_FACTOR", 100, 100.001),
         ("KEEP_ALIVE_S", 2592000, 2592000.1),
     ],
@@ -182,6 +214,19 @@ def test_a_listed_word_is_taken_in_any_case_and_with_blanks(
     name: str, value: str, meant: object
 ) -> None:
     assert getattr(load_settings({name: value}), name.lower()) == meant
+
+
+@pytest.mark.parametrize(
+    "rate", ["60/minute", "1/second", "5/10 seconds", "5/10seconds", "999999/30 days", "3/hours"]
+)
+def test_every_rate_that_is_allowed_is_one_that_can_be_counted(rate: str) -> None:
+    assert limits.parse(load_settings({"RATE_LIMIT": rate}).rate_limit).amount > 0
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1", "10.0.0.0/8, ::1", "*"])
+def test_proxies_are_addresses_and_networks_or_all(value: str) -> None:
+    proxies = load_settings({"FORWARDED_ALLOW_IPS": value}).forwarded_allow_ips
+    assert ", ".join(proxies) == value
 
 
 @pytest.mark.parametrize("device", ["cpu:0", "cuda:", "cuda:x", "xcpu", "cuda:1 x"])
@@ -242,13 +287,15 @@ def test_the_number_of_workers_is_known_before_the_settings_are_checked(
     assert worker_count() == workers
 
 
-def test_the_directory_of_shared_numbers_is_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
-    assert metrics_directory() is None
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
-    assert metrics_directory() is None
+def test_the_supervisor_says_what_workers_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "QWEN_TTS_ROSTER"):
+        monkeypatch.delenv(name, raising=False)
+    assert not shares_metrics()
+    assert inherited_roster() is None
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/shared")
-    assert metrics_directory() == Path("/shared")
+    monkeypatch.setenv("QWEN_TTS_ROSTER", "7:2")
+    assert shares_metrics()
+    assert inherited_roster() == (7, 2)
 
 
 @pytest.mark.parametrize("wrong", [{"MAX_QUEUE": "-1"}, {"API_KEY": "hunter2 "}])

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import re
 import threading
 from contextlib import closing
@@ -16,7 +15,7 @@ import pytest
 from prometheus_client import REGISTRY, Gauge, Histogram
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-from qwen_tts_service.telemetry import logs, metrics, resources
+from qwen_tts_service.telemetry import logs, metrics, resources, shared
 from qwen_tts_service.telemetry.engine import EngineMetrics
 
 DEAD_PID = 2**31 - 2
@@ -147,18 +146,18 @@ def test_without_a_gpu_nothing_is_sampled(monkeypatch: pytest.MonkeyPatch) -> No
     resources._gpu_sampler()()
 
 
-def test_the_gauges_of_dead_workers_are_dropped_and_nothing_else(tmp_path: Path) -> None:
-    dead = [tmp_path / f"gauge_livesum_{DEAD_PID}.db", tmp_path / f"gauge_livemax_{DEAD_PID}.db"]
-    kept = [
-        tmp_path / f"gauge_livesum_{os.getpid()}.db",
-        tmp_path / f"counter_{DEAD_PID}.db",
-        tmp_path / f"gauge_max_{DEAD_PID}.db",
-    ]
-    for file in (*dead, *kept):
-        file.touch()
-    metrics.forget_dead_workers(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted(kept)
-    metrics.forget_dead_workers(None)
+def test_a_new_worker_goes_on_with_the_counters_of_a_dead_one_and_not_with_its_gauges(
+    tmp_path: Path,
+) -> None:
+    shared.allocate(tmp_path, 1)
+    names = [tmp_path / f"{kind}_1.db" for kind in ("counter", "gauge_livesum")]
+    key = mmap_key("a_metric", "a_metric", [], [], "One.")
+    for name in names:
+        with closing(MmapedDict(str(name))) as file:
+            file.write_value(key, 3.0, 0.0)
+    shared.clear_gauges(tmp_path, 1)
+    values = [[value for _, value, _, _ in MmapedDict.read_all_values_from_file(n)] for n in names]
+    assert values == [[3.0], []]
 
 
 def test_the_page_of_one_process_shows_its_own_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ from .runtime import Runtime
 from .tickets import RUNTIME_KEY
 
 PATH = "/v1/audio/voices"
-_FORM_BYTES = 64 * 1024
+FORM_BYTES = 64 * 1024
 """Of a form, besides its recording."""
 _AUDIO_FIELDS = ("audio_sample", "audio", "file", "ref_audio")
 
@@ -66,7 +66,7 @@ async def _answered(
 
 async def _keep(http: Request, runtime: Runtime, call: Call) -> dict[str, Any]:
     settings, library = runtime.settings, runtime.library
-    sent = await _read_form(http, settings.max_voice_bytes + _FORM_BYTES)
+    sent = await _read_form(http, settings.max_voice_bytes + FORM_BYTES)
     field, data = _recording_of(sent)
     form = _checked(sent)
     form.name = check_name(form.name)
@@ -155,7 +155,7 @@ async def _read_form(http: Request, max_bytes: int) -> dict[str, str | bytes]:
         raise UnsupportedMediaType("send a form, multipart/form-data; with curl: -F name=anna")
     request = Request(http.scope, _limited(http.receive, max_bytes))
     try:
-        async with request.form(max_files=1, max_part_size=_FORM_BYTES) as form:
+        async with request.form(max_files=1, max_part_size=FORM_BYTES) as form:
             sent = {
                 name: await value.read() if isinstance(value, UploadFile) else value
                 for name, value in form.items()

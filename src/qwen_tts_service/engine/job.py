@@ -15,6 +15,8 @@ class TextFeed:
         self._lock = threading.Lock()
         self._ids: deque[int] = deque()
         self._runaway_frames: int | None = None
+        self.is_awaited = False
+        """Whether all that was taken has been spoken; set by the thread that takes."""
 
     def put(self, ids: Sequence[int]) -> None:
         """Add text ids behind those that are there."""

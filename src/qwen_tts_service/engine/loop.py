@@ -185,6 +185,7 @@ class EngineLoop:
             if sequence.feed is None or sequence.text_rows is None:
                 continue
             ids, runaway_frames = sequence.feed.take(TEXT_IDS_PER_STEP)
+            sequence.feed.is_awaited = not (ids or sequence.has_text) and sequence.is_ready
             is_end = runaway_frames is not None
             if ids or is_end:
                 with _working_for([sequence]):

@@ -62,6 +62,7 @@ class QwenOpenUtterance:
         self._last_char = ""
         self._tokens = 0
         self._has_news = asyncio.Event()
+        self._is_read = False
         self._channel: PcmChannel | None = None
         self._end: FinishReason | None = None
 
@@ -69,6 +70,11 @@ class QwenOpenUtterance:
     def finish_reason(self) -> FinishReason | None:
         """How the speech ended; None while it has not."""
         return self._end or (self._channel.finish_reason if self._channel else None)
+
+    @property
+    def waits_for_text(self) -> bool:
+        """Whether it is read, and all the text so far has been spoken."""
+        return self._is_read and (self._channel is None or self._feed.is_awaited)
 
     def feed(self, text: str) -> None:
         """Add text; raises InvalidRequest when it has too many tokens."""
@@ -107,6 +113,7 @@ class QwenOpenUtterance:
         self._has_news.set()
 
     async def __aiter__(self) -> AsyncIterator[Samples]:
+        self._is_read = True
         await self._has_news.wait()
         if self._end is None and not self._tokens:
             self._end = "stop"

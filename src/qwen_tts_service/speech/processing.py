@@ -109,9 +109,15 @@ class ProcessedOpenUtterance(ProcessedStream):
 
     def __init__(self, utterance: OpenUtterance, stages: MakeStages) -> None:
         super().__init__(lambda: utterance, stages)
+        self._utterance = utterance
         self.choice = utterance.choice
         self.feed = utterance.feed
         self.finish = utterance.finish
+
+    @property
+    def waits_for_text(self) -> bool:
+        """As the utterance itself."""
+        return self._utterance.waits_for_text
 
 
 class ProcessedVoice:

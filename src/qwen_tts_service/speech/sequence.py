@@ -46,6 +46,8 @@ class PartSequence:
         self._timeline = timeline
         self._has_news = asyncio.Event()
         self._is_complete = False
+        self.waits_for_part = False
+        """Whether all the parts so far have been spoken and another may come."""
         self.finish_reason: FinishReason | None = None
         """How the audio ended; None while it has not."""
 
@@ -126,7 +128,9 @@ class PartSequence:
         """Wait for the next part; None when there is none to come."""
         while not self._parts and not self._is_complete and self.finish_reason is None:
             self._has_news.clear()
+            self.waits_for_part = True
             await self._has_news.wait()
+        self.waits_for_part = False
         return self._parts.popleft() if self._parts and self.finish_reason is None else None
 
     async def _samples_of(self, start: Callable[[], PcmStream]) -> AsyncIterator[Samples]:

@@ -118,6 +118,12 @@ class OpenText:
         assert self._choice is not None, "nothing has been spoken yet"
         return SpeechInfo(choice=self._choice, speakers=(self._choice.speaker,))
 
+    @property
+    def waits_for_text(self) -> bool:
+        """Whether all the text so far has been spoken, and it is not complete."""
+        waits = self._utterance is not None and self._utterance.waits_for_text
+        return waits or self._sequence.waits_for_part
+
     def feed(self, text: str) -> None:
         """Add text; raises InvalidRequest or CannotSpeak for what this voice cannot say."""
         for event in self._markup.feed(text):
@@ -297,6 +303,11 @@ class SpeechByToken:
         """Whether text was left out because max_length was reached."""
         return self._sequence.finish_reason == "length"
 
+    @property
+    def waits_for_text(self) -> bool:
+        """Whether all the text so far has been spoken, and it is not complete."""
+        return self._text.waits_for_text
+
     async def speeches(self, before: BeforeSpeaking) -> AsyncGenerator[Speech, None]:
         """Yield the one stretch of audio."""
         await before()
@@ -347,6 +358,8 @@ class SpeechBySentence:
         self._last_part: Segment | Pause | None = None  # of the sentence before
         self._wordless: ParsedText | None = None  # the last sentence that has no words
         self.is_cut = False
+        self.waits_for_text = False
+        """Whether all the text so far has been spoken, and it is not complete."""
 
     def feed(self, text: str) -> None:
         """Add text; SSML is collected until it is complete."""
@@ -491,7 +504,7 @@ class SpeechBySentence:
         waiting: list[ParsedText] = []
         language = self._request.language
         default = self._synthesizer.text_options.default_language
-        while (sentence := await self._sentences.get()) is not None:
+        while (sentence := await self._next_sentence()) is not None:
             if not self._has_words(sentence):
                 self._wordless = sentence
                 continue
@@ -504,6 +517,13 @@ class SpeechBySentence:
                 waiting.clear()
         for each in waiting:
             yield each, detect_language(each.text, default)
+
+    async def _next_sentence(self) -> ParsedText | None:
+        self.waits_for_text = self._sentences.empty()
+        try:
+            return await self._sentences.get()
+        finally:
+            self.waits_for_text = False
 
     def _language_of(self, sentence: ParsedText, before: Language | None) -> Language | None:
         """What a sentence names or is found to be in; if it tells none that of the one before."""

@@ -6,9 +6,7 @@ the directory that the server sets up.
 """
 
 from functools import partial
-from pathlib import Path
 
-import psutil
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     REGISTRY,
@@ -62,6 +60,12 @@ ENGINE_ROWS = Histogram(
 )
 ENGINE_PAUSED = _gauge("tts_engine_paused_rows", "Rows that wait for a slow reader.")
 ENGINE_FAILURES = Counter("tts_engine_failed_steps", "Steps of the engine that failed.")
+DROPPED_CONNECTIONS = Counter(
+    "tts_dropped_connections",
+    "Connections closed as headers or body did not come in time, or as there were too many.",
+    ["reason"],
+)
+WORKER_DEATHS = _gauge("tts_worker_deaths", "Workers that died since the server started.")
 MEMORY_BYTES = _gauge("tts_memory_bytes", "Resident memory of the workers, bytes.")
 CPU_RATIO = _gauge("tts_cpu_utilisation_ratio", "CPU used by the workers; 1 is one core.")
 GPU_MEMORY_BYTES = _largest("tts_gpu_memory_bytes", "Memory in use on each GPU, bytes.", ["gpu"])
@@ -78,10 +82,3 @@ def render() -> bytes:
     except ValueError:  # no directory to share: this process is the only one
         return generate_latest(REGISTRY)
     return generate_latest(registry)
-
-
-def forget_dead_workers(directory: Path | None) -> None:
-    """Drop the gauges of workers that were killed; they would stay in the sums."""
-    for file in directory.glob("gauge_live*_*.db") if directory else ():
-        if not psutil.pid_exists(int(file.stem.rpartition("_")[2])):
-            file.unlink(missing_ok=True)

@@ -19,6 +19,8 @@ from .connection import PATH, Connection, SessionPlan
 PIECE_CHARS, PIECE_REST_S = 400, 0.001
 """Longer text is read piece by piece; a request of another client takes several turns of the loop,
 so one turn between the pieces would be too few."""
+WATCH_EVERY_S = 0.1
+"""How often it is looked at whether an utterance waits for text."""
 
 
 class WebSocketUtterance:
@@ -52,6 +54,9 @@ class WebSocketUtterance:
         self._call = Call(f"{session_id}.{index}", route=PATH, status=101)
         runtime.keeper.hold(self._call.at_end)
         self._call.note(format=plan.output.format, seed=plan.request.seed)
+        self._limit = asyncio.timeout(None)
+        self._free_slot: Callable[[], None] = lambda: None
+        self._waited_s = 0.0
         self._task = asyncio.create_task(self._run())
 
     # The writer's side -----------------------------------------------------------------
@@ -115,16 +120,20 @@ class WebSocketUtterance:
 
     async def _run(self) -> None:
         try:
-            async with aclosing(self._speech.speeches(self._take_slot)) as speeches:
-                async for speech in speeches:
-                    async with aclosing(speech):
-                        await self._send_speech(speech)
-            if self._speech.is_cut:
-                self.finish_reason = "length"
+            async with self._limit:
+                await self._speak()
         except Exception as error:  # noqa: BLE001 - the utterance's top
-            await self._fail(self._call.fail(error))
+            await self._fail(self._call.fail(self._too_long() if self._limit.expired() else error))
         finally:
             self._close()
+
+    async def _speak(self) -> None:
+        async with aclosing(self._speech.speeches(self._take_slot)) as speeches:
+            async for speech in speeches:
+                async with aclosing(speech):
+                    await self._send_speech(speech)
+        if self._speech.is_cut:
+            self.finish_reason = "length"
 
     def _close(self) -> None:
         """Free the slot, write the line; once."""
@@ -140,6 +149,7 @@ class WebSocketUtterance:
         self._call.end()
 
     async def _fail(self, error: TTSError) -> None:
+        self._free_slot()  # before the client, who may not read, is told
         self.finish_reason = "cancelled" if isinstance(error, ClientLeft) else "error"
         if not isinstance(error, ClientLeft):
             try:
@@ -150,12 +160,39 @@ class WebSocketUtterance:
     async def _take_slot(self) -> None:
         """Wait for a slot, which is held to the utterance's end; raises Busy."""
         slot = self._runtime.admission.enter()
+        self._free_slot = slot.release
         self._call.at_end(slot.release)
         try:
             async with asyncio.timeout(self._runtime.settings.request_timeout_s):
                 await slot.granted()
         except TimeoutError:
             raise TimedOut("no slot became free within REQUEST_TIMEOUT_S") from None
+        loop = asyncio.get_running_loop()
+        self._limit.reschedule(loop.time() + self._runtime.settings.utterance_timeout_s)
+        loop.call_later(WATCH_EVERY_S, self._watch)
+
+    def _watch(self) -> None:
+        """Count the time that it keeps its slot from others without speaking, and end it then."""
+        if self._is_closed or self._call.outcome is not None:
+            return
+        loop = asyncio.get_running_loop()
+        if self._speech.waits_for_text and self._runtime.admission.is_contended:
+            self._waited_s += WATCH_EVERY_S
+        if self._is_waiting_too_long:
+            self._limit.reschedule(loop.time())
+        else:
+            loop.call_later(WATCH_EVERY_S, self._watch)
+
+    @property
+    def _is_waiting_too_long(self) -> bool:
+        return self._waited_s >= self._runtime.settings.text_wait_s
+
+    def _too_long(self) -> TimedOut:
+        if self._is_waiting_too_long:
+            return TimedOut(
+                "the utterance waited for text longer than TEXT_WAIT_S while other requests waited"
+            )
+        return TimedOut("the utterance took longer than UTTERANCE_TIMEOUT_S")
 
     async def _send_speech(self, speech: Speech) -> None:
         """Send one stretch of audio between its start and its done."""
