@@ -4,10 +4,13 @@ The whole start is run as the service does it, in this process: check, load, fir
 """
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -262,3 +265,29 @@ def test_a_broken_checkpoint_is_refused_with_a_message(mine: Path, spoil: Spoil)
         start(mine.parent)
     assert re.search(r"mine|checkpoint|json|weight", str(caught.value))
     assert len(str(caught.value)) < 8000
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, where tests run as root."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("name", [".", "speech_tokenizer", *NEEDED])
+def test_what_the_user_may_not_read_is_named(sound: Path, name: str) -> None:
+    start(sound.parent)  # imports are done before the rights are given up
+    with TemporaryDirectory() as models:  # not below pytest's own, which is for its user alone
+        Path(models).chmod(0o755)
+        shutil.copytree(sound, Path(models, "mine"))
+        unreadable = Path(models, "mine", name)
+        unreadable.chmod(0)
+        with as_nobody(), pytest.raises(StartupError, match=rf"{models}.*"):
+            start(Path(models))
+        unreadable.chmod(0o755)
