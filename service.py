@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # uvicorn would believe everybody on this machine
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
 import bentoml
@@ -23,6 +24,7 @@ if shares_metrics():  # before any metric is declared
 
 from qwen_tts_service.api.app import make_app
 from qwen_tts_service.api.front import Front
+from qwen_tts_service.api.keys import Keys
 from qwen_tts_service.api.responses import PendingFile, speak_stream
 from qwen_tts_service.api.roster import Roster
 from qwen_tts_service.api.runtime import Runtime
@@ -78,7 +80,9 @@ class QwenTTS:
     def check_settings() -> None:
         """End the process with one message if these settings cannot be served."""
         try:  # runs in the supervisor
-            check(load_settings())
+            settings = load_settings()
+            check(settings)
+            Keys(settings)
         except StartupError as error:
             sys.exit(f"error: {error}")
 

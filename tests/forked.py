@@ -64,6 +64,7 @@ def _serve(service: str, port: int, environment: dict[str, str], log: Path) -> N
         os.dup2(out.fileno(), sys.stderr.fileno())
     os.environ.clear()
     os.environ.update(environment)
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # as service.py does when it is imported
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(dir=log.parent)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again at its end
     listening = socket.create_server(("127.0.0.1", port), backlog=2048)

@@ -11,6 +11,7 @@
     ├── BodyTooLarge            more bytes than MAX_BODY_BYTES or MAX_VOICE_BYTES
     ├── UnsupportedMediaType    the body is not application/json
     ├── Busy                    all slots and the queue are full
+    │   └── RateLimited         this client has sent more than it may
     ├── NotReady                the model is still loading, or the service is stopping
     ├── TimedOut                the speech took longer than the service allows
     ├── SynthesisFailed         our fault
@@ -139,6 +140,12 @@ class Busy(TTSError):
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Busy):
+    """This client has sent more than RATE_LIMIT, or holds too many WebSockets without a key."""
+
+    code = "rate_limited"
 
 
 class NotReady(TTSError):

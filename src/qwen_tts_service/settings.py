@@ -4,6 +4,8 @@ The only file that reads the environment.
 """
 
 import os
+import re
+from ipaddress import ip_network
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Annotated, Any, Literal
@@ -28,6 +30,12 @@ EMBEDDED_VOICE = "espeak-ng"
 
 DEFAULT_MODEL = "Qwen3-TTS-12Hz-1.7B-CustomVoice"
 
+PUBLIC_PATHS = (
+    *("/", "/docs.json", "/schema.json", "/favicon.ico", "/static_content/*", "/playground*"),
+    *("/health", "/metrics"),
+    # Open WebUI sends no API key to these.
+    *("/v1/audio/voices", "/v1/audio/models"),
+)
 MAX_REQUEST_TIMEOUT_S = 3600
 """Largest REQUEST_TIMEOUT_S."""
 
@@ -111,7 +119,19 @@ class Settings(BaseModel):
     """Say in the metadata of mp3, ogg, opus and flac that the speech is machine-made; all: in wav
     too, whose header is longer then."""
     api_key: SecretStr = SecretStr("")
-    """When set, every route that speaks asks for `Authorization: Bearer <key>`."""
+    """When set, every route that speaks asks for `Authorization: Bearer <key>`; several keys are
+    separated by commas."""
+    api_keys_file: Path | None = None
+    """A file with more keys, one on each line; read again when it changes."""
+    public_paths: tuple[str, ...] = PUBLIC_PATHS
+    """Paths that need no key, separated by commas; `*` at the end is for all that begin so."""
+    rate_limit: str = ""
+    """Requests of one key, or of one address without a key, per worker: `60/minute`."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which the server may be called, separated by commas; `*` for any. Unset: a server
+    without a key refuses pages on its own machine that call it by a public name."""
+    forwarded_allow_ips: tuple[str, ...] = ()
+    """Proxies whose X-Forwarded-For is believed: addresses and networks; uvicorn reads it."""
     voice_cloning: bool = False
     """Take recordings to clone voices from, and keep and delete voices."""
     voices_path: Path = Path("/app/voices")
@@ -164,18 +184,63 @@ class Settings(BaseModel):
     @field_validator("api_key", "voices_api_key")
     @classmethod
     def _fits_into_a_header(cls, key: SecretStr) -> SecretStr:
-        if not all("!" <= character <= "~" for character in key.get_secret_value()):
+        if not is_header_word(key.get_secret_value()):
             raise ValueError(
                 "must be ASCII characters without spaces, as clients encode others differently"
             )
         return key
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("api_key")
+    @classmethod
+    def _has_keys_between_commas(cls, key: SecretStr) -> SecretStr:
+        if key.get_secret_value() and "" in key.get_secret_value().split(","):
+            raise ValueError("must be keys with one comma between them")
+        return key
+
+    @field_validator(
+        "cors_origins", "public_paths", "allowed_hosts", "forwarded_allow_ips", mode="before"
+    )
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("public_paths")
+    @classmethod
+    def _are_paths(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(path.startswith("/") and "*" not in path[:-1] for path in paths):
+            raise ValueError("must be paths that begin with /; * may stand at the end of one")
+        return paths
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_a_rate(cls, rate: str) -> str:
+        if rate and not re.fullmatch(
+            r"[1-9]\d{0,5}/([1-9]\d{0,3} ?)?(second|minute|hour|day)s?", rate
+        ):
+            raise ValueError("must be requests per time, such as 60/minute or 5/10 seconds")
+        return rate
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"\*|(\*\.)?[\w.-]+", host, re.ASCII) for host in hosts):
+            raise ValueError("must be names without scheme and port; *.example.com for all below")
+        return tuple(host.lower() for host in hosts)
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _are_networks(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies if proxies != ("*",) else ():
+            ip_network(proxy)  # raises ValueError
+        return proxies
+
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        """The keys in API_KEY."""
+        value = self.api_key.get_secret_value()
+        return tuple(value.split(",")) if value else ()
 
     @property
     def queue_limit(self) -> int:
@@ -197,6 +262,11 @@ class Settings(BaseModel):
     def is_embedded(self) -> bool:
         """Whether the embedded voice speaks, and not a Qwen checkpoint."""
         return self.model_name == EMBEDDED_VOICE
+
+
+def is_header_word(key: str) -> bool:
+    """Whether a key consists of ASCII characters that every client sends alike in a header."""
+    return all("!" <= character <= "~" for character in key)
 
 
 def worker_count() -> int:

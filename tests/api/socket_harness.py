@@ -19,6 +19,7 @@ import numpy as np
 from qwen_tts_service.api.admission import Admission
 from qwen_tts_service.api.app import make_app
 from qwen_tts_service.api.front import Front
+from qwen_tts_service.api.keys import Keys
 from qwen_tts_service.engine.channel import PcmChannel
 from qwen_tts_service.errors import InvalidRequest, SynthesisFailed
 from qwen_tts_service.settings import load_settings
@@ -262,6 +263,10 @@ class FakeRuntime:
     settings: Any
     synthesizer: Synthesizer
     admission: Admission
+
+    @cached_property
+    def keys(self) -> Keys:
+        return Keys(self.settings)
 
     @property
     def keeper(self) -> FakeKeeper:

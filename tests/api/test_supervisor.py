@@ -99,7 +99,7 @@ def test_a_loading_worker_gets_no_connection_and_a_death_is_logged_and_counted(p
     killed = psutil.Process(pair.server.pid).children()[0]
     killed.kill()
     log = pair.server.log
-    wait_for(lambda: "died: signal SIGKILL" in log.read_text())
+    wait_for(lambda: "died: signal 9 (Killed)" in log.read_text())
     wait_for(lambda: log.read_text().count(" loads") == 3, 30)
     with socket.create_connection(("127.0.0.1", pair.server.port)):
         for _ in range(60):  # each a connection

@@ -1175,12 +1175,29 @@ async def test_a_client_that_never_gives_its_deferred_key_is_sent_away(
 
 
 @at_once
-async def test_a_client_with_a_deferred_key_cannot_stay_by_interrupting() -> None:
+async def test_before_its_key_a_client_is_told_nothing_and_sent_away() -> None:
+    for message in ('{"type": "input.cancel"}', "no JSON", '{"type": "unknown"}', "x" * 2**21):
+        async with SocketClient(make_runtime(API_KEY=KEY)) as talk:
+            talk.send_raw(message)
+            assert (await talk.error())["code"] == "unauthorized"
+            assert await talk.is_sent_away(1008)
+
+
+@at_once
+async def test_a_client_that_sends_no_key_at_all_is_sent_away_after_ten_seconds() -> None:
     async with SocketClient(make_runtime(API_KEY=KEY)) as talk:
-        talk.send("input.cancel")
-        await talk.expect("audio.cancelled")
-        assert (await talk.error())["code"] == "unauthorized"
+        assert (await talk.error())["code"] == "timeout"
         assert await talk.is_sent_away(1008)
+        assert now_s() == pytest.approx(10, abs=0.01)
+
+
+@at_once
+async def test_an_utterance_counts_as_a_request_of_the_rate_limit() -> None:
+    async with SocketClient(make_runtime(RATE_LIMIT="2/hour")) as talk:  # the handshake is one
+        await talk.configure()
+        await talk.say("One.")
+        talk.write("Two.")
+        assert (await talk.error())["code"] == "rate_limited"
 
 
 @pytest.mark.parametrize("in_header", [True, False])

@@ -234,23 +234,23 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 1050,
-    "api": 2930,
+    "": 1100,
+    "api": 3190,
     "audio": 810,
     "books": 830,
     "cli": 890,
-    "engine": 1370,
+    "engine": 1380,
     "espeak": 1280,
-    "hub": 340,
+    "hub": 350,
     "kernels": 1440,
-    "model": 1890,
-    "qwen": 350,
+    "model": 2020,
+    "qwen": 360,
     "speech": 1750,
     "telemetry": 150,
     "text": 2750,
     "voice": 590,
 }
-MAX_LINES_OF_ALL = 18330
+MAX_LINES_OF_ALL = 18830
 
 
 def lines_of_code(path: Path) -> int:

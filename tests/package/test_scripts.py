@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = [ROOT / "scripts" / name for name in ("serve", "test", "check", "setup")]
+COMMANDS = [
+    ROOT / "scripts" / name for name in ("serve", "test", "check", "setup", "release_check")
+]
 
 # Makes a .venv that holds itself, and appends every other call to the file `calls`.
 STAND_IN = """#!/usr/bin/env bash
@@ -125,6 +127,16 @@ def test_a_failed_install_is_reported_and_tried_again(checkout: Checkout) -> Non
     assert "Installing failed" in output
     assert checkout.run("scripts/setup", "espeak")[0] == 0
     assert len(checkout.calls()) == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_release_is_checked_for_known_vulnerabilities(checkout: Checkout, fails: bool) -> None:
+    code, output = checkout.run("scripts/release_check", FAILS_AT="pip_audit" if fails else "")
+    assert code == int(fails)
+    files = ("requirements-image.txt", "constraints.txt")
+    assert [f"Known vulnerabilities in {file}:" in output for file in files] == [True, True]
+    audits = [f"-m pip_audit --requirement {file} --no-deps --disable-pip" for file in files]
+    assert checkout.calls() == [install_of("audit"), *([] if fails else audits)]
 
 
 def test_without_ensurepip_the_pip_that_is_there_is_used(checkout: Checkout) -> None:

@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse, Response
 
 from qwen_tts_service.api.call import Call
 from qwen_tts_service.api.front import Front
-from qwen_tts_service.api.keys import MAY_CLONE
+from qwen_tts_service.api.keys import MAY_CLONE, Keys
 from qwen_tts_service.api.tickets import RUNTIME_KEY
-from qwen_tts_service.api.websocket.session import KEY_IS_DEFERRED
+from qwen_tts_service.api.websocket.session import ON_KEY
 from qwen_tts_service.settings import load_settings
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -71,7 +71,8 @@ async def ask(
 ) -> Answer:
     """Send one request through a `Front` of its own."""
     answer = Answer()
-    runtime: Any = SimpleNamespace(settings=load_settings(settings or {}))
+    given = load_settings(settings or {})
+    runtime: Any = SimpleNamespace(settings=given, keys=Keys(given))
     raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
     scope = {"type": kind, "path": path, "headers": raw, "method": method}
 
@@ -213,7 +214,7 @@ async def test_a_socket_without_a_key_is_accepted_and_its_key_is_deferred() -> N
     answer = await ask(accept, SOCKET, kind="websocket", settings=KEY)
     assert answer.start["type"] == "websocket.accept"
     assert answer.scope is not None
-    assert answer.scope[KEY_IS_DEFERRED] is True
+    assert callable(answer.scope[ON_KEY])
 
 
 @pytest.mark.parametrize(("settings", "headers"), [(KEY, RIGHT), ({}, {})])
@@ -222,7 +223,7 @@ async def test_a_socket_with_its_key_or_where_none_is_set_has_none_deferred(
 ) -> None:
     answer = await ask(accept, SOCKET, kind="websocket", settings=settings, **headers)
     assert answer.scope is not None
-    assert not answer.scope.get(KEY_IS_DEFERRED)
+    assert ON_KEY not in answer.scope
 
 
 @pytest.mark.parametrize(
@@ -324,7 +325,7 @@ async def test_no_answer_may_be_taken_for_another_type_and_each_has_its_id(
 
 async def test_only_the_page_has_a_policy_and_it_loads_nothing_from_elsewhere() -> None:
     policy = (await ask(path="/")).headers["content-security-policy"]
-    assert policy == "default-src 'self' 'unsafe-inline' data: blob:"
+    assert policy == "default-src 'self' 'unsafe-inline' data: blob:; frame-ancestors 'none'"
     assert "content-security-policy" not in (await ask()).headers
 
 

@@ -3,11 +3,13 @@
 from pathlib import Path
 from tempfile import gettempdir
 
+import limits
 import pytest
 from pydantic import ValidationError
 
 from qwen_tts_service.errors import StartupError
 from qwen_tts_service.settings import (
+    PUBLIC_PATHS,
     Settings,
     cache_directory,
     inherited_roster,
@@ -63,6 +65,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "voices_per_minute": 30,
         "max_voice_bytes": 10485760,
         "reference_tail": "silence",
+        "api_keys_file": None,
+        "public_paths": PUBLIC_PATHS,
+        "rate_limit": "",
+        "allowed_hosts": (),
+        "forwarded_allow_ips": (),
         "cors_origins": (),
         "log_level": "info",
         "hf_hub_offline": False,
@@ -114,6 +121,20 @@ def test_values_are_read_from_their_variables() -> None:
         ("USE_FLASH_ATTENTION", "maybe"),
         ("API_KEY", "ключ"),
         ("API_KEY", "two words"),
+        ("API_KEY", ","),
+        ("API_KEY", "one,,two"),
+        ("PUBLIC_PATHS", "health"),
+        ("PUBLIC_PATHS", "/a*b"),
+        ("RATE_LIMIT", "60"),
+        ("RATE_LIMIT", "0/minute"),
+        ("RATE_LIMIT", "many/minute"),
+        ("RATE_LIMIT", "5/0 seconds"),
+        ("ALLOWED_HOSTS", "https://tts.example.com"),
+        ("ALLOWED_HOSTS", "tts.example.com:8188"),
+        ("ALLOWED_HOSTS", "*example.com"),
+        ("FORWARDED_ALLOW_IPS", "proxy"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1/8"),
+        ("FORWARDED_ALLOW_IPS", "*,10.0.0.1"),
     ],
 )
 def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
@@ -193,6 +214,19 @@ def test_a_listed_word_is_taken_in_any_case_and_with_blanks(
     name: str, value: str, meant: object
 ) -> None:
     assert getattr(load_settings({name: value}), name.lower()) == meant
+
+
+@pytest.mark.parametrize(
+    "rate", ["60/minute", "1/second", "5/10 seconds", "5/10seconds", "999999/30 days", "3/hours"]
+)
+def test_every_rate_that_is_allowed_is_one_that_can_be_counted(rate: str) -> None:
+    assert limits.parse(load_settings({"RATE_LIMIT": rate}).rate_limit).amount > 0
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1", "10.0.0.0/8, ::1", "*"])
+def test_proxies_are_addresses_and_networks_or_all(value: str) -> None:
+    proxies = load_settings({"FORWARDED_ALLOW_IPS": value}).forwarded_allow_ips
+    assert ", ".join(proxies) == value
 
 
 @pytest.mark.parametrize("device", ["cpu:0", "cuda:", "cuda:x", "xcpu", "cuda:1 x"])

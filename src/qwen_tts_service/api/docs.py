@@ -36,7 +36,7 @@ _REASONS |= {
     400: "a field has an invalid value; param names it",
     401: "the API key is missing or wrong",
     422: "the request is valid, but this voice cannot speak it",
-    429: "all slots and the queue are full; see Retry-After",
+    429: "all slots and the queue are full, or RATE_LIMIT is reached; see Retry-After",
 }
 
 

@@ -21,6 +21,7 @@ STATUS: dict[type[e.TTSError], int] = {
     e.UnsupportedMediaType: 415,
     e.CannotSpeak: 422,
     e.Busy: 429,
+    e.RateLimited: 429,
     e.ClientLeft: 499,
     e.SynthesisFailed: 500,
     e.NotReady: 503,

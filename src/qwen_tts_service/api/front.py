@@ -1,4 +1,4 @@
-"""ASGI middleware around every route: request ids, API key, CORS, error bodies, log lines.
+"""ASGI middleware around every route: request ids, the gate, CORS, error bodies, log lines.
 
 It turns failures into responses itself and never raises before a response has started: the server
 would otherwise keep the client waiting until its own time limit.
@@ -19,7 +19,6 @@ from qwen_tts_service.errors import (
     InvalidRequest,
     SynthesisFailed,
     TTSError,
-    Unauthorized,
     UnsupportedMediaType,
 )
 
@@ -27,25 +26,17 @@ from .batch import PATH as BATCH_PATH
 from .call import SCOPE_KEY, Call
 from .connections import UnfinishedBodies
 from .errors import plain_body, response_of
-from .keys import MAY_CLONE, key_in, may_clone, may_speak
+from .gate import Gate
 from .runtime import Runtime
 from .tickets import RUNTIME_KEY
 from .voices import FORM_BYTES
 from .voices import PATH as VOICES_PATH
-from .websocket.connection import PATH as SOCKET_PATH
-from .websocket.session import KEY_IS_DEFERRED
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/", "/docs.json", "/schema.json", "/favicon.ico"})
-OPEN_PATHS |= {"/health", "/healthz", "/livez", "/readyz", "/metrics"}
-# Open WebUI sends no API key to these.
-OPEN_PATHS |= {VOICES_PATH, "/v1/audio/models"}
-CHANGING_METHODS = frozenset({"POST", "DELETE"})
-OPEN_PREFIXES = ("/static_content/", "/playground")
 SPEAKING_PATHS = frozenset({"/tts", "/stream-tts", "/v1/audio/speech", BATCH_PATH})
 """Routes by which refused requests are counted; all unknown paths count as one more."""
-_PAGE_POLICY = "default-src 'self' 'unsafe-inline' data: blob:"
+_PAGE_POLICY = "default-src 'self' 'unsafe-inline' data: blob:; frame-ancestors 'none'"
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -63,6 +54,7 @@ class Front:
             return
         if self._with_cors is None:  # settings are read by now
             self._bodies = UnfinishedBodies(4 * self._runtime.settings.max_speech_bytes)
+            self._gate = Gate(self._runtime.settings, self._runtime.keys)
             self._with_cors = self._add_cors()
         await self._with_cors(scope, receive, send)
 
@@ -79,13 +71,12 @@ class Front:
         )
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        call = Call(_request_id(headers.get("x-request-id", "")))
+        call = Call(_request_id(Headers(scope=scope).get("x-request-id", "")))
         scope[SCOPE_KEY] = call
         scope[RUNTIME_KEY] = self._runtime
         response = _Response(scope, call, send)
         try:
-            error = self._refusal(scope, headers)
+            error = await self._refusal(scope, call)
             if error is None:
                 if scope["type"] == "http":
                     receive = self._bodies.bounded(receive, call)
@@ -104,19 +95,14 @@ class Front:
         finally:
             call.end()
 
-    def _refusal(self, scope: Scope, headers: Headers) -> TTSError | None:
-        if scope["type"] == "websocket" and not self._is_known_origin(headers):
-            return Unauthorized(
-                "the origin of this page is not allowed; add it to CORS_ORIGINS",
-                code="origin_not_allowed",
-            )
-        if not self._has_key(scope, headers):
-            return Unauthorized(
-                "the API key is missing or wrong; send it as `Authorization: Bearer <key>`"
-            )
-        return _unreadable_body(headers) or self._too_large(
-            scope["path"], headers.get("content-length", "")
-        )
+    async def _refusal(self, scope: Scope, call: Call) -> TTSError | None:
+        try:
+            await self._gate.check(scope, call)
+        except TTSError as error:
+            return error
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
+        return _unreadable_body(headers) or self._too_large(scope["path"], length)
 
     def _too_large(self, path: str, length: str) -> BodyTooLarge | None:
         """Refuse a body by its header, before any of it is received."""
@@ -127,26 +113,6 @@ class Front:
         if length.isdigit() and int(length) > most:
             return BodyTooLarge(f"the body is larger than {most} bytes ({name})")
         return None
-
-    def _is_known_origin(self, headers: Headers) -> bool:
-        """Check the Origin of a WebSocket: browsers send no preflight request for one."""
-        origin, allowed = headers.get("origin"), self._runtime.settings.cors_origins
-        if origin is None or origin in allowed or "*" in allowed:
-            return True
-        return origin.partition("://")[2] == headers.get("host")
-
-    def _has_key(self, scope: Scope, headers: Headers) -> bool:
-        path, key, settings = scope["path"], key_in(headers), self._runtime.settings
-        scope[MAY_CLONE] = may_clone(key, settings)
-        if path.startswith(VOICES_PATH) and scope.get("method") in CHANGING_METHODS:
-            return bool(scope[MAY_CLONE])
-        is_open = path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
-        if is_open or may_speak(key, settings):
-            return True
-        if path == SOCKET_PATH and scope["type"] == "websocket" and "authorization" not in headers:
-            scope[KEY_IS_DEFERRED] = True  # browsers cannot send it; it comes in the first message
-            return True
-        return False
 
 
 def _unreadable_body(headers: Headers) -> TTSError | None:

@@ -20,6 +20,7 @@ from qwen_tts_service.voice.library import VoiceLibrary
 
 from .admission import Admission, RateLimit
 from .keeper import Stage, VoiceKeeper
+from .keys import Keys
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Runtime:
         self._settings: Settings | None = None
         self._keeper: VoiceKeeper | None = None
         self._admission: Admission | None = None
+        self._keys: Keys | None = None
         self._library: VoiceLibrary | None = None
         self._uploads: RateLimit | None = None
         self._stop = threading.Event()
@@ -73,6 +75,12 @@ class Runtime:
         return self._admission
 
     @property
+    def keys(self) -> Keys:
+        """The API keys, as settings and file are."""
+        assert self._keys is not None, "open() comes first"
+        return self._keys
+
+    @property
     def library(self) -> VoiceLibrary:
         """The kept voices, as the files are."""
         assert self._library is not None, "open() comes first"
@@ -97,6 +105,7 @@ class Runtime:
         """
         logs.configure(settings.log_level)
         self._settings = settings
+        self._keys = Keys(settings)
         self._admission = Admission(
             slots=settings.max_concurrent_requests,
             queue_limit=settings.queue_limit,
@@ -146,7 +155,7 @@ class Runtime:
             settings.sampling_rate,
             self.admission.slots,
             self.admission.queue_limit,
-            "set" if settings.api_key.get_secret_value() else "none: open to everyone",
+            "none: open to everyone" if self.keys.is_open else "set",
         )
         for name, fact in synthesizer.voice.facts.items():
             logger.info("%s: %s", name, fact)

@@ -124,14 +124,17 @@ class Supervisor:
             sys.executable,
             *(_filled_in(argument, place, descriptors) for argument in self._watcher.args),
             cwd=self._watcher.working_dir,
-            env={**self._watcher.env, ROSTER: f"{self._roster.descriptor}:{self._size}"},
+            env={
+                **self._watcher.env,
+                ROSTER: f"{self._roster.descriptor}:{self._watcher.numprocesses}",
+            },
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=[*descriptors.values(), self._roster.descriptor],
             start_new_session=True,  # Ctrl-C in a terminal reaches the supervisor alone
         )
         self._workers[place] = worker
         if self._stopping.is_set():  # a signal came while it was being started
-            self._send(signal.SIGTERM)
+            worker.terminate()
         watch = asyncio.create_task(self._watch(place, worker))
         try:
             return await worker.wait()
@@ -155,10 +158,6 @@ class Supervisor:
             MOST_SILENT_S,
         )
         worker.kill()
-
-    @property
-    def _size(self) -> int:
-        return self._watcher.numprocesses
 
     def _give_up(self, place: int, code: int) -> None:
         if code != CANNOT_LIVE:  # which has said why
@@ -208,9 +207,7 @@ def _filled_in(argument: str, place: int, descriptors: dict[str, int]) -> str:
 
 
 def _describe(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
 
 
 def _share_metrics(watcher: Watcher) -> Path | None:

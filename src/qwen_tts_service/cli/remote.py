@@ -83,7 +83,7 @@ class RemoteSynthesizer:
 
 def open_client(url: str, settings: Settings) -> httpx.AsyncClient:
     """Make a client of a server, with API_KEY if that is set. Raises CommandError."""
-    key = settings.api_key.get_secret_value()
+    key = settings.api_keys[0] if settings.api_keys else ""
     try:
         return httpx.AsyncClient(
             base_url=url.rstrip("/") + "/",

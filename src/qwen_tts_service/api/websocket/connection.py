@@ -70,13 +70,14 @@ class SessionPlan:
 
 @dataclass(frozen=True, slots=True)
 class ClientEvent:
-    """A message from the client: its type, its `text` field unchecked, and the message itself.
+    """A message from the client: its type, two of its fields unchecked, and the message itself.
 
     raw: the message in UTF-8
     """
 
     type: str
     text: Any
+    api_key: Any
     raw: bytes
 
 
@@ -155,4 +156,4 @@ def _event_of(raw: bytes) -> ClientEvent:
     if name not in EVENT_TYPES:
         known = ", ".join(EVENT_TYPES)
         raise InvalidRequest(f"type must be one of {known}; got {shown(kind)}", param="type")
-    return ClientEvent(name, event.get("text"), raw)
+    return ClientEvent(name, event.get("text"), event.get("api_key"), raw)

@@ -5,7 +5,8 @@ reads the connection, another handles events, and each utterance is spoken by a 
 """
 
 import asyncio
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import count
 
@@ -14,7 +15,8 @@ from starlette.websockets import WebSocket
 
 from qwen_tts_service.api.call import Call
 from qwen_tts_service.api.inline_voice import with_own_voice
-from qwen_tts_service.api.keys import MAY_CLONE, check_recording, may_clone, may_speak
+from qwen_tts_service.api.keys import MAY_CLONE, check_recording
+from qwen_tts_service.api.rate import COUNT_REQUEST
 from qwen_tts_service.api.runtime import Runtime
 from qwen_tts_service.api.tickets import RUNTIME_KEY, parse_body
 from qwen_tts_service.errors import (
@@ -34,8 +36,9 @@ from .connection import PATH, ClientEvent, Connection, SessionConfig, SessionPla
 from .frames import FixedFrames
 from .utterance import WebSocketUtterance
 
-KEY_IS_DEFERRED = "qwen_tts.key_is_deferred"
-"""Set in the scope by `Front` for a client that must name the API key in its first message."""
+ON_KEY = "qwen_tts.on_key"
+"""Set in the scope by `Front` for a client that must name the API key in its first message: what to
+call when it has."""
 
 CONFIG_TIMEOUT_S = 10.0
 """How long a new connection may send nothing."""
@@ -64,7 +67,8 @@ class Session:
         self._runtime: Runtime = socket.scope[RUNTIME_KEY]
         self._id = Call.of(socket.scope).request_id
         self._connection = Connection(socket, self._runtime.settings)
-        self._is_key_deferred = bool(socket.scope.get(KEY_IS_DEFERRED))
+        self._on_key: Callable[[], None] | None = socket.scope.get(ON_KEY)
+        self._count: Callable[[], Awaitable[None]] = socket.scope[COUNT_REQUEST]
         self._may_clone = bool(socket.scope.get(MAY_CLONE))
         self._inbox: asyncio.Queue[ClientEvent] = asyncio.Queue()
         self._plan: SessionPlan | None = None
@@ -79,6 +83,8 @@ class Session:
 
     async def run(self) -> None:
         """Read events and handle them, on two tasks, until either task ends."""
+        if self._on_key is not None and not await self._take_key(self._on_key):
+            return
         tasks = [asyncio.create_task(self._read_all()), asyncio.create_task(self._handle_all())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -90,6 +96,29 @@ class Session:
         for error in ended:
             if isinstance(error, Exception) and not isinstance(error, ClientLeft):
                 raise error
+
+    async def _take_key(self, on_key: Callable[[], None]) -> bool:
+        """Wait for a configuration with the key; anything else closes the connection."""
+        error: TTSError = Unauthorized(
+            "the API key is missing or wrong; send it as `Authorization: Bearer <key>` or in "
+            "session.config.api_key, in the first message"
+        )
+        with suppress(ClientLeft):
+            try:
+                async with asyncio.timeout(CONFIG_TIMEOUT_S):
+                    event = await self._connection.receive()
+                key = event.api_key if isinstance(event.api_key, str) else ""
+                if event.type == "session.config" and self._runtime.keys.may_speak(key):
+                    on_key()
+                    self._inbox.put_nowait(event)
+                    return True
+            except TimeoutError:
+                error = TimedOut("no message arrived within the time limit")
+            except (InvalidRequest, BodyTooLarge):
+                pass  # without the key, nothing is said about the message
+            await self._connection.send_error(error)
+            await self._connection.close(POLICY_VIOLATION)
+        return False
 
     async def _read_all(self) -> None:
         """Put events into the inbox and cancel at once; ends when the client leaves."""
@@ -145,7 +174,6 @@ class Session:
     async def _handle(self, event: ClientEvent) -> None:
         try:
             if self._plan is None and event.type not in ("session.config", "input.cancel"):
-                self._check_key(None)
                 raise InvalidRequest("send session.config first", param="type")
             await self._handlers[event.type](event)
         except (Unauthorized, ClientLeft):
@@ -162,14 +190,13 @@ class Session:
             )
         body = parse_body(event.raw, SessionConfig)
         assert isinstance(body, SessionConfig)
-        self._check_key(body.api_key)
         with ExitStack() as at_end:
             await self._begin_session(body, await self._runtime.keeper.wake(at_end.callback))
 
     async def _begin_session(self, body: SessionConfig, synthesizer: Synthesizer) -> None:
         settings = self._runtime.settings
         request = body.to_request(self._id, settings)
-        self._may_clone |= may_clone(body.api_key or "", settings)
+        self._may_clone |= self._runtime.keys.may_clone(body.api_key or "")
         check_recording(body, is_allowed=self._may_clone)
         request, warning = await with_own_voice(request, body, synthesizer, settings)
         plan = self._make_plan(body, request, synthesizer)
@@ -195,16 +222,6 @@ class Session:
             **({"warning": warning} if warning else {}),
         )
 
-    def _check_key(self, given: str | None) -> None:
-        if not self._is_key_deferred:
-            return
-        if not may_speak(given or "", self._runtime.settings):
-            raise Unauthorized(
-                "the API key is missing or wrong; send it as `Authorization: Bearer <key>` or in "
-                "session.config.api_key"
-            )
-        self._is_key_deferred = False
-
     @staticmethod
     def _make_plan(
         body: SessionConfig, request: SpeechRequest, synthesizer: Synthesizer
@@ -226,6 +243,7 @@ class Session:
             raise InvalidRequest(f"text must be a string; got {kind_of(text)}", param="text")
         if self._utterance is None and text.strip():
             assert self._plan is not None
+            await self._count()
             with ExitStack() as at_end:
                 await self._runtime.keeper.wake(at_end.callback)
                 self._utterance = WebSocketUtterance(
@@ -236,7 +254,6 @@ class Session:
 
     async def _note_cancel(self, _event: ClientEvent) -> None:
         """Restart the time limit; `_cancel` has already stopped the utterance."""
-        self._check_key(None)
 
     async def _end_text(self, _event: ClientEvent) -> None:
         utterance = self._utterance
