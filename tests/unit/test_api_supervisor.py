@@ -16,6 +16,7 @@ RUN = dedent("""
     from qwen_tts_service.telemetry import logs
 
     supervisor.PAUSE_S = 0.0
+    supervisor.MOST_SILENT_S = 2
     logs.configure("info")
     watcher = SimpleNamespace(
         args=["-c", sys.argv[1], "$(CIRCUS.WID)"],
@@ -31,6 +32,22 @@ signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
 print("runs", flush=True)
 while True:
     time.sleep(60)
+"""
+
+
+STANDS_STILL = """
+import os, signal, time
+from qwen_tts_service.api.roster import Roster
+from qwen_tts_service.settings import inherited_roster
+roster = Roster(*inherited_roster())
+roster.note_ready(1)
+for _ in range(20 * (1 - roster.deaths(1))):
+    roster.beat(1)
+    time.sleep(0.2)
+if not roster.deaths(1):
+    os.kill(os.getpid(), signal.SIGSTOP)
+print("replaced", flush=True)
+time.sleep(60)
 """
 
 
@@ -59,6 +76,18 @@ def test_a_worker_that_says_that_it_cannot_live_is_not_tried_again(tmp_path: Pat
     out, _ = (server := start(stays, tmp_path, workers=2)).communicate(timeout=60)
     assert server.returncode == 1
     assert out.count("died") == out.count("worker 2 died: exit code 78") == 1
+
+
+def test_a_single_worker_that_stands_still_is_killed_and_replaced(tmp_path: Path) -> None:
+    server = start(STANDS_STILL, tmp_path)
+    assert server.stdout is not None
+    lines = list(iter(server.stdout.readline, "replaced\n"))
+    server.terminate()
+    server.wait(60)
+    server.stdout.close()
+    assert "worker 1 is killed: its event loop stands" in lines[-2]
+    assert "worker 1 died: signal SIGKILL" in lines[-1]
+    assert len(lines) == 2
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:

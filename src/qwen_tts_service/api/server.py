@@ -19,6 +19,7 @@ from .roster import Roster
 from .runtime import Runtime
 
 POLL_S = 0.1
+BEAT_S = 1.0
 
 
 class WorkerServer(uvicorn.Server):
@@ -56,6 +57,14 @@ class WorkerServer(uvicorn.Server):
                 await asyncio.sleep(POLL_S)
             roster.note_ready(self._worker)
             await self._listen(listener)
+        await self._beat(roster)
+
+    async def _beat(self, roster: Roster) -> None:
+        """Show the supervisor that the event loop runs and the voice can speak."""
+        while True:
+            if self._runtime.stage.status != "failed":
+                roster.beat(self._worker)
+            await asyncio.sleep(BEAT_S)
 
     async def _listen(self, listener: socket.socket | None) -> None:
         """Listen, or with None stop it; connections that are open stay."""

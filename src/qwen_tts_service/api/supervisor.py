@@ -34,6 +34,8 @@ MOST_EARLY_DEATHS = 5
 """So many deaths of one worker in a row, none of which was ever ready, end the server."""
 PAUSE_S = 1.0
 """Before a worker that was never ready is replaced."""
+MOST_SILENT_S = 60
+"""A worker that was ready and has shown no sign of life for so long is killed, and replaced."""
 LATE_S = 3.0
 """After GRACE_S, workers that have not ended by themselves are killed."""
 
@@ -133,7 +135,29 @@ class Supervisor:
         self._workers[place] = worker
         if self._stopping.is_set():  # a signal came while it was being started
             worker.terminate()
-        return await worker.wait()
+        watch = asyncio.create_task(self._watch(place, worker))
+        try:
+            return await worker.wait()
+        finally:
+            watch.cancel()
+
+    async def _watch(self, place: int, worker: Process) -> None:
+        """Kill a worker whose event loop stands or whose voice has failed.
+
+        Seconds are counted and not looked up: who freezes the server freezes this process too.
+        """
+        beats = silent_s = 0
+        while silent_s < MOST_SILENT_S:
+            await asyncio.sleep(1)
+            before, beats = beats, self._roster.beats(place)
+            is_silent = self._roster.is_ready(place) and beats == before
+            silent_s = silent_s + 1 if is_silent and not self._stopping.is_set() else 0
+        logger.error(
+            "worker %d is killed: its event loop stands, or its voice has failed, for %d s",
+            place,
+            MOST_SILENT_S,
+        )
+        worker.kill()
 
     def _give_up(self, place: int, code: int) -> None:
         if code != CANNOT_LIVE:  # which has said why

@@ -74,14 +74,15 @@ class WebSocketUtterance:
         await self._unless_refused(self._speech.finish)
 
     async def _unless_refused(self, write: Callable[[], None]) -> None:
-        """End the speech of a text that is refused; the client gets the error."""
+        """End the speech of a text that is refused or cannot be read; the client gets the error."""
         if self._task.done():
             return
         try:
             write()
-        except TTSError as error:
-            await self.stop(error.code, "error")
-            await self._connection.send_error(error, utterance_index=self.index)
+        except Exception as error:  # noqa: BLE001 - the writer's top
+            reason = self._call.fail(error)
+            await self.stop(reason.code, "error")
+            await self._connection.send_error(reason, utterance_index=self.index)
 
     def _count(self, text: str) -> None:
         self._chars += len(text)
