@@ -214,7 +214,7 @@ def test_functions_stay_short() -> None:
 
 def test_the_model_stays_short_enough_to_read() -> None:
     files = (SOURCE / "model").rglob("*.py")
-    assert sum(len(path.read_text().splitlines()) for path in files) < 2900
+    assert sum(len(path.read_text().splitlines()) for path in files) < 3100
 
 
 def test_class_names_and_type_aliases_are_unique() -> None:
@@ -234,8 +234,8 @@ def names_defined(tree: ast.Module) -> Iterator[str]:
 # Lines of code a room may have: no blanks, comments or docstrings. A room that needs more gets it
 # here, by someone who has looked for what could go.
 MAX_LINES = {
-    "": 1100,
-    "api": 3190,
+    "": 1110,
+    "api": 3270,
     "audio": 810,
     "books": 830,
     "cli": 890,
@@ -244,13 +244,13 @@ MAX_LINES = {
     "hub": 350,
     "kernels": 1440,
     "model": 2020,
-    "qwen": 360,
-    "speech": 1750,
+    "qwen": 370,
+    "speech": 1770,
     "telemetry": 150,
     "text": 2750,
     "voice": 590,
 }
-MAX_LINES_OF_ALL = 18830
+MAX_LINES_OF_ALL = 18930
 
 
 def lines_of_code(path: Path) -> int:
