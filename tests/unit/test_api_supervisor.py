@@ -41,10 +41,10 @@ from qwen_tts_service.api.roster import Roster
 from qwen_tts_service.settings import inherited_roster
 roster = Roster(*inherited_roster())
 roster.note_ready(1)
-for _ in range(20 * (1 - roster.deaths(1))):
-    roster.beat(1)
-    time.sleep(0.2)
 if not roster.deaths(1):
+    for _ in range(20):  # for longer than it may be silent
+        roster.beat(1)
+        time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGSTOP)
 print("replaced", flush=True)
 time.sleep(60)
@@ -86,7 +86,7 @@ def test_a_single_worker_that_stands_still_is_killed_and_replaced(tmp_path: Path
     server.wait(60)
     server.stdout.close()
     assert "worker 1 is killed: its event loop stands" in lines[-2]
-    assert "worker 1 died: signal SIGKILL" in lines[-1]
+    assert "worker 1 died: signal 9" in lines[-1]
     assert len(lines) == 2
 
 
