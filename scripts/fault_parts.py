@@ -1,6 +1,7 @@
 """The campaigns of scripts/test_faults.py: what they do to a server, and what must not happen.
 
-Each returns what it counted, or fails. Only counts and ratios decide; no time of this machine does.
+Each returns what it counted, or fails. Counts, ratios and the limits of time that the service
+promises decide.
 """
 
 import asyncio
@@ -250,13 +251,14 @@ def stuck_readers(server: FaultServer, size: Size) -> str:
 
 
 async def _stuck(server: FaultServer, count: int) -> str:
-    before = server.total("tts_cancellations")
     alone_s = await _first_audio_s(server)
     stuck = await hold(server, count)
     beside_s = await _first_audio_s(server)
     require(
         beside_s < 2 * alone_s + NOISE_S, f"first audio: {beside_s / alone_s:.1f} times as late"
     )
+    await until(lambda: _active(server) == count, STALL_S, "left to the stuck")
+    before = server.total("tts_cancellations")
     await until(server.is_idle, 3 * STALL_S, "cut off")
     for client in stuck:
         require(not (await client.answer()).endswith(b"0\r\n\r\n"), "a cut stream ends well")
@@ -270,7 +272,7 @@ async def _first_audio_s(server: FaultServer) -> float:
     taken_s = []
     for _ in range(5):
         began_s = time.monotonic()
-        client = await RawClient.ask(server, post("/stream-tts", {"text": SHORT, "format": "mp3"}))
+        client = await RawClient.ask(server, post("/stream-tts", {"text": SHORT, "format": "pcm"}))
         while b"\r\n\r\n" not in await client.read(4096):
             pass
         await client.read(1)

@@ -19,6 +19,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from qwen_tts_service.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 SLOTS, QUEUE = 10, 20
 STALL_S = 20.0
@@ -54,7 +56,7 @@ class FaultServer:
 
     port: int
     process: psutil.Process
-    log: Path
+    client: httpx.Client
 
     @property
     def url(self) -> str:
@@ -66,7 +68,7 @@ class FaultServer:
 
     def metrics(self) -> dict[str, float]:
         """Every series with its value."""
-        lines = httpx.get(self.url + "/metrics", timeout=TIMEOUT_S).text.splitlines()
+        lines = self.client.get("/metrics").text.splitlines()
         pairs = [line.rpartition(" ") for line in lines if line and not line.startswith("#")]
         return {name: float(value) for name, _, value in pairs}
 
@@ -80,13 +82,13 @@ class FaultServer:
 
     def is_ready(self) -> bool:
         with suppress(httpx.HTTPError):
-            return httpx.get(self.url + "/readyz", timeout=TIMEOUT_S).status_code == 200
+            return self.client.get("/readyz").status_code == 200
         return False
 
     def speak(self) -> bytes:
         """Ask for the same speech as every time."""
         body = {"text": SHORT, "format": "pcm", "seed": 1, "max_length": 60}
-        answer = httpx.post(self.url + "/tts", json=body, timeout=TIMEOUT_S)
+        answer = self.client.post("/tts", json=body)
         require(answer.status_code == 200, f"a plain request got {answer.status_code}")
         return answer.content
 
@@ -101,7 +103,9 @@ def serve(home: Path, checkpoint: Path | None) -> Iterator[FaultServer]:
     voice = {"MODEL_NAME": "espeak-ng"}
     if checkpoint:
         voice = {"MODEL_NAME": checkpoint.name, "MODEL_PATH": str(checkpoint.parent)}
-    environment = {**os.environ, **SETTINGS, **voice, "BENTOML_HOME": str(home)}
+    ours = {name.upper() for name in Settings.model_fields} | {"HOST", "PORT"}
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    environment = {**kept, **SETTINGS, **voice, "BENTOML_HOME": str(home)}
     command = [sys.executable, "-m", "bentoml", "serve", "service:QwenTTS"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log = home / "server.log"
@@ -109,18 +113,21 @@ def serve(home: Path, checkpoint: Path | None) -> Iterator[FaultServer]:
         started = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True
         )
-    server = FaultServer(port, psutil.Process(started.pid), log)
+    url, alone = f"http://127.0.0.1:{port}", httpx.Limits(max_keepalive_connections=0)
+    client = httpx.Client(base_url=url, timeout=TIMEOUT_S, limits=alone)
+    server = FaultServer(port, psutil.Process(started.pid), client)
     try:
         wait_for(lambda: started.poll() is not None or server.is_ready(), READY_S, "ready")
         require(started.poll() is None, f"no server: {log.read_text()[-1000:]}")
         yield server
     finally:
+        client.close()
         started.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             started.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(started.pid, 9)
-            started.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, 9)  # what outlived it, too
+        started.wait()
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float, what: str) -> float:

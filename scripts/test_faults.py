@@ -2,9 +2,9 @@
 
     scripts/test_faults [--quick] [--parts overload,soak] [--checkpoint DIRECTORY] [--json FILE]
 
-Starts the whole of `bentoml serve` with the embedded voice, or with a Qwen3-TTS checkpoint. Takes
-15 minutes at most, --quick two. Exits with 1 if anything failed. docs/reliability.md says what each
-part shows. Only counts and ratios decide, so other work on the machine does not.
+Starts the whole of `bentoml serve` with the embedded voice, or with a Qwen3-TTS checkpoint. Meant
+for 15 minutes, --quick for two. Exits with 1 if anything failed. docs/reliability.md says what each
+part shows, and what is still open.
 """
 
 import argparse
